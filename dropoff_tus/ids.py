@@ -1,0 +1,51 @@
+"""Names of things: drop-off ids, upload tokens and ids, codes. Random bytes are arguments."""
+
+import hashlib
+import re
+
+TOKEN_BYTES = 16
+CODE_BYTES = 10
+_UPLOAD_ID_DOMAIN = b"dropoff-tus/upload-id/v1\n"
+_HEX_128 = re.compile(r"[0-9a-f]{32}")
+_UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_CODE_CHARACTERS = CODE_BYTES * 8 // 5
+_FORGIVING = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None, "\t": None})
+
+
+def is_token(text: str) -> bool:
+    """Tell whether text has the form of an upload token: 32 lower-case hex digits."""
+    return _HEX_128.fullmatch(text) is not None
+
+
+def is_upload_id(text: str) -> bool:
+    """Tell whether text has the form of an upload id: 32 lower-case hex digits, as a token has."""
+    return _HEX_128.fullmatch(text) is not None
+
+
+def is_drop_id(text: str) -> bool:
+    """Tell whether text is a canonical UUIDv4: lower case, with dashes."""
+    return _UUID4.fullmatch(text) is not None
+
+
+def upload_id(token: str) -> str:
+    """Derive the upload id from its token; the way back does not exist.
+
+    Source: docs/format.md, Token and id.
+    """
+    return hashlib.sha256(_UPLOAD_ID_DOMAIN + token.encode("ascii")).hexdigest()[:32]
+
+
+def format_code(random_bytes: bytes) -> str:
+    """Write 10 random bytes as a code: 16 Crockford base-32 characters in fours."""
+    if len(random_bytes) != CODE_BYTES:
+        message = f"a code is made of {CODE_BYTES} random bytes"
+        raise ValueError(message)
+    number = int.from_bytes(random_bytes, "big")
+    text = "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (_CODE_CHARACTERS - 1), -1, -5))
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def normalise_code(typed: str) -> str:
+    """Undo how people type codes: case, dashes, spaces, O for 0, I and L for 1. Never fails."""
+    return typed.upper().translate(_FORGIVING)

@@ -1,0 +1,177 @@
+"""Frozen values that every layer speaks of: drop-offs, uploads, grants."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class UploadState(StrEnum):
+    """Where an upload stands. Only OPEN takes bytes; only COMPLETE is success."""
+
+    OPEN = "open"
+    FINISHING = "finishing"
+    CHECKING = "checking"
+    COMPLETE = "complete"
+    REJECTED = "rejected"
+    TERMINATED = "terminated"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+
+
+class Role(StrEnum):
+    """What an upload is for: itself, a part of a concatenation, or its result."""
+
+    REGULAR = "regular"
+    PARTIAL = "partial"
+    FINAL = "final"
+
+
+class Mode(StrEnum):
+    """Who can read a finished upload: the server too, or the root identities alone."""
+
+    MANAGED = "managed"
+    SEALED = "sealed"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Upload-Metadata as received, less the code: ordered pairs of key and decoded value."""
+
+    pairs: tuple[tuple[str, bytes], ...] = ()
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value of a key (exact case), or None."""
+        return next((value for name, value in self.pairs if name == key), None)
+
+    @property
+    def filename(self) -> str | None:
+        """The client's name for the file: `filename`, else `name`; undecodable bytes are replaced."""
+        for key in ("filename", "name"):
+            value = self.get(key)
+            if value is not None:
+                return value.decode("utf-8", "replace")
+        return None
+
+    @property
+    def filetype(self) -> str | None:
+        """The client's media type: `filetype`, else `type`."""
+        for key in ("filetype", "type"):
+            value = self.get(key)
+            if value is not None:
+                return value.decode("utf-8", "replace")
+        return None
+
+    def __repr__(self) -> str:
+        """Show how many pairs there are; values may be private."""
+        return f"Metadata(<{len(self.pairs)} pairs>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a drop-off accepts. 0 or an empty tuple means no limit."""
+
+    max_upload_bytes: int = 0
+    max_total_bytes: int = 0
+    max_uploads: int = 0
+    allowed_types: tuple[str, ...] = ()
+    name_patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPolicy:
+    """A drop-off's mode and recipients, signed by the server key.
+
+    An empty tuple of recipients stands for the configured roots at the time of each upload.
+    `signature` is 64 bytes over a versioned domain and the canonical JSON of (drop id, mode, recipients).
+    """
+
+    mode: Mode
+    recipients: tuple[str, ...]
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropoff:
+    """An invitation to upload. `code_mac` is HMAC-SHA-256 of the code (32 bytes), None without a code."""
+
+    id: str
+    name: str
+    created_at: datetime
+    policy: SignedPolicy
+    code_mac: bytes | None = field(default=None, repr=False)
+    limits: Limits = Limits()
+    opens_at: datetime | None = None
+    expires_at: datetime | None = None
+    closed: bool = False
+    ended: bool = False
+    """`drop close --now`: what is open has been ended too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a drop-off's uploads take, and what is promised on the whole disk, all in one transaction's view.
+
+    `uploads` counts open and complete uploads that are no partials. `bytes` is what is complete plus what is
+    reserved. `outstanding_bytes` is the sum of reservations of all open uploads of all drop-offs.
+    """
+
+    uploads: int
+    bytes: int
+    outstanding_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The proven right to create an upload in one drop-off."""
+
+    dropoff: Dropoff
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """An upload as the catalog knows it: nothing of its content, name or token.
+
+    `reserved_bytes` is what it may still take; `size_bytes` what it took once complete. `final_id` names the
+    concatenation that claimed a partial. `epoch` names the ingest identity a sealed upload waits for.
+    """
+
+    id: str
+    drop_id: str
+    role: Role
+    mode: Mode
+    state: UploadState
+    created_at: datetime
+    length: int | None = None
+    reserved_bytes: int = 0
+    size_bytes: int | None = None
+    completed_at: datetime | None = None
+    final_id: str | None = None
+    epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpload:
+    """An upload as the store knows it: the truth about bytes.
+
+    `offset` is durable plaintext bytes. `final` is true once the final record is durable. `ended` is why it
+    ended (rejected, terminated, expired) or None. `parts` are the upload ids of a concatenation, in order.
+    """
+
+    id: str
+    drop_id: str
+    role: Role
+    mode: Mode
+    created_at: datetime
+    last_commit_at: datetime
+    offset: int
+    length: int | None
+    final: bool = False
+    ended: UploadState | None = None
+    parts: tuple[str, ...] = ()
+    epoch: str | None = None
+    key_type: str = "hybrid"
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte is here, finished or not."""
+        return self.length is not None and self.offset == self.length

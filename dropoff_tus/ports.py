@@ -1,0 +1,303 @@
+"""The ports: what the use cases need of a store and a catalog. `storage` implements them, tests simulate them.
+
+The contract lives here; an implementation documents only where it differs. All errors are `dropoff_tus.errors`.
+Times are aware UTC datetimes, sizes are bytes, offsets are durable plaintext bytes.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from dropoff_tus.messages import AppendPlan
+from dropoff_tus.model import (
+    Dropoff,
+    Metadata,
+    Role,
+    SignedPolicy,
+    StoredUpload,
+    UploadRow,
+    UploadState,
+    Usage,
+)
+
+
+class Body(Protocol):
+    """A request body, pulled by the engine: the event loop waits, a worker thread receives.
+
+    Whatever carries the bytes (a parsed stream, a socket) is behind these three calls, so one engine serves all.
+    """
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Return when `receive_into` may make progress, when `wake` was called, or after the timeout."""
+
+    def wake(self) -> None:
+        """Make a pending `wait` return at once. Called on the event loop."""
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """Receive some bytes, in a worker thread, never blocking.
+
+        Returns:
+            How many bytes were written to the start of buffer; 0 at the end of the body; None if there is
+            nothing now.
+
+        Raises:
+            BodyCutError: The client went away before the end of the body.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """All that creating an upload in the store needs."""
+
+    id: str
+    token: str = field(repr=False)
+    drop_id: str
+    role: Role
+    policy: SignedPolicy
+    metadata: Metadata
+    created_at: datetime
+    length: int | None
+    parts: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    """Names of whole-file digests to keep running beside the configured one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What finishing left behind. `final_hash` is the hex SHA-256 of the final log record."""
+
+    size_bytes: int
+    receipt_id: str
+    final_hash: str
+
+
+class Lease(Protocol):
+    """The exclusive right to write one upload. Everything here needs it; nothing else writes."""
+
+    @property
+    def upload(self) -> StoredUpload:
+        """The upload's state now, after recovery and after each call below."""
+
+    async def declare_length(self, length: int, at: datetime) -> None:
+        """Fix a deferred length, durably.
+
+        Raises:
+            LengthFixedError: Another length was declared before.
+        """
+
+    async def append(self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float) -> int:
+        """Seal and commit a body. On return and on every error below, what may be kept is durable.
+
+        Returns:
+            The durable offset.
+
+        Raises:
+            MismatchedOffsetError: plan.offset is not the durable offset; nothing was read.
+            UploadSizeExceededError, MaxSizeExceededError: The body went past plan.limit_bytes (which of the two,
+                plan.past_limit says); the bytes up to it are kept.
+            ChecksumMismatchError: The body's bytes are gone.
+            BodyCutError: The client went away; what came is kept (not if a checksum was to hold).
+            BodyTimeoutError: No byte for idle_timeout_seconds; what came is kept (same exception).
+            UploadInterruptedError: Another request asked for the lease; what came is kept (same exception).
+            UploadGoneError: The upload was ended by the operator meanwhile.
+            ServerShutdownError: The store is closing; what came is kept (same exception).
+            StorageFullError, StorageFailedError: What was durable before stays so; the rest is lost.
+            TooManySegmentsError: Send larger pieces; what came until then is kept.
+        """
+
+    async def digests(self, names: Sequence[str], *, read_back_bytes: int) -> dict[str, bytes] | None:
+        """Return plaintext digests of the whole upload, by name; the configured one is always among them.
+
+        Values carried since the first byte are used; else the upload is read back, unless it is larger than
+        read_back_bytes: then None is returned and nothing was read. Without any digest configured or named the
+        answer is {} .
+
+        Raises:
+            KeyMissingError: The upload would have to be read back and no identity at hand opens it.
+            UploadDamagedError: What is stored does not verify.
+        """
+
+    async def write_final(self, at: datetime) -> str:
+        """Verify the chain and the totals and make the final record durable; again is a no-op.
+
+        Returns:
+            The hex SHA-256 of the final log record.
+        """
+
+    async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
+        """Write the final record and the encrypted receipt, then seal if the upload is to be; again is a no-op.
+
+        Partial uploads get the final record alone. `token` None (after a restart) leaves out the uploader's copy
+        of the receipt unless it is there already.
+        """
+
+    async def end(self, state: UploadState, why: str, at: datetime) -> None:
+        """Record REJECTED, TERMINATED, EXPIRED or DELETED and shred: envelopes first, then the data.
+
+        For a concatenation its parts are shredded too. What remains is a tombstone. `why` is a fixed phrase.
+        """
+
+
+class Store(Protocol):
+    """The encrypted store: the truth about bytes."""
+
+    async def create(self, new: NewUpload) -> StoredUpload:
+        """Make an upload with no bytes. Nothing is durable before its first commit.
+
+        Raises:
+            PolicyTamperedError: new.policy is not signed by the server key.
+            StorageFullError, StorageFailedError: Nothing of it is left.
+        """
+
+    async def stat(self, upload_id: str) -> StoredUpload:
+        """Return the durable state without a lease.
+
+        Raises:
+            UploadNotFoundError: Nothing of it is here (or it never got a valid create record).
+            UploadDamagedError: It does not verify.
+        """
+
+    async def settle(self, upload_id: str) -> None:
+        """Ask a writer that received nothing for a second to commit, and wait for it; at most about two seconds.
+
+        Returns at once when nobody writes, when nothing is uncommitted, or when bytes keep coming.
+        """
+
+    async def metadata(self, upload_id: str) -> Metadata | None:
+        """Return the client's metadata; None where the server can no longer read it (sealed)."""
+
+    def lease(
+        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Take the upload over: ask a present holder to stop, then recover if need be.
+
+        Args:
+            upload_id: Which.
+            offset: Where the caller wants to append. If a holder is past it, the caller's request is hopeless and
+                the holder is left alone. None (for DELETE, finish) always takes over.
+            timeout_seconds: How long to wait for another process's lease.
+
+        Raises:
+            UploadNotFoundError, UploadDamagedError: As `stat`.
+            MismatchedOffsetError: A holder is past `offset` already.
+            UploadLockedError: Not obtained in time.
+        """
+
+    def read(
+        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
+    ) -> AsyncIterator[bytes]:
+        """Yield the plain bytes of a finished upload from start up to stop, verified.
+
+        `identities` are age identities as text; without them the server's own are used.
+
+        Raises:
+            UploadNotFoundError, UploadDamagedError: As `stat`; also when it is not finished.
+            KeyMissingError: None of the identities opens it.
+        """
+
+    async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
+        """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
+
+    def free_bytes(self) -> int:
+        """Return what the disk has free for us, less the configured floor. May be negative."""
+
+    def unfinished_bytes(self) -> int:
+        """Return the bytes already on disk of uploads that still hold a reservation."""
+
+
+Decide = Callable[[Dropoff, Usage], None]
+"""Policy on a drop-off and its usage, called inside the transaction; raises to refuse."""
+
+
+class Catalog(Protocol):
+    """The catalog: the truth about drop-offs. Every method is one short transaction.
+
+    Any of them raises CatalogUnavailableError when the database does not answer; nothing was changed then, as far
+    as the caller may rely on it, and every method is safe to repeat.
+    """
+
+    async def add_dropoff(self, dropoff: Dropoff) -> None:
+        """Insert a drop-off.
+
+        Raises:
+            ValueError: The id is taken.
+        """
+
+    async def dropoff(self, drop_id: str) -> Dropoff | None:
+        """Return one drop-off, or None."""
+
+    async def dropoffs(self) -> list[Dropoff]:
+        """Return all drop-offs, oldest first."""
+
+    async def usage(self, drop_id: str) -> Usage:
+        """Return what a drop-off's uploads take."""
+
+    async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
+        """Close or reopen; with end_open also mark what is open to be ended. False if there is no such drop-off."""
+
+    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
+        """Replace the code. False if there is no such drop-off."""
+
+    async def version(self) -> int:
+        """Return a counter that every change of any drop-off raises; cheap to poll."""
+
+    async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
+        """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
+
+        For a FINAL row `parts` (upload ids) are claimed in the same transaction: each must be a COMPLETE PARTIAL of
+        this drop-off with no other final; their sizes move from the parts to the final. If the final's id exists
+        already with the same parts, its row is returned unchanged and nothing is decided again.
+
+        Returns:
+            The row as stored.
+
+        Raises:
+            AccessDeniedError: The drop-off does not exist.
+            PartNotFoundError, InvalidConcatError, PartInUseError: See `parts`.
+            Whatever `decide` raises.
+        """
+
+    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
+        """Raise (or settle, when length is given) the reservation of an OPEN upload to a new total; `decide` may refuse.
+
+        Usage given to `decide` excludes this upload's present reservation.
+        """
+
+    async def drop_upload(self, upload_id: str) -> None:
+        """Forget an upload whose creation in the store failed; gives its reservation back. Unknown is fine."""
+
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
+        """Mark COMPLETE, with its size in place of its reservation. False if it was complete already."""
+
+    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
+        """Move to CHECKING, REJECTED, TERMINATED, EXPIRED or DELETED; the last four give back all it took.
+
+        For a FINAL its parts follow. False if it was in that state already or is unknown.
+        """
+
+    async def upload(self, upload_id: str) -> UploadRow | None:
+        """Return one upload, or None."""
+
+    async def uploads(
+        self,
+        *,
+        drop_id: str | None = None,
+        states: Sequence[UploadState] = (),
+        partials: bool = True,
+        created_before: datetime | None = None,
+    ) -> list[UploadRow]:
+        """Return uploads, oldest first, filtered."""
+
+    async def parts(self, final_id: str) -> list[UploadRow]:
+        """Return the partials a final has claimed (in no particular order)."""
+
+
+class Clock(Protocol):
+    """Where use cases take the time from."""
+
+    def now(self) -> datetime:
+        """Return the present as aware UTC."""
+
+

@@ -1,0 +1,1 @@
+"""HTTP, configuration, command line and wiring."""

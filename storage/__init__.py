@@ -1,0 +1,1 @@
+"""The encrypted store, the leases and the catalog."""
