@@ -1,0 +1,1 @@
+"""The tests: each folder says what kind it holds."""

@@ -1,0 +1,1 @@
+"""What tests share: simulators, the fake clock, helpers to start programs."""

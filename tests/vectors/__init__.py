@@ -1,0 +1,1 @@
+"""Known answers, stored in the repository, each with a named outcome."""
