@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 _TESTS = Path(__file__).parent
-_MARKED_FOLDERS = ("bench", "crash", "e2e")
+_MARKED_FOLDERS = ("crash", "e2e")
 
-# A shared machine may stall for a second, so no example has a deadline; pytest's timeout bounds the whole test.
+# A busy machine may stall for a second, so no example has a deadline; pytest's timeout bounds the test.
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -18,7 +18,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test of tests/e2e, tests/crash and tests/bench, so that nobody can forget to."""
+    """Mark each test of tests/e2e and tests/crash, so that nobody can forget to."""
     for item in items:
         if item.path.is_relative_to(_TESTS):
             kind = item.path.relative_to(_TESTS).parts[0]

@@ -17,17 +17,15 @@ import pytest
 PACKAGES: Mapping[str, str] = {
     "age": "age",
     "curl": "curl",
+    "initdb": "postgresql",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
-    "postgres": "postgresql",
 }
 """Debian package of each program, by the name that tests use."""
 
-_OUTSIDE_PATH = {
-    "nginx": ("/usr/sbin", "/usr/local/sbin"),  # not on an ordinary user's PATH
-    "postgres": ("/usr/lib/postgresql/*/bin",),  # never on the PATH on Debian
-}
+_OUTSIDE_PATH = ("usr/sbin", "usr/local/sbin", "usr/lib/postgresql/*/bin")
+"""Where Debian keeps programs that are not on an ordinary user's PATH, below the root folder."""
 
 
 def find_program(name: str) -> Path | None:
@@ -35,10 +33,9 @@ def find_program(name: str) -> Path | None:
     found = shutil.which(name)
     if found is not None:
         return Path(found)
-    for pattern in _OUTSIDE_PATH.get(name, ()):
-        folders = sorted(Path("/").glob(pattern.removeprefix("/")), reverse=True)
-        for folder in folders:
-            if (folder / name).is_file():
+    for pattern in _OUTSIDE_PATH:
+        for folder in sorted(Path("/").glob(pattern), reverse=True):
+            if os.access(folder / name, os.X_OK):
                 return folder / name
     return None
 

@@ -1,0 +1,110 @@
+# `make` alone lists what there is to do. Everything runs in ./.venv; nothing is installed elsewhere.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+DEVELOP := $(VENV)/.develop
+CLIENTS := tests/e2e/clients
+
+# pyright's wheel fetches pyright itself from npm once; its notices about newer versions would only be noise.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Locks hold for every Python from 3.11 on, and name no index.
+LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+UV ?= uv
+
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with the program, .venv/bin/dropoff-tus
+
+run: install ## serve from ./var, which is set up the first time
+	@export DROPOFF_TUS_CONFIG=var/config.toml; \
+	if [ -e var/config.toml ]; then \
+		$(BIN)/dropoff-tus drop list && \
+		echo "Codes are shown once. For a new one: $(BIN)/dropoff-tus drop new-code ID --config var/config.toml"; \
+	else \
+		$(BIN)/dropoff-tus init --dir var; \
+	fi && exec $(BIN)/dropoff-tus serve
+
+test: $(DEVELOP) ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
+	@$(BIN)/python -m tests.support.programs
+	@$(MAKE) --no-print-directory clients
+	$(BIN)/pytest
+
+check: lint types imports test ## what CI runs
+
+fmt: $(DEVELOP) ## format, and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lint: $(DEVELOP) ## formatting and ruff
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: $(DEVELOP) ## mypy and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(DEVELOP) ## the import contracts of pyproject.toml
+	$(BIN)/lint-imports
+
+test-e2e: $(DEVELOP) clients ## the real program with real clients
+	$(BIN)/pytest tests/e2e
+
+test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests too
+	$(BIN)/pytest tests/crash -m "slow or not slow"
+
+bench: $(DEVELOP) clients ## measure; prints a table and never gates
+	$(BIN)/python -m tests.bench
+
+build: $(DEVELOP) ## wheel and source archive, in dist/
+	$(BIN)/python -m hatchling build --clean
+
+lock: ## resolve the lock files anew with uv (UPGRADE=--upgrade for newer versions)
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) pyproject.toml --group dev -o requirements-dev.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
+
+clean: ## remove the environment and what was built; keeps ./var
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(CLIENTS)/node_modules
+	find . -name __pycache__ -not -path './var/*' -prune -exec rm -rf {} +
+
+# ---- what the targets above are made of -------------------------------------------------------------------
+
+# The newest Python that can make an environment. Debian keeps `ensurepip` in a package of its own, so that is tried.
+$(BIN)/python:
+	@for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+		if $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "making $(VENV) with $$($$python --version)"; \
+			exec $$python -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer with venv is missing: apt-get install python3 python3-venv" >&2; exit 1
+
+# The build tool is locked as well, hence no isolated build, which would fetch one unchecked.
+$(INSTALLED): requirements.txt requirements-build.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEVELOP): requirements-dev.txt $(INSTALLED)
+	$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Without npm only under ALLOW_MISSING=1, which tests.support.programs has checked by then.
+.PHONY: clients
+clients:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(CLIENTS)/node_modules/.installed; \
+	else echo "npm is missing: no JavaScript clients"; fi
+
+$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
+	npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel=error
+	@touch $@
