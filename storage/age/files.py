@@ -1,0 +1,204 @@
+"""Whole age files: header, nonce and payload put together.
+
+Segments are written with `SegmentSealer`, and read in any order with `open_header`, `payload_key` and `ChunkOpener`.
+Small files go through `encrypt` and `decrypt`.
+
+One rule is stricter than the format: a header with a hybrid stanza and one of another native kind is refused. The format
+only asks writers not to do it ("SHOULD NOT"), and old tools open such files, but a file key that is also wrapped
+classically is not protected against a quantum computer, whatever its recipients were told.
+
+Source: C2SP age.md, "Encrypted file format".
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from storage.age import hybrid, x25519
+from storage.age.errors import AgeError, HeaderError, MixedRecipients, NoMatchingIdentity
+from storage.age.header import (
+    MAX_STANZAS,
+    Buffer,
+    Header,
+    Stanza,
+    parse_header,
+    serialize_header,
+    verify_mac,
+)
+from storage.age.recipients import FILE_KEY_BYTES, Identity, Recipient
+from storage.age.stream import (
+    CHUNK_BYTES,
+    NONCE_BYTES,
+    SEALED_CHUNK_BYTES,
+    ChunkOpener,
+    ChunkSealer,
+    payload_key,
+    plain_size,
+    sealed_size,
+)
+
+_NATIVE: Final = frozenset({x25519.KIND, hybrid.KIND})
+# The native kinds that a hybrid stanza must not be found with.
+_CLASSICAL: Final = frozenset({x25519.KIND, "scrypt", "p256tag"})
+
+
+def seal_header(recipients: Recipient | Iterable[Recipient], file_key: bytes) -> bytes:
+    """Write the header that gives a file key to every recipient.
+
+    Args:
+        recipients: one or more, all of one key type.
+        file_key: 16 fresh random bytes, used for one file only.
+
+    Returns:
+        The header, without the nonce that follows it.
+
+    Raises:
+        MixedRecipients: the recipients are of more than one key type.
+        AgeError: there is no recipient.
+    """
+    everyone = (recipients,) if isinstance(recipients, Recipient) else tuple(recipients)
+    if not everyone:
+        msg = "no recipient to encrypt to"
+        raise AgeError(msg)
+    if len({recipient.key_type for recipient in everyone}) > 1:
+        msg = "recipients of different key types in one file"
+        raise MixedRecipients(msg)
+    return serialize_header((recipient.wrap(file_key) for recipient in everyone), file_key)
+
+
+class SegmentSealer(ChunkSealer):
+    """Seals one age file, in constant memory, under a file key of its own that nothing else ever sees.
+
+    Attributes:
+        header: the bytes that come before the first chunk: age header and 16-byte nonce.
+    """
+
+    __slots__ = ("header",)
+
+    def __init__(self, recipients: Recipient | Iterable[Recipient]) -> None:
+        """Draw file key and nonce, and wrap the key.
+
+        Args:
+            recipients: one or more, all of one key type.
+
+        Raises:
+            MixedRecipients: the recipients are of more than one key type.
+            AgeError: there is no recipient.
+        """
+        file_key = os.urandom(FILE_KEY_BYTES)
+        nonce = os.urandom(NONCE_BYTES)
+        self.header = seal_header(recipients, file_key) + nonce
+        super().__init__(payload_key(file_key, nonce))
+
+
+def encrypt(plaintext: Buffer, recipients: Recipient | Iterable[Recipient]) -> bytes:
+    """Encrypt a small file in memory.
+
+    Args:
+        plaintext: any number of bytes.
+        recipients: one or more, all of one key type.
+
+    Returns:
+        The age file.
+
+    Raises:
+        MixedRecipients: the recipients are of more than one key type.
+        AgeError: there is no recipient.
+    """
+    sealer = SegmentSealer(recipients)
+    start = len(sealer.header)
+    plain = memoryview(plaintext)
+    blob = bytearray(start + sealed_size(plain.nbytes))
+    blob[:start] = sealer.header
+    out = memoryview(blob)[start:]
+    # All but the last chunk, which may be a whole one.
+    whole = max(plain.nbytes - 1, 0) // CHUNK_BYTES * CHUNK_BYTES
+    written = sealer.seal_chunks(plain[:whole], out)
+    sealer.seal_last(plain[whole:], out[written:])
+    return bytes(blob)
+
+
+def open_header(
+    head: Buffer, identities: Iterable[Identity], *, max_stanzas: int = MAX_STANZAS, only_native: bool = False
+) -> bytes:
+    """Unwrap the file key and verify the header.
+
+    Args:
+        head: an age file, or at least the whole of its header.
+        identities: the keys to try, in order.
+        max_stanzas: the number of stanzas to accept.
+        only_native: refuse stanzas of any kind but X25519 and hybrid, instead of ignoring them.
+
+    Returns:
+        The file key, 16 bytes.
+
+    Raises:
+        NoMatchingIdentity: none of the identities fits; another may.
+        HeaderError: the header is malformed, or exceeds what was to be accepted.
+        HeaderMacError: the header was changed.
+        MixedRecipients: the header mixes hybrid and other stanzas.
+    """
+    header = parse_header(head, max_stanzas=max_stanzas)
+    return _unwrap(head, header, identities, only_native=only_native)
+
+
+def decrypt(
+    blob: Buffer, identities: Iterable[Identity], *, max_stanzas: int = MAX_STANZAS, only_native: bool = False
+) -> bytes:
+    """Decrypt a small file in memory; nothing is returned unless all of it verifies.
+
+    Args:
+        blob: the age file.
+        identities: the keys to try, in order.
+        max_stanzas: the number of stanzas to accept.
+        only_native: refuse stanzas of any kind but X25519 and hybrid, instead of ignoring them.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        NoMatchingIdentity: none of the identities fits; another may.
+        HeaderError: the header is malformed, or exceeds what was to be accepted.
+        HeaderMacError: the header was changed.
+        MixedRecipients: the header mixes hybrid and other stanzas.
+        PayloadError: the payload was changed or cut off, or something was appended.
+    """
+    header = parse_header(blob, max_stanzas=max_stanzas)
+    file_key = _unwrap(blob, header, identities, only_native=only_native)
+    start = header.length + NONCE_BYTES
+    data = memoryview(blob)
+    opener = ChunkOpener(payload_key(file_key, bytes(data[header.length : start])))
+    payload = data[start:]
+    plain_size(len(payload))
+    last = max(len(payload) - 1, 0) // SEALED_CHUNK_BYTES
+    return b"".join(
+        opener.open(
+            index, payload[index * SEALED_CHUNK_BYTES : (index + 1) * SEALED_CHUNK_BYTES], last=index == last
+        )
+        for index in range(last + 1)
+    )
+
+
+def _unwrap(head: Buffer, header: Header, identities: Iterable[Identity], *, only_native: bool) -> bytes:
+    """Find the stanza that an identity opens, and verify the MAC with what is in it."""
+    _check_kinds(header.stanzas, only_native=only_native)
+    for identity in identities:
+        for stanza in header.stanzas:
+            file_key = identity.unwrap(stanza)
+            if file_key is not None:
+                # A wrong MAC ends it: the key fits, so no other one can do better.
+                verify_mac(head, header, file_key)
+                return file_key
+    msg = "no identity opens this file"
+    raise NoMatchingIdentity(msg)
+
+
+def _check_kinds(stanzas: Iterable[Stanza], *, only_native: bool) -> None:
+    """Refuse stanzas that must not be here, before any of them is tried."""
+    kinds = {stanza.kind for stanza in stanzas}
+    if only_native and not kinds <= _NATIVE:
+        msg = "a stanza that is neither X25519 nor hybrid"
+        raise HeaderError(msg)
+    if hybrid.KIND in kinds and kinds & _CLASSICAL:
+        msg = "hybrid and other stanzas in one header"
+        raise MixedRecipients(msg)

@@ -1,0 +1,95 @@
+"""The envelope: an age file with an upload's identity and the client's metadata.
+
+Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex) and Upload-Metadata as received less the
+code. The create record commits to the random bytes and the metadata together, so the log binds them without showing them.
+
+Source: docs/format.md, Envelope.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.model import Metadata
+from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt
+from storage.log import LogState, canonical, damaged
+
+MAX_ENVELOPE_BYTES = 64 << 10
+MAX_STANZAS = 32
+SALT_BYTES = 32
+_COMMITMENT_DOMAIN = b"dropoff-tus/metadata/v1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is in an envelope, opened."""
+
+    upload_id: str
+    identity: Identity
+    salt: bytes = field(repr=False)
+    metadata: Metadata
+
+    def commitment(self) -> str:
+        """Return the hex digest that the create record carries."""
+        return hashlib.sha256(_COMMITMENT_DOMAIN + self.salt + _metadata_text(self.metadata)).hexdigest()
+
+    def seal(self, recipients: Sequence[Recipient]) -> bytes:
+        """Return the age file for these recipients, all of one key type."""
+        plaintext = canonical(
+            {
+                "v": 1,
+                "id": self.upload_id,
+                "identity": self.identity.secret_text(),
+                "salt": self.salt.hex(),
+                "metadata": [[key, base64.b64encode(value).decode()] for key, value in self.metadata.pairs],
+            }
+        )
+        return encrypt(plaintext, recipients)
+
+
+def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) -> Envelope:
+    """Open an envelope and check that it is this upload's.
+
+    Raises:
+        KeyMissingError: None of the identities opens it.
+        UploadDamagedError: It is malformed, or belongs to another upload.
+    """
+    if len(blob) > MAX_ENVELOPE_BYTES:
+        raise damaged(state.id, "its envelope is too large")
+    try:
+        plaintext = decrypt(blob, identities, max_stanzas=MAX_STANZAS, only_native=True)
+    except NoMatchingIdentity:
+        message = f"no identity at hand opens upload {state.id}; its bytes are safe"
+        raise KeyMissingError(message) from None
+    except AgeError:
+        raise damaged(state.id, "its envelope was changed") from None
+    try:
+        fields = json.loads(plaintext)
+        envelope = Envelope(
+            upload_id=fields["id"],
+            identity=Identity.parse(fields["identity"]),
+            salt=bytes.fromhex(fields["salt"]),
+            metadata=Metadata(
+                tuple((str(key), base64.b64decode(value, validate=True)) for key, value in fields["metadata"])
+            ),
+        )
+    except (AgeError, binascii.Error, KeyError, TypeError, ValueError):
+        raise damaged(state.id, "its envelope does not follow the format") from None
+    recipient = envelope.identity.recipient
+    belongs = (
+        envelope.upload_id == state.id
+        and recipient.key_type.value == state.key_type
+        and recipient.public_bytes == state.recipient_bytes
+        and envelope.commitment() == state.create["commitment"]
+    )
+    if not belongs:
+        raise damaged(state.id, "its envelope belongs to another upload or was replaced")
+    return envelope
+
+
+def _metadata_text(metadata: Metadata) -> bytes:
+    return canonical({"m": [[key, base64.b64encode(value).decode()] for key, value in metadata.pairs]})

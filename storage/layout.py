@@ -1,0 +1,54 @@
+"""Where an upload's files lie. Names are made of ids alone; nothing a client chose is ever a path.
+
+Source: docs/format.md, Files.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPaths:
+    """The files of one upload."""
+
+    folder: Path
+    data: Path
+    log: Path
+    keys_folder: Path
+    root_envelope: Path
+    server_envelope: Path
+    receipt: Path
+    url_receipt: Path
+
+    @property
+    def key_files(self) -> tuple[Path, ...]:
+        """Everything to shred, the envelopes first."""
+        return (self.root_envelope, self.server_envelope, self.receipt, self.url_receipt)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The store's two roots: ciphertext and logs, and apart from them the wrapped keys."""
+
+    root: Path
+    keys_dir: Path
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of all uploads."""
+        return self.root / "uploads"
+
+    def of(self, upload_id: str) -> UploadPaths:
+        """Return the paths of an upload whose id has been validated."""
+        folder = self.uploads / upload_id[:2] / upload_id
+        keys = self.keys_dir / upload_id[:2]
+        return UploadPaths(
+            folder=folder,
+            data=folder / "data",
+            log=folder / "log",
+            keys_folder=keys,
+            root_envelope=keys / f"{upload_id}.age",
+            server_envelope=keys / f"{upload_id}.server.age",
+            receipt=keys / f"{upload_id}.receipt.age",
+            url_receipt=keys / f"{upload_id}.receipt.url.age",
+        )

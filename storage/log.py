@@ -1,0 +1,261 @@
+"""The signed commit log: one line a commit, `<canonical JSON> SP <unpadded base64 signature> LF`.
+
+Every record carries `t` (its type), `at`, `prev` (hex SHA-256 of the whole previous line), `len` (the declared length or
+null) and `tot` = [segments, plaintext bytes, ciphertext bytes] after it, so that the create record and the last one
+together tell where an upload stands. Signatures are verified before anything is parsed.
+
+Source: docs/format.md, Log.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from dropoff_tus.errors import UploadDamagedError
+from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
+from storage.keys import SigningKey
+
+FORMAT_VERSION = 1
+MAX_SEGMENTS = 50_000
+MAX_LINE_BYTES = 32 << 20
+"""A commit of 50,000 segments is below this."""
+_DOMAIN = b"dropoff-tus/log/v1\n"
+_RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
+
+Record = dict[str, Any]
+
+
+def damaged(upload_id: str, what: str) -> UploadDamagedError:
+    """Make the error that names the upload and what does not verify."""
+    return UploadDamagedError(f"upload {upload_id} does not verify: {what}; nothing was changed")
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Write JSON in its one form: sorted keys, no spaces, ASCII."""
+    return json.dumps(record, separators=(",", ":"), sort_keys=True, allow_nan=False).encode("ascii")
+
+
+def stamp(moment: datetime) -> str:
+    """Write a time as RFC 3339 in UTC with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sign_line(record: Mapping[str, Any], key: SigningKey, *, domain: bytes = _DOMAIN) -> bytes:
+    """Return the signed line of a record."""
+    text = canonical(record)
+    return text + b" " + base64.b64encode(key.sign(domain + text)).rstrip(b"=") + b"\n"
+
+
+def verify_line(line: bytes, key: SigningKey, *, domain: bytes = _DOMAIN) -> tuple[Record, str] | None:
+    """Return a line's record and the id of the key that signed it; None if no trusted key did."""
+    text, space, signature_text = line.removesuffix(b"\n").rpartition(b" ")
+    try:
+        signature = base64.b64decode(signature_text + b"=" * (-len(signature_text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not space or base64.b64encode(signature).rstrip(b"=") != signature_text:
+        return None
+    signer = key.verify(domain + text, signature)
+    if signer is None:
+        return None
+    record = json.loads(text)
+    return (record, signer) if isinstance(record, dict) else None
+
+
+def sign_receipt(payload: Mapping[str, Any], key: SigningKey) -> bytes:
+    """Return the signed line of a receipt."""
+    return sign_line(payload, key, domain=_RECEIPT_DOMAIN)
+
+
+def verify_receipt(line: bytes, key: SigningKey) -> Record | None:
+    """Return a receipt's payload if this key, or one it retired, signed it."""
+    found = verify_line(line, key, domain=_RECEIPT_DOMAIN)
+    return None if found is None else found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntry:
+    """One segment as the log names it. Offsets and lengths are bytes; `h` and `c` are hex."""
+
+    index: int
+    offset: int
+    length: int
+    data_offset: int
+    data_length: int
+    header_length: int
+    h: str
+    c: str
+
+    def record(self) -> Record:
+        """Return the form that is stored."""
+        return {
+            "i": self.index,
+            "o": self.offset,
+            "l": self.length,
+            "co": self.data_offset,
+            "cl": self.data_length,
+            "hl": self.header_length,
+            "h": self.h,
+            "c": self.c,
+        }
+
+    @classmethod
+    def parse(cls, r: Record) -> "SegmentEntry":
+        """Read the stored form of a record whose signature has been verified."""
+        return cls(r["i"], r["o"], r["l"], r["co"], r["cl"], r["hl"], r["h"], r["c"])
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """Where an upload stands after its last record. `log_bytes` is the size of the log up to that record."""
+
+    create: Record = field(repr=False)
+    id: str
+    offset: int
+    data_bytes: int
+    segments: int
+    length: int | None
+    last_at: datetime
+    last_hash: str
+    log_bytes: int
+    final: bool = False
+    final_hash: str | None = None
+    final_parts: tuple[tuple[str, str, int], ...] = ()
+    ended: UploadState | None = None
+
+    @property
+    def role(self) -> Role:
+        """What the upload is for."""
+        return Role(self.create["concat"]["role"]) if self.create["concat"] else Role.REGULAR
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The ids of a concatenation's parts."""
+        return tuple(self.create["concat"].get("parts", ())) if self.create["concat"] else ()
+
+    @property
+    def mode(self) -> Mode:
+        """Managed or sealed."""
+        return Mode(self.create["mode"])
+
+    @property
+    def key_type(self) -> str:
+        """The type of every key of this upload."""
+        return str(self.create["u"]["type"])
+
+    @property
+    def recipient_bytes(self) -> bytes:
+        """The upload's own recipient, raw."""
+        return base64.b64decode(self.create["u"]["key"])
+
+    def stored(self) -> StoredUpload:
+        """Return what the ports speak of."""
+        return StoredUpload(
+            id=self.id,
+            drop_id=self.create["drop"],
+            role=self.role,
+            mode=self.mode,
+            created_at=datetime.fromisoformat(self.create["at"]),
+            last_commit_at=self.last_at,
+            offset=self.offset,
+            length=self.length,
+            final=self.final,
+            ended=self.ended,
+            parts=self.parts,
+            epoch=self.create["epoch"],
+            key_type=self.key_type,
+        )
+
+
+def initial_state(create: Record, line: bytes) -> LogState:
+    """Return the state after a create record."""
+    return LogState(
+        create=create,
+        id=create["id"],
+        offset=0,
+        data_bytes=0,
+        segments=0,
+        length=create["len"],
+        last_at=datetime.fromisoformat(create["at"]),
+        last_hash=hashlib.sha256(line).hexdigest(),
+        log_bytes=len(line),
+    )
+
+
+def next_record(state: LogState, kind: str, at: datetime, **fields: Any) -> Record:  # noqa: ANN401 - JSON values
+    """Return a record that follows `state`; totals stay unless given."""
+    return {
+        "t": kind,
+        "at": stamp(at),
+        "prev": state.last_hash,
+        "len": state.length,
+        "tot": [state.segments, state.offset, state.data_bytes],
+        **fields,
+    }
+
+
+def segments_record(state: LogState, entries: Sequence[SegmentEntry], at: datetime) -> Record:
+    """Return the record of one commit."""
+    last = entries[-1]
+    totals = [last.index + 1, last.offset + last.length, last.data_offset + last.data_length]
+    return next_record(state, "segs", at, segs=[entry.record() for entry in entries], tot=totals)
+
+
+def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
+    """Return the state after a last record, trusting its totals: its signature covers them and the whole chain.
+
+    Args:
+        state: The state after the create record, or after the record before.
+        record: A verified record.
+        line: Its whole line.
+        log_bytes: The size of the log up to the end of this line.
+    """
+    segments, offset, data_bytes = record["tot"]
+    changes: dict[str, Any] = {
+        "segments": segments,
+        "offset": offset,
+        "data_bytes": data_bytes,
+        "length": record["len"],
+        "last_at": datetime.fromisoformat(record["at"]),
+        "last_hash": hashlib.sha256(line).hexdigest(),
+        "log_bytes": log_bytes,
+    }
+    if record["t"] == "final":
+        changes |= {
+            "final": True,
+            "final_hash": changes["last_hash"],
+            "final_parts": tuple((p[0], p[1], p[2]) for p in record["parts"]),
+            "offset": record["len"],
+        }
+    elif record["t"] == "end":
+        changes["ended"] = UploadState(record["state"])
+    return replace(state, **changes)
+
+
+def follow(state: LogState, record: Record, line: bytes) -> tuple[LogState, list[SegmentEntry]]:
+    """Check that a record continues the chain exactly, and return the state after it with its segments.
+
+    Raises:
+        UploadDamagedError: It does not: a missing, moved or foreign record, or totals that do not add up.
+    """
+    if record.get("prev") != state.last_hash:
+        raise damaged(state.id, "a record does not follow the one before it")
+    if state.ended is not None or (state.final and record["t"] != "end"):
+        raise damaged(state.id, "a record follows the last one")
+    entries = [SegmentEntry.parse(entry) for entry in record.get("segs", ())]
+    segments, offset, data_bytes = state.segments, state.offset, state.data_bytes
+    for entry in entries:
+        if (entry.index, entry.offset, entry.data_offset) != (segments, offset, data_bytes) or entry.length <= 0:
+            raise damaged(state.id, "segments do not follow each other")
+        segments, offset, data_bytes = segments + 1, offset + entry.length, data_bytes + entry.data_length
+    totals = [segments, 0 if state.parts and state.final else offset, data_bytes]
+    if record["tot"] != totals:
+        raise damaged(state.id, "the totals of a record do not add up")
+    if record["t"] == "final" and not state.parts and record["len"] != offset:
+        raise damaged(state.id, "the final length is not what was stored")
+    return jump(state, record, line, state.log_bytes + len(line)), entries

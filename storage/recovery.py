@@ -1,0 +1,191 @@
+"""Reading a log back: where an upload stands, what is torn, what is tampering. Needs no decryption key.
+
+A tail is *torn*, an honest crash, only if it lacks its LF or contains NUL (a size that became durable before its bytes),
+and is no longer than one record. It is kept aside and cut. Anything else that does not verify is tampering: refused, and
+nothing is truncated, so that a flipped bit never costs acknowledged bytes.
+
+Source: docs/format.md, Recovery.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+from dropoff_tus.errors import UploadNotFoundError
+from storage.durable import Disk
+from storage.keys import SigningKey
+from storage.layout import UploadPaths
+from storage.log import MAX_LINE_BYTES, LogState, Record, SegmentEntry, damaged, follow, initial_state, jump, verify_line
+
+_TAIL_BYTES = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A whole verified log."""
+
+    state: LogState
+    segments: tuple[SegmentEntry, ...]
+
+
+def not_found() -> UploadNotFoundError:
+    """Make the one error for uploads that are not here."""
+    return UploadNotFoundError("there is no such upload here; create it with POST")
+
+
+def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:
+    """Read the create record and the last one.
+
+    Args:
+        log: Open descriptor.
+        upload_id: Whose log it should be.
+        key: Verifies.
+
+    Returns:
+        The state, and the size of a torn tail in bytes (0 if none).
+
+    Raises:
+        UploadNotFoundError: Creation itself was torn: nothing was ever acknowledged.
+        UploadDamagedError: Tampering.
+    """
+    size = os.fstat(log).st_size
+    head = _first_line(log, size)
+    if head is None:
+        raise not_found()
+    state = _create_state(head, upload_id, key)
+    end, torn = _whole_end(log, size, upload_id)
+    if end <= len(head):
+        return state, size - len(head) if torn else 0
+    line = _last_line(log, end)
+    found = verify_line(line, key)
+    if found is None:
+        raise damaged(upload_id, "its last record does not verify")
+    record, signer = found
+    if signer != state.create["key"] or record["t"] == "create":
+        raise damaged(upload_id, "its last record is not of this log")
+    return jump(state, record, line, end), size - end
+
+
+def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bool) -> Chain:
+    """Read and verify the whole log: every `prev` hash, and all signatures or those of the first and last line.
+
+    Raises:
+        UploadNotFoundError, UploadDamagedError: As `read_state`.
+    """
+    state, _ = read_state(log, upload_id, key)
+    last_hash, end = state.last_hash, state.log_bytes
+    raw = os.pread(log, end, 0)
+    while len(raw) < end:
+        more = os.pread(log, end - len(raw), len(raw))
+        if not more:
+            raise damaged(upload_id, "its log became shorter")
+        raw += more
+    lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
+    state = _create_state(lines[0] + b"\n", upload_id, key)
+    segments: list[SegmentEntry] = []
+    for text in lines[1:]:
+        line = text + b"\n"
+        # The last signature was verified above; through `prev` it covers every line before it.
+        record = _verified(line, upload_id, key, state) if every_signature else _parse(line, upload_id)
+        state, entries = follow(state, record, line)
+        segments += entries
+    if state.last_hash != last_hash:
+        raise damaged(upload_id, "its log changed while it was read")
+    return Chain(state, tuple(segments))
+
+
+def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:  # noqa: PLR0913
+    """Under the lease: keep a torn log tail aside and cut it, and cut `data` to what is committed.
+
+    Raises:
+        UploadDamagedError: `data` is shorter than what was committed; nothing was changed.
+    """
+    have = os.fstat(data).st_size
+    if have < state.data_bytes and state.ended is None:
+        raise damaged(state.id, "its data is shorter than what was committed")
+    if torn:
+        tail = os.pread(log, torn, state.log_bytes)
+        disk.remove(paths.folder / "log.torn")
+        disk.write_new(paths.folder / "log.torn", tail)
+        disk.truncate(log, state.log_bytes)
+        disk.sync_file(log)
+    if have > state.data_bytes and not state.final and state.ended is None:
+        disk.truncate(data, state.data_bytes)
+
+
+def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
+    found = verify_line(line, key)
+    if found is None:
+        raise damaged(upload_id, "its create record does not verify")
+    record, signer = found
+    if record.get("t") != "create" or record.get("id") != upload_id or record.get("key") != signer:
+        raise damaged(upload_id, "its create record is of another upload")
+    return initial_state(record, line)
+
+
+def _verified(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> Record:
+    found = verify_line(line, key)
+    if found is None or found[1] != state.create["key"]:
+        raise damaged(upload_id, "a record does not verify")
+    return found[0]
+
+
+def _parse(line: bytes, upload_id: str) -> Record:
+    try:
+        record = json.loads(line.rpartition(b" ")[0])
+    except ValueError:
+        raise damaged(upload_id, "a record is not readable") from None
+    if not isinstance(record, dict):
+        raise damaged(upload_id, "a record is not readable")
+    return record
+
+
+def _first_line(log: int, size: int) -> bytes | None:
+    """Return the first line, or None where creation itself was torn."""
+    have = b""
+    while len(have) < size:
+        piece = os.pread(log, _TAIL_BYTES, len(have))
+        if not piece:
+            break
+        newline = piece.find(b"\n")
+        if newline >= 0:
+            line = have + piece[: newline + 1]
+            return None if b"\0" in line else line
+        have += piece
+    return None
+
+
+def _whole_end(log: int, size: int, upload_id: str) -> tuple[int, bool]:
+    """Return where the last whole line ends, and whether something torn follows it."""
+    start = size
+    tail = b""
+    while start > 0 and len(tail) <= MAX_LINE_BYTES:
+        step = min(_TAIL_BYTES, start)
+        start -= step
+        tail = os.pread(log, step, start) + tail
+        cut = tail.rfind(b"\n", 0, len(tail))
+        if cut < 0:
+            continue
+        after = tail[cut + 1 :]
+        if after:
+            return start + cut + 1, True
+        # The last line has its LF. With NULs in it, its bytes never reached the disk although its size did.
+        previous = tail.rfind(b"\n", 0, cut)
+        if previous < 0 and start > 0:
+            continue
+        if b"\0" in tail[previous + 1 : cut]:
+            return start + previous + 1, True
+        return size, False
+    raise damaged(upload_id, "what follows its last whole record is longer than a record")
+
+
+def _last_line(log: int, end: int) -> bytes:
+    tail, start = b"", end
+    while start > 0:
+        step = min(_TAIL_BYTES, start)
+        start -= step
+        tail = os.pread(log, step, start) + tail
+        previous = tail.rfind(b"\n", 0, len(tail) - 1)
+        if previous >= 0:
+            return tail[previous + 1 :]
+    return tail

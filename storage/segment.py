@@ -1,0 +1,184 @@
+"""Segments: sealing a stream into age files back to back, and reading any range of them again.
+
+A segment holds back at most one chunk (64 KiB), because only the last one is flagged. Buffers belong to the worker
+thread, not to the upload, so that a stalled upload costs its held-back bytes and nothing else.
+
+Source: docs/format.md, Segment.
+"""
+
+import bisect
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+from blake3 import blake3
+
+from dropoff_tus.errors import UploadDamagedError
+from storage.age import (
+    CHUNK_BYTES,
+    NONCE_BYTES,
+    TAG_BYTES,
+    AgeError,
+    ChunkOpener,
+    Identity,
+    Recipient,
+    SegmentSealer,
+    open_header,
+    payload_key,
+    sealed_size,
+)
+from storage.durable import Disk
+from storage.log import SegmentEntry, damaged
+
+ROLL_BYTES = 64 << 20
+"""Plaintext of a full segment; a multiple of the chunk size."""
+BATCH_BYTES = 1 << 20
+_OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + (8 << 10)
+
+
+class _ThreadBuffers(threading.local):
+    """One plaintext and one ciphertext buffer a worker thread."""
+
+    def __init__(self) -> None:
+        self.plain = memoryview(bytearray(BATCH_BYTES + CHUNK_BYTES))
+        self.out = memoryview(bytearray(_OUT_BYTES + CHUNK_BYTES))
+
+
+buffers = _ThreadBuffers()
+
+
+class SegmentWriter:
+    """Seals one segment into `data`. Used by one worker thread at a time."""
+
+    def __init__(self, recipient: Recipient, *, index: int, offset: int, data_offset: int) -> None:
+        """Start a segment; nothing is written before its first bytes."""
+        self._sealer = SegmentSealer(recipient)
+        self._header_pending = True
+        self._index, self._offset, self._data_offset = index, offset, data_offset
+        self._written = 0
+        self._hash = blake3()
+        self.plain_bytes = 0
+        """Plaintext taken in, held back bytes included."""
+
+    def write(self, disk: Disk, descriptor: int, plain: memoryview, *, last: bool) -> int:
+        """Seal what can be sealed of `plain`, which starts with the bytes held back before.
+
+        Args:
+            disk: Where to write.
+            descriptor: The open `data` file.
+            plain: At most BATCH_BYTES + CHUNK_BYTES.
+            last: Seal everything: the segment ends here.
+
+        Returns:
+            How many bytes of plain were sealed; the caller holds back the rest, 1 to 65,536 bytes, or 0 if last.
+        """
+        out, used = buffers.out, 0
+        if self._header_pending:
+            header = self._sealer.header
+            out[: len(header)] = header
+            used = len(header)
+            self._header_pending = False
+        whole = max(plain.nbytes - 1, 0) // CHUNK_BYTES * CHUNK_BYTES
+        used += self._sealer.seal_chunks(plain[:whole], out[used:])
+        if last:
+            used += self._sealer.seal_last(plain[whole:], out[used:])
+        disk.write_at(descriptor, out[:used], self._data_offset + self._written)
+        self._hash.update(out[:used])
+        self._written += used
+        return plain.nbytes if last else whole
+
+    def entry(self) -> SegmentEntry:
+        """Return the log's entry of the ended segment."""
+        return SegmentEntry(
+            index=self._index,
+            offset=self._offset,
+            length=self.plain_bytes,
+            data_offset=self._data_offset,
+            data_length=self._written,
+            header_length=len(self._sealer.header),
+            h=hashlib.sha256(self._sealer.header).hexdigest(),
+            c=self._hash.hexdigest(),
+        )
+
+
+def read_segments(  # noqa: PLR0913 - the six are independent
+    descriptor: int, upload_id: str, entries: Sequence[SegmentEntry], identity: Identity, start: int, stop: int
+) -> Iterator[bytes]:
+    """Yield the plain bytes from start up to stop, verified chunk by chunk.
+
+    `h` is checked for every segment touched, and `c` for every segment that is read whole.
+
+    Raises:
+        UploadDamagedError: Something does not verify; nothing after it is yielded.
+    """
+    first = max(0, bisect.bisect_right(entries, start, key=lambda entry: entry.offset) - 1)
+    for entry in entries[first:]:
+        begin, end = max(start - entry.offset, 0), min(stop - entry.offset, entry.length)
+        if entry.offset >= stop:
+            break
+        if begin >= end:
+            continue
+        try:
+            yield from _read_segment(descriptor, upload_id, entry, identity, begin, end)
+        except AgeError as error:
+            raise damaged(upload_id, f"segment {entry.index}: {error}") from None
+
+
+def _read_segment(  # noqa: PLR0913 - as above
+    descriptor: int, upload_id: str, entry: SegmentEntry, identity: Identity, begin: int, end: int
+) -> Iterator[bytes]:
+    head = _read_exactly(descriptor, entry.data_offset, entry.header_length, upload_id)
+    if hashlib.sha256(head).hexdigest() != entry.h:
+        raise damaged(upload_id, f"the header of segment {entry.index} was changed")
+    if entry.data_length != entry.header_length + sealed_size(entry.length):
+        raise damaged(upload_id, f"segment {entry.index} has an impossible length")
+    file_key = open_header(head[:-NONCE_BYTES], [identity])
+    opener = ChunkOpener(payload_key(file_key, head[-NONCE_BYTES:]))
+    whole = begin == 0 and end == entry.length
+    digest = blake3(head)
+    last_chunk = (entry.length - 1) // CHUNK_BYTES
+    step = BATCH_BYTES // CHUNK_BYTES
+    for at in range(begin // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1, step):
+        until = min(at + step, (end - 1) // CHUNK_BYTES + 1)
+        sealed_start = at * (CHUNK_BYTES + TAG_BYTES)
+        sealed_stop = min(until * (CHUNK_BYTES + TAG_BYTES), sealed_size(entry.length))
+        position = entry.data_offset + entry.header_length + sealed_start
+        sealed = memoryview(_read_exactly(descriptor, position, sealed_stop - sealed_start, upload_id))
+        digest.update(sealed)
+        if whole and until > last_chunk and digest.hexdigest() != entry.c:
+            raise damaged(upload_id, f"segment {entry.index} is not the one that was committed")
+        plain = b"".join(
+            opener.open(
+                index,
+                sealed[(index - at) * (CHUNK_BYTES + TAG_BYTES) : (index - at + 1) * (CHUNK_BYTES + TAG_BYTES)],
+                last=index == last_chunk,
+            )
+            for index in range(at, until)
+        )
+        base = at * CHUNK_BYTES
+        yield plain[max(begin - base, 0) : end - base]
+
+
+def ciphertext_matches(descriptor: int, upload_id: str, entry: SegmentEntry) -> bool:
+    """Tell, with no key, whether a segment is byte for byte what was committed."""
+    digest, position, left = blake3(), entry.data_offset, entry.data_length
+    while left:
+        try:
+            piece = _read_exactly(descriptor, position, min(left, BATCH_BYTES), upload_id)
+        except UploadDamagedError:
+            return False
+        digest.update(piece)
+        position, left = position + len(piece), left - len(piece)
+    return bool(digest.hexdigest() == entry.c)
+
+
+def _read_exactly(descriptor: int, position: int, count: int, upload_id: str) -> bytes:
+    pieces = []
+    while count:
+        piece = os.pread(descriptor, count, position)
+        if not piece:
+            raise damaged(upload_id, "its data is shorter than what was committed")
+        pieces.append(piece)
+        position, count = position + len(piece), count - len(piece)
+    return b"".join(pieces)
