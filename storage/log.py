@@ -187,8 +187,8 @@ def initial_state(create: Record, line: bytes) -> LogState:
     )
 
 
-def next_record(state: LogState, kind: str, at: datetime, **fields: Any) -> Record:  # noqa: ANN401 - JSON values
-    """Return a record that follows `state`; totals stay unless given."""
+def next_record(state: LogState, kind: str, at: datetime, fields: Mapping[str, Any]) -> Record:
+    """Return a record that follows `state`; totals and length stay unless `fields` has them."""
     return {
         "t": kind,
         "at": stamp(at),
@@ -203,7 +203,7 @@ def segments_record(state: LogState, entries: Sequence[SegmentEntry], at: dateti
     """Return the record of one commit."""
     last = entries[-1]
     totals = [last.index + 1, last.offset + last.length, last.data_offset + last.data_length]
-    return next_record(state, "segs", at, segs=[entry.record() for entry in entries], tot=totals)
+    return next_record(state, "segs", at, {"segs": [entry.record() for entry in entries], "tot": totals})
 
 
 def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
@@ -253,8 +253,7 @@ def follow(state: LogState, record: Record, line: bytes) -> tuple[LogState, list
         if (entry.index, entry.offset, entry.data_offset) != (segments, offset, data_bytes) or entry.length <= 0:
             raise damaged(state.id, "segments do not follow each other")
         segments, offset, data_bytes = segments + 1, offset + entry.length, data_bytes + entry.data_length
-    totals = [segments, 0 if state.parts and state.final else offset, data_bytes]
-    if record["tot"] != totals:
+    if record["tot"] != [segments, offset, data_bytes]:
         raise damaged(state.id, "the totals of a record do not add up")
     if record["t"] == "final" and not state.parts and record["len"] != offset:
         raise damaged(state.id, "the final length is not what was stored")
