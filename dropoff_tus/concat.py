@@ -1,0 +1,52 @@
+"""Upload-Concat: `partial`, or `final;` and the URLs of the parts.
+
+Source: tus 1.0.0, concatenation.
+"""
+
+from urllib.parse import unquote, urlsplit
+
+from dropoff_tus.errors import InvalidConcatError, PartNotFoundError
+from dropoff_tus.ids import is_token
+from dropoff_tus.model import Role
+
+MAX_PARTS = 200
+_PATH_END = 2
+
+
+def parse(text: str | None, drop_id: str) -> tuple[Role, tuple[str, ...]]:
+    """Return the role and, for a final, the tokens of its parts in order.
+
+    URLs may be absolute or relative, and are matched on their last two path segments, in this drop-off only.
+
+    Raises:
+        InvalidConcatError: Malformed, empty, too many, or a part named twice.
+        PartNotFoundError: A URL is not an upload of this drop-off.
+    """
+    if text is None:
+        return Role.REGULAR, ()
+    if text == "partial":
+        return Role.PARTIAL, ()
+    word, semicolon, rest = text.partition(";")
+    urls = rest.split()
+    if word.strip() != "final" or not semicolon or not urls:
+        message = "Upload-Concat must be `partial`, or `final;` followed by the URLs of the parts"
+        raise InvalidConcatError(message)
+    if len(urls) > MAX_PARTS:
+        message = f"Upload-Concat names more than {MAX_PARTS} parts"
+        raise InvalidConcatError(message)
+    tokens = tuple(_token(url, drop_id) for url in urls)
+    if len(set(tokens)) != len(tokens):
+        message = "Upload-Concat names a part twice"
+        raise InvalidConcatError(message)
+    return Role.FINAL, tokens
+
+
+def _token(url: str, drop_id: str) -> str:
+    try:
+        segments = [unquote(piece) for piece in urlsplit(url).path.split("/") if piece]
+    except ValueError:
+        segments = []
+    if len(segments) < _PATH_END or segments[-2] != drop_id or not is_token(segments[-1]):
+        message = "a part of the concatenation is no upload of this drop-off"
+        raise PartNotFoundError(message)
+    return segments[-1]

@@ -1,0 +1,130 @@
+"""The decisions: a request and an upload's state in, a plan or a refusal out.
+
+Theory of operation. An upload is *absent* (404), *ended* (410), *final* (its final record is durable), *whole* (all bytes,
+not finished), or *open*; concatenations are never open to bytes.
+
+    request   absent  ended  concatenation  final/whole                 open
+    HEAD      404     410    200            200 (423 while finishing)   200
+    PATCH     404     410    403            204 at offset = length      plan, or 409, 413
+                                            else 409
+    DELETE    404     410    403 or end     403 or end                  end
+
+Checks run in the order of the status: 404/410, 403, length rules, then (under the lease) 409. The lease comes late, so
+that a hopeless request does not interrupt a healthy one.
+
+Source: tus 1.0.0, PATCH and HEAD; concatenation, "PATCH requests against a final upload".
+"""
+
+from datetime import datetime, timedelta
+
+from dropoff_tus.errors import (
+    LengthFixedError,
+    MaxSizeExceededError,
+    MismatchedOffsetError,
+    ModifyFinalError,
+    TerminateFinishedError,
+    UploadGoneError,
+    UploadSizeExceededError,
+)
+from dropoff_tus.headers import MAX_NUMBER
+from dropoff_tus.messages import AppendPlan, BodyInfo, Patch
+from dropoff_tus.model import Role, StoredUpload, UploadState
+
+
+def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | None:
+    """Return when an unfinished upload expires: sliding from its last commit. None once finished, or never."""
+    if upload.final and upload.role is not Role.PARTIAL:
+        return None
+    if not expire_after_seconds:
+        return None
+    return upload.last_commit_at + timedelta(seconds=expire_after_seconds)
+
+
+def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: float) -> None:
+    """Refuse an upload that has ended or expired.
+
+    Raises:
+        UploadGoneError: It has.
+    """
+    if upload.ended is not None:
+        raise gone(upload.ended)
+    deadline = expires_at(upload, expire_after_seconds)
+    if deadline is not None and now >= deadline and not upload.final:
+        raise gone(UploadState.EXPIRED)
+
+
+def gone(state: UploadState) -> UploadGoneError:
+    """Make the refusal for an upload that ended."""
+    return UploadGoneError(f"this upload was {state.value} and its bytes are gone; create a new one")
+
+
+def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> AppendPlan:
+    """Decide on a PATCH. `max_bytes` is the limit for one upload, 0 for none.
+
+    Raises:
+        ModifyFinalError, LengthFixedError, MaxSizeExceededError, UploadSizeExceededError, MismatchedOffsetError.
+    """
+    if upload.role is Role.FINAL:
+        message = "a concatenation takes no bytes"
+        raise ModifyFinalError(message)
+    length = _length_after(upload, request, max_bytes)
+    if upload.final or (upload.whole and request.declared_length is None):
+        if request.offset != upload.length:
+            raise mismatch(upload)
+        return AppendPlan(request.offset, 0, request.body.length, ignore_body=True)
+    return plan_body(request.offset, length, request.body, max_bytes, declare=request.declared_length)
+
+
+def plan_body(
+    offset: int, length: int | None, body: BodyInfo, max_bytes: int, *, declare: int | None = None
+) -> AppendPlan:
+    """Plan a body at an offset of an upload of this length (None: deferred).
+
+    Raises:
+        UploadSizeExceededError, MaxSizeExceededError: Content-Length says that it goes past the end.
+    """
+    limit_end = length if length is not None else (max_bytes or MAX_NUMBER)
+    past = UploadSizeExceededError if length is not None else MaxSizeExceededError
+    if body.length is not None and offset + body.length > limit_end:
+        message = f"the body goes past {limit_end} bytes; nothing was written"
+        raise past(message)
+    return AppendPlan(
+        offset=offset,
+        limit_bytes=max(0, limit_end - offset),
+        expected_bytes=body.length,
+        declare_length=declare,
+        checksum=body.checksum,
+        past_limit=past.code,
+    )
+
+
+def mismatch(upload: StoredUpload) -> MismatchedOffsetError:
+    """Make the refusal for a wrong offset."""
+    return MismatchedOffsetError(f"the upload is at {upload.offset}; nothing was written")
+
+
+def check_delete(upload: StoredUpload, *, terminate_finished: bool) -> None:
+    """Refuse DELETE of a finished upload unless the operator allows it.
+
+    Raises:
+        TerminateFinishedError: It is finished.
+    """
+    if (upload.final or upload.whole) and not terminate_finished:
+        message = "a finished upload cannot be taken back; ask whoever gave you the code"
+        raise TerminateFinishedError(message)
+
+
+def _length_after(upload: StoredUpload, request: Patch, max_bytes: int) -> int | None:
+    declared = request.declared_length
+    if declared is None:
+        return upload.length
+    if upload.length is not None and declared != upload.length:
+        message = f"the length {upload.length} was declared before and stays; nothing was written"
+        raise LengthFixedError(message)
+    if declared < upload.offset:
+        message = f"Upload-Length is below the {upload.offset} bytes that are here; nothing was written"
+        raise LengthFixedError(message)
+    if max_bytes and declared > max_bytes:
+        message = f"one upload may have {max_bytes} bytes at most; nothing was written"
+        raise MaxSizeExceededError(message)
+    return declared

@@ -1,0 +1,223 @@
+"""Raw headers to typed requests, replies and errors to raw headers. No HTTP library is known here.
+
+Source: tus 1.0.0, Core protocol; docs/architecture.md, Requests.
+"""
+
+from dropoff_tus import concat, headers as grammar
+from dropoff_tus.checksum import CHECKSUM_SIZES
+from dropoff_tus.errors import (
+    DropoffError,
+    HeadersTooLargeError,
+    InvalidContentTypeError,
+    InvalidUploadLengthError,
+    LengthAndDeferError,
+    MalformedRequestError,
+    MethodNotAllowedError,
+    ModifyFinalError,
+    UnsupportedVersionError,
+)
+from dropoff_tus.headers import Headers
+from dropoff_tus.messages import (
+    EXTENSIONS,
+    TUS_VERSION,
+    Appended,
+    BodyInfo,
+    Capabilities,
+    Create,
+    Created,
+    Patch,
+    Status,
+    Terminated,
+)
+from dropoff_tus.model import Role
+
+Reply = Created | Status | Appended | Terminated | Capabilities
+RawHeaders = list[tuple[str, str]]
+COLLECTION_METHODS = ("OPTIONS", "POST")
+UPLOAD_METHODS = ("OPTIONS", "HEAD", "PATCH", "DELETE", "POST")
+OFFSET_STREAM = "application/offset+octet-stream"
+_OVERRIDABLE = frozenset({"PATCH", "DELETE", "HEAD"})
+_MAX_HEADER_BYTES = 16 << 10
+_HEAD_STATUSES = frozenset({404, 410, 423})
+
+
+def effective_method(method: str, headers: Headers, *, on_upload: bool) -> str:
+    """Resolve X-HTTP-Method-Override, and refuse what the resource does not know.
+
+    Raises:
+        MethodNotAllowedError: With the methods for Allow.
+
+    Source: tus 1.0.0, X-HTTP-Method-Override.
+    """
+    override = grammar.get(headers, "X-HTTP-Method-Override")
+    allow = UPLOAD_METHODS if on_upload else COLLECTION_METHODS
+    if override is not None and method == "POST":
+        if not on_upload or override.upper() not in _OVERRIDABLE:
+            message = "X-HTTP-Method-Override may be PATCH, DELETE or HEAD, on an upload"
+            raise MethodNotAllowedError(message, allow=allow)
+        return override.upper()
+    if method not in allow or (on_upload and method == "POST"):
+        message = f"this resource does not know {method}"
+        raise MethodNotAllowedError(message, allow=tuple(name for name in allow if name != "POST" or not on_upload))
+    return method
+
+
+def check_version(method: str, headers: Headers) -> None:
+    """Refuse POST, PATCH and DELETE without `Tus-Resumable: 1.0.0`.
+
+    Raises:
+        UnsupportedVersionError: Nothing was read or written.
+    """
+    if method in {"POST", "PATCH", "DELETE"} and grammar.get(headers, "Tus-Resumable") != TUS_VERSION:
+        message = f"send Tus-Resumable: {TUS_VERSION}; nothing was written"
+        raise UnsupportedVersionError(message)
+
+
+def check_sizes(headers: Headers) -> None:
+    """Refuse headers above our limits, which lie below the parser's.
+
+    Raises:
+        HeadersTooLargeError: One is.
+    """
+    for name, value in headers:
+        limit = grammar.MAX_CONCAT_BYTES if name.lower() == "upload-concat" else _MAX_HEADER_BYTES
+        if len(value) > limit:
+            message = f"the header {name[:40]} is longer than {limit} bytes"
+            raise HeadersTooLargeError(message)
+
+
+def presented_code(headers: Headers) -> str | None:
+    """Find the code a request carries; never fails."""
+    return grammar.presented_code(headers)
+
+
+def body_info(headers: Headers) -> BodyInfo:
+    """Read what the headers say of the body.
+
+    Raises:
+        MalformedRequestError: A coded transfer we do not take, or a malformed Content-Length.
+        InvalidChecksumError: Upload-Checksum.
+    """
+    coding = grammar.get(headers, "Transfer-Encoding")
+    if coding is not None and coding.lower() != "chunked":
+        message = "only `Transfer-Encoding: chunked` is understood"
+        raise MalformedRequestError(message)
+    text = grammar.get(headers, "Content-Length")
+    length: int | None = None
+    if coding is None:
+        length = 0 if text is None else grammar.number(text, "Content-Length", MalformedRequestError)
+    return BodyInfo(length, grammar.upload_checksum(headers))
+
+
+def parse_create(headers: Headers, *, drop_id: str, presented: str | None) -> Create:
+    """Read a POST on a drop-off.
+
+    Raises:
+        DropoffError: The first header that does not follow the grammar.
+    """
+    role, parts = concat.parse(grammar.get(headers, "Upload-Concat"), drop_id)
+    metadata = grammar.metadata(headers, presented)
+    body = body_info(headers)
+    has_body = body.length != 0 and _content_type(headers) == OFFSET_STREAM
+    if role is Role.FINAL:
+        if body.length != 0:
+            message = "a concatenation takes no bytes"
+            raise ModifyFinalError(message)
+        # Upload-Length of a final is ignored: its parts say it.
+        return Create(role, None, metadata, grammar.digests(metadata), parts)
+    length = grammar.upload_length(headers)
+    deferred = grammar.defers_length(headers)
+    if length is not None and deferred:
+        message = "send Upload-Length or Upload-Defer-Length, not both"
+        raise LengthAndDeferError(message)
+    if length is None and not deferred:
+        message = "send Upload-Length, or Upload-Defer-Length: 1 if it is not known yet"
+        raise InvalidUploadLengthError(message)
+    if body.length != 0 and not has_body:
+        message = f"a body on creation needs Content-Type: {OFFSET_STREAM}; nothing was written"
+        raise InvalidContentTypeError(message)
+    return Create(role, length, metadata, grammar.digests(metadata), parts, body if has_body else None)
+
+
+def parse_patch(headers: Headers) -> Patch:
+    """Read a PATCH.
+
+    Raises:
+        DropoffError: The first header that does not follow the grammar.
+    """
+    offset = grammar.upload_offset(headers)
+    if _content_type(headers) != OFFSET_STREAM:
+        message = f"PATCH needs Content-Type: {OFFSET_STREAM}; nothing was written"
+        raise InvalidContentTypeError(message)
+    return Patch(offset, body_info(headers), grammar.upload_length(headers))
+
+
+def render(reply: Reply) -> tuple[int, RawHeaders]:
+    """Return status and headers of a reply."""
+    headers: RawHeaders = _common()
+    if isinstance(reply, Capabilities):
+        headers += [
+            ("Tus-Version", TUS_VERSION),
+            ("Tus-Extension", ",".join(EXTENSIONS)),
+            ("Tus-Checksum-Algorithm", ",".join(CHECKSUM_SIZES)),
+        ]
+        if reply.max_size_bytes:
+            headers.append(("Tus-Max-Size", str(reply.max_size_bytes)))
+        return 204, headers
+    if isinstance(reply, Terminated):
+        return 204, headers
+    if isinstance(reply, Status):
+        return 200, headers + _status_headers(reply)
+    if isinstance(reply, Created):
+        headers += [("Location", reply.location), ("Dropoff-Upload-Id", reply.upload_id)]
+    if reply.offset is not None:
+        headers.append(("Upload-Offset", str(reply.offset)))
+    if reply.expires_at is not None:
+        headers.append(("Upload-Expires", grammar.http_date(reply.expires_at)))
+    if reply.receipt is not None:
+        headers.append(("Dropoff-Receipt", reply.receipt))
+    return (201 if isinstance(reply, Created) else 204), headers
+
+
+def render_error(error: DropoffError, *, head: bool) -> tuple[int, RawHeaders, bytes]:
+    """Return status, headers and body of a refusal. HEAD answers only 404, 410 and 423, with no body.
+
+    tus-js-client starts again from zero on anything else, so a passing trouble must look like a lock.
+    """
+    status, retry = error.status_hint, error.retry_after_seconds
+    if head and status not in _HEAD_STATUSES and not isinstance(error, MethodNotAllowedError):
+        status, retry = 423, retry or 5
+    headers = _common()
+    if retry is not None:
+        headers.append(("Retry-After", str(retry)))
+    if isinstance(error, UnsupportedVersionError):
+        headers.append(("Tus-Version", TUS_VERSION))
+    if isinstance(error, MethodNotAllowedError):
+        headers.append(("Allow", ", ".join(error.allow)))
+    headers.append(("Cache-Control", "no-store"))
+    body = b"" if head else f"{error.code}: {error.message}\n".encode()
+    return status, headers, body
+
+
+def _common() -> RawHeaders:
+    return [("Tus-Resumable", TUS_VERSION), ("X-Content-Type-Options", "nosniff")]
+
+
+def _content_type(headers: Headers) -> str:
+    text = grammar.get(headers, "Content-Type", InvalidContentTypeError) or ""
+    return text.partition(";")[0].strip().lower()
+
+
+def _status_headers(reply: Status) -> RawHeaders:
+    headers: RawHeaders = [("Upload-Offset", str(reply.offset)), ("Cache-Control", "no-store")]
+    if reply.length is not None:
+        headers.append(("Upload-Length", str(reply.length)))
+    else:
+        headers.append(("Upload-Defer-Length", "1"))
+    if reply.metadata is not None and reply.metadata.pairs:
+        headers.append(("Upload-Metadata", grammar.render_metadata(reply.metadata)))
+    if reply.concat is not None:
+        headers.append(("Upload-Concat", reply.concat))
+    if reply.expires_at is not None:
+        headers.append(("Upload-Expires", grammar.http_date(reply.expires_at)))
+    return headers
