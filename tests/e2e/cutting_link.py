@@ -11,14 +11,14 @@ _BLOCK_BYTES = 65536
 
 
 class CuttingLink:
-    """Forwards to a port on this machine; the first connection that carries enough is cut, later ones are not."""
+    """Forwards to a port on this machine; the first connection that carries enough is cut, no later one."""
 
     def __init__(self, port: int, *, cut_after_bytes: int) -> None:
         """Listen on a free port.
 
         Args:
             port: Where the server listens.
-            cut_after_bytes: What one connection may carry towards the server before it is cut, headers included.
+            cut_after_bytes: What one connection may carry to the server before it is cut, headers included.
         """
         self._target = port
         self._cut_after_bytes = cut_after_bytes

@@ -25,7 +25,8 @@ class Answer:
         lines = head.split("\r\n")
         self.status = int(lines[0].split()[1])
         self.headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:])
         }
 
 

@@ -157,8 +157,8 @@ def test_tus_js_data_during_creation_in_chunks_arrives_whole(server: ServerProce
     assert_received(server, tus_js.drop, outcome["url"], content, filename="creation-chunks.bin")
 
 
-# tus-js-client 4.3 in Node never finishes a stream that ends at a chunk's border or is empty, and cannot send an
-# empty file with its creation. The raw client sends what a browser sends there: test_status_codes.py.
+# tus-js-client 4.3 in Node never finishes a stream that ends at a chunk's border or is empty, and cannot send
+# an empty file with its creation. The raw client sends what a browser sends there: test_details.
 
 
 def test_tus_js_deferred_length_from_stream_arrives_whole(server: ServerProcess, tus_js: TusJs) -> None:
@@ -233,7 +233,9 @@ def test_tus_js_parallel_uploads_without_code_are_refused(tus_js: TusJs) -> None
     """Parts that carry no code are refused, whatever the final would say."""
     tus_js.write(300_000)
     outcome = tus_js.run(
-        headers={}, metadata={"filename": "no-code.bin", "code": tus_js.drop.code}, options={"parallelUploads": 2}
+        headers={},
+        metadata={"filename": "no-code.bin", "code": tus_js.drop.code},
+        options={"parallelUploads": 2},
     )
     assert outcome["outcome"] == "error"
     assert outcome["status"] == 403
@@ -283,9 +285,11 @@ def test_tus_js_code_in_metadata_is_accepted(server: ServerProcess, tus_js: TusJ
 def test_tus_js_resume_from_url_storage_goes_on_at_offset(server: ServerProcess, tus_js: TusJs) -> None:
     """A new run finds the stored upload URL and goes on where the server stands."""
     content = tus_js.write(2_000_000)
-    storage = {"urlStorage": str(tus_js.folder / "urls.json")}
+    storage: dict[str, Any] = {"urlStorage": str(tus_js.folder / "urls.json")}
     metadata = {"filename": "resumed.bin"}
-    first = tus_js.run(metadata=metadata, options={"chunkSize": 500_000}, abortAfterBytes=1_000_000, **storage)
+    first = tus_js.run(
+        metadata=metadata, options={"chunkSize": 500_000}, abortAfterBytes=1_000_000, **storage
+    )
     assert first["outcome"] == "aborted", first
     second = tus_js.run(metadata=metadata, resume=True, **storage)
     assert second["outcome"] == "success", second
@@ -330,9 +334,7 @@ def test_tus_js_resume_of_parallel_uploads_goes_on_with_parts(server: ServerProc
     assert_received(server, tus_js.drop, second["url"], content, filename="parts.bin")
 
 
-def test_tus_js_resume_of_finished_upload_succeeds_without_data(
-    server: ServerProcess, tus_js: TusJs
-) -> None:
+def test_tus_js_resume_of_finished_upload_succeeds_without_data(server: ServerProcess, tus_js: TusJs) -> None:
     """A client that missed the last answer learns from HEAD that all is there."""
     content = tus_js.write(100_000)
     first = tus_js.run(metadata={"filename": "twice.bin"})
@@ -343,7 +345,7 @@ def test_tus_js_resume_of_finished_upload_succeeds_without_data(
     assert_received(server, tus_js.drop, first["url"], content, filename="twice.bin")
 
 
-def test_tus_js_terminate_ends_the_upload(server: ServerProcess, tus_js: TusJs) -> None:
+def test_tus_js_terminate_ends_the_upload(tus_js: TusJs) -> None:
     """`abort(true)` deletes the upload, and the server remembers that it is gone."""
     tus_js.write(2_000_000)
     outcome = tus_js.run(

@@ -106,9 +106,7 @@ def test_tuspy_code_in_metadata_is_accepted(server: ServerProcess, drop: Drop) -
     assert_received(server, drop, uploader.url, content, filename="code.bin")
 
 
-def test_tuspy_resume_by_url_goes_on_at_offset(
-    server: ServerProcess, drop: Drop, client: TusClient
-) -> None:
+def test_tuspy_resume_by_url_goes_on_at_offset(server: ServerProcess, drop: Drop, client: TusClient) -> None:
     """A second uploader that knows only the upload URL, and no code, sends the rest."""
     content = random.randbytes(500_000)
     first = client.uploader(
@@ -125,7 +123,7 @@ def test_tuspy_resume_by_url_goes_on_at_offset(
 def test_tuspy_link_cut_inside_a_request_retries_by_itself(
     server: ServerProcess, drop: Drop, client: TusClient, checksum: bool
 ) -> None:
-    """After a cut the client goes on: from what had arrived, or, with a checksum, from the last whole chunk."""
+    """After a cut the client goes on from what had arrived or, with a checksum, from the last whole chunk."""
     content = random.randbytes(3_000_000)
     with CuttingLink(server.port, cut_after_bytes=600_000) as link:
         uploader = client.uploader(

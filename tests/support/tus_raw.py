@@ -1,10 +1,11 @@
-"""A tus client on a bare socket: it sends what it is told, malformed or half, and reads one response at a time.
+"""A tus client on a bare socket: it sends what it is told, malformed or half, and reads one response at once.
 
-Nothing here checks the protocol or retries: the tests do. A header given as None is left out, so that a test can
-drop one of the usual ones.
+Nothing here checks the protocol or retries: the tests do. A header given as None is left out, so that a test
+can drop one of the usual ones.
 """
 
 import base64
+import contextlib
 import socket
 import time
 from collections.abc import Mapping
@@ -209,11 +210,9 @@ class TusSite:
     def request(self, method: str, url: str, headers: Headers, body: bytes = b"") -> Response:
         """Send one request on a connection of its own and read the answer, also if it comes early."""
         with self.connect() as connection:
-            try:
+            # An early refusal closes while we still send; the answer is there to be read all the same.
+            with contextlib.suppress(ConnectionError):
                 connection.send(self.message(method, url, headers, body))
-            except ConnectionError:
-                # An early refusal closes while we still send; the answer is there to be read all the same.
-                pass
             return connection.read_response(to_head=method == "HEAD")
 
     def post_headers(self, headers: Headers | None = None) -> dict[str, str | None]:
