@@ -200,6 +200,9 @@ class Store(Protocol):
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
 
+    async def retire_epochs(self, needed: set[str]) -> None:
+        """Destroy the ingest identities of all past epochs but those needed."""
+
     def free_bytes(self) -> int:
         """Return what the disk has free for us, less the configured floor. May be negative."""
 
@@ -287,8 +290,9 @@ class Catalog(Protocol):
         states: Sequence[UploadState] = (),
         partials: bool = True,
         created_before: datetime | None = None,
+        unclaimed: bool = False,
     ) -> list[UploadRow]:
-        """Return uploads, oldest first, filtered."""
+        """Return uploads, oldest first, filtered; `unclaimed`: only partials that no final has."""
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials a final has claimed (in no particular order)."""

@@ -90,7 +90,7 @@ def plan_body(
         raise past(message)
     return AppendPlan(
         offset=offset,
-        limit_bytes=max(0, limit_end - offset),
+        limit_bytes=max(0, limit_end - offset) if body.length is None else body.length,
         expected_bytes=body.length,
         declare_length=declare,
         checksum=body.checksum,

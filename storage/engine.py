@@ -706,6 +706,17 @@ class FileStore:
             if holder is not None:
                 holder.ask_stop(UploadGoneError(f"the upload was {state.value} by the operator"))
 
+    async def retire_epochs(self, needed: set[str]) -> None:
+        """Destroy ingest identities; see the port."""
+
+        def work() -> None:
+            today = self.now().date().isoformat()
+            for epoch in self.keys.ingest.epochs():
+                if epoch < today and epoch not in needed:
+                    self.keys.ingest.destroy(epoch)
+
+        await self.run(work)
+
     # ---- space ----------------------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:

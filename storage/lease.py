@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import (
-    BodyCutError,
     BodyTimeoutError,
     ChecksumMismatchError,
     DropoffError,
@@ -139,12 +138,12 @@ class FileLease:
         holder.position, holder.received_at = self.state.offset, time.monotonic()
         try:
             past = await self._pump(body, plan, idle_timeout_seconds)
-        except (BodyCutError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             await self._settle_after_cut(plan, saved)
             raise
         except DropoffError:
-            if plan.checksum is not None:
-                await self._store.run(self._discard, saved)
+            # Nothing is pending after a disk error; after any other, what came is kept unless a checksum was to hold.
+            await self._settle_after_cut(plan, saved)
             raise
         finally:
             holder.body, holder.position, holder.uncommitted = None, None, False
@@ -159,6 +158,7 @@ class FileLease:
     async def _pump(self, body: Body, plan: AppendPlan, idle_timeout_seconds: float) -> bool:
         """Move the body until it ends. True if it went past the limit."""
         holder = self._holder
+        await body.wait(idle_timeout_seconds)
         while True:
             progress = await self._store.run_sealing(self._turn, body, plan)
             now = time.monotonic()

@@ -1,0 +1,1 @@
+"""Required by Alembic's layout; migrations run through `storage.catalog.migrate`, which configures the context."""
