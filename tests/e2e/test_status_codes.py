@@ -1,7 +1,7 @@
 """The table of status codes, row by row, over a bare socket. Each test is named after its row.
 
 Here: what one request says and one upload answers. test_status_concat has concatenation, test_status_dropoff
-what a drop-off refuses, test_settings what depends on the configuration, test_concurrency the server stopping.
+what a drop-off refuses, test_settings what depends on the configuration, test_concurrency the stopping.
 Rows that no client can bring about (423 while finishing) are for unit tests.
 """
 
@@ -24,7 +24,7 @@ def _unknown_upload(site: TusSite) -> str:
     return site.upload_url + random.randbytes(16).hex()
 
 
-# ---- version missing or wrong on POST, PATCH, DELETE -------------------------------------------------------
+# ---- version missing or wrong on POST, PATCH, DELETE ---------------------------------------------
 
 
 @pytest.mark.parametrize("version", [None, "0.2.2", "1", ""], ids=["missing", "old", "short", "empty"])
@@ -52,7 +52,7 @@ def test_version_missing_on_head_and_options_is_accepted(site: TusSite) -> None:
     assert site.request("OPTIONS", site.upload_url, {}).status == 204
 
 
-# ---- Upload-Length, Upload-Defer-Length --------------------------------------------------------------------
+# ---- Upload-Length, Upload-Defer-Length ----------------------------------------------------------
 
 _NO_LENGTHS = ["", "+5", "-1", "1_000", "٣", "1e3", "0x10", "5.0", "5 5", "1,2", str(2**63), "9" * 100]
 
@@ -86,7 +86,7 @@ def test_upload_defer_length_other_than_1_answers_400(site: TusSite, value: str)
     assert_refused(site.post({"Upload-Defer-Length": value}), 400)
 
 
-# ---- above the size limit ----------------------------------------------------------------------------------
+# ---- above the size limit ------------------------------------------------------------------------
 
 
 def test_size_declared_above_server_limit_answers_413(site: TusSite) -> None:
@@ -124,7 +124,7 @@ def test_size_reached_above_limit_answers_413(other_site: TusSite, form: str) ->
     assert other_site.head(url).offset <= DROP_LIMIT_BYTES
 
 
-# ---- length 0 ----------------------------------------------------------------------------------------------
+# ---- length 0 ------------------------------------------------------------------------------------
 
 
 def test_length_0_answers_201_and_is_complete_once(
@@ -142,7 +142,7 @@ def test_length_0_answers_201_and_is_complete_once(
     assert limited.export(url) == b""
 
 
-# ---- the headers of PATCH ----------------------------------------------------------------------------------
+# ---- the headers of PATCH ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, "", "application/octet-stream", "text/plain"])
@@ -180,7 +180,7 @@ def test_upload_offset_different_answers_409_and_writes_nothing(
     assert limited.export(url) == b"hello"
 
 
-# ---- past the end ------------------------------------------------------------------------------------------
+# ---- past the end --------------------------------------------------------------------------------
 
 
 def test_content_length_past_the_end_answers_413_and_writes_nothing(site: TusSite) -> None:
@@ -202,7 +202,7 @@ def test_chunked_past_the_end_keeps_the_length_and_answers_413(limited: ServerPr
     assert limited.export(url) == b"hello"
 
 
-# ---- PATCH on a complete upload, on a final ----------------------------------------------------------------
+# ---- PATCH on a complete upload, on a final ------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", [b"", b"more"])
@@ -229,7 +229,7 @@ def test_patch_on_final_answers_403_at_any_offset(site: TusSite, offset: int) ->
     assert_refused(site.patch(final, offset, b""), 403, "ERR_MODIFY_FINAL")
 
 
-# ---- unknown, elsewhere, gone ------------------------------------------------------------------------------
+# ---- unknown, elsewhere, gone --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("token", ["0" * 32, "ABCDEF" * 5 + "00", "x", "0" * 31, "0" * 33, "%2e%2e", "a/b"])
@@ -280,7 +280,7 @@ def test_delete_of_finished_upload_answers_403(limited: ServerProcess, site: Tus
     assert limited.export(url) == b"hello"
 
 
-# ---- Upload-Checksum ---------------------------------------------------------------------------------------
+# ---- Upload-Checksum -----------------------------------------------------------------------------
 
 _HELLO = b"hello"
 _CHECKSUMS = {
@@ -359,7 +359,7 @@ def test_upload_checksum_mismatch_on_creation_answers_460(site: TusSite) -> None
     assert (right.status, right.offset) == (201, 5)
 
 
-# ---- lease ----------------------------------------------------------------------------------------
+# ---- lease ---------------------------------------------------------------------------------------
 
 
 def test_lease_not_obtained_answers_423(limited: ServerProcess, site: TusSite) -> None:
@@ -375,7 +375,7 @@ def test_lease_not_obtained_answers_423(limited: ServerProcess, site: TusSite) -
     assert site.patch(url, 2, b"llo").status == 204
 
 
-# ---- methods -----------------------------------------------------------------------------------------------
+# ---- methods -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "PATCH", "DELETE", "BREW"])
@@ -392,7 +392,7 @@ def test_wrong_method_on_upload_answers_405_with_allow(site: TusSite, method: st
     assert {"HEAD", "PATCH", "DELETE"} <= {name.strip() for name in answer.needed("Allow").split(",")}
 
 
-# ---- the order of checks, Expect ---------------------------------------------------------------------------
+# ---- the order of checks, Expect -----------------------------------------------------------------
 
 
 def test_order_of_checks_on_post(site: TusSite) -> None:

@@ -22,7 +22,7 @@ def _unknown_upload(site: TusSite) -> str:
     return site.upload_url + random.randbytes(16).hex()
 
 
-# ---- concatenation -----------------------------------------------------------------------------------------
+# ---- concatenation -------------------------------------------------------------------------------
 
 
 def test_concat_of_unfinished_part_answers_400(site: TusSite) -> None:

@@ -9,7 +9,7 @@ from tests.e2e.answers import assert_head, assert_refused
 from tests.support.server_process import Drop, ServerProcess
 from tests.support.tus_raw import OCTETS, TusSite, metadata
 
-# ---- code, drop-off ----------------------------------------------------------------------------------------
+# ---- code, drop-off ------------------------------------------------------------------------------
 
 _UNKNOWN_DROP = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"
 
@@ -117,7 +117,7 @@ def test_drop_off_without_code_takes_uploads_without_one(limited: ServerProcess)
     assert limited.export(url) == b"hello"
 
 
-# ---- digests in the metadata -------------------------------------------------------------------------------
+# ---- digests in the metadata ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512", "md5"])

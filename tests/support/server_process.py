@@ -177,6 +177,11 @@ class ServerProcess:
         self.start()
 
     @property
+    def is_running(self) -> bool:
+        """Tell whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Return the process id."""
         return self._running.pid

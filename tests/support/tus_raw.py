@@ -116,14 +116,18 @@ class RawConnection:
         return Response(status, reason, headers, body, tuple(interim))
 
     def is_closed_within(self, seconds: float) -> bool:
-        """Tell whether the server closes the connection within a time, having sent nothing more."""
-        self._socket.settimeout(seconds)
+        """Tell whether the server closes the connection within a time, whatever it still sends before."""
+        deadline = time.monotonic() + seconds
         try:
-            return not self._buffer and not self._socket.recv(1)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(65536):
+                    return True
         except TimeoutError:
             return False
         except ConnectionError:
             return True
+        return False
 
     def half_close(self) -> None:
         """Say that nothing more will be sent; answers can still come."""
