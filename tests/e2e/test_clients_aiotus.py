@@ -8,6 +8,8 @@ import aiohttp
 import aiotus
 import pytest
 import yarl
+from aiotus.core import ServerConfiguration
+from aiotus.core import configuration as read_configuration
 
 from tests.e2e.cutting_link import CuttingLink
 from tests.e2e.received import assert_received
@@ -137,9 +139,9 @@ def test_aiotus_uploads_side_by_side_do_not_mix(server: ServerProcess, drop: Dro
 def test_aiotus_server_names_its_extensions(drop: Drop) -> None:
     """OPTIONS lists the version and the extensions that aiotus looks for."""
 
-    async def configuration() -> aiotus.core.ServerConfiguration:
+    async def configuration() -> ServerConfiguration:
         async with aiohttp.ClientSession() as session:
-            return await aiotus.core.configuration(session, yarl.URL(drop.upload_url))
+            return await read_configuration(session, yarl.URL(drop.upload_url))
 
     found = asyncio.run(configuration())
     assert found.protocol_versions == ["1.0.0"]

@@ -1,6 +1,6 @@
 """Nothing that was sent in confidence is found on the disk or in a log: contents, names, codes, tokens.
 
-Uploads go in by every path, then come requests that are wrong in ways that make servers quote them. After that
+Uploads go in by every path, then come requests that are wrong in ways that make servers quote them. Then
 every file of the server, and all it said, is searched for each secret in each form (see `needles`), and for
 the digests of the contents.
 """
@@ -202,7 +202,7 @@ def test_needles_find_a_secret_in_any_form(tmp_path: Path) -> None:
 
 
 def test_leak_search_sees_the_store_the_catalog_and_the_log(told: Confidences) -> None:
-    """What may be there is found: the drop-off's id in the catalog, an upload's id in the store and the log."""
+    """What may be there is found: the drop-off's id in the catalog, an upload's in the store and the log."""
     upload = told.server.uploads(told.server.drop)[0]["id"].encode()
     drop = told.server.drop.id.encode()
     assert any("/uploads/" in line for line in needles.find([upload], told.places))
