@@ -200,6 +200,9 @@ class Store(Protocol):
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
 
+    async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
+        """Return the signed receipt for whoever has the upload's URL, or None."""
+
     async def retire_epochs(self, needed: set[str]) -> None:
         """Destroy the ingest identities of all past epochs but those needed."""
 

@@ -119,8 +119,8 @@ class FileStore:
 
         await self.run(work)
 
-    async def close(self) -> None:
-        """Stop running appends: each commits and raises ServerShutdownError. Then let the threads go."""
+    async def stop_appends(self) -> None:
+        """Stop running appends: each commits and raises ServerShutdownError. New ones are refused."""
         self._closing = True
         holders = list(self._holders.values())
         for holder in holders:
@@ -128,6 +128,10 @@ class FileStore:
         for holder in holders:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(holder.released.wait(), 10)
+
+    async def close(self) -> None:
+        """Stop what runs, and let the threads go."""
+        await self.stop_appends()
         self._sealers.shutdown(wait=True)
         self._workers.shutdown(wait=True)
 
@@ -311,8 +315,8 @@ class FileStore:
         if holder is None or not holder.uncommitted or holder.checksummed:
             return
         seen = holder.received_at
-        while holder.uncommitted and not holder.released.is_set() and time.monotonic() < deadline:
-            if holder.received_at != seen:
+        while time.monotonic() < deadline:
+            if holder.received_at != seen or holder.released.is_set() or not self._holds_uncommitted(holder):
                 return
             quiet = time.monotonic() - holder.received_at
             if quiet >= QUIET_SECONDS:
@@ -320,6 +324,10 @@ class FileStore:
                     await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - time.monotonic()))
                 return
             await asyncio.sleep(min(0.1, QUIET_SECONDS - quiet + 0.01))
+
+    @staticmethod
+    def _holds_uncommitted(holder: Holder) -> bool:
+        return holder.uncommitted
 
     # ---- leases ---------------------------------------------------------------------------------------------
 
@@ -662,6 +670,18 @@ class FileStore:
             except (FileNotFoundError, AgeError):
                 return None
             return verify_receipt(line, self.keys.signing)
+
+        return await self.run(work)
+
+    async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
+        """Return the signed receipt for whoever has the upload's URL, or None."""
+
+        def work() -> bytes | None:
+            try:
+                blob = self.layout.of(upload_id).url_receipt.read_bytes()
+                return decrypt(blob, [receipt_url_identity(token, KeyType(self.load(upload_id).key_type))])
+            except (FileNotFoundError, AgeError):
+                return None
 
         return await self.run(work)
 

@@ -1,0 +1,125 @@
+"""A request's body as the engine pulls it: the event loop waits, a worker thread copies. Constant memory."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from aiohttp import StreamReader
+
+from dropoff_tus.errors import BodyCutError, BodyTimeoutError
+
+_FETCH_BYTES = 1 << 20
+_RATE_GRACE_SECONDS = 30.0
+
+
+class StreamBody:
+    """Implements `dropoff_tus.ports.Body` over aiohttp's parsed stream.
+
+    `wait` runs on the event loop and `receive_into` in a worker, never at the same time: the engine alternates.
+    """
+
+    def __init__(
+        self,
+        content: StreamReader,
+        *,
+        before_first_byte: Callable[[], Awaitable[None]] | None = None,
+        min_bytes_per_second: float = 0,
+    ) -> None:
+        """Take the stream. `before_first_byte` sends 100 Continue once the checks have passed."""
+        self._content = content
+        self._chunks: deque[memoryview] = deque()
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._pending: asyncio.Task[bytes] | None = None
+        self._waker: asyncio.Future[None] | None = None
+        self._woken = False
+        self._before_first_byte = before_first_byte
+        self._min_rate, self._started, self.received_bytes = min_bytes_per_second, time.monotonic(), 0
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Return when bytes or the end are there, when woken, or after the timeout."""
+        if self._before_first_byte is not None:
+            first, self._before_first_byte = self._before_first_byte, None
+            await first()
+        self._check_rate()
+        if self._chunks or self._ended or self._failure is not None:
+            return
+        if self._pending is None and self._take():
+            return
+        if self._woken:
+            self._woken = False
+            return
+        loop = asyncio.get_running_loop()
+        if self._pending is None:
+            self._pending = loop.create_task(self._content.readany())
+        self._waker = loop.create_future()
+        await asyncio.wait({self._pending, self._waker}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._waker, self._woken = None, False
+        if self._pending.done():
+            task, self._pending = self._pending, None
+            failure = task.exception() if not task.cancelled() else asyncio.CancelledError()
+            if failure is not None:
+                self._failure = failure
+            else:
+                self._keep(task.result())
+                self._take()
+
+    def wake(self) -> None:
+        """Make `wait` return at once."""
+        self._woken = True
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """Copy what `wait` fetched."""
+        filled = 0
+        while self._chunks and filled < len(buffer):
+            chunk = self._chunks[0]
+            count = min(len(chunk), len(buffer) - filled)
+            buffer[filled : filled + count] = chunk[:count]
+            filled += count
+            if count == len(chunk):
+                self._chunks.popleft()
+            else:
+                self._chunks[0] = chunk[count:]
+        if filled:
+            self.received_bytes += filled
+            return filled
+        if self._failure is not None:
+            message = "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
+            raise BodyCutError(message)
+        return 0 if self._ended else None
+
+    async def close(self) -> None:
+        """Stop waiting for bytes nobody wants."""
+        if self._pending is not None:
+            self._pending.cancel()
+            await asyncio.wait({self._pending})
+            self._pending = None
+
+    def _take(self) -> bool:
+        """Fetch what is parsed already; tell whether there is anything to do."""
+        try:
+            fetched = 0
+            while fetched < _FETCH_BYTES:
+                piece = self._content.read_nowait(-1)
+                if not piece:
+                    break
+                fetched += len(piece)
+                self._keep(piece)
+            if self._content.at_eof():
+                self._ended = True
+        except Exception as error:  # noqa: BLE001 - whatever broke the stream, the body is cut
+            self._failure = error
+        return bool(self._chunks) or self._ended or self._failure is not None
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._chunks.append(memoryview(piece))
+
+    def _check_rate(self) -> None:
+        seconds = time.monotonic() - self._started
+        if self._min_rate and seconds > _RATE_GRACE_SECONDS and self.received_bytes < self._min_rate * seconds:
+            message = "the body came too slowly; what arrived is kept, resume with HEAD"
+            raise BodyTimeoutError(message)

@@ -1,0 +1,144 @@
+"""A stricter HTTP connection: a deadline for headers, caps on connections, and silent answers to malformed requests.
+
+Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `handle_error` and
+`_current_request`/`_messages`, and on `Server` being the factory of handlers; the tests fail if that changes.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from server.forwarded import Network, in_networks
+
+_log = logging.getLogger(__name__)
+# aiohttp's own logger would print tracebacks with headers in them, codes included.
+quiet_logger = logging.Logger("aiohttp.quiet", level=logging.CRITICAL + 1)
+
+
+class HardenedServer(web.Server):
+    """Counts connections and makes hardened handlers."""
+
+    def __init__(  # noqa: PLR0913 - settings
+        self,
+        inner: web.Server,
+        *,
+        header_timeout_seconds: float,
+        connections: int,
+        connections_per_address: int,
+        trusted_proxies: Sequence[Network],
+        **handler_arguments: Any,  # noqa: ANN401 - aiohttp's own
+    ) -> None:
+        """Serve what `inner` serves."""
+        super().__init__(inner.request_handler, request_factory=inner.request_factory, **handler_arguments)
+        self._arguments = handler_arguments
+        self.header_timeout_seconds = header_timeout_seconds
+        self._most, self._most_per_address = connections, connections_per_address
+        self._trusted = trusted_proxies
+        self._open = 0
+        self._by_address: Counter[str] = Counter()
+
+    def __call__(self) -> RequestHandler:
+        """Make the protocol of one connection."""
+        return HardenedHandler(self, loop=asyncio.get_running_loop(), **self._arguments)
+
+    def admit(self, address: str | None) -> bool:
+        """Count a new connection in, or refuse it."""
+        counted = address is not None and not in_networks(address, self._trusted)
+        if self._most and self._open >= self._most:
+            return False
+        if counted and self._most_per_address and self._by_address[str(address)] >= self._most_per_address:
+            return False
+        self._open += 1
+        if address is not None:
+            self._by_address[address] += 1
+        return True
+
+    def leave(self, address: str | None) -> None:
+        """Count a connection out."""
+        self._open -= 1
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+
+class HardenedHandler(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_address", "_admitted", "_header_timer", "_hardened")
+
+    def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
+        """Start with nothing counted."""
+        super().__init__(manager, **arguments)
+        self._hardened = manager
+        self._address: str | None = None
+        self._admitted = False
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit, or drop at once."""
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else None
+        self._admitted = self._hardened.admit(self._address)
+        super().connection_made(transport)
+        if self._admitted:
+            self._start_timer()
+        else:
+            transport.abort()  # type: ignore[attr-defined]
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count out."""
+        self._stop_timer()
+        if self._admitted:
+            self._admitted = False
+            self._hardened.leave(self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Run the header deadline from a request's first byte to the end of its headers."""
+        if not self._busy():
+            self._start_timer()
+        super().data_received(data)
+        if self._busy():
+            self._stop_timer()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes the request
+    ) -> web.StreamResponse:
+        """Answer with a fixed text; nothing of the request reaches a log or the answer."""
+        _log.info("refused a malformed request", extra={"status": status, "kind": type(exc).__name__})
+        if request.writer.output_size > 0:
+            text = "the answer has begun already"
+            raise ConnectionError(text)
+        malformed = status < 500  # noqa: PLR2004
+        text = "ERR_MALFORMED_REQUEST: this is not HTTP we accept\n" if malformed else "ERR_INTERNAL: try again later\n"
+        response = web.Response(status=status, text=text, headers={"X-Content-Type-Options": "nosniff"})
+        response.force_close()
+        return response
+
+    def _busy(self) -> bool:
+        return self._current_request is not None or bool(self._messages)
+
+    def _start_timer(self) -> None:
+        if self._header_timer is None and self._hardened.header_timeout_seconds:
+            loop = asyncio.get_running_loop()
+            self._header_timer = loop.call_later(self._hardened.header_timeout_seconds, self._expire)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _expire(self) -> None:
+        self._header_timer = None
+        if self.transport is not None and not self._busy():
+            self.transport.abort()  # type: ignore[attr-defined]

@@ -1,0 +1,147 @@
+"""The one composition root: opens keys, store and catalog, wires the use cases, runs the background loops."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from dropoff_tus.errors import DropoffError
+from server import appkeys
+from server.auth import Auth
+from server.clock import SystemClock
+from server.config import Config
+from server.health import Metrics
+from server.uploads import Uploads, UploadSettings
+from storage.catalog import CatalogError, open_catalog
+from storage.catalog.sqlite import SqliteCatalog
+from storage.engine import FileStore, StoreSettings
+from storage.keys import KeyPlaces, KeySourceError, ServerKeys, load_server_keys
+
+_log = logging.getLogger(__name__)
+_EXPIRE_EVERY_SECONDS = 60.0
+_POLL_EVERY_SECONDS = 2.0
+TOKEN_BYTES = 16
+
+
+class StartError(Exception):
+    """The program cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that was opened."""
+
+    keys: ServerKeys
+    store: FileStore
+    catalog: SqliteCatalog
+    uploads: Uploads
+
+
+def key_places(config: Config) -> KeyPlaces:
+    """Return the sources of the keys that the configuration names."""
+    keys = config.keys
+    return KeyPlaces(
+        signing_key=str(keys.signing_key),
+        code_key=str(keys.code_key),
+        managed_identity=str(keys.managed_identity),
+        ingest_dir=Path(keys.ingest_dir),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_services(config: Config) -> AsyncIterator[Services]:
+    """Open keys, store and catalog.
+
+    Raises:
+        StartError: One of them cannot be opened.
+    """
+    settings = StoreSettings(
+        root=Path(config.store.dir),
+        keys_dir=Path(config.store.keys_dir),
+        root_recipients=tuple(config.keys.root_recipients),
+        durability=config.store.durability,
+        digest=config.store.digest,
+        free_space_floor_bytes=config.store.free_space_floor,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            keys = load_server_keys(key_places(config))
+            catalog = await stack.enter_async_context(open_catalog(config.catalog.url))
+            store = FileStore(settings, keys)
+            await store.start()
+        except (KeySourceError, CatalogError) as error:
+            raise StartError(str(error)) from error
+        except OSError as error:
+            message = f"cannot use the store at {settings.root}: {error.strerror}"
+            raise StartError(message) from error
+        stack.push_async_callback(store.close)
+        uploads = Uploads(
+            store,
+            catalog,
+            SystemClock(),
+            lambda: os.urandom(TOKEN_BYTES).hex(),
+            keys.final_token,
+            UploadSettings(
+                max_upload_bytes=config.tus.max_upload_bytes,
+                expire_after_seconds=config.tus.expire_after,
+                terminate_finished=config.tus.terminate_finished,
+                body_idle_timeout_seconds=config.tus.body_idle_timeout,
+            ),
+        )
+        stack.push_async_callback(uploads.close)
+        yield Services(keys, store, catalog, uploads)
+
+
+async def services(app: web.Application) -> AsyncIterator[None]:
+    """Open everything before the first request, and close it after the last. For `cleanup_ctx`."""
+    async with open_services(app[appkeys.CONFIG]) as opened:
+        app[appkeys.STORE] = opened.store
+        app[appkeys.CATALOG] = opened.catalog
+        app[appkeys.UPLOADS] = opened.uploads
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac)
+        app[appkeys.METRICS] = Metrics()
+        app.on_shutdown.append(lambda _: opened.store.stop_appends())
+        report = await opened.uploads.reconcile()
+        _log.info(
+            "reconciled",
+            extra={
+                "finished": report.finished,
+                "dropped": report.dropped,
+                "ended": report.ended,
+                "problems": len(report.problems or ()),
+            },
+        )
+        loops = [
+            asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
+            asyncio.create_task(_end_closed(opened)),
+        ]
+        yield
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(DropoffError):
+            await work()
+
+
+async def _end_closed(opened: Services) -> None:
+    """Watch for `drop close --now`, from whatever process."""
+    seen = -1
+    while True:
+        with contextlib.suppress(DropoffError):
+            version = await opened.catalog.version()
+            if version != seen:
+                for drop in await opened.catalog.dropoffs():
+                    if drop.ended:
+                        await opened.uploads.end_open(drop.id)
+                seen = version
+        await asyncio.sleep(_POLL_EVERY_SECONDS)

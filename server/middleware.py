@@ -1,0 +1,118 @@
+"""Around every request: an id, one log line, metrics, and the one map from errors to responses."""
+
+import asyncio
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from dropoff_tus import wire
+from dropoff_tus.errors import DropoffError
+from server.appkeys import CONFIG, METRICS
+
+_log = logging.getLogger("server.request")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"})
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_ALLOW = (
+    "Authorization, Origin, X-Requested-With, X-Request-ID, X-HTTP-Method-Override, Content-Type, Upload-Length, "
+    "Upload-Offset, Tus-Resumable, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Checksum, Dropoff-Code"
+)
+_EXPOSE = (
+    "Upload-Offset, Location, Upload-Length, Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, Upload-Metadata, "
+    "Upload-Defer-Length, Upload-Concat, Upload-Expires, Tus-Checksum-Algorithm, Retry-After, Dropoff-Upload-Id, "
+    "Dropoff-Receipt, X-Request-Id"
+)
+
+
+class UnexpectedError(DropoffError):
+    """Something failed that should not; the log says what."""
+
+
+@web.middleware
+async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every request, whatever happens."""
+    presented = request.headers.get("X-Request-ID", "")
+    request_id = presented if _REQUEST_ID.fullmatch(presented) else uuid.uuid4().hex
+    metrics, started = request.app[METRICS], time.monotonic()
+    metrics.running.inc()
+    status, code = 500, None
+    try:
+        try:
+            response = await handler(request)
+        except DropoffError as error:
+            code, response = error.code, _refuse(request, error)
+        except web.HTTPException as error:
+            response = web.Response(status=error.status, text=f"{error.reason}\n")
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line of defence; its text may quote the request
+            code = UnexpectedError.code
+            _log.error("unexpected error", extra={"kind": type(error).__name__, "where": _where(error)})
+            response = _refuse(request, UnexpectedError("the server failed; what was acknowledged is safe"))
+        status = response.status
+        if not response.prepared:
+            _decorate(request, response, request_id)
+        return response
+    finally:
+        seconds = time.monotonic() - started
+        metrics.running.dec()
+        method = request.method if request.method in _METHODS else "other"
+        metrics.requests.labels(method, str(status)).inc()
+        metrics.seconds.labels(method).observe(seconds)
+        _log.info(
+            "request",
+            extra={
+                "method": method,
+                "route": request.get("route", "none"),
+                "drop_id": request.get("drop_id"),
+                "upload_id": request.get("upload_id"),
+                "status": status,
+                "code": code,
+                "seconds": round(seconds, 4),
+                "request_id": request_id,
+            },
+        )
+
+
+def _where(error: BaseException) -> str:
+    """Name the place an error came from, without its text."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return "" if place is None else f"{place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"
+
+
+def _refuse(request: web.Request, error: DropoffError) -> web.Response:
+    head = request.method == "HEAD" or request.get("method") == "HEAD"
+    status, headers, body = wire.render_error(error, head=head)
+    response = web.Response(status=status, body=body or None, content_type="text/plain", charset="utf-8")
+    for name, value in headers:
+        response.headers[name] = value
+    if error.close_connection:
+        response.force_close()
+    return response
+
+
+def _decorate(request: web.Request, response: web.StreamResponse, request_id: str) -> None:
+    response.headers["X-Request-Id"] = request_id
+    origins = request.app[CONFIG].tus.cors_origins
+    if not origins:
+        return
+    response.headers["Vary"] = "Origin"
+    origin = request.headers.get("Origin")
+    if origin is None or (origin not in origins and "*" not in origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        response.headers["Access-Control-Allow-Methods"] = "POST, HEAD, PATCH, OPTIONS, GET, DELETE"
+        response.headers["Access-Control-Allow-Headers"] = _ALLOW
+        response.headers["Access-Control-Max-Age"] = "86400"
+    else:
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSE
+
+

@@ -1,0 +1,86 @@
+"""The page at /d/<id>: for now a text on how to upload with a script. The same for known and unknown drop-offs."""
+
+import html
+import json
+
+from aiohttp import web
+
+from dropoff_tus import wire
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.ids import is_drop_id
+from dropoff_tus.policy import check_window
+from server.appkeys import AUTH, CONFIG
+from server.forwarded import base_url
+from server.clock import SystemClock
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="robots" content="noindex"><title>Upload files</title></head><body><main>
+<h1>Upload files</h1>
+<p>This address receives files. You need the code that came with it. Whatever you send is encrypted before it is stored,
+and cannot be read back from here.</p>
+<p>The upload page is not installed on this server. Until it is, any tus client can upload to</p>
+<pre>{url}</pre>
+<p>with the code in the header <code>Dropoff-Code</code>. For example with Python and tuspy:</p>
+<pre>from tusclient import client
+tus = client.TusClient("{url}", headers={{"Dropoff-Code": "YOUR-CODE"}})
+tus.uploader("FILE", chunk_size=64 * 2**20, metadata={{"filename": "FILE"}}).upload()</pre>
+<p>or with curl, for one small file:</p>
+<pre>curl -H 'Tus-Resumable: 1.0.0' -H 'Dropoff-Code: YOUR-CODE' -H 'Content-Type: application/offset+octet-stream' \\
+  -H "Upload-Length: $(stat -c %s FILE)" --data-binary @FILE -i {url}</pre>
+<p>An upload that breaks off can be resumed: ask its address with HEAD where it stands, and send the rest.</p>
+</main></body></html>
+"""
+
+
+async def page(request: web.Request) -> web.Response:
+    """Show how to upload."""
+    request["route"] = "page"
+    drop_id = request.match_info["drop_id"]
+    shown = drop_id if is_drop_id(drop_id) else "UNKNOWN"
+    config = request.app[CONFIG]
+    base = base_url(request, config.server.public_url, config.server.trusted_proxies)
+    url = html.escape(f"{base}/files/{shown}/")
+    return web.Response(text=_PAGE.format(url=url), content_type="text/html", headers=SECURITY_HEADERS)
+
+
+async def info(request: web.Request) -> web.Response:
+    """Say what the drop-off takes, to whoever has the code."""
+    request["route"] = "info"
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+    grant = await request.app[AUTH].grant(request.match_info["drop_id"], wire.presented_code(headers))
+    drop = grant.dropoff
+    state = "open"
+    try:
+        check_window(drop, SystemClock().now())
+    except DropoffError as error:
+        state = error.code.removeprefix("ERR_DROPOFF_").lower()
+    answer = {
+        "id": drop.id,
+        "name": drop.name,
+        "recipient": None,
+        "state": state,
+        "mode": drop.policy.mode.value,
+        "expires_at": drop.expires_at.isoformat() if drop.expires_at else None,
+        "limits": {
+            "max_upload_bytes": drop.limits.max_upload_bytes,
+            "max_total_bytes": drop.limits.max_total_bytes,
+            "max_uploads": drop.limits.max_uploads,
+            "allowed_types": list(drop.limits.allowed_types),
+            "name_patterns": list(drop.limits.name_patterns),
+        },
+    }
+    secure = {**SECURITY_HEADERS, "Content-Security-Policy": "default-src 'none'"}
+    return web.Response(text=json.dumps(answer), content_type="application/json", headers=secure)

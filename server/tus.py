@@ -1,0 +1,189 @@
+"""The tus routes: translate a request, call one use case, translate the answer."""
+
+import re
+from urllib.parse import quote
+
+from aiohttp import web
+
+from dropoff_tus import wire
+from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
+from dropoff_tus.ids import is_token, upload_id
+from dropoff_tus.messages import Capabilities
+from dropoff_tus.model import Mode, UploadState
+from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
+from server.body import StreamBody
+from server.forwarded import base_url
+
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+
+
+async def handle(request: web.Request) -> web.StreamResponse:
+    """Serve everything below /files/."""
+    pieces = request.match_info["tail"].rstrip("/").split("/")
+    if not pieces[0] or len(pieces) > 3:  # noqa: PLR2004 - drop-off, token, "receipt"
+        raise _absent()
+    request["drop_id"] = pieces[0] if len(pieces[0]) == 36 else "other"  # noqa: PLR2004
+    if len(pieces) == 1:
+        return await _on_dropoff(request, pieces[0])
+    if is_token(pieces[1]):
+        request["upload_id"] = upload_id(pieces[1])
+    if len(pieces) == 3:  # noqa: PLR2004
+        if pieces[2] != "receipt":
+            raise _absent()
+        return await _receipt(request, pieces[0], pieces[1])
+    return await _on_upload(request, pieces[0], pieces[1])
+
+
+def _headers(request: web.Request) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+
+
+def _respond(reply: wire.Reply) -> web.Response:
+    status, headers = wire.render(reply)
+    response = web.Response(status=status)
+    for name, value in headers:
+        response.headers[name] = value
+    return response
+
+
+def _body(request: web.Request) -> StreamBody:
+    async def send_continue() -> None:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            writer = request._payload_writer  # noqa: SLF001 - what aiohttp's own expect handler writes to
+            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            writer.output_size = 0
+
+    return StreamBody(
+        request.content,
+        before_first_byte=send_continue,
+        min_bytes_per_second=float(request.app[CONFIG].limits.min_body_rate),
+    )
+
+
+async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
+    headers = _headers(request)
+    request["route"] = "dropoff"
+    config = request.app[CONFIG]
+    if request.method == "OPTIONS":
+        return _respond(Capabilities(config.tus.max_upload_bytes))
+    if request.method == "POST":
+        wire.check_version("POST", headers)
+    wire.effective_method(request.method, headers, on_upload=False)
+    code = wire.presented_code(headers)
+    grant = await request.app[AUTH].grant(drop_id, code)
+    wire.check_sizes(headers)
+    create = wire.parse_create(headers, drop_id=drop_id, presented=code)
+    drop_url = f"{base_url(request, config.server.public_url, config.server.trusted_proxies)}/files/{drop_id}/"
+    body = _body(request) if create.body is not None else None
+    try:
+        created = await request.app[UPLOADS].create(grant, drop_url, create, body)
+    finally:
+        if body is not None:
+            await body.close()
+    request["upload_id"] = created.upload_id
+    return _respond(created)
+
+
+async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+    headers = _headers(request)
+    request["route"] = "upload"
+    config, uploads = request.app[CONFIG], request.app[UPLOADS]
+    if request.method == "OPTIONS":
+        return _respond(Capabilities(config.tus.max_upload_bytes))
+    if request.method == "GET":
+        if not config.tus.download:
+            message = "what was uploaded cannot be read back"
+            raise MethodNotAllowedError(message, allow=("OPTIONS", "HEAD", "PATCH", "DELETE"))
+        return await _download(request, drop_id, token)
+    wire.check_version(request.method, headers)
+    method = request["method"] = wire.effective_method(request.method, headers, on_upload=True)
+    wire.check_version(method, headers)
+    wire.check_sizes(headers)
+    if method == "HEAD":
+        return _respond(await uploads.head(drop_id, token))
+    if method == "DELETE":
+        return _respond(await uploads.terminate(drop_id, token))
+    patch = wire.parse_patch(headers)
+    base = base_url(request, config.server.public_url, config.server.trusted_proxies)
+    body = _body(request)
+    try:
+        return _respond(await uploads.append(drop_id, token, patch, body, f"{base}/files/{drop_id}/{token}"))
+    finally:
+        await body.close()
+
+
+async def _receipt(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+    request["route"] = "receipt"
+    if request.method != "GET":
+        message = "a receipt can only be read"
+        raise MethodNotAllowedError(message, allow=("GET",))
+    if not is_token(token):
+        raise _absent()
+    store = request.app[STORE]
+    stored = await store.stat(upload_id(token))
+    line = await store.url_receipt(stored.id, token) if stored.drop_id == drop_id else None
+    if line is None:
+        raise _absent()
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return web.Response(body=line, content_type="application/octet-stream", headers=headers)
+
+
+async def _download(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+    """Serve a finished managed upload to whoever has the URL and the code."""
+    request["route"] = "download"
+    await request.app[AUTH].grant(drop_id, wire.presented_code(_headers(request)))
+    store = request.app[STORE]
+    if not is_token(token):
+        raise _absent()
+    stored = await store.stat(upload_id(token))
+    row = await request.app[CATALOG].upload(stored.id)
+    if stored.drop_id != drop_id or row is None or row.state is not UploadState.COMPLETE:
+        raise _absent()
+    if stored.mode is Mode.SEALED:
+        message = "this upload is sealed; the server cannot read it"
+        raise AccessDeniedError(message)
+    metadata = await store.metadata(stored.id)
+    name = quote((metadata.filename if metadata is not None else None) or stored.id, safe="")
+    start, stop, status = _range(request.headers.get("Range"), stored.offset)
+    response = web.StreamResponse(
+        status=status,
+        headers={
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(stop - start),
+            "Accept-Ranges": "bytes",
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "Tus-Resumable": "1.0.0",
+        },
+    )
+    if status == 206:  # noqa: PLR2004
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.offset}"
+    await response.prepare(request)
+    if stop > start:
+        async for piece in store.read(stored.id, start=start, stop=stop):
+            await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+def _range(text: str | None, size: int) -> tuple[int, int, int]:
+    """Return (start, stop, status) for a Range header; one range only, else the whole.
+
+    Source: RFC 9110, section 14.2 (a server may ignore Range).
+    """
+    found = _RANGE.fullmatch(text.strip()) if text else None
+    if found is None or not any(found.groups()):
+        return 0, size, 200
+    first, last = found.groups()
+    start = max(0, size - int(last)) if not first else int(first)
+    stop = size if not first or not last else min(size, int(last) + 1)
+    if start >= stop:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
+    return start, stop, 206
+
+
+def _absent() -> UploadNotFoundError:
+    return UploadNotFoundError("there is no such upload here; create it with POST")
+
+
