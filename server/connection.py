@@ -141,4 +141,4 @@ class HardenedHandler(RequestHandler):
     def _expire(self) -> None:
         self._header_timer = None
         if self.transport is not None and not self._busy():
-            self.transport.abort()  # type: ignore[attr-defined]
+            self.transport.abort()

@@ -1,0 +1,102 @@
+"""`store …` and `keys …`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from server.cli.context import CommandError, ConfigOption, JsonOption, find_upload, note, print_json, say, with_services
+from server.config import Config
+from server.lifespan import Services
+from storage.check import Finding, check_store
+from storage.keys import generate_root_identity
+
+app = typer.Typer(help="Verify and clean the store.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make keys.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    upload: Annotated[str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The signed logs alone, not every byte.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read and verify every byte of ciphertext, with no key. Exits with 1 on any finding."""
+
+    async def work(services: Services, _conf: Config) -> list[Finding]:
+        ids = [await find_upload(services, upload)] if upload else await services.store.upload_ids()
+        console = Console(stderr=True)
+        findings: list[Finding] = []
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("check", total=len(ids))
+            async for finding in check_store(services.store, ids, quick=quick):
+                findings.append(finding)
+                progress.advance(task)
+        return findings
+
+    findings = with_services(config, work)
+    bad = [finding for finding in findings if finding.problem is not None]
+    if as_json:
+        answer: dict[str, Any] = {
+            "checked": len(findings),
+            "bytes": sum(finding.ciphertext_bytes for finding in findings),
+            "findings": [asdict(finding) for finding in bad],
+        }
+        print_json(answer)
+    else:
+        for finding in bad:
+            say(f"{finding.upload_id}: {finding.problem}")
+        note(f"{len(findings)} uploads checked, {len(bad)} with findings")
+    if bad:
+        sys.exit(1)
+
+
+@app.command()
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End what has expired, and remove files of uploads that the catalog does not know and that hold no byte."""
+
+    async def work(services: Services, _conf: Config) -> dict[str, Any]:
+        orphans = []
+        for upload_id in await services.store.upload_ids():
+            if await services.catalog.upload(upload_id) is None:
+                found = [f async for f in check_store(services.store, [upload_id], quick=True)]
+                if found[0].ciphertext_bytes == 0:
+                    orphans.append(upload_id)
+        expired = 0
+        if not dry_run:
+            for upload_id in orphans:
+                await services.store.forget(upload_id)
+            expired = await services.uploads.expire()
+        return {"dry_run": dry_run, "orphans": orphans, "expired": expired}
+
+    done = with_services(config, work)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{'would remove' if dry_run else 'removed'} {len(done['orphans'])} orphans, expired {done['expired']}")
+
+
+@keys_app.command()
+def generate(
+    output: Annotated[Path, typer.Option("--output", help="A new file for the identity.", show_default=False)],
+    key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519.")] = "hybrid",
+    as_json: JsonOption = False,
+) -> None:
+    """Make an age identity in a file of yours alone, and print its recipient."""
+    if key_type not in {"hybrid", "x25519"}:
+        message = "--key-type must be hybrid or x25519"
+        raise CommandError(message)
+    recipient = generate_root_identity(output, key_type)
+    if as_json:
+        print_json({"identity_file": str(output), "recipient": recipient})
+    else:
+        say(recipient)
