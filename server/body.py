@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import StreamReader
 
@@ -54,7 +55,8 @@ class StreamBody:
         if self._pending is None:
             self._pending = loop.create_task(self._content.readany())
         self._waker = loop.create_future()
-        await asyncio.wait({self._pending, self._waker}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        futures: set[asyncio.Future[Any]] = {self._pending, self._waker}
+        await asyncio.wait(futures, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
         self._waker, self._woken = None, False
         if self._pending.done():
             task, self._pending = self._pending, None

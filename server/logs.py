@@ -38,6 +38,7 @@ def configure(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # These print what clients sent.
     for name in ("aiohttp.server", "aiohttp.access", "aiohttp.web", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -146,7 +146,9 @@ class Uploads:
         now = row.created_at
 
         def decide(dropoff: Dropoff, usage: Usage) -> None:
-            policy.admit(dropoff, usage, asked, now, self._settings.max_upload_bytes, space)
+            policy.admit(
+                dropoff, usage, asked, now=now, server_max_bytes=self._settings.max_upload_bytes, space=space
+            )
 
         try:
             return await self._catalog.add_upload(row, decide, parts=part_ids)
