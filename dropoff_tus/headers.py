@@ -4,7 +4,6 @@ Source: tus 1.0.0, Headers, and the extensions' header sections.
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,8 +29,11 @@ Headers = Sequence[tuple[str, str]]
 MAX_NUMBER = 2**63 - 1
 MAX_METADATA_BYTES = 16 << 10
 MAX_CONCAT_BYTES = 30 << 10
-_DIGITS = re.compile(r"[0-9]{1,19}")
+_DIGITS = re.compile(r"[0-9]+")
+_HEX = re.compile(rb"(?:[0-9a-fA-F]{2})+")
 _METADATA_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+CODE_KEY = "code"
+"""The metadata key that may carry the code, in any case."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -55,20 +57,38 @@ def number(text: str, name: str, error: type[DropoffError]) -> int:
 
     Source: tus 1.0.0, Upload-Offset and Upload-Length ("MUST be a non-negative integer").
     """
-    if _DIGITS.fullmatch(text) is None or int(text) > MAX_NUMBER:
+    significant = text.lstrip("0") or "0"
+    # The length is looked at first: int() of thousands of digits is slow, and refused by Python beyond 4300.
+    if (
+        _DIGITS.fullmatch(text) is None
+        or len(significant) > len(str(MAX_NUMBER))
+        or int(significant) > MAX_NUMBER
+    ):
         message = f"{name} must be a decimal number from 0 to {MAX_NUMBER}; nothing was written"
         raise error(message)
-    return int(text)
+    return int(significant)
 
 
 def upload_length(headers: Headers) -> int | None:
-    """Read Upload-Length; None if absent."""
+    """Read Upload-Length; None if absent.
+
+    Raises:
+        InvalidUploadLengthError: It is no number, or there twice.
+
+    Source: tus 1.0.0, Upload-Length ("The value MUST be a non-negative integer").
+    """
     text = get(headers, "Upload-Length", InvalidUploadLengthError)
     return None if text is None else number(text, "Upload-Length", InvalidUploadLengthError)
 
 
 def upload_offset(headers: Headers) -> int:
-    """Read Upload-Offset, which must be there."""
+    """Read Upload-Offset, which must be there.
+
+    Raises:
+        InvalidOffsetError: It is absent, no number, or there twice.
+
+    Source: tus 1.0.0, Upload-Offset ("The value MUST be a non-negative integer").
+    """
     text = get(headers, "Upload-Offset", InvalidOffsetError)
     if text is None:
         message = "Upload-Offset is missing; ask for it with HEAD"
@@ -77,9 +97,13 @@ def upload_offset(headers: Headers) -> int:
 
 
 def defers_length(headers: Headers) -> bool:
-    """Read Upload-Defer-Length: only `1` is a value.
+    """Read Upload-Defer-Length.
 
-    Source: tus 1.0.0, creation, Upload-Defer-Length.
+    Raises:
+        InvalidDeferLengthError: It is there, but not `1`.
+
+    Source: tus 1.0.0, creation, Upload-Defer-Length ("If the Upload-Defer-Length header contains any other
+    value than 1 the server should return a 400 Bad Request status").
     """
     text = get(headers, "Upload-Defer-Length", InvalidDeferLengthError)
     if text is not None and text != "1":
@@ -89,12 +113,17 @@ def defers_length(headers: Headers) -> bool:
 
 
 def metadata_pairs(text: str) -> tuple[tuple[str, bytes], ...]:
-    """Read Upload-Metadata. An empty header is as if absent; a key without a value is an empty value.
+    """Read Upload-Metadata into pairs of key and decoded value, in order.
+
+    An empty header is as if absent, since some clients always send it. Spaces around pairs are allowed.
+    Values need their padding, as in every client and server met.
 
     Raises:
         InvalidMetadataError: A key is empty, odd or there twice, or a value is not base64.
 
-    Source: tus 1.0.0, creation, Upload-Metadata.
+    Source: tus 1.0.0, creation, Upload-Metadata ("The key MUST NOT contain spaces and commas and MUST NOT be
+    empty. The key SHOULD be ASCII encoded and the value MUST be Base64 encoded. All keys MUST be unique. The
+    value MAY be empty. In these cases, the space [...] MAY be left out").
     """
     if not text.strip(" \t"):
         return ()
@@ -108,41 +137,59 @@ def metadata_pairs(text: str) -> tuple[tuple[str, bytes], ...]:
         if key in pairs:
             message = "Upload-Metadata has a key twice; each may be there once"
             raise InvalidMetadataError(message)
-        try:
-            pairs[key] = base64.b64decode(encoded.encode("latin-1", "replace"), validate=True)
-        except (binascii.Error, ValueError):
+        content = _decode_base64(encoded)
+        if content is None:
             message = "Upload-Metadata has a value that is not base64"
-            raise InvalidMetadataError(message) from None
+            raise InvalidMetadataError(message)
+        pairs[key] = content
     return tuple(pairs.items())
 
 
 def metadata(headers: Headers, presented_code: str | None) -> Metadata:
-    """Read Upload-Metadata less the code: neither a key `code` nor any value equal to the code survives."""
+    """Read Upload-Metadata less the code: no key `code` (in any case) and no value equal to a code survives.
+
+    Equal means: as typed by people. What stands in `code` although the header carried a code counts too.
+
+    Raises:
+        InvalidMetadataError: See `metadata_pairs`.
+        HeadersTooLargeError: It is longer than MAX_METADATA_BYTES.
+    """
     text = get(headers, "Upload-Metadata", InvalidMetadataError)
     if text is None:
         return Metadata()
     if len(text) > MAX_METADATA_BYTES:
-        message = f"Upload-Metadata is longer than {MAX_METADATA_BYTES} bytes"
+        message = f"Upload-Metadata is longer than {MAX_METADATA_BYTES} bytes; nothing was written"
         raise HeadersTooLargeError(message)
-    secret = normalise_code(presented_code) if presented_code else None
+    pairs = metadata_pairs(text)
+    secrets = {_as_code(value) for key, value in pairs if key.lower() == CODE_KEY}
+    if presented_code is not None:
+        secrets.add(normalise_code(presented_code))
+    # An empty value is equal to a code that is all dashes, and no secret.
+    secrets.discard("")
     return Metadata(
         tuple(
-            (key, value)
-            for key, value in metadata_pairs(text)
-            if key.lower() != "code" and (secret is None or normalise_code(value.decode("utf-8", "replace")) != secret)
+            (key, value) for key, value in pairs if key.lower() != CODE_KEY and _as_code(value) not in secrets
         )
     )
+
+
+def _as_code(value: bytes) -> str:
+    return normalise_code(value.decode("utf-8", "replace"))
 
 
 def render_metadata(value: Metadata) -> str:
     """Write pairs as Upload-Metadata; an empty value as the key alone."""
     return ",".join(
-        f"{key} {base64.b64encode(content).decode('ascii')}" if content else key for key, content in value.pairs
+        f"{key} {base64.b64encode(content).decode('ascii')}" if content else key
+        for key, content in value.pairs
     )
 
 
 def presented_code(headers: Headers) -> str | None:
-    """Find the code: the header Dropoff-Code, else the metadata key `code` in any case. Never fails."""
+    """Find the code: the header Dropoff-Code, else the metadata key `code` in any case. Never fails.
+
+    It is asked for before anything else is known of the request, so what is malformed is as if absent.
+    """
     for name, value in headers:
         if name.lower() == "dropoff-code":
             return value.strip(" \t")
@@ -150,46 +197,47 @@ def presented_code(headers: Headers) -> str | None:
         if name.lower() == "upload-metadata":
             for item in value.split(","):
                 key, _, encoded = item.strip(" \t").partition(" ")
-                if key.lower() == "code":
-                    try:
-                        return base64.b64decode(encoded.strip(" \t"), validate=True).decode("utf-8", "replace")
-                    except (binascii.Error, ValueError):
-                        return None
+                if key.lower() == CODE_KEY:
+                    content = _decode_base64(encoded.strip(" \t"))
+                    return None if content is None else content.decode("utf-8", "replace")
     return None
 
 
 def digests(value: Metadata) -> tuple[ExpectedDigest, ...]:
-    """Read the whole-file digests in the metadata: keys sha256, sha512, md5; hex or base64.
+    """Read the whole-file digests in the metadata: keys sha256, sha512, md5 in any case; hex or base64.
 
     Raises:
         InvalidDigestError: One is neither.
     """
-    found = []
+    found: list[ExpectedDigest] = []
     for key, content in value.pairs:
-        size = DIGEST_SIZES.get(key.lower())
-        if size is None or not content:
+        name = key.lower()
+        size = DIGEST_SIZES.get(name)
+        if size is None:
             continue
-        found.append(ExpectedDigest(key.lower(), _digest_bytes(content.strip(), size, key.lower())))
+        digest = _digest_bytes(content.strip(), size)
+        if digest is None:
+            message = f"the metadata's {name} is no {name} digest in hex or base64; nothing was written"
+            raise InvalidDigestError(message)
+        found.append(ExpectedDigest(name, digest))
     return tuple(found)
 
 
-def _digest_bytes(content: bytes, size: int, name: str) -> bytes:
-    try:
-        if len(content) == 2 * size:
-            return bytes.fromhex(content.decode("ascii"))
-        raw = base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != size:
-        message = f"the metadata's {name} is not a {name} digest in hex or base64; nothing was stored"
-        raise InvalidDigestError(message)
-    return raw
+def _digest_bytes(content: bytes, size: int) -> bytes | None:
+    if len(content) == 2 * size and _HEX.fullmatch(content):
+        return bytes.fromhex(content.decode("ascii"))
+    digest = _decode_base64(content.decode("latin-1"))
+    return digest if digest is not None and len(digest) == size else None
 
 
 def upload_checksum(headers: Headers) -> ExpectedChecksum | None:
-    """Read Upload-Checksum: `algorithm base64`.
+    """Read Upload-Checksum: `algorithm base64`; None if absent.
 
-    Source: tus 1.0.0, checksum, Upload-Checksum.
+    Raises:
+        InvalidChecksumError: Malformed, an unknown algorithm, or a digest of the wrong size.
+
+    Source: tus 1.0.0, checksum, Upload-Checksum ("MUST consist of the name of the used checksum algorithm and
+    the Base64 encoded checksum separated by a space"). Names are lower case there, and compared as they are.
     """
     text = get(headers, "Upload-Checksum", InvalidChecksumError)
     if text is None:
@@ -199,14 +247,21 @@ def upload_checksum(headers: Headers) -> ExpectedChecksum | None:
     if size is None:
         message = f"Upload-Checksum must use one of {', '.join(CHECKSUM_SIZES)}; nothing was written"
         raise InvalidChecksumError(message)
-    try:
-        digest = base64.b64decode(encoded.strip(" \t"), validate=True)
-    except (binascii.Error, ValueError):
-        digest = b""
-    if len(digest) != size:
-        message = f"Upload-Checksum must carry the {size} bytes of a {algorithm} as base64; nothing was written"
+    digest = _decode_base64(encoded.strip(" \t"))
+    if digest is None or len(digest) != size:
+        message = (
+            f"Upload-Checksum must carry the {size} bytes of a {algorithm} as base64; nothing was written"
+        )
         raise InvalidChecksumError(message)
     return ExpectedChecksum(algorithm, digest)
+
+
+def _decode_base64(text: str) -> bytes | None:
+    """Decode standard base64 with its padding; None for anything else."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:  # also binascii.Error, and what is not ASCII
+        return None
 
 
 def http_date(moment: datetime) -> str:

@@ -1,7 +1,7 @@
-"""What a drop-off accepts: window, sizes, types and names, number, bytes, disk. Pure; the time is an argument."""
+"""What a drop-off accepts: window, sizes, types and names, number, bytes, disk. The time is an argument."""
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dropoff_tus.errors import (
@@ -44,7 +44,11 @@ def max_upload_bytes(server_max_bytes: int, limits: Limits) -> int:
 
 
 def check_window(dropoff: Dropoff, now: datetime) -> None:
-    """Refuse outside of the drop-off's window, or when it is closed."""
+    """Refuse outside of the drop-off's window, or when it is closed.
+
+    Raises:
+        DropoffClosedError, DropoffNotOpenError, DropoffExpiredError: Which of it.
+    """
     if dropoff.closed:
         message = "this drop-off is closed; ask whoever gave you the code"
         raise DropoffClosedError(message)
@@ -57,16 +61,28 @@ def check_window(dropoff: Dropoff, now: datetime) -> None:
 
 
 def check_size(size_bytes: int | None, limit_bytes: int) -> None:
-    """Refuse a size above a limit; 0 means no limit."""
+    """Refuse a size above a limit; 0 means no limit, None a size that is not known yet.
+
+    Raises:
+        MaxSizeExceededError: It is above.
+    """
     if limit_bytes and size_bytes is not None and size_bytes > limit_bytes:
         message = f"one upload may have {limit_bytes} bytes at most; nothing was written"
         raise MaxSizeExceededError(message)
 
 
 def check_type(limits: Limits, metadata: Metadata) -> None:
-    """Refuse a media type or file name that is not on the drop-off's lists."""
+    """Refuse a media type or file name that is not on the drop-off's lists, compared without case.
+
+    A missing type or name is on no list. Parameters of the type are not compared.
+
+    Raises:
+        TypeNotAllowedError: It is not.
+    """
     filetype = (metadata.filetype or "").partition(";")[0].strip().lower()
-    if limits.allowed_types and not any(fnmatch.fnmatchcase(filetype, p.lower()) for p in limits.allowed_types):
+    if limits.allowed_types and not any(
+        fnmatch.fnmatchcase(filetype, p.lower()) for p in limits.allowed_types
+    ):
         message = "this drop-off does not take files of this type; nothing was written"
         raise TypeNotAllowedError(message)
     name = (metadata.filename or "").lower()
@@ -76,34 +92,93 @@ def check_type(limits: Limits, metadata: Metadata) -> None:
 
 
 def check_space(reserve_bytes: int, usage: Usage, space: Space) -> None:
-    """Refuse what the disk could not hold once everything promised has come."""
-    promised = max(0, usage.outstanding_bytes - space.unfinished_bytes)
-    if space.free_bytes - promised - reserve_bytes < 0:
+    """Refuse what the disk could not hold once everything promised has come.
+
+    Raises:
+        StorageFullError: The floor would be reached.
+    """
+    if reserve_bytes > _room_on_disk(usage, space):
         message = "the server's disk has no room for this; nothing was written"
         raise StorageFullError(message)
 
 
-def admit(dropoff: Dropoff, usage: Usage, request: Request, now: datetime, server_max_bytes: int, space: Space) -> None:  # noqa: PLR0913
+def _room_on_disk(usage: Usage, space: Space) -> int:
+    return space.free_bytes - max(0, usage.outstanding_bytes - space.unfinished_bytes)
+
+
+def admit(
+    dropoff: Dropoff, usage: Usage, request: Request, *, now: datetime, server_max_bytes: int, space: Space
+) -> None:
     """Decide on a new upload. The order is the order in which the refusals are told.
 
     Raises:
-        DropoffError: The first rule it breaks.
+        DropoffClosedError, DropoffNotOpenError, DropoffExpiredError, MaxSizeExceededError,
+        TypeNotAllowedError, DropoffFullError, QuotaError, StorageFullError: The first rule it breaks.
     """
-    check_window(dropoff, now)
-    check_size(request.length, max_upload_bytes(server_max_bytes, dropoff.limits))
     limits = dropoff.limits
+    check_window(dropoff, now)
+    check_size(request.length, max_upload_bytes(server_max_bytes, limits))
     if request.role is not Role.PARTIAL:
+        # Parts bear neither type nor name, and the final counts for all of them.
         check_type(limits, request.metadata)
         if limits.max_uploads and usage.uploads >= limits.max_uploads:
             message = "this drop-off has received all the uploads it takes"
             raise DropoffFullError(message)
-    check_quota(limits, usage, request.reserve_bytes)
     if request.role is not Role.FINAL:
+        # A final takes over what its parts have: it needs nothing of its own.
+        check_quota(limits, usage, request.reserve_bytes)
         check_space(request.reserve_bytes, usage, space)
 
 
+def next_reservation(
+    dropoff: Dropoff,
+    usage: Usage,
+    *,
+    present_bytes: int,
+    needed_bytes: int,
+    ahead_bytes: int,
+    server_max_bytes: int,
+    space: Space,
+) -> int:
+    """Decide how much an upload may have reserved from now on, while its length is deferred or becomes known.
+
+    Args:
+        dropoff: Whose limits hold.
+        usage: Without this upload's own reservation.
+        present_bytes: What it has reserved.
+        needed_bytes: The total that it must get.
+        ahead_bytes: How much beyond is welcome, as far as there is room.
+        server_max_bytes: The server's limit of one upload, 0 for none.
+        space: The disk.
+
+    Returns:
+        The new total: at least needed_bytes, at most needed_bytes + ahead_bytes.
+
+    Raises:
+        MaxSizeExceededError, QuotaError, StorageFullError: There is no room for needed_bytes.
+    """
+    limits = dropoff.limits
+    limit = max_upload_bytes(server_max_bytes, limits)
+    check_size(needed_bytes, limit)
+    # The window is not asked: what has begun may finish after the drop-off has closed.
+    others = replace(usage, outstanding_bytes=usage.outstanding_bytes + present_bytes)
+    if needed_bytes > present_bytes:
+        check_quota(limits, usage, needed_bytes)
+        check_space(needed_bytes - present_bytes, others, space)
+    total = needed_bytes + ahead_bytes
+    if limit:
+        total = min(total, limit)
+    if limits.max_total_bytes:
+        total = min(total, limits.max_total_bytes - usage.bytes)
+    return max(needed_bytes, min(total, present_bytes + _room_on_disk(others, space)))
+
+
 def check_quota(limits: Limits, usage: Usage, reserve_bytes: int) -> None:
-    """Refuse what goes above the drop-off's bytes."""
+    """Refuse what goes above the drop-off's bytes.
+
+    Raises:
+        QuotaError: It does.
+    """
     if limits.max_total_bytes and usage.bytes + reserve_bytes > limits.max_total_bytes:
         left = max(0, limits.max_total_bytes - usage.bytes)
         message = f"this drop-off takes {left} bytes more; nothing was written"

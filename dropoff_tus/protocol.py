@@ -1,18 +1,20 @@
 """The decisions: a request and an upload's state in, a plan or a refusal out.
 
-Theory of operation. An upload is *absent* (404), *ended* (410), *final* (its final record is durable), *whole* (all bytes,
-not finished), or *open*; concatenations are never open to bytes.
+Theory of operation. An upload is *absent* (404), *ended* (410, also when it has expired and nobody has ended
+it yet), *whole* (every byte is here; finished, or the server is at it) or *open*. A concatenation is whole from
+its creation on.
 
-    request   absent  ended  concatenation  final/whole                 open
-    HEAD      404     410    200            200 (423 while finishing)   200
-    PATCH     404     410    403            204 at offset = length      plan, or 409, 413
-                                            else 409
-    DELETE    404     410    403 or end     403 or end                  end
+    request   absent  ended  concatenation    whole                    open
+    HEAD      404     410    as whole         200, 423 till finished   200
+    PATCH     404     410    403              204 at its end,          a plan; 409 elsewhere,
+                                              409 elsewhere            413 past an end, 400 another length
+    DELETE    404     410    403, or ends it  403, or ends it          ends it
 
-Checks run in the order of the status: 404/410, 403, length rules, then (under the lease) 409. The lease comes late, so
+Checks run in this order: 404 and 410, 403, length rules, then under the lease 409. The lease comes late, so
 that a hopeless request does not interrupt a healthy one.
 
-Source: tus 1.0.0, PATCH and HEAD; concatenation, "PATCH requests against a final upload".
+Source: tus 1.0.0, HEAD, PATCH and DELETE; concatenation ("The Server MUST respond with the 403 Forbidden
+status to PATCH requests against a final upload URL").
 """
 
 from datetime import datetime, timedelta
@@ -32,12 +34,18 @@ from dropoff_tus.model import Role, StoredUpload, UploadState
 
 
 def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | None:
-    """Return when an unfinished upload expires: sliding from its last commit. None once finished, or never."""
-    if upload.final and upload.role is not Role.PARTIAL:
-        return None
-    if not expire_after_seconds:
+    """Return when an unfinished upload expires: sliding from its last commit. None once whole.
+
+    Source: tus 1.0.0, expiration, Upload-Expires.
+    """
+    if is_whole(upload) or not expire_after_seconds:
         return None
     return upload.last_commit_at + timedelta(seconds=expire_after_seconds)
+
+
+def is_whole(upload: StoredUpload) -> bool:
+    """Tell whether nothing more is to come from the client: the rest is the server's to do."""
+    return upload.final or upload.whole or upload.role is Role.FINAL
 
 
 def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: float) -> None:
@@ -49,7 +57,7 @@ def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: flo
     if upload.ended is not None:
         raise gone(upload.ended)
     deadline = expires_at(upload, expire_after_seconds)
-    if deadline is not None and now >= deadline and not upload.final:
+    if deadline is not None and now >= deadline:
         raise gone(UploadState.EXPIRED)
 
 
@@ -59,26 +67,36 @@ def gone(state: UploadState) -> UploadGoneError:
 
 
 def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> AppendPlan:
-    """Decide on a PATCH. `max_bytes` is the limit for one upload, 0 for none.
+    """Decide on a PATCH, before the lease and again under it. `max_bytes` limits one upload, 0 for none.
 
     Raises:
-        ModifyFinalError, LengthFixedError, MaxSizeExceededError, UploadSizeExceededError, MismatchedOffsetError.
+        ModifyFinalError, LengthFixedError, MaxSizeExceededError, UploadSizeExceededError,
+        MismatchedOffsetError: In this order. Only an offset that is behind, and so hopeless, is refused here:
+            before the lease, bytes of a running PATCH may still become durable. `check_offset` has the last word.
+
+    Source: tus 1.0.0, PATCH ("If the offsets do not match, the Server MUST respond with the 409 Conflict
+    status without modifying the upload resource"); creation, Upload-Defer-Length ("Once set the length MUST
+    NOT be changed").
     """
     if upload.role is Role.FINAL:
         message = "a concatenation takes no bytes"
         raise ModifyFinalError(message)
     length = _length_after(upload, request, max_bytes)
-    if upload.final or (upload.whole and request.declared_length is None):
-        if request.offset != upload.length:
+    if is_whole(upload):
+        if request.offset != upload.offset:
             raise mismatch(upload)
         return AppendPlan(request.offset, 0, request.body.length, ignore_body=True)
-    return plan_body(request.offset, length, request.body, max_bytes, declare=request.declared_length)
+    declare = request.declared_length if upload.length is None else None
+    plan = plan_body(request.offset, length, request.body, max_bytes, declare=declare)
+    if request.offset < upload.offset:
+        raise mismatch(upload)
+    return plan
 
 
 def plan_body(
     offset: int, length: int | None, body: BodyInfo, max_bytes: int, *, declare: int | None = None
 ) -> AppendPlan:
-    """Plan a body at an offset of an upload of this length (None: deferred).
+    """Plan a body at an offset of an upload of this length (None: deferred). `max_bytes` limits one upload.
 
     Raises:
         UploadSizeExceededError, MaxSizeExceededError: Content-Length says that it goes past the end.
@@ -98,6 +116,16 @@ def plan_body(
     )
 
 
+def check_offset(upload: StoredUpload, plan: AppendPlan) -> None:
+    """Refuse, under the lease, a plan for another offset than the durable one.
+
+    Raises:
+        MismatchedOffsetError: It is; nothing was written.
+    """
+    if plan.offset != upload.offset:
+        raise mismatch(upload)
+
+
 def mismatch(upload: StoredUpload) -> MismatchedOffsetError:
     """Make the refusal for a wrong offset."""
     return MismatchedOffsetError(f"the upload is at {upload.offset}; nothing was written")
@@ -109,7 +137,7 @@ def check_delete(upload: StoredUpload, *, terminate_finished: bool) -> None:
     Raises:
         TerminateFinishedError: It is finished.
     """
-    if (upload.final or upload.whole) and not terminate_finished:
+    if is_whole(upload) and not terminate_finished:
         message = "a finished upload cannot be taken back; ask whoever gave you the code"
         raise TerminateFinishedError(message)
 

@@ -3,11 +3,13 @@
 Source: tus 1.0.0, Core protocol; docs/architecture.md, Requests.
 """
 
-from dropoff_tus import concat, headers as grammar
+from dropoff_tus import concat
+from dropoff_tus import headers as grammar
 from dropoff_tus.checksum import CHECKSUM_SIZES
 from dropoff_tus.errors import (
     DropoffError,
     HeadersTooLargeError,
+    InvalidConcatError,
     InvalidContentTypeError,
     InvalidUploadLengthError,
     LengthAndDeferError,
@@ -34,7 +36,7 @@ from dropoff_tus.model import Role
 Reply = Created | Status | Appended | Terminated | Capabilities
 RawHeaders = list[tuple[str, str]]
 COLLECTION_METHODS = ("OPTIONS", "POST")
-UPLOAD_METHODS = ("OPTIONS", "HEAD", "PATCH", "DELETE", "POST")
+UPLOAD_METHODS = ("OPTIONS", "HEAD", "PATCH", "DELETE")
 OFFSET_STREAM = "application/offset+octet-stream"
 _OVERRIDABLE = frozenset({"PATCH", "DELETE", "HEAD"})
 _MAX_HEADER_BYTES = 16 << 10
@@ -56,9 +58,9 @@ def effective_method(method: str, headers: Headers, *, on_upload: bool) -> str:
             message = "X-HTTP-Method-Override may be PATCH, DELETE or HEAD, on an upload"
             raise MethodNotAllowedError(message, allow=allow)
         return override.upper()
-    if method not in allow or (on_upload and method == "POST"):
+    if method not in allow:
         message = f"this resource does not know {method}"
-        raise MethodNotAllowedError(message, allow=tuple(name for name in allow if name != "POST" or not on_upload))
+        raise MethodNotAllowedError(message, allow=allow)
     return method
 
 
@@ -68,9 +70,13 @@ def check_version(method: str, headers: Headers) -> None:
     Raises:
         UnsupportedVersionError: Nothing was read or written.
     """
-    if method in {"POST", "PATCH", "DELETE"} and grammar.get(headers, "Tus-Resumable") != TUS_VERSION:
+    if method in {"POST", "PATCH", "DELETE"} and _version(headers) != TUS_VERSION:
         message = f"send Tus-Resumable: {TUS_VERSION}; nothing was written"
         raise UnsupportedVersionError(message)
+
+
+def _version(headers: Headers) -> str | None:
+    return grammar.get(headers, "Tus-Resumable", UnsupportedVersionError)
 
 
 def check_sizes(headers: Headers) -> None:
@@ -82,7 +88,7 @@ def check_sizes(headers: Headers) -> None:
     for name, value in headers:
         limit = grammar.MAX_CONCAT_BYTES if name.lower() == "upload-concat" else _MAX_HEADER_BYTES
         if len(value) > limit:
-            message = f"the header {name[:40]} is longer than {limit} bytes"
+            message = f"a header is longer than {limit} bytes; nothing was written"
             raise HeadersTooLargeError(message)
 
 
@@ -97,12 +103,17 @@ def body_info(headers: Headers) -> BodyInfo:
     Raises:
         MalformedRequestError: A coded transfer we do not take, or a malformed Content-Length.
         InvalidChecksumError: Upload-Checksum.
+
+    Source: RFC 9112, section 6.3, items 3 to 5 (both at once "ought to be handled as an error").
     """
     coding = grammar.get(headers, "Transfer-Encoding")
     if coding is not None and coding.lower() != "chunked":
         message = "only `Transfer-Encoding: chunked` is understood"
         raise MalformedRequestError(message)
     text = grammar.get(headers, "Content-Length")
+    if coding is not None and text is not None:
+        message = "send Content-Length or Transfer-Encoding, not both"
+        raise MalformedRequestError(message)
     length: int | None = None
     if coding is None:
         length = 0 if text is None else grammar.number(text, "Content-Length", MalformedRequestError)
@@ -110,21 +121,23 @@ def body_info(headers: Headers) -> BodyInfo:
 
 
 def parse_create(headers: Headers, *, drop_id: str, presented: str | None) -> Create:
-    """Read a POST on a drop-off.
+    """Read a POST on a drop-off. `presented` is the code, which is kept out of the metadata.
 
     Raises:
         DropoffError: The first header that does not follow the grammar.
+
+    Source: tus 1.0.0, creation, POST; creation with upload; concatenation.
     """
-    role, parts = concat.parse(grammar.get(headers, "Upload-Concat"), drop_id)
+    role, parts = concat.parse(grammar.get(headers, "Upload-Concat", InvalidConcatError), drop_id)
     metadata = grammar.metadata(headers, presented)
+    digests = grammar.digests(metadata)
     body = body_info(headers)
-    has_body = body.length != 0 and _content_type(headers) == OFFSET_STREAM
     if role is Role.FINAL:
         if body.length != 0:
-            message = "a concatenation takes no bytes"
+            message = "a concatenation takes no bytes; nothing was written"
             raise ModifyFinalError(message)
         # Upload-Length of a final is ignored: its parts say it.
-        return Create(role, None, metadata, grammar.digests(metadata), parts)
+        return Create(role, None, metadata, digests, parts)
     length = grammar.upload_length(headers)
     deferred = grammar.defers_length(headers)
     if length is not None and deferred:
@@ -133,10 +146,24 @@ def parse_create(headers: Headers, *, drop_id: str, presented: str | None) -> Cr
     if length is None and not deferred:
         message = "send Upload-Length, or Upload-Defer-Length: 1 if it is not known yet"
         raise InvalidUploadLengthError(message)
-    if body.length != 0 and not has_body:
+    return Create(role, length, metadata, digests, parts, body if _brings_bytes(headers, body) else None)
+
+
+def _brings_bytes(headers: Headers, body: BodyInfo) -> bool:
+    """Tell whether a creation comes with data.
+
+    Some clients and proxies send an empty chunked body without a type: nobody means data by it.
+
+    Source: tus 1.0.0, creation with upload ("The Client MUST include the Content-Type:
+    application/offset+octet-stream header").
+    """
+    content_type = _content_type(headers)
+    if body.length == 0 or (body.length is None and not content_type):
+        return False
+    if content_type != OFFSET_STREAM:
         message = f"a body on creation needs Content-Type: {OFFSET_STREAM}; nothing was written"
         raise InvalidContentTypeError(message)
-    return Create(role, length, metadata, grammar.digests(metadata), parts, body if has_body else None)
+    return True
 
 
 def parse_patch(headers: Headers) -> Patch:
@@ -144,6 +171,8 @@ def parse_patch(headers: Headers) -> Patch:
 
     Raises:
         DropoffError: The first header that does not follow the grammar.
+
+    Source: tus 1.0.0, PATCH.
     """
     offset = grammar.upload_offset(headers)
     if _content_type(headers) != OFFSET_STREAM:
