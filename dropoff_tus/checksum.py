@@ -18,9 +18,11 @@ class RunningHash(Protocol):
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
         """Take more bytes in."""
+        ...
 
     def digest(self) -> bytes:
         """Return the value so far."""
+        ...
 
 
 class _Crc32:

@@ -3,6 +3,7 @@
 Source: tus 1.0.0, concatenation.
 """
 
+from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
 from dropoff_tus.errors import InvalidConcatError, PartNotFoundError
@@ -39,6 +40,20 @@ def parse(text: str | None, drop_id: str) -> tuple[Role, tuple[str, ...]]:
         message = "Upload-Concat names a part twice"
         raise InvalidConcatError(message)
     return Role.FINAL, tokens
+
+
+def render(role: Role, part_ids: Sequence[str]) -> str | None:
+    """Return what HEAD shows as Upload-Concat; None for an upload that has nothing to do with concatenation.
+
+    A final shows the upload *ids* of its parts, not their URLs as received: the server does not keep the tokens
+    these end in. So the value has the form and the number of parts that a client expects, and gives no rights.
+
+    Source: tus 1.0.0, concatenation ("Response to HEAD request against partial or final upload MUST include the
+    Upload-Concat header and its value as received in the upload creation request").
+    """
+    if role is Role.FINAL:
+        return "final;" + " ".join(part_ids)
+    return "partial" if role is Role.PARTIAL else None
 
 
 def _token(url: str, drop_id: str) -> str:

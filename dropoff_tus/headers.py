@@ -59,11 +59,7 @@ def number(text: str, name: str, error: type[DropoffError]) -> int:
     """
     significant = text.lstrip("0") or "0"
     # The length is looked at first: int() of thousands of digits is slow, and refused by Python beyond 4300.
-    if (
-        _DIGITS.fullmatch(text) is None
-        or len(significant) > len(str(MAX_NUMBER))
-        or int(significant) > MAX_NUMBER
-    ):
+    if _DIGITS.fullmatch(text) is None or len(significant) > len(str(MAX_NUMBER)) or int(significant) > MAX_NUMBER:
         message = f"{name} must be a decimal number from 0 to {MAX_NUMBER}; nothing was written"
         raise error(message)
     return int(significant)
@@ -167,9 +163,7 @@ def metadata(headers: Headers, presented_code: str | None) -> Metadata:
     # An empty value is equal to a code that is all dashes, and no secret.
     secrets.discard("")
     return Metadata(
-        tuple(
-            (key, value) for key, value in pairs if key.lower() != CODE_KEY and _as_code(value) not in secrets
-        )
+        tuple((key, value) for key, value in pairs if key.lower() != CODE_KEY and _as_code(value) not in secrets)
     )
 
 
@@ -180,8 +174,7 @@ def _as_code(value: bytes) -> str:
 def render_metadata(value: Metadata) -> str:
     """Write pairs as Upload-Metadata; an empty value as the key alone."""
     return ",".join(
-        f"{key} {base64.b64encode(content).decode('ascii')}" if content else key
-        for key, content in value.pairs
+        f"{key} {base64.b64encode(content).decode('ascii')}" if content else key for key, content in value.pairs
     )
 
 
@@ -249,9 +242,7 @@ def upload_checksum(headers: Headers) -> ExpectedChecksum | None:
         raise InvalidChecksumError(message)
     digest = _decode_base64(encoded.strip(" \t"))
     if digest is None or len(digest) != size:
-        message = (
-            f"Upload-Checksum must carry the {size} bytes of a {algorithm} as base64; nothing was written"
-        )
+        message = f"Upload-Checksum must carry the {size} bytes of a {algorithm} as base64; nothing was written"
         raise InvalidChecksumError(message)
     return ExpectedChecksum(algorithm, digest)
 

@@ -80,9 +80,7 @@ def check_type(limits: Limits, metadata: Metadata) -> None:
         TypeNotAllowedError: It is not.
     """
     filetype = (metadata.filetype or "").partition(";")[0].strip().lower()
-    if limits.allowed_types and not any(
-        fnmatch.fnmatchcase(filetype, p.lower()) for p in limits.allowed_types
-    ):
+    if limits.allowed_types and not any(fnmatch.fnmatchcase(filetype, p.lower()) for p in limits.allowed_types):
         message = "this drop-off does not take files of this type; nothing was written"
         raise TypeNotAllowedError(message)
     name = (metadata.filename or "").lower()

@@ -31,9 +31,11 @@ class Body(Protocol):
 
     async def wait(self, timeout_seconds: float) -> None:
         """Return when `receive_into` may make progress, when `wake` was called, or after the timeout."""
+        ...
 
     def wake(self) -> None:
         """Make a pending `wait` return at once. Called on the event loop."""
+        ...
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """Receive some bytes, in a worker thread, never blocking.
@@ -45,6 +47,7 @@ class Body(Protocol):
         Raises:
             BodyCutError: The client went away before the end of the body.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Lease(Protocol):
     @property
     def upload(self) -> StoredUpload:
         """The upload's state now, after recovery and after each call below."""
+        ...
 
     async def declare_length(self, length: int, at: datetime) -> None:
         """Fix a deferred length, durably.
@@ -86,6 +90,7 @@ class Lease(Protocol):
         Raises:
             LengthFixedError: Another length was declared before.
         """
+        ...
 
     async def append(self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float) -> int:
         """Seal and commit a body. On return and on every error below, what may be kept is durable.
@@ -106,6 +111,7 @@ class Lease(Protocol):
             StorageFullError, StorageFailedError: What was durable before stays so; the rest is lost.
             TooManySegmentsError: Send larger pieces; what came until then is kept.
         """
+        ...
 
     async def digests(self, names: Sequence[str], *, read_back_bytes: int) -> dict[str, bytes] | None:
         """Return plaintext digests of the whole upload, by name; the configured one is always among them.
@@ -118,6 +124,7 @@ class Lease(Protocol):
             KeyMissingError: The upload would have to be read back and no identity at hand opens it.
             UploadDamagedError: What is stored does not verify.
         """
+        ...
 
     async def write_final(self, at: datetime) -> str:
         """Verify the chain and the totals and make the final record durable; again is a no-op.
@@ -125,6 +132,7 @@ class Lease(Protocol):
         Returns:
             The hex SHA-256 of the final log record.
         """
+        ...
 
     async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
         """Write the final record and the encrypted receipt, then seal if the upload is to be; again is a no-op.
@@ -132,12 +140,14 @@ class Lease(Protocol):
         Partial uploads get the final record alone. `token` None (after a restart) leaves out the uploader's copy
         of the receipt unless it is there already.
         """
+        ...
 
     async def end(self, state: UploadState, why: str, at: datetime) -> None:
         """Record REJECTED, TERMINATED, EXPIRED or DELETED and shred: envelopes first, then the data.
 
         For a concatenation its parts are shredded too. What remains is a tombstone. `why` is a fixed phrase.
         """
+        ...
 
 
 class Store(Protocol):
@@ -150,6 +160,7 @@ class Store(Protocol):
             PolicyTamperedError: new.policy is not signed by the server key.
             StorageFullError, StorageFailedError: Nothing of it is left.
         """
+        ...
 
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state without a lease.
@@ -158,15 +169,18 @@ class Store(Protocol):
             UploadNotFoundError: Nothing of it is here (or it never got a valid create record).
             UploadDamagedError: It does not verify.
         """
+        ...
 
     async def settle(self, upload_id: str) -> None:
         """Ask a writer that received nothing for a second to commit, and wait for it; at most about two seconds.
 
         Returns at once when nobody writes, when nothing is uncommitted, or when bytes keep coming.
         """
+        ...
 
     async def metadata(self, upload_id: str) -> Metadata | None:
         """Return the client's metadata; None where the server can no longer read it (sealed)."""
+        ...
 
     def lease(
         self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
@@ -184,6 +198,7 @@ class Store(Protocol):
             MismatchedOffsetError: A holder is past `offset` already.
             UploadLockedError: Not obtained in time.
         """
+        ...
 
     def read(
         self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
@@ -196,21 +211,27 @@ class Store(Protocol):
             UploadNotFoundError, UploadDamagedError: As `stat`; also when it is not finished.
             KeyMissingError: None of the identities opens it.
         """
+        ...
 
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
+        ...
 
     async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
         """Return the signed receipt for whoever has the upload's URL, or None."""
+        ...
 
     async def retire_epochs(self, needed: set[str]) -> None:
         """Destroy the ingest identities of all past epochs but those needed."""
+        ...
 
     def free_bytes(self) -> int:
         """Return what the disk has free for us, less the configured floor. May be negative."""
+        ...
 
     def unfinished_bytes(self) -> int:
         """Return the bytes already on disk of uploads that still hold a reservation."""
+        ...
 
 
 Decide = Callable[[Dropoff, Usage], None]
@@ -230,24 +251,31 @@ class Catalog(Protocol):
         Raises:
             ValueError: The id is taken.
         """
+        ...
 
     async def dropoff(self, drop_id: str) -> Dropoff | None:
         """Return one drop-off, or None."""
+        ...
 
     async def dropoffs(self) -> list[Dropoff]:
         """Return all drop-offs, oldest first."""
+        ...
 
     async def usage(self, drop_id: str) -> Usage:
         """Return what a drop-off's uploads take."""
+        ...
 
     async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
         """Close or reopen; with end_open also mark what is open to be ended. False if there is no such drop-off."""
+        ...
 
     async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
         """Replace the code. False if there is no such drop-off."""
+        ...
 
     async def version(self) -> int:
         """Return a counter that every change of any drop-off raises; cheap to poll."""
+        ...
 
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
@@ -264,27 +292,34 @@ class Catalog(Protocol):
             PartNotFoundError, InvalidConcatError, PartInUseError: See `parts`.
             Whatever `decide` raises.
         """
+        ...
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
-        """Raise (or settle, when length is given) the reservation of an OPEN upload to a new total; `decide` may refuse.
+        """Raise (or settle, when length is given) the reservation of an OPEN upload to a new total; `decide`
+        may refuse.
 
         Usage given to `decide` excludes this upload's present reservation.
         """
+        ...
 
     async def drop_upload(self, upload_id: str) -> None:
         """Forget an upload whose creation in the store failed; gives its reservation back. Unknown is fine."""
+        ...
 
     async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
         """Mark COMPLETE, with its size in place of its reservation. False if it was complete already."""
+        ...
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move to CHECKING, REJECTED, TERMINATED, EXPIRED or DELETED; the last four give back all it took.
 
         For a FINAL its parts follow. False if it was in that state already or is unknown.
         """
+        ...
 
     async def upload(self, upload_id: str) -> UploadRow | None:
         """Return one upload, or None."""
+        ...
 
     async def uploads(
         self,
@@ -296,9 +331,11 @@ class Catalog(Protocol):
         unclaimed: bool = False,
     ) -> list[UploadRow]:
         """Return uploads, oldest first, filtered; `unclaimed`: only partials that no final has."""
+        ...
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials a final has claimed (in no particular order)."""
+        ...
 
 
 class Clock(Protocol):
@@ -306,5 +343,4 @@ class Clock(Protocol):
 
     def now(self) -> datetime:
         """Return the present as aware UTC."""
-
-
+        ...

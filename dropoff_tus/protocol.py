@@ -1,8 +1,8 @@
 """The decisions: a request and an upload's state in, a plan or a refusal out.
 
 Theory of operation. An upload is *absent* (404), *ended* (410, also when it has expired and nobody has ended
-it yet), *whole* (every byte is here; finished, or the server is at it) or *open*. A concatenation is whole from
-its creation on.
+it yet), *whole* (every byte is here; finished, or the server is at it) or *open*. A concatenation is whole
+from its creation on.
 
     request   absent  ended  concatenation    whole                    open
     HEAD      404     410    as whole         200, 423 till finished   200
@@ -72,7 +72,7 @@ def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> Append
     Raises:
         ModifyFinalError, LengthFixedError, MaxSizeExceededError, UploadSizeExceededError,
         MismatchedOffsetError: In this order. Only an offset that is behind, and so hopeless, is refused here:
-            before the lease, bytes of a running PATCH may still become durable. `check_offset` has the last word.
+            before the lease, bytes of a running PATCH may still become durable. `check_offset` decides then.
 
     Source: tus 1.0.0, PATCH ("If the offsets do not match, the Server MUST respond with the 409 Conflict
     status without modifying the upload resource"); creation, Upload-Defer-Length ("Once set the length MUST

@@ -1,6 +1,5 @@
 """Typed keys of what the application holds."""
 
-
 from aiohttp import web
 
 from dropoff_tus.ports import Catalog, Store

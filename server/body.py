@@ -89,7 +89,9 @@ class StreamBody:
             self.received_bytes += filled
             return filled
         if self._failure is not None:
-            message = "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
+            message = (
+                "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
+            )
             raise BodyCutError(message)
         return 0 if self._ended else None
 

@@ -33,7 +33,7 @@ def parse_size(value: object) -> int:
     """Read a size: an int of bytes, or a string with a unit such as `1GiB` or `500 MB`."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
-            message = "must not be negative; write e.g. 1073741824 or \"1GiB\""
+            message = 'must not be negative; write e.g. 1073741824 or "1GiB"'
             raise ValueError(message)
         return value
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -227,7 +227,9 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
     try:
         tree: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        message = f"there is no configuration at {file}; make one with `dropoff-tus init --dir DIR`, or name it with --config"
+        message = (
+            f"there is no configuration at {file}; make one with `dropoff-tus init --dir DIR`, or name it with --config"
+        )
         raise ConfigError(message) from None
     except OSError as error:
         message = f"cannot read {file}: {error.strerror}"

@@ -17,13 +17,15 @@ from server.forwarded import Network, in_networks
 
 _log = logging.getLogger(__name__)
 # aiohttp's own logger would print tracebacks with headers in them, codes included.
-quiet_logger = logging.Logger("aiohttp.quiet", level=logging.CRITICAL + 1)
+quiet_logger = logging.getLogger("server.quiet")
+quiet_logger.setLevel(logging.CRITICAL + 1)
+quiet_logger.propagate = False
 
 
 class HardenedServer(web.Server):
     """Counts connections and makes hardened handlers."""
 
-    def __init__(  # noqa: PLR0913 - settings
+    def __init__(
         self,
         inner: web.Server,
         *,
@@ -70,7 +72,7 @@ class HardenedServer(web.Server):
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_address", "_admitted", "_header_timer", "_hardened")
+    __slots__ = ("_address", "_admitted", "_hardened", "_header_timer")
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""

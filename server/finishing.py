@@ -1,93 +1,169 @@
-"""Finishing: the post-finish checks, and their repetition until they are done. The server owns this, not the client.
+"""Finishing: the post-finish checks, repeated until they are done. The server owns this, not the client.
 
-open -> (digests agree) -> final record, receipt, seal -> complete. A mismatch ends in rejected. What would have to be
-read back and is larger than READ_BACK_BYTES is checked in the background, state checking.
+open -> digests agree -> final record, receipt, seal (store) -> complete (catalog). A mismatch ends in rejected.
+What would have to be read back and is larger than READ_BACK_BYTES gets its final record, goes to state checking
+and is read in the background. Every step may be repeated: after a crash `reconcile` starts over.
 """
 
 import asyncio
+import itertools
 import logging
-from contextlib import suppress
+from collections.abc import Sequence
 
-from dropoff_tus import headers
-from dropoff_tus.errors import CatalogUnavailableError, DigestMismatchError, DropoffError, UploadLockedError
+from dropoff_tus import headers, protocol
+from dropoff_tus.errors import (
+    CatalogUnavailableError,
+    DigestMismatchError,
+    DropoffError,
+    KeyMissingError,
+    ServerShutdownError,
+    UploadDamagedError,
+    UploadGoneError,
+    UploadNotFoundError,
+)
 from dropoff_tus.model import Role, UploadState
 from dropoff_tus.ports import Catalog, Clock, Lease, Store
 
 _log = logging.getLogger(__name__)
 READ_BACK_BYTES = 1 << 30
 _NO_LIMIT = 1 << 63
-_RETRY_SECONDS = (1, 2, 5, 10, 30, 60)
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_HOPELESS = (
+    DigestMismatchError,
+    ServerShutdownError,
+    UploadDamagedError,
+    UploadGoneError,
+    UploadNotFoundError,
+)
 
 
 class Finisher:
     """Finishes uploads under their leases, at once or later."""
 
-    def __init__(self, store: Store, catalog: Catalog, clock: Clock) -> None:
-        """Take the ports."""
+    def __init__(
+        self, store: Store, catalog: Catalog, clock: Clock, retry_seconds: Sequence[float] = RETRY_SECONDS
+    ) -> None:
+        """Take the ports, and the delays between attempts (the last one is repeated)."""
         self._store, self._catalog, self._clock = store, catalog, clock
+        self._retry_seconds = retry_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     async def close(self) -> None:
-        """Stop the background work."""
+        """Stop the background work; `reconcile` takes it up again."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def finish(self, lease: Lease, token: str | None, *, read_back_bytes: int = READ_BACK_BYTES) -> bool:
-        """Finish a whole upload; may be repeated. True if there is a receipt.
+    async def finish(self, lease: Lease, token: str | None) -> bool:
+        """Finish a whole upload as far as the client has to wait for it; may be repeated.
+
+        Returns:
+            Whether there is a receipt: not for a partial, and not yet in state checking.
 
         Raises:
             DigestMismatchError: It is rejected now.
             CatalogUnavailableError: All is durable, and the server repeats the rest.
+            KeyMissingError, UploadDamagedError, StorageFullError, StorageFailedError: It is not finished.
         """
         upload = lease.upload
-        if upload.role is Role.PARTIAL:
-            await lease.complete(token, {}, self._clock.now())
-            await self._catalog.complete_upload(upload.id, lease.upload.offset, self._clock.now())
-            return False
-        metadata = await self._store.metadata(upload.id)
-        expected = headers.digests(metadata) if metadata is not None else ()
-        names = [digest.algorithm for digest in expected]
-        values = await lease.digests(names, read_back_bytes=read_back_bytes)
         try:
-            if values is None:
-                await lease.write_final(self._clock.now())
-                await self._catalog.set_state(upload.id, UploadState.CHECKING, self._clock.now())
-                self.finish_later(upload.id, token, read_back_bytes=_NO_LIMIT)
-                return False
-            if not all(digest.matches(values[digest.algorithm]) for digest in expected):
-                await lease.end(UploadState.REJECTED, "digest mismatch", self._clock.now())
-                await self._catalog.set_state(upload.id, UploadState.REJECTED, self._clock.now())
-                message = "the file does not match the digest in its metadata; it was rejected, upload it anew"
-                raise DigestMismatchError(message)
-            done = await lease.complete(token, values, self._clock.now())
-            await self._catalog.complete_upload(upload.id, done.size_bytes, self._clock.now())
+            state = await self._attempt(lease, token, READ_BACK_BYTES)
         except CatalogUnavailableError:
             self.finish_later(upload.id, token)
             raise
-        _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": done.size_bytes})
-        return True
+        if state is UploadState.CHECKING:
+            self.finish_later(upload.id, token)
+            return False
+        return upload.role is not Role.PARTIAL
 
-    def finish_later(self, upload_id: str, token: str | None, *, read_back_bytes: int = READ_BACK_BYTES) -> None:
-        """Finish in the background, again and again until it is done."""
-        if upload_id not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._repeat(upload_id, token, read_back_bytes))
-            self._tasks[upload_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(upload_id, None))
+    def finish_later(self, upload_id: str, token: str | None) -> None:
+        """Finish in the background, again and again until it is done or hopeless."""
+        if self._closed or upload_id in self._tasks:
+            return
+        task = asyncio.get_running_loop().create_task(self._repeat(upload_id, token))
+        self._tasks[upload_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(upload_id, None))
 
-    async def _repeat(self, upload_id: str, token: str | None, read_back_bytes: int) -> None:
-        for delay in (*_RETRY_SECONDS, *([_RETRY_SECONDS[-1]] * 10_000)):
+    async def _repeat(self, upload_id: str, token: str | None) -> None:
+        for delay in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):
             try:
                 async with self._store.lease(upload_id) as lease:
-                    if lease.upload.ended is None:
-                        await self.finish(lease, token, read_back_bytes=read_back_bytes)
-            except (CatalogUnavailableError, UploadLockedError):
-                await asyncio.sleep(delay)
+                    await self._attempt(lease, token, _NO_LIMIT)
+            except _HOPELESS as error:
+                _log.warning("finishing ended", extra={"upload_id": upload_id, "code": error.code})
+                return
             except DropoffError as error:
-                _log.warning("finishing failed", extra={"upload_id": upload_id, "code": error.code})
+                _log.warning("finishing is repeated", extra={"upload_id": upload_id, "code": error.code})
+            except Exception:
+                # A bug must neither kill the retries of the others nor go unnoticed.
+                _log.exception("finishing failed", extra={"upload_id": upload_id})
                 return
             else:
                 return
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, lease: Lease, token: str | None, read_back_bytes: int) -> UploadState:
+        """Go through all steps once; return the state reached."""
+        upload, now = lease.upload, self._clock.now()
+        if upload.ended is not None:
+            # Ended before a crash, or while the catalog was away: only it has to learn.
+            await self._catalog.set_state(upload.id, upload.ended, now)
+            return upload.ended
+        values = await self._checked_digests(lease, read_back_bytes)
+        if values is None:
+            await lease.write_final(now)
+            await self._catalog.set_state(upload.id, UploadState.CHECKING, now)
+            return UploadState.CHECKING
+        done = await lease.complete(token, values, now)
+        await self._catalog.complete_upload(upload.id, done.size_bytes, now)
+        _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": done.size_bytes})
+        return UploadState.COMPLETE
+
+    async def _checked_digests(self, lease: Lease, read_back_bytes: int) -> dict[str, bytes] | None:
+        """Return the digests of the content, agreed with those in the metadata; None if it is too large now.
+
+        Raises:
+            DigestMismatchError: They do not agree; the upload is rejected.
+        """
+        upload = lease.upload
+        if upload.role is Role.PARTIAL:
+            return {}  # checks and receipts are for what partials become
+        metadata = await self._store.metadata(upload.id)
+        if metadata is None:
+            if not upload.final:
+                raise KeyMissingError("the server cannot open this upload to check it; its bytes are safe")
+            # Sealed by an attempt that did not reach the catalog: the checks came before that.
+            return {}
+        expected = headers.digests(metadata)
+        names = [digest.algorithm for digest in expected]
+        values = await lease.digests(names, read_back_bytes=read_back_bytes)
+        if values is not None and not all(digest.matches(values[digest.algorithm]) for digest in expected):
+            await self._reject(lease)
+        return values
+
+    async def _reject(self, lease: Lease) -> None:
+        now = self._clock.now()
+        await lease.end(UploadState.REJECTED, "digest mismatch", now)
+        try:
+            await self._catalog.set_state(lease.upload.id, UploadState.REJECTED, now)
+        except CatalogUnavailableError:
+            self.finish_later(lease.upload.id, None)
+        raise DigestMismatchError("the file does not match the digest in its metadata; it was rejected, upload it anew")
+
+
+async def is_recorded(catalog: Catalog, upload_id: str) -> bool:
+    """Tell whether a whole upload may be called success: complete, or only being read back.
+
+    Raises:
+        UploadNotFoundError: The catalog does not know it.
+        UploadGoneError: It was ended.
+    """
+    row = await catalog.upload(upload_id)
+    if row is None:
+        raise protocol.absent()
+    if row.state in protocol.ENDED:
+        raise protocol.gone(row.state)
+    return row.state in {UploadState.COMPLETE, UploadState.CHECKING}

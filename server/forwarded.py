@@ -50,10 +50,10 @@ def _forwarded(request: web.BaseRequest) -> tuple[str, str]:
     """Return (protocol, host) from Forwarded, or else from X-Forwarded-*; empty where absent."""
     header = request.headers.get("Forwarded")
     if header:
-        fields = dict(
-            (name.strip().lower(), value.strip().strip('"'))
+        fields = {
+            name.strip().lower(): value.strip().strip('"')
             for name, _, value in (part.partition("=") for part in header.split(",")[-1].split(";"))
-        )
+        }
         return fields.get("proto", "").lower(), fields.get("host", "")
     proto = request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower()
     return proto, request.headers.get("X-Forwarded-Host", "").split(",")[-1].strip()

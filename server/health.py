@@ -14,9 +14,7 @@ class Metrics:
     def __init__(self) -> None:
         """Make a registry of our own."""
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry
-        )
+        self.requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
         self.seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
 

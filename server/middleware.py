@@ -1,7 +1,6 @@
 """Around every request: an id, one log line, metrics, and the one map from errors to responses."""
 
 import asyncio
-
 import logging
 import re
 import time
@@ -114,5 +113,3 @@ def _decorate(request: web.Request, response: web.StreamResponse, request_id: st
         response.headers["Access-Control-Max-Age"] = "86400"
     else:
         response.headers["Access-Control-Expose-Headers"] = _EXPOSE
-
-

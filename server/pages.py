@@ -10,8 +10,8 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.policy import check_window
 from server.appkeys import AUTH, CONFIG
-from server.forwarded import base_url
 from server.clock import SystemClock
+from server.forwarded import base_url
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (

@@ -185,5 +185,3 @@ def _range(text: str | None, size: int) -> tuple[int, int, int]:
 
 def _absent() -> UploadNotFoundError:
     return UploadNotFoundError("there is no such upload here; create it with POST")
-
-

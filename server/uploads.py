@@ -21,7 +21,7 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.ids import is_token, upload_id
-from dropoff_tus.messages import AppendPlan, Appended, Create, Created, Patch, Status, Terminated
+from dropoff_tus.messages import Appended, AppendPlan, Create, Created, Patch, Status, Terminated
 from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, StoredUpload, UploadRow, UploadState, Usage
 from dropoff_tus.ports import Body, Catalog, Clock, Lease, NewUpload, Store
 from server.finishing import Finisher
@@ -93,7 +93,7 @@ class ReservingBody:
 class Uploads:
     """All that a tus client can ask for, over the ports."""
 
-    def __init__(  # noqa: PLR0913 - the composition root's one call
+    def __init__(
         self,
         store: Store,
         catalog: Catalog,
@@ -146,9 +146,7 @@ class Uploads:
         now = row.created_at
 
         def decide(dropoff: Dropoff, usage: Usage) -> None:
-            policy.admit(
-                dropoff, usage, asked, now=now, server_max_bytes=self._settings.max_upload_bytes, space=space
-            )
+            policy.admit(dropoff, usage, asked, now=now, server_max_bytes=self._settings.max_upload_bytes, space=space)
 
         try:
             return await self._catalog.add_upload(row, decide, parts=part_ids)
@@ -363,9 +361,7 @@ class Uploads:
         if self._settings.expire_after_seconds:
             before = now - timedelta(seconds=self._settings.expire_after_seconds)
             rows = await self._catalog.uploads(states=[UploadState.OPEN], created_before=before)
-            rows += await self._catalog.uploads(
-                states=[UploadState.COMPLETE], created_before=before, unclaimed=True
-            )
+            rows += await self._catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
             for row in rows:
                 with suppress(DropoffError):
                     stored = await self._store.stat(row.id)

@@ -36,7 +36,7 @@ async def check_store(
         yield await store.run(_check, store, upload_id, quick)
 
 
-def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: FBT001
+def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: C901, FBT001, PLR0911 - one line a rule
     try:
         chain = store.chain(upload_id, every_signature=True)
     except DropoffError as error:

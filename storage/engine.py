@@ -1,7 +1,9 @@
 """The store on local files: implements `dropoff_tus.ports.Store`.
 
-The event loop only sequences; every file operation and all cryptography run in worker threads: few that seal, as many as
-there are cores, and more that wait for the disk. What an upload's log says is kept in a bounded cache and believed while
+The event loop only sequences; every file operation and all cryptography run in worker threads: few that seal, as many
+as
+there are cores, and more that wait for the disk. What an upload's log says is kept in a bounded cache and believed
+while
 the log has the size it had, so another process may write between two requests.
 
 Source: docs/format.md.
@@ -370,7 +372,7 @@ class FileStore:
             while not await self.run(_try_lock, log):
                 if time.monotonic() > deadline:
                     message = "the upload is in use by another process"
-                    raise UploadLockedError(message)
+                    raise UploadLockedError(message)  # noqa: TRY301 - the descriptors are closed below
                 await asyncio.sleep(_LOCK_POLL_SECONDS)
             state = await self.run(self._recover, upload_id, log, data, for_append)
         except BaseException:

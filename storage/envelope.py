@@ -1,7 +1,9 @@
 """The envelope: an age file with an upload's identity and the client's metadata.
 
-Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex) and Upload-Metadata as received less the
-code. The create record commits to the random bytes and the metadata together, so the log binds them without showing them.
+Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex) and Upload-Metadata as received
+less the
+code. The create record commits to the random bytes and the metadata together, so the log binds them without showing
+them.
 
 Source: docs/format.md, Envelope.
 """

@@ -28,8 +28,11 @@ from dropoff_tus.errors import PolicyTamperedError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Mode, SignedPolicy
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
+from storage.durable import Disk
 
 SIGNATURE_BYTES = 64
+# Keys are always synced, whatever the store's durability: a lost key loses everything under it.
+_DISK = Disk(sync=True)
 _KEY_BYTES = 32
 _SIGNING_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-retired-public"
 _POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
@@ -60,9 +63,7 @@ class SigningKey:
         """Take 32 private bytes and 32-byte retired public keys."""
         self._private = Ed25519PrivateKey.from_private_bytes(private)
         public = self._private.public_key().public_bytes_raw()
-        self._public_by_id = {
-            key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in (public, *retired)
-        }
+        self._public_by_id = {key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in (public, *retired)}
         self.id = key_id(public)
         self.public_bytes = public
 
@@ -129,7 +130,7 @@ class IngestKeys:
     def destroy(self, epoch: str) -> None:
         """Remove an epoch's identities, durably: nothing sealed under it opens again with the server's keys."""
         (self._folder / f"{epoch}.txt").unlink(missing_ok=True)
-        _sync_folder(self._folder)
+        _DISK.sync_path(self._folder)
         self._load.cache_clear()
 
 
@@ -329,7 +330,7 @@ def _write_owner_only(path: Path, text: str, *, replace_ok: bool = False) -> Non
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        _DISK.sync_file(file.fileno())
     try:
         # A link, not a rename: it never replaces a key that another process made meanwhile.
         path.hardlink_to(temporary)
@@ -339,15 +340,7 @@ def _write_owner_only(path: Path, text: str, *, replace_ok: bool = False) -> Non
             raise KeySourceError(message) from None
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _DISK.sync_path(path.parent)
 
 
 def _read_owner_only(path: Path, name: str) -> str:

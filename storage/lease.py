@@ -188,7 +188,7 @@ class FileLease:
             raise BodyTimeoutError(message)
 
     async def _settle_after_cut(self, plan: AppendPlan, saved: dict[str, Any] | None) -> None:
-        """The client is gone: keep what came, unless a checksum was to hold for the whole."""
+        """Keep what came before a cut, unless a checksum was to hold for the whole."""
         if plan.checksum is not None:
             await asyncio.shield(self._store.run(self._discard, saved))
         else:
@@ -395,7 +395,7 @@ class FileLease:
             raise self._failed(error) from error
 
     async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
-        """Final record, receipt, seal; see the port."""
+        """Write the final record and the receipt, and seal; see the port."""
         await self.write_final(at)
         return await self._store.run(self._store.finish_files, self.state, token, digests)
 
@@ -415,7 +415,7 @@ class FileLease:
         await self._store.run(work)
 
     def gone(self) -> UploadGoneError | None:
-        """The error for an upload that has ended."""
+        """Return the error for an upload that has ended."""
         if self.state.ended is None:
             return None
         return UploadGoneError(f"the upload was {self.state.ended.value}; create a new one")

@@ -1,6 +1,7 @@
 """The signed commit log: one line a commit, `<canonical JSON> SP <unpadded base64 signature> LF`.
 
-Every record carries `t` (its type), `at`, `prev` (hex SHA-256 of the whole previous line), `len` (the declared length or
+Every record carries `t` (its type), `at`, `prev` (hex SHA-256 of the whole previous line), `len` (the declared length
+or
 null) and `tot` = [segments, plaintext bytes, ciphertext bytes] after it, so that the create record and the last one
 together tell where an upload stands. Signatures are verified before anything is parsed.
 

@@ -1,7 +1,9 @@
 """Reading a log back: where an upload stands, what is torn, what is tampering. Needs no decryption key.
 
-A tail is *torn*, an honest crash, only if it lacks its LF or contains NUL (a size that became durable before its bytes),
-and is no longer than one record. It is kept aside and cut. Anything else that does not verify is tampering: refused, and
+A tail is *torn*, an honest crash, only if it lacks its LF or contains NUL (a size that became durable before its
+bytes),
+and is no longer than one record. It is kept aside and cut. Anything else that does not verify is tampering: refused,
+and
 nothing is truncated, so that a flipped bit never costs acknowledged bytes.
 
 Source: docs/format.md, Recovery.
@@ -15,7 +17,17 @@ from dropoff_tus.errors import UploadNotFoundError
 from storage.durable import Disk
 from storage.keys import SigningKey
 from storage.layout import UploadPaths
-from storage.log import MAX_LINE_BYTES, LogState, Record, SegmentEntry, damaged, follow, initial_state, jump, verify_line
+from storage.log import (
+    MAX_LINE_BYTES,
+    LogState,
+    Record,
+    SegmentEntry,
+    damaged,
+    follow,
+    initial_state,
+    jump,
+    verify_line,
+)
 
 _TAIL_BYTES = 16 << 10
 
@@ -94,7 +106,7 @@ def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bo
     return Chain(state, tuple(segments))
 
 
-def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:  # noqa: PLR0913
+def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:
     """Under the lease: keep a torn log tail aside and cut it, and cut `data` to what is committed.
 
     Raises:

@@ -102,7 +102,7 @@ class SegmentWriter:
         )
 
 
-def read_segments(  # noqa: PLR0913 - the six are independent
+def read_segments(
     descriptor: int, upload_id: str, entries: Sequence[SegmentEntry], identity: Identity, start: int, stop: int
 ) -> Iterator[bytes]:
     """Yield the plain bytes from start up to stop, verified chunk by chunk.
@@ -125,7 +125,7 @@ def read_segments(  # noqa: PLR0913 - the six are independent
             raise damaged(upload_id, f"segment {entry.index}: {error}") from None
 
 
-def _read_segment(  # noqa: PLR0913 - as above
+def _read_segment(
     descriptor: int, upload_id: str, entry: SegmentEntry, identity: Identity, begin: int, end: int
 ) -> Iterator[bytes]:
     head = _read_exactly(descriptor, entry.data_offset, entry.header_length, upload_id)

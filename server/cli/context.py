@@ -20,7 +20,9 @@ from server.lifespan import Services, open_services
 T = TypeVar("T")
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml.", show_default=False),
+    typer.Option(
+        "--config", help="The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ class NewDrop:
     name: str
     id: str | None = None
     with_code: bool = True
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     recipients: tuple[str, ...] = ()
     sealed: bool = False
     expires_at: datetime | None = None
@@ -110,7 +110,7 @@ def _json(config: Config, dropoff: Dropoff) -> dict[str, Any]:
 
 
 @app.command()
-def create(  # noqa: PLR0913 - its options
+def create(
     name: Annotated[str, typer.Option(help="What you call it.", show_default=False)],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
@@ -118,7 +118,9 @@ def create(  # noqa: PLR0913 - its options
     max_upload_bytes: Annotated[str | None, typer.Option(help="Of one upload; e.g. 10GiB. 0: no limit.")] = None,
     max_total_bytes: Annotated[str | None, typer.Option(help="Of all uploads together.")] = None,
     max_uploads: Annotated[int | None, typer.Option(help="How many.", min=0)] = None,
-    recipient: Annotated[list[str] | None, typer.Option(help="An age recipient instead of the configured roots.")] = None,
+    recipient: Annotated[
+        list[str] | None, typer.Option(help="An age recipient instead of the configured roots.")
+    ] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Not even this server can read a finished upload.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

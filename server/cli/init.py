@@ -122,8 +122,9 @@ def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], ke
 def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: bool) -> None:
     if rooted:
         note(
-            f"The root identity that opens every upload is {target / 'root-identity.txt'}. Move it off this machine and "
-            "keep a copy; without it sealed uploads cannot be read, and with it here a thief reads all."
+            f"The root identity that opens every upload is {target / 'root-identity.txt'}.\n"
+            "Move it off this machine and keep a copy: without it sealed uploads cannot be read, and with it here a "
+            "thief reads all."
         )
     if as_json:
         print_json({"config": str(target / "config.toml"), "drop": made})

@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from server import app as application, logs
+from server import app as application
+from server import logs
 from server.cli.context import CommandError, ConfigOption, note, say
 from server.config import load_config
 from server.lifespan import key_places

@@ -120,7 +120,9 @@ def export(
         stored = await services.store.stat(found)
         row = await services.catalog.upload(found)
         if not stored.final or row is None or row.state not in {UploadState.COMPLETE, UploadState.CHECKING}:
-            message = f"the upload is not finished ({row.state.value if row else 'unknown'}, {stored.offset} bytes are here)"
+            message = (
+                f"the upload is not finished ({row.state.value if row else 'unknown'}, {stored.offset} bytes are here)"
+            )
             raise UploadNotFoundError(message)
         pieces = services.store.read(found, identities=identities)
         if output == "-":

@@ -3,7 +3,8 @@
 Segments are written with `SegmentSealer`, and read in any order with `open_header`, `payload_key` and `ChunkOpener`.
 Small files go through `encrypt` and `decrypt`.
 
-One rule is stricter than the format: a header with a hybrid stanza and one of another native kind is refused. The format
+One rule is stricter than the format: a header with a hybrid stanza and one of another native kind is refused. The
+format
 only asks writers not to do it ("SHOULD NOT"), and old tools open such files, but a file key that is also wrapped
 classically is not protected against a quantum computer, whatever its recipients were told.
 
@@ -172,9 +173,7 @@ def decrypt(
     plain_size(len(payload))
     last = max(len(payload) - 1, 0) // SEALED_CHUNK_BYTES
     return b"".join(
-        opener.open(
-            index, payload[index * SEALED_CHUNK_BYTES : (index + 1) * SEALED_CHUNK_BYTES], last=index == last
-        )
+        opener.open(index, payload[index * SEALED_CHUNK_BYTES : (index + 1) * SEALED_CHUNK_BYTES], last=index == last)
         for index in range(last + 1)
     )
 

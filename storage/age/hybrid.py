@@ -1,6 +1,7 @@
 """The post-quantum recipient type, ML-KEM-768 with X25519 (X-Wing) through HPKE.
 
-Source: C2SP age.md, "The MLKEM768-X25519 hybrid post-quantum recipient type"; draft-ietf-hpke-pq; RFC 9180, section 6.1.
+Source: C2SP age.md, "The MLKEM768-X25519 hybrid post-quantum recipient type"; draft-ietf-hpke-pq; RFC 9180, section
+6.1.
 """
 
 import hashlib
@@ -68,9 +69,7 @@ class PrivateKey:
         mlkem_key = MLKEM768PrivateKey.from_seed_bytes(expanded[:_MLKEM_SEED_BYTES])
         x25519_key = X25519PrivateKey.from_private_bytes(expanded[_MLKEM_SEED_BYTES:])
         self._key = hpke.MLKEM768X25519PrivateKey(mlkem_key, x25519_key)
-        self.public = PublicKey(
-            mlkem_key.public_key().public_bytes_raw() + x25519_key.public_key().public_bytes_raw()
-        )
+        self.public = PublicKey(mlkem_key.public_key().public_bytes_raw() + x25519_key.public_key().public_bytes_raw())
 
     def unwrap(self, stanza: Stanza) -> bytes | None:
         """Unwrap a file key; None if the stanza is for somebody else.

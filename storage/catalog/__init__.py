@@ -75,7 +75,11 @@ async def open_catalog(url: str) -> AsyncIterator[SqliteCatalog]:
     if have != head:
         known = {revision.revision for revision in _script().walk_revisions()}
         newer = have is not None and have not in known
-        advice = "was made by a newer version; update this program" if newer else "is not up to date; run `dropoff-tus migrate`"
+        advice = (
+            "was made by a newer version; update this program"
+            if newer
+            else "is not up to date; run `dropoff-tus migrate`"
+        )
         message = f"the catalog at {path} {advice}"
         raise CatalogError(message)
     catalog = SqliteCatalog(url)

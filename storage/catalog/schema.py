@@ -1,10 +1,22 @@
 """The catalog's tables. Never in them: file names, client metadata, plaintext digests, tokens, codes.
 
-What a drop-off's uploads take is kept in counters on its row, so that ten thousand finished uploads do not slow the next
+What a drop-off's uploads take is kept in counters on its row, so that ten thousand finished uploads do not slow the
+next
 one. Times are microseconds since 1970 in UTC.
 """
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 
 from dropoff_tus.model import Mode, Role, UploadState
 

@@ -160,9 +160,7 @@ class SqliteCatalog:
         """Create an upload."""
         return await self._run(lambda c: statements.add_upload(c, row, decide, parts))
 
-    async def reserve(
-        self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None
-    ) -> None:
+    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
         """Change a reservation."""
         await self._run(lambda c: statements.reserve(c, upload_id, reserved_bytes, decide, length))
 

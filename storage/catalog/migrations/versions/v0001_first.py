@@ -30,9 +30,7 @@ def upgrade() -> None:
         sa.Column("reserved_bytes", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_dropoffs"),
         sa.CheckConstraint("mode IN ('managed', 'sealed')", name="ck_dropoffs_mode"),
-        sa.CheckConstraint(
-            "used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="ck_dropoffs_usage"
-        ),
+        sa.CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="ck_dropoffs_usage"),
     )
     op.create_table(
         "uploads",
