@@ -26,11 +26,15 @@ from dropoff_tus.errors import (
     ModifyFinalError,
     TerminateFinishedError,
     UploadGoneError,
+    UploadNotFoundError,
     UploadSizeExceededError,
 )
 from dropoff_tus.headers import MAX_NUMBER
 from dropoff_tus.messages import AppendPlan, BodyInfo, Patch
 from dropoff_tus.model import Role, StoredUpload, UploadState
+
+ENDED = frozenset({UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED})
+"""States after which nothing of an upload is left but its tombstone."""
 
 
 def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | None:
@@ -59,6 +63,11 @@ def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: flo
     deadline = expires_at(upload, expire_after_seconds)
     if deadline is not None and now >= deadline:
         raise gone(UploadState.EXPIRED)
+
+
+def absent() -> UploadNotFoundError:
+    """Make the refusal for an upload that is not here, or in another drop-off."""
+    return UploadNotFoundError("there is no such upload here; create it with POST")
 
 
 def gone(state: UploadState) -> UploadGoneError:

@@ -97,8 +97,7 @@ class Finisher:
                 return
             except DropoffError as error:
                 _log.warning("finishing is repeated", extra={"upload_id": upload_id, "code": error.code})
-            except Exception:
-                # A bug must neither kill the retries of the others nor go unnoticed.
+            except Exception:  # noqa: BLE001 - a task's exception would be seen by nobody
                 _log.exception("finishing failed", extra={"upload_id": upload_id})
                 return
             else:

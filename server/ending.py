@@ -1,0 +1,177 @@
+"""Ending uploads: by the client, by time, by the operator. The store first, which is the truth, then the catalog."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+
+from dropoff_tus import protocol
+from dropoff_tus.errors import DropoffError, TerminateFinishedError, UploadNotFoundError
+from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.ports import Catalog, Clock, Lease, Store
+from server.finishing import Finisher
+
+_log = logging.getLogger(__name__)
+LOST_CREATION_SECONDS = 600
+_UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
+_DELETE_LEASE_SECONDS = 5.0
+Condition = Callable[[StoredUpload], bool]
+
+
+class Ender:
+    """Ends uploads under their leases."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        clock: Clock,
+        finisher: Finisher,
+        *,
+        expire_after_seconds: float,
+        terminate_finished: bool,
+    ) -> None:
+        """Take the ports and the settings. `claims` keeps a part from being ended while a final claims it."""
+        self._store, self._catalog, self._clock, self._finisher = store, catalog, clock, finisher
+        self._expire_after_seconds = expire_after_seconds
+        self._terminate_finished = terminate_finished
+        self.claims = asyncio.Lock()
+
+    # ---- by the client ----------------------------------------------------------------------------------------
+
+    async def terminate(self, stored: StoredUpload) -> None:
+        """End an upload for its client.
+
+        Raises:
+            TerminateFinishedError: It is finished, and the operator does not allow it; or a final has it.
+        """
+        protocol.check_delete(stored, terminate_finished=self._terminate_finished)
+        async with AsyncExitStack() as stack:
+            if self._terminate_finished:
+                await stack.enter_async_context(self.claims)
+            lease = await stack.enter_async_context(self._store.lease(stored.id))
+            if lease.upload.ended is not None:
+                raise protocol.gone(lease.upload.ended)
+            # Bytes may have come between the first look and the lease.
+            protocol.check_delete(lease.upload, terminate_finished=self._terminate_finished)
+            if protocol.is_whole(lease.upload) and await self._is_claimed(stored.id):
+                raise TerminateFinishedError("this upload is a part of another one now; end that one")
+            await self.end(lease, UploadState.TERMINATED, "by the client")
+
+    async def _is_claimed(self, upload_id: str) -> bool:
+        row = await self._catalog.upload(upload_id)
+        return row is not None and row.final_id is not None
+
+    async def end(self, lease: Lease, state: UploadState, why: str) -> None:
+        """End a leased upload. `why` is a fixed phrase."""
+        await lease.end(state, why, self._clock.now())
+        await self._catalog.set_state(lease.upload.id, state, self._clock.now())
+
+    # ---- by the operator --------------------------------------------------------------------------------------
+
+    async def delete(self, upload_id: str) -> None:
+        """Shred an upload for the operator, finished or not."""
+        async with self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
+            await self.end(lease, UploadState.DELETED, "by the operator")
+
+    async def end_open(self, drop_id: str) -> None:
+        """End everything unfinished of a drop-off. What has all its bytes is finished as if nothing was."""
+        rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])
+        await self._store.interrupt([row.id for row in rows], UploadState.TERMINATED)
+        for row in rows:
+            await self._end_unless_whole(row, UploadState.TERMINATED, "drop-off closed by the operator", lambda _: True)
+
+    # ---- by time ----------------------------------------------------------------------------------------------
+
+    async def expire(self) -> int:
+        """End what has been idle for too long; return how many. Then let go of ingest keys nothing needs."""
+        count = 0
+        now = self._clock.now()
+        if self._expire_after_seconds:
+            before = now - timedelta(seconds=self._expire_after_seconds)
+            for row in await self._catalog.uploads(states=[UploadState.OPEN], created_before=before):
+                count += await self._end_unless_whole(
+                    row,
+                    UploadState.EXPIRED,
+                    "idle for too long",
+                    lambda stored: stored.last_commit_at <= before,
+                )
+            parts = await self._catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
+            for row in parts:
+                count += await self._expire_part(row, before)
+        await self._store.retire_epochs(await self._needed_epochs(now))
+        return count
+
+    async def expire_lost(self, drop_id: str) -> int:
+        """Expire creations of a drop-off whose answer was lost: no byte, and idle for ten minutes."""
+        before = self._clock.now() - timedelta(seconds=LOST_CREATION_SECONDS)
+        rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN], created_before=before)
+        count = 0
+        for row in rows:
+            count += await self._end_unless_whole(
+                row,
+                UploadState.EXPIRED,
+                "creation without a byte",
+                lambda stored: stored.offset == 0 and stored.last_commit_at <= before,
+            )
+        return count
+
+    async def _expire_part(self, row: UploadRow, before: datetime) -> int:
+        """Expire a complete partial that no final wanted."""
+        try:
+            stored = await self._store.stat(row.id)
+            if stored.last_commit_at > before:
+                return 0
+            async with self.claims:
+                if await self._is_claimed(row.id):
+                    return 0
+                async with self._store.lease(row.id) as lease:
+                    await self.end(lease, UploadState.EXPIRED, "part without a final")
+        except DropoffError as error:
+            self._passed_over(row, error)
+            return 0
+        return 1
+
+    async def _end_unless_whole(self, row: UploadRow, state: UploadState, why: str, condition: Condition) -> int:
+        """End an open upload if the condition holds, now and again under the lease. One bad one stops nothing."""
+        try:
+            stored = await self._store.stat(row.id)
+            if not condition(stored):
+                return 0
+            if protocol.is_whole(stored) and stored.ended is None:
+                self._finisher.finish_later(row.id, None)
+                return 0
+            async with self._store.lease(row.id) as lease:
+                if protocol.is_whole(lease.upload) or not condition(lease.upload):
+                    return 0
+                await self.end(lease, state, why)
+        except UploadNotFoundError:
+            # The process died between the catalog's row and the store's files.
+            return await self._drop(row)
+        except DropoffError as error:
+            self._passed_over(row, error)
+            return 0
+        return 1
+
+    async def _drop(self, row: UploadRow) -> int:
+        try:
+            await self._catalog.drop_upload(row.id)
+        except DropoffError as error:
+            self._passed_over(row, error)
+            return 0
+        return 1
+
+    def _passed_over(self, row: UploadRow, error: DropoffError) -> None:
+        _log.warning("an upload could not be ended", extra={"upload_id": row.id, "code": error.code})
+
+    async def _needed_epochs(self, now: datetime) -> set[str]:
+        """Return the epochs whose ingest identity something unfinished waits for."""
+        rows = await self._catalog.uploads(states=_UNFINISHED)
+        for row in [row for row in rows if row.role is Role.FINAL]:
+            rows += await self._catalog.parts(row.id)
+        rows += await self._catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)
+        needed = {row.created_at.date() for row in rows if row.mode is Mode.SEALED}
+        # An upload created around midnight may not have been in the list yet.
+        needed.add((now - timedelta(days=1)).date())
+        return {day.isoformat() for day in needed}
