@@ -1,0 +1,104 @@
+"""A real store in a temporary folder, and bodies to feed it."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dropoff_tus import ids
+from dropoff_tus.errors import BodyCutError
+from dropoff_tus.messages import AppendPlan
+from dropoff_tus.model import Metadata, Mode, Role, StoredUpload
+from dropoff_tus.ports import NewUpload
+from storage.engine import FileStore, StoreSettings
+from storage.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
+
+
+class BytesBody:
+    """A body that is all there, and ends well or with a cut."""
+
+    def __init__(self, data: bytes, *, cut: bool = False) -> None:
+        """Take the bytes."""
+        self._left = memoryview(data)
+        self._cut = cut
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Never wait."""
+        del timeout_seconds
+        await asyncio.sleep(0)
+
+    def wake(self) -> None:
+        """Do nothing: it never waits."""
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """Copy what is left."""
+        count = min(len(buffer), len(self._left))
+        if not count:
+            if self._cut:
+                message = "cut"
+                raise BodyCutError(message)
+            return 0
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
+class StoreKit:
+    """A store with its keys; `reopen` is a restart of the process."""
+
+    def __init__(self, folder: Path, *, key_type: str = "x25519", mode: Mode = Mode.MANAGED) -> None:
+        """Make keys below a folder."""
+        self.folder, self.mode = folder, mode
+        self._places = generate_server_keys(folder / "secrets")
+        self.root = generate_root_identity(folder / "root.txt", key_type)
+        self.identities = read_identity_file(folder / "root.txt")
+        self.drop_id = str(uuid.uuid4())
+        self.keys = load_server_keys(self._places)
+        self.store = self.open()
+
+    def open(self) -> FileStore:
+        """Open the store anew, with nothing remembered."""
+        settings = StoreSettings(
+            self.folder / "store", self.folder / "keys", (self.root,), free_space_floor_bytes=0
+        )
+        self.store = FileStore(settings, load_server_keys(self._places))
+        return self.store
+
+    async def create(
+        self, length: int | None, *, role: Role = Role.REGULAR, parts: Sequence[str] = (), name: bytes = b"x"
+    ) -> tuple[str, StoredUpload]:
+        """Create an upload; returns its token and state."""
+        await self.store.start()
+        token = os.urandom(16).hex()
+        policy = self.keys.sign_policy(self.drop_id, self.mode, ())
+        new = NewUpload(
+            id=ids.upload_id(token),
+            token=token,
+            drop_id=self.drop_id,
+            role=role,
+            policy=policy,
+            metadata=Metadata((("filename", name),)),
+            created_at=datetime.now(UTC),
+            length=length,
+            parts=tuple(parts),
+        )
+        return token, await self.store.create(new)
+
+    async def append(self, upload_id: str, offset: int, data: bytes, *, cut: bool = False) -> int:
+        """Append bytes."""
+        async with self.store.lease(upload_id, offset=offset) as lease:
+            plan = AppendPlan(offset, len(data), None if cut else len(data))
+            return await lease.append(BytesBody(data, cut=cut), plan, idle_timeout_seconds=5)
+
+    async def finish(self, upload_id: str, token: str | None) -> None:
+        """Finish an upload."""
+        async with self.store.lease(upload_id) as lease:
+            digests = await lease.digests([], read_back_bytes=1 << 30)
+            await lease.complete(token, digests or {}, datetime.now(UTC))
+
+    async def read(self, upload_id: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Read a finished upload with the root identity."""
+        pieces = self.store.read(upload_id, start=start, stop=stop, identities=self.identities)
+        return b"".join([piece async for piece in pieces])

@@ -1,0 +1,224 @@
+"""The store's rules, on real files."""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dropoff_tus.checksum import ExpectedChecksum
+from dropoff_tus.errors import (
+    BodyCutError,
+    ChecksumMismatchError,
+    KeyMissingError,
+    MismatchedOffsetError,
+    PolicyTamperedError,
+    UploadDamagedError,
+    UploadNotFoundError,
+)
+from dropoff_tus.messages import AppendPlan
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
+from dropoff_tus.ports import NewUpload
+from storage.check import check_store
+from tests.support.aio import async_test
+from tests.support.store_kit import BytesBody, StoreKit
+
+
+@pytest.mark.parametrize("key_type", ["x25519", "hybrid"])
+@async_test
+async def test_upload_in_pieces_with_a_cut_reads_back_whole(tmp_path: Path, key_type: str) -> None:
+    """What came before a cut is kept, and any range of the whole reads back."""
+    kit = StoreKit(tmp_path, key_type=key_type)
+    data = os.urandom(700_001)
+    token, upload = await kit.create(len(data))
+    with pytest.raises(BodyCutError):
+        await kit.append(upload.id, 0, data[:333_333], cut=True)
+    assert (await kit.store.stat(upload.id)).offset == 333_333
+    await kit.append(upload.id, 333_333, data[333_333:])
+    await kit.finish(upload.id, token)
+    assert await kit.read(upload.id) == data
+    assert await kit.read(upload.id, 333_000, 400_000) == data[333_000:400_000]
+    receipt = await kit.store.receipt(upload.id)
+    assert receipt is not None
+    assert receipt["sha256"] == hashlib.sha256(data).hexdigest()
+    assert [finding.problem async for finding in check_store(kit.store)] == [None]
+
+
+@async_test
+async def test_restart_with_torn_tails_keeps_every_committed_byte(tmp_path: Path) -> None:
+    """Half a log line and bytes past the commit are cut, and the upload goes on."""
+    kit = StoreKit(tmp_path)
+    data = os.urandom(100_000)
+    token, upload = await kit.create(len(data))
+    await kit.append(upload.id, 0, data[:60_000])
+    paths = kit.store.layout.of(upload.id)
+    for path in (paths.log, paths.data):
+        with path.open("ab") as file:
+            file.write(b'{"half a rec\r')
+    kit.open()
+    assert (await kit.store.stat(upload.id)).offset == 60_000
+    await kit.append(upload.id, 60_000, data[60_000:])
+    await kit.finish(upload.id, token)
+    assert await kit.read(upload.id) == data
+
+
+@async_test
+async def test_flipped_bit_in_the_log_is_refused_and_truncates_nothing(tmp_path: Path) -> None:
+    """A complete line that does not verify is tampering."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(100)
+    await kit.append(upload.id, 0, bytes(50))
+    paths = kit.store.layout.of(upload.id)
+    raw = bytearray(paths.log.read_bytes())
+    raw[-100] ^= 1
+    paths.log.write_bytes(raw)
+    size = paths.data.stat().st_size
+    kit.open()
+    with pytest.raises(UploadDamagedError):
+        await kit.append(upload.id, 50, bytes(50))
+    assert paths.data.stat().st_size == size
+    assert paths.log.read_bytes() == bytes(raw)
+
+
+@async_test
+async def test_flipped_bit_in_the_data_is_found_by_check_and_by_read(tmp_path: Path) -> None:
+    """`store check` needs no key for it."""
+    kit = StoreKit(tmp_path)
+    token, upload = await kit.create(5000)
+    await kit.append(upload.id, 0, os.urandom(5000))
+    await kit.finish(upload.id, token)
+    paths = kit.store.layout.of(upload.id)
+    raw = bytearray(paths.data.read_bytes())
+    raw[-40] ^= 1
+    paths.data.write_bytes(raw)
+    findings = [finding.problem async for finding in check_store(kit.store)]
+    assert findings[0] is not None
+    with pytest.raises(UploadDamagedError):
+        await kit.read(upload.id)
+
+
+@async_test
+async def test_checksum_mismatch_discards_the_body(tmp_path: Path) -> None:
+    """The offset stays, and the next body goes there."""
+    kit = StoreKit(tmp_path)
+    token, upload = await kit.create(10)
+    wrong = ExpectedChecksum("sha1", bytes(20))
+    async with kit.store.lease(upload.id, offset=0) as lease:
+        with pytest.raises(ChecksumMismatchError):
+            await lease.append(
+                BytesBody(b"0123456789"), AppendPlan(0, 10, 10, checksum=wrong), idle_timeout_seconds=5
+            )
+        assert lease.upload.offset == 0
+    await kit.append(upload.id, 0, b"abcdefghij")
+    await kit.finish(upload.id, token)
+    assert await kit.read(upload.id) == b"abcdefghij"
+
+
+@async_test
+async def test_sealed_upload_opens_with_the_root_alone(tmp_path: Path) -> None:
+    """After finishing, no key of the server opens content or metadata."""
+    kit = StoreKit(tmp_path, mode=Mode.SEALED)
+    token, upload = await kit.create(1000, name=b"secret")
+    await kit.append(upload.id, 0, bytes(1000))
+    kit.open()
+    assert await kit.store.metadata(upload.id) is not None
+    await kit.finish(upload.id, token)
+    assert await kit.store.metadata(upload.id) is None
+    assert not kit.store.layout.of(upload.id).server_envelope.exists()
+    with pytest.raises(KeyMissingError):
+        _ = [piece async for piece in kit.store.read(upload.id)]
+    assert await kit.read(upload.id) == bytes(1000)
+
+
+@async_test
+async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
+    """A final moves no data, and ending it ends its parts."""
+    kit = StoreKit(tmp_path)
+    pieces = [os.urandom(70_000), b"", os.urandom(3)]
+    parts = []
+    for piece in pieces:
+        token, part = await kit.create(len(piece), role=Role.PARTIAL)
+        if piece:
+            await kit.append(part.id, 0, piece)
+        await kit.finish(part.id, token)
+        parts.append(part.id)
+    token, final = await kit.create(None, role=Role.FINAL, parts=parts)
+    await kit.finish(final.id, token)
+    kit.open()
+    assert await kit.read(final.id) == b"".join(pieces)
+    assert [finding.problem async for finding in check_store(kit.store)] == [None] * 4
+    async with kit.store.lease(final.id) as lease:
+        await lease.end(UploadState.TERMINATED, "test", datetime.now(UTC))
+    for part in parts:
+        assert (await kit.store.stat(part)).ended is UploadState.TERMINATED
+    assert not any(kit.store.layout.of(part).root_envelope.exists() for part in parts)
+
+
+@async_test
+async def test_swapped_envelope_is_refused(tmp_path: Path) -> None:
+    """An envelope belongs to one upload."""
+    kit = StoreKit(tmp_path)
+    _, first = await kit.create(10)
+    _, second = await kit.create(10)
+    for upload in (first, second):
+        await kit.append(upload.id, 0, b"12345")
+    other = kit.store.layout.of(second.id).server_envelope.read_bytes()
+    kit.store.layout.of(first.id).server_envelope.write_bytes(other)
+    kit.open()
+    with pytest.raises(UploadDamagedError):
+        await kit.append(first.id, 5, b"67890")
+
+
+@async_test
+async def test_policy_changed_behind_the_server_is_refused(tmp_path: Path) -> None:
+    """A drop-off made managed by SQL does not carry the server's signature."""
+    kit = StoreKit(tmp_path, mode=Mode.SEALED)
+    await kit.store.start()
+    signed = kit.keys.sign_policy(kit.drop_id, Mode.SEALED, ())
+    forged = SignedPolicy(Mode.MANAGED, (), signed.signature)
+    new = NewUpload(
+        id="0" * 32,
+        token="1" * 32,
+        drop_id=kit.drop_id,
+        role=Role.REGULAR,
+        policy=forged,
+        metadata=Metadata(),
+        created_at=datetime.now(UTC),
+        length=1,
+    )
+    with pytest.raises(PolicyTamperedError):
+        await kit.store.create(new)
+    with pytest.raises(UploadNotFoundError):
+        await kit.store.stat("0" * 32)
+
+
+@async_test
+async def test_append_at_a_wrong_offset_writes_nothing(tmp_path: Path) -> None:
+    """The lease is where the truth is."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(10)
+    await kit.append(upload.id, 0, b"12345")
+    with pytest.raises(MismatchedOffsetError):
+        await kit.append(upload.id, 3, b"45678")
+    assert (await kit.store.stat(upload.id)).offset == 5
+
+
+@async_test
+async def test_store_holds_no_marker_and_no_digest_in_the_clear(tmp_path: Path) -> None:
+    """Neither content nor name, nor a digest of either, is in any file of the store."""
+    kit = StoreKit(tmp_path)
+    marker, name = b"MARKER-content-0123456789", b"MARKER-name.vcf"
+    token, upload = await kit.create(len(marker), name=name)
+    await kit.append(upload.id, 0, marker)
+    await kit.finish(upload.id, token)
+    needles = [marker, name, token.encode()]
+    for value in (marker, name):
+        for algorithm in ("md5", "sha1", "sha256", "sha512"):
+            digest = hashlib.new(algorithm, value)
+            needles += [digest.digest(), digest.hexdigest().encode()]
+    for folder in ("store", "keys"):
+        for path in (tmp_path / folder).rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not any(needle in content for needle in needles), path.name
