@@ -237,7 +237,10 @@ class FileLease:
             filled, room = filled + count, room - count
         else:
             if taken + filled - held >= plan.limit_bytes:
-                outcome = self._probe_end(body, plan, taken + filled - held)
+                try:
+                    outcome = self._probe_end(body, plan, taken + filled - held)
+                except DropoffError as error:
+                    cut = error
         if filled > held:
             self._absorb(buffer, held, filled)
         if cut is not None:
