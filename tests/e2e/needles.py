@@ -56,8 +56,5 @@ def find(needles: Iterable[bytes], places: Iterable[Path]) -> list[str]:
 
 def _files(places: Iterable[Path]) -> list[Path]:
     return [
-        path
-        for place in places
-        for path in (sorted(place.rglob("*")) if place.is_dir() else [place])
-        if path.is_file()
+        path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place]) if path.is_file()
     ]

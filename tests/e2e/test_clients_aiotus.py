@@ -38,9 +38,7 @@ def test_aiotus_upload_arrives_whole(server: ServerProcess, drop: Drop, chunk_si
 def test_aiotus_upload_of_empty_file_is_complete(server: ServerProcess, drop: Drop) -> None:
     """An empty file is complete, and the HEAD that aiotus sends afterwards says so."""
     url = asyncio.run(
-        aiotus.upload(
-            drop.upload_url, io.BytesIO(b""), {"name": b"empty"}, config=_QUICK, headers=drop.headers
-        )
+        aiotus.upload(drop.upload_url, io.BytesIO(b""), {"name": b"empty"}, config=_QUICK, headers=drop.headers)
     )
     assert_received(server, drop, str(url), b"", filename="empty")
 

@@ -25,8 +25,7 @@ class Answer:
         lines = head.split("\r\n")
         self.status = int(lines[0].split()[1])
         self.headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in lines[1:])
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
         }
 
 
@@ -139,9 +138,7 @@ def test_curl_chunked_patch_of_deferred_length_is_declared_afterwards(
     assert_received(server, drop, url, content, filename="deferred.bin")
 
 
-def test_curl_chunked_creation_with_upload_arrives_whole(
-    server: ServerProcess, drop: Drop, curl: Curl
-) -> None:
+def test_curl_chunked_creation_with_upload_arrives_whole(server: ServerProcess, drop: Drop, curl: Curl) -> None:
     """A creation may bring a chunked body too."""
     content = random.randbytes(1_200_000)
     created = curl(

@@ -198,9 +198,7 @@ def test_tus_js_parallel_uploads_arrive_whole(server: ServerProcess, tus_js: Tus
     assert_received(server, tus_js.drop, outcome["url"], content, filename="parallel.bin")
 
 
-def test_tus_js_parallel_uploads_with_code_in_metadata_arrive_whole(
-    server: ServerProcess, tus_js: TusJs
-) -> None:
+def test_tus_js_parallel_uploads_with_code_in_metadata_arrive_whole(server: ServerProcess, tus_js: TusJs) -> None:
     """Where the code is metadata, `metadataForPartialUploads` brings it to the parts."""
     content = tus_js.write(300_000)
     code = {"code": tus_js.drop.code}
@@ -264,9 +262,7 @@ def test_tus_js_empty_file_is_complete_at_once(server: ServerProcess, tus_js: Tu
     ["Prüfung – 試験 🧪.pdf", "", "line\r\nbreak.txt", "../../etc/passwd", " spaces at both ends "],
     ids=["unicode", "empty", "line-break", "path", "spaces"],
 )
-def test_tus_js_metadata_value_comes_back_as_it_was(
-    server: ServerProcess, tus_js: TusJs, filename: str
-) -> None:
+def test_tus_js_metadata_value_comes_back_as_it_was(server: ServerProcess, tus_js: TusJs, filename: str) -> None:
     """Any text is a file name, also an empty one, and is shown as it was given."""
     content = tus_js.write(100)
     outcome = tus_js.run(metadata={"filename": filename, "note": ""})
@@ -287,9 +283,7 @@ def test_tus_js_resume_from_url_storage_goes_on_at_offset(server: ServerProcess,
     content = tus_js.write(2_000_000)
     storage: dict[str, Any] = {"urlStorage": str(tus_js.folder / "urls.json")}
     metadata = {"filename": "resumed.bin"}
-    first = tus_js.run(
-        metadata=metadata, options={"chunkSize": 500_000}, abortAfterBytes=1_000_000, **storage
-    )
+    first = tus_js.run(metadata=metadata, options={"chunkSize": 500_000}, abortAfterBytes=1_000_000, **storage)
     assert first["outcome"] == "aborted", first
     second = tus_js.run(metadata=metadata, resume=True, **storage)
     assert second["outcome"] == "success", second

@@ -41,9 +41,7 @@ def test_tuspy_upload_arrives_whole(
 
 
 @pytest.mark.parametrize("checksum", [False, True], ids=["plain", "checksum"])
-def test_tuspy_async_upload_arrives_whole(
-    server: ServerProcess, drop: Drop, client: TusClient, checksum: bool
-) -> None:
+def test_tuspy_async_upload_arrives_whole(server: ServerProcess, drop: Drop, client: TusClient, checksum: bool) -> None:
     """The asynchronous uploader, which speaks through aiohttp, arrives whole too."""
     content = random.randbytes(1_000_000)
 
@@ -60,9 +58,7 @@ def test_tuspy_async_upload_arrives_whole(
     assert_received(server, drop, asyncio.run(upload()), content, filename="async.bin")
 
 
-def test_tuspy_async_uploads_side_by_side_do_not_mix(
-    server: ServerProcess, drop: Drop, client: TusClient
-) -> None:
+def test_tuspy_async_uploads_side_by_side_do_not_mix(server: ServerProcess, drop: Drop, client: TusClient) -> None:
     """Uploads that run at the same time each keep their own bytes and name."""
     contents = {f"side-{number}.bin": random.randbytes(200_000 + number) for number in range(8)}
 
@@ -109,9 +105,7 @@ def test_tuspy_code_in_metadata_is_accepted(server: ServerProcess, drop: Drop) -
 def test_tuspy_resume_by_url_goes_on_at_offset(server: ServerProcess, drop: Drop, client: TusClient) -> None:
     """A second uploader that knows only the upload URL, and no code, sends the rest."""
     content = random.randbytes(500_000)
-    first = client.uploader(
-        file_stream=io.BytesIO(content), metadata={"filename": "resume.bin"}, chunk_size=100_000
-    )
+    first = client.uploader(file_stream=io.BytesIO(content), metadata={"filename": "resume.bin"}, chunk_size=100_000)
     first.upload(stop_at=200_000)
     second = TusClient(drop.upload_url).uploader(file_stream=io.BytesIO(content), url=first.url)
     assert second.offset == 200_000

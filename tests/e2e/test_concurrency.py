@@ -147,9 +147,7 @@ def test_hopeless_patch_does_not_interrupt_a_running_one(server: ServerProcess, 
 
 
 @pytest.mark.parametrize("size", [1000, 1_500_000], ids=["small", "large"])
-def test_two_patches_racing_at_one_offset_never_interleave(
-    server: ServerProcess, site: TusSite, size: int
-) -> None:
+def test_two_patches_racing_at_one_offset_never_interleave(server: ServerProcess, site: TusSite, size: int) -> None:
     """Of two racing PATCHes one at most wins, and what is stored is the beginning of one of them alone."""
     with ThreadPoolExecutor(2) as pool:
         for _ in range(4):
@@ -200,9 +198,7 @@ def test_many_clients_at_one_offset_leave_one_winner(server: ServerProcess, site
 # ---- connections that say nothing -------------------------------------------------------------
 
 
-def test_half_sent_headers_are_ended_and_disturb_nobody(
-    server: ServerProcess, drop: Drop, site: TusSite
-) -> None:
+def test_half_sent_headers_are_ended_and_disturb_nobody(server: ServerProcess, drop: Drop, site: TusSite) -> None:
     """Hundreds of connections that never finish their headers are closed in time, and others are served."""
     halves = [site.connect() for _ in range(_HALF_CONNECTIONS)]
     try:
@@ -263,9 +259,7 @@ def test_sigterm_during_patch_keeps_what_arrived_and_answers_503(
     assert_received(server, drop, url, content, filename="stop.bin")
 
 
-def test_kill_during_patch_loses_no_acknowledged_byte(
-    server: ServerProcess, drop: Drop, site: TusSite
-) -> None:
+def test_kill_during_patch_loses_no_acknowledged_byte(server: ServerProcess, drop: Drop, site: TusSite) -> None:
     """What a 204 or a HEAD has promised is there after a kill, and the upload goes on from there."""
     content = random.randbytes(3_000_000)
     url = site.create(len(content), {"Upload-Metadata": metadata(filename="kill.bin")})

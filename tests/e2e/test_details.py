@@ -45,9 +45,7 @@ def _pairs(value: str) -> list[tuple[str, bytes]]:
         "unicode",
     ],
 )
-def test_metadata_comes_back_in_the_order_sent(
-    site: TusSite, sent: str, pairs: list[tuple[str, bytes]]
-) -> None:
+def test_metadata_comes_back_in_the_order_sent(site: TusSite, sent: str, pairs: list[tuple[str, bytes]]) -> None:
     """HEAD returns the same pairs in the same order, whatever is in the values."""
     answer = assert_head(site.head(site.create(5, {"Upload-Metadata": sent})), 200)
     assert _pairs(answer.needed("Upload-Metadata")) == pairs
@@ -215,9 +213,7 @@ def test_concat_of_200_parts_fits_in_the_header(site: TusSite) -> None:
     assert_refused(site.post({"Upload-Concat": f"final;{parts}"}), 404)
 
 
-def test_concat_parts_are_listed_only_when_asked(
-    limited: ServerProcess, limited_drop: Drop, site: TusSite
-) -> None:
+def test_concat_parts_are_listed_only_when_asked(limited: ServerProcess, limited_drop: Drop, site: TusSite) -> None:
     """Operators see finals; the parts come with `--all`. HEAD tells clients which is which."""
     part = site.upload(b"hello", {"Upload-Concat": "partial"})
     final = site.post({"Upload-Concat": f"final;{part}"}).needed("Location")

