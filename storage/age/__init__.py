@@ -1,8 +1,7 @@
 """The age v1 file format (https://age-encryption.org/v1), bytes in and bytes out.
 
-Two kinds of key: X25519, and hybrid ML-KEM-768 with X25519. Passphrases, plugins and ASCII armour are left out; a
-stanza
-of a kind that is not known is ignored, as the format asks, unless the caller wants it refused.
+Two kinds of key: X25519, and hybrid ML-KEM-768 with X25519. Passphrases, plugins and ASCII armour are left out;
+a stanza of a kind that is not known is ignored, as the format asks, unless the caller wants it refused.
 
 Layers, each importing only those before it: `errors`; `bech32`, `kdf`; `header`; `stream`, `x25519`; `hybrid`;
 `recipients`; `files`.

@@ -17,7 +17,7 @@ class HeaderMacError(AgeError):
     """A file key was unwrapped, but the header was changed after it was made."""
 
 
-class NoMatchingIdentity(AgeError):  # noqa: N818 - an expected answer ("try the next key") rather than a fault
+class NoMatchingIdentity(AgeError):  # noqa: N818 - an expected answer: try the next key
     """The header is well formed, and none of the identities opens it."""
 
 

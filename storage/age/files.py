@@ -4,9 +4,8 @@ Segments are written with `SegmentSealer`, and read in any order with `open_head
 Small files go through `encrypt` and `decrypt`.
 
 One rule is stricter than the format: a header with a hybrid stanza and one of another native kind is refused. The
-format
-only asks writers not to do it ("SHOULD NOT"), and old tools open such files, but a file key that is also wrapped
-classically is not protected against a quantum computer, whatever its recipients were told.
+format only asks writers not to do it ("SHOULD NOT"), and old tools open such files, but a file key that is also
+wrapped classically is not protected against a quantum computer, whatever its recipients were told.
 
 Source: C2SP age.md, "Encrypted file format".
 """

@@ -1,7 +1,7 @@
 """The post-quantum recipient type, ML-KEM-768 with X25519 (X-Wing) through HPKE.
 
-Source: C2SP age.md, "The MLKEM768-X25519 hybrid post-quantum recipient type"; draft-ietf-hpke-pq; RFC 9180, section
-6.1.
+Source: C2SP age.md, "The MLKEM768-X25519 hybrid post-quantum recipient type"; draft-ietf-hpke-pq;
+RFC 9180, section 6.1.
 """
 
 import hashlib
