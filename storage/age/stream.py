@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from storage.age import kdf
-from storage.age.errors import PayloadError
+from storage.age.errors import HeaderError, PayloadError
 from storage.age.header import Buffer
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -34,11 +34,11 @@ def payload_key(file_key: bytes, nonce: bytes) -> bytes:
         32 bytes.
 
     Raises:
-        PayloadError: the nonce is cut short.
+        HeaderError: the nonce is cut short, which the format's test vectors count as a fault of the header.
     """
     if len(nonce) != NONCE_BYTES:
         msg = "the payload nonce is not 16 bytes"
-        raise PayloadError(msg)
+        raise HeaderError(msg)
     return kdf.derive(file_key, salt=nonce, info=b"payload")
 
 
