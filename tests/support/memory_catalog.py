@@ -1,0 +1,208 @@
+"""A catalog in memory, honest to the contract of `dropoff_tus.ports.Catalog`. Usage is counted anew each time."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from dropoff_tus.errors import (
+    AccessDeniedError,
+    CatalogUnavailableError,
+    InvalidConcatError,
+    PartInUseError,
+    PartNotFoundError,
+)
+from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.ports import Decide
+
+_TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
+_BACK = {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}
+
+
+class MemoryCatalog:
+    """Implements `dropoff_tus.ports.Catalog`. `asked` counts transactions; `down` makes all of them fail."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.drops: dict[str, Dropoff] = {}
+        self.rows: dict[str, UploadRow] = {}
+        self.asked = 0
+        self.down = False
+        self._version = 0
+
+    async def _begin(self) -> None:
+        # Others run meanwhile, as with a real database; what follows in each method is one transaction.
+        await asyncio.sleep(0)
+        self.asked += 1
+        if self.down:
+            raise CatalogUnavailableError("the catalog does not answer")
+
+    async def add_dropoff(self, dropoff: Dropoff) -> None:
+        """Insert a drop-off."""
+        await self._begin()
+        if dropoff.id in self.drops:
+            raise ValueError(dropoff.id)
+        self.drops[dropoff.id] = dropoff
+        self._version += 1
+
+    async def dropoff(self, drop_id: str) -> Dropoff | None:
+        """Return one drop-off."""
+        await self._begin()
+        return self.drops.get(drop_id)
+
+    async def dropoffs(self) -> list[Dropoff]:
+        """Return all drop-offs."""
+        await self._begin()
+        return sorted(self.drops.values(), key=lambda drop: drop.created_at)
+
+    async def usage(self, drop_id: str) -> Usage:
+        """Return what a drop-off's uploads take."""
+        await self._begin()
+        return self._usage(drop_id)
+
+    def _usage(self, drop_id: str, *, without: str = "") -> Usage:
+        rows = [row for row in self.rows.values() if row.state not in _BACK]
+        mine = [row for row in rows if row.drop_id == drop_id]
+        reserved = {row.id: row.reserved_bytes for row in rows if row.state in _TAKING and row.id != without}
+        return Usage(
+            uploads=sum(row.role is not Role.PARTIAL for row in mine),
+            bytes=sum(row.size_bytes or 0 for row in mine if row.state is UploadState.COMPLETE)
+            + sum(reserved.get(row.id, 0) for row in mine),
+            outstanding_bytes=sum(reserved.values()),
+        )
+
+    async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
+        """Close or reopen."""
+        await self._begin()
+        drop = self.drops.get(drop_id)
+        if drop is None:
+            return False
+        self.drops[drop_id] = replace(drop, closed=closed, ended=closed and end_open)
+        self._version += 1
+        return True
+
+    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
+        """Replace the code."""
+        await self._begin()
+        drop = self.drops.get(drop_id)
+        if drop is None:
+            return False
+        self.drops[drop_id] = replace(drop, code_mac=code_mac)
+        self._version += 1
+        return True
+
+    async def version(self) -> int:
+        """Return the change counter."""
+        await self._begin()
+        return self._version
+
+    async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
+        """Create an upload, or claim the parts of a concatenation."""
+        await self._begin()
+        if row.role is Role.FINAL and row.id in self.rows:
+            return self.rows[row.id]
+        drop = self.drops.get(row.drop_id)
+        if drop is None:
+            raise AccessDeniedError("there is no such drop-off, or the code is wrong")
+        claimed = self._claimable(row, parts)
+        if claimed:
+            total = sum(part.size_bytes or 0 for part in claimed)
+            usage = self._usage(row.drop_id)
+            decide(drop, replace(usage, bytes=usage.bytes - total))
+            row = replace(row, length=total, reserved_bytes=total)
+            for part in claimed:
+                self.rows[part.id] = replace(part, final_id=row.id, size_bytes=0)
+        else:
+            decide(drop, self._usage(row.drop_id))
+        self.rows[row.id] = row
+        return row
+
+    def _claimable(self, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
+        found: list[UploadRow] = []
+        for part_id in parts:
+            part = self.rows.get(part_id)
+            if part is None or part.drop_id != row.drop_id:
+                raise PartNotFoundError("no upload of this drop-off")
+            if part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE:
+                raise InvalidConcatError("no finished partial upload")
+            if part.final_id is not None:
+                raise PartInUseError("belongs to another upload already")
+            found.append(part)
+        return found
+
+    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
+        """Change an open upload's reservation."""
+        await self._begin()
+        row = self.rows.get(upload_id)
+        if row is None or row.state is not UploadState.OPEN:
+            return
+        decide(self.drops[row.drop_id], self._usage(row.drop_id, without=upload_id))
+        known = row.length if length is None else length
+        self.rows[upload_id] = replace(row, reserved_bytes=reserved_bytes, length=known)
+
+    async def drop_upload(self, upload_id: str) -> None:
+        """Forget an upload and free the parts it claimed."""
+        await self._begin()
+        self.rows.pop(upload_id, None)
+        for row in list(self.rows.values()):
+            if row.final_id == upload_id:
+                self.rows[row.id] = replace(row, final_id=None, size_bytes=row.length)
+
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
+        """Mark an upload complete."""
+        await self._begin()
+        row = self.rows.get(upload_id)
+        if row is None or row.state not in _TAKING:
+            return False
+        self.rows[upload_id] = replace(
+            row,
+            state=UploadState.COMPLETE,
+            size_bytes=size_bytes,
+            length=size_bytes,
+            reserved_bytes=0,
+            completed_at=at,
+        )
+        return True
+
+    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:  # noqa: ARG002 - the port's
+        """Move an upload, and the parts of a final, to a state."""
+        await self._begin()
+        row = self.rows.get(upload_id)
+        if row is None or row.state is state:
+            return False
+        followers = [part for part in self.rows.values() if state in _BACK and part.final_id == upload_id]
+        for one in (row, *followers):
+            reserved = 0 if state in _BACK else one.reserved_bytes
+            self.rows[one.id] = replace(one, state=state, reserved_bytes=reserved)
+        return True
+
+    async def upload(self, upload_id: str) -> UploadRow | None:
+        """Return one upload."""
+        await self._begin()
+        return self.rows.get(upload_id)
+
+    async def uploads(
+        self,
+        *,
+        drop_id: str | None = None,
+        states: Sequence[UploadState] = (),
+        partials: bool = True,
+        created_before: datetime | None = None,
+        unclaimed: bool = False,
+    ) -> list[UploadRow]:
+        """Return uploads, filtered."""
+        await self._begin()
+        return [
+            row
+            for row in sorted(self.rows.values(), key=lambda row: (row.created_at, row.id))
+            if (drop_id is None or row.drop_id == drop_id)
+            and (not states or row.state in states)
+            and (partials or row.role is not Role.PARTIAL)
+            and (created_before is None or row.created_at < created_before)
+            and (not unclaimed or (row.role is Role.PARTIAL and row.final_id is None))
+        ]
+
+    async def parts(self, final_id: str) -> list[UploadRow]:
+        """Return a final's partials."""
+        await self._begin()
+        return [row for row in self.rows.values() if row.final_id == final_id]
