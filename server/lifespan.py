@@ -17,8 +17,7 @@ from server.clock import SystemClock
 from server.config import Config
 from server.health import Metrics
 from server.uploads import Uploads, UploadSettings
-from storage.catalog import CatalogError, open_catalog
-from storage.catalog.sqlite import SqliteCatalog
+from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeyPlaces, KeySourceError, ServerKeys, load_server_keys
 
@@ -38,7 +37,7 @@ class Services:
 
     keys: ServerKeys
     store: FileStore
-    catalog: SqliteCatalog
+    catalog: SqlCatalog
     uploads: Uploads
 
 

@@ -1,102 +1,129 @@
 """Rows to values and back."""
 
+import functools
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import RowMapping
-
-from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def to_micros(moment: datetime | None) -> int | None:
-    """Write an aware time as microseconds since 1970."""
-    return None if moment is None else (moment - _EPOCH) // timedelta(microseconds=1)
+class Row(Protocol):
+    """What both drivers' rows are: values by the name of their column."""
+
+    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - each column has its type
+        """Return one column's value."""
 
 
-def from_micros(value: int | None) -> datetime | None:
-    """Read such a number."""
-    return None if value is None else _EPOCH + timedelta(microseconds=value)
+def to_micros(moment: datetime) -> int:
+    """Write an aware time as whole microseconds since 1970; a naive one is a TypeError."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
-def _moment(value: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=value)
+def from_micros(micros: int) -> datetime:
+    """Read such a number as aware UTC."""
+    return _EPOCH + timedelta(microseconds=micros)
 
 
-def dropoff_values(dropoff: Dropoff) -> dict[str, Any]:
-    """Return the columns of a new drop-off."""
-    limits = dropoff.limits
+def _micros_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(moment)
+
+
+def _moment_or_none(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)
+
+
+def _write_texts(texts: tuple[str, ...]) -> str:
+    return json.dumps(texts)
+
+
+# The same few lists are read with every creation.
+@functools.lru_cache(maxsize=1024)
+def _read_texts(written: str) -> tuple[str, ...]:
+    return tuple(json.loads(written))
+
+
+def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
+    """Return the columns of a new drop-off, nothing of it used."""
     return {
         "id": dropoff.id,
         "name": dropoff.name,
         "created_at": to_micros(dropoff.created_at),
-        "opens_at": to_micros(dropoff.opens_at),
-        "expires_at": to_micros(dropoff.expires_at),
-        "closed": dropoff.closed,
-        "ended": dropoff.ended,
+        "opens_at": _micros_or_none(dropoff.opens_at),
+        "expires_at": _micros_or_none(dropoff.expires_at),
+        "closed": int(dropoff.closed),
+        "ended": int(dropoff.ended),
         "mode": dropoff.policy.mode.value,
-        "recipients": json.dumps(list(dropoff.policy.recipients)),
+        "recipients": _write_texts(dropoff.policy.recipients),
         "policy_signature": dropoff.policy.signature,
         "code_mac": dropoff.code_mac,
-        "limits": json.dumps(
-            {
-                "max_upload_bytes": limits.max_upload_bytes,
-                "max_total_bytes": limits.max_total_bytes,
-                "max_uploads": limits.max_uploads,
-                "allowed_types": list(limits.allowed_types),
-                "name_patterns": list(limits.name_patterns),
-            }
-        ),
+        "max_upload_bytes": dropoff.limits.max_upload_bytes,
+        "max_total_bytes": dropoff.limits.max_total_bytes,
+        "max_uploads": dropoff.limits.max_uploads,
+        "allowed_types": _write_texts(dropoff.limits.allowed_types),
+        "name_patterns": _write_texts(dropoff.limits.name_patterns),
         "used_uploads": 0,
         "used_bytes": 0,
         "reserved_bytes": 0,
     }
 
 
-def dropoff_from(row: RowMapping) -> Dropoff:
+def read_dropoff(row: Row) -> Dropoff:
     """Read a drop-off."""
-    limits = json.loads(row["limits"])
     return Dropoff(
         id=row["id"],
         name=row["name"],
-        created_at=_moment(row["created_at"]),
-        policy=SignedPolicy(Mode(row["mode"]), tuple(json.loads(row["recipients"])), bytes(row["policy_signature"])),
-        code_mac=None if row["code_mac"] is None else bytes(row["code_mac"]),
+        created_at=from_micros(row["created_at"]),
+        policy=SignedPolicy(Mode(row["mode"]), _read_texts(row["recipients"]), row["policy_signature"]),
+        code_mac=row["code_mac"],
         limits=Limits(
-            max_upload_bytes=limits["max_upload_bytes"],
-            max_total_bytes=limits["max_total_bytes"],
-            max_uploads=limits["max_uploads"],
-            allowed_types=tuple(limits["allowed_types"]),
-            name_patterns=tuple(limits["name_patterns"]),
+            max_upload_bytes=row["max_upload_bytes"],
+            max_total_bytes=row["max_total_bytes"],
+            max_uploads=row["max_uploads"],
+            allowed_types=_read_texts(row["allowed_types"]),
+            name_patterns=_read_texts(row["name_patterns"]),
         ),
-        opens_at=from_micros(row["opens_at"]),
-        expires_at=from_micros(row["expires_at"]),
+        opens_at=_moment_or_none(row["opens_at"]),
+        expires_at=_moment_or_none(row["expires_at"]),
         closed=bool(row["closed"]),
         ended=bool(row["ended"]),
     )
 
 
-def upload_values(row: UploadRow) -> dict[str, Any]:
+def read_usage(row: Row, *, without_bytes: int = 0, without_reserved_bytes: int = 0) -> Usage:
+    """Read a drop-off's usage, less what the upload in question takes itself: used, and reserved."""
+    return Usage(
+        uploads=row["used_uploads"],
+        bytes=row["used_bytes"] + row["reserved_bytes"] - without_bytes - without_reserved_bytes,
+        outstanding_bytes=row["outstanding_bytes"] - without_reserved_bytes,
+    )
+
+
+def upload_values(upload: UploadRow, *, used_bytes: int) -> dict[str, object]:
     """Return the columns of a new upload."""
+    created_at = to_micros(upload.created_at)
     return {
-        "id": row.id,
-        "drop_id": row.drop_id,
-        "role": row.role.value,
-        "mode": row.mode.value,
-        "state": row.state.value,
-        "created_at": to_micros(row.created_at),
-        "length": row.length,
-        "reserved_bytes": row.reserved_bytes,
-        "size_bytes": row.size_bytes,
-        "completed_at": to_micros(row.completed_at),
-        "final_id": row.final_id,
-        "epoch": row.epoch,
+        "id": upload.id,
+        "drop_id": upload.drop_id,
+        "role": upload.role.value,
+        "mode": upload.mode.value,
+        "state": upload.state.value,
+        "state_at": created_at,
+        "created_at": created_at,
+        "completed_at": _micros_or_none(upload.completed_at),
+        "length": upload.length,
+        "size_bytes": upload.size_bytes,
+        "reserved_bytes": upload.reserved_bytes,
+        "used_bytes": used_bytes,
+        "final_id": upload.final_id,
+        "epoch": upload.epoch,
     }
 
 
-def upload_from(row: RowMapping) -> UploadRow:
+def read_upload(row: Row) -> UploadRow:
     """Read an upload."""
     return UploadRow(
         id=row["id"],
@@ -104,11 +131,11 @@ def upload_from(row: RowMapping) -> UploadRow:
         role=Role(row["role"]),
         mode=Mode(row["mode"]),
         state=UploadState(row["state"]),
-        created_at=_moment(row["created_at"]),
+        created_at=from_micros(row["created_at"]),
         length=row["length"],
         reserved_bytes=row["reserved_bytes"],
         size_bytes=row["size_bytes"],
-        completed_at=from_micros(row["completed_at"]),
+        completed_at=_moment_or_none(row["completed_at"]),
         final_id=row["final_id"],
         epoch=row["epoch"],
     )

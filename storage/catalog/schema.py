@@ -1,38 +1,57 @@
-"""The catalog's tables. Never in them: file names, client metadata, plaintext digests, tokens, codes.
+"""The tables. What may never stand in them: file names and other client metadata, plaintext digests, tokens, codes.
 
-What a drop-off's uploads take is kept in counters on its row, so that ten thousand finished uploads do not slow the
-next
-one. Times are microseconds since 1970 in UTC.
+Only types that every driver takes and gives as they are: text, 64-bit integers, bytes. Times are microseconds since
+1970 in UTC, flags are 0 or 1, lists are JSON. So a statement needs no conversion per value, on either database.
+
+Accounting. Each upload says what it takes of its drop-off: `reserved_bytes` while it is unfinished, `used_bytes`
+once it is complete. The counters on the drop-off's row are their sums, and the number of uploads that are no partials;
+so ten thousand finished uploads do not slow the next. A partial's bytes move to the final that claims it; they are on
+disk already, so they are used, never reserved.
 """
+
+from collections.abc import Iterable
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
     Index,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
+    column,
+    text,
 )
 
 from dropoff_tus.model import Mode, Role, UploadState
 
+REVISION = "0001"
+"""The newest migration: what these tables are."""
+
+HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
+"""States in which an upload may hold a reservation."""
+
+ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
+"""States in which an upload takes nothing any more."""
+
+
+def among(name: str, values: Iterable[StrEnum]) -> str:
+    """Write the SQL condition that a column has one of these values."""
+    listed = ", ".join(f"'{value.value}'" for value in values)
+    return f"{name} IN ({listed})"
+
+
 metadata = MetaData(
     naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
         "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
-
-
-def _one_of(column: str, values: type[UploadState] | type[Role] | type[Mode]) -> str:
-    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
-
 
 dropoffs = Table(
     "dropoffs",
@@ -42,45 +61,81 @@ dropoffs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("opens_at", BigInteger),
     Column("expires_at", BigInteger),
-    Column("closed", Boolean, nullable=False),
-    Column("ended", Boolean, nullable=False),
+    Column("closed", SmallInteger, nullable=False),
+    Column("ended", SmallInteger, nullable=False),
     Column("mode", Text, nullable=False),
     Column("recipients", Text, nullable=False),
     Column("policy_signature", LargeBinary, nullable=False),
     Column("code_mac", LargeBinary),
-    Column("limits", Text, nullable=False),
+    Column("max_upload_bytes", BigInteger, nullable=False),
+    Column("max_total_bytes", BigInteger, nullable=False),
+    Column("max_uploads", BigInteger, nullable=False),
+    Column("allowed_types", Text, nullable=False),
+    Column("name_patterns", Text, nullable=False),
     Column("used_uploads", BigInteger, nullable=False),
     Column("used_bytes", BigInteger, nullable=False),
     Column("reserved_bytes", BigInteger, nullable=False),
-    CheckConstraint(_one_of("mode", Mode), name="mode"),
-    CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="usage"),
+    CheckConstraint(among("mode", Mode), name="mode"),
+    CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="flags"),
+    CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="counters"),
+)
+
+# What is promised on the whole disk is a sum over the few drop-offs that have something unfinished.
+Index(
+    "ix_dropoffs_reserved_bytes",
+    dropoffs.c.reserved_bytes,
+    sqlite_where=text("reserved_bytes > 0"),
+    postgresql_where=text("reserved_bytes > 0"),
 )
 
 uploads = Table(
     "uploads",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("drop_id", Text, ForeignKey("dropoffs.id"), nullable=False),
+    Column("drop_id", Text, ForeignKey(dropoffs.c.id), nullable=False),
     Column("role", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("state", Text, nullable=False),
+    Column("state_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("length", BigInteger),
-    Column("reserved_bytes", BigInteger, nullable=False),
-    Column("size_bytes", BigInteger),
     Column("completed_at", BigInteger),
-    Column("final_id", Text),
+    Column("length", BigInteger),
+    Column("size_bytes", BigInteger),
+    Column("reserved_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False),
+    Column("final_id", Text, ForeignKey("uploads.id")),
     Column("epoch", Text),
-    CheckConstraint(_one_of("role", Role), name="role"),
-    CheckConstraint(_one_of("state", UploadState), name="state"),
-    Index("ix_uploads_drop_id", "drop_id", "created_at"),
-    Index("ix_uploads_state", "state", "created_at"),
-    Index("ix_uploads_final_id", "final_id"),
+    CheckConstraint(among("role", Role), name="role"),
+    CheckConstraint(among("mode", Mode), name="mode"),
+    CheckConstraint(among("state", UploadState), name="state"),
+    CheckConstraint("reserved_bytes >= 0 AND used_bytes >= 0", name="bytes"),
+    CheckConstraint(f"reserved_bytes = 0 OR {among('state', HOLDING)}", name="reserved"),
+    CheckConstraint(f"used_bytes = 0 OR NOT {among('state', ENDED)}", name="used"),
+    CheckConstraint("final_id IS NULL OR role = 'partial'", name="final"),
 )
 
-counters = Table(
-    "counters",
+Index("ix_uploads_drop_id", uploads.c.drop_id, uploads.c.created_at)
+Index("ix_uploads_state", uploads.c.state, uploads.c.created_at)
+Index(
+    "ix_uploads_final_id",
+    uploads.c.final_id,
+    sqlite_where=column("final_id").is_not(None),
+    postgresql_where=column("final_id").is_not(None),
+)
+
+UNCLAIMED = "role = 'partial' AND final_id IS NULL"
+Index(
+    "ix_uploads_unclaimed",
+    uploads.c.created_at,
+    sqlite_where=text(UNCLAIMED),
+    postgresql_where=text(UNCLAIMED),
+)
+
+# One row: the version that every change of a drop-off raises.
+catalog_state = Table(
+    "catalog_state",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", BigInteger, nullable=False),
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
 )

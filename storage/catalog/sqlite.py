@@ -1,199 +1,283 @@
-"""SQLite behind one writer thread with group commit.
+"""SQLite: one thread that writes, with group commit, and two that read.
 
-Requests queue; the thread takes all that wait, runs each in a savepoint of one transaction, commits once, and only then
-answers. A request that raises undoes its own savepoint and harms no other. WAL and synchronous=FULL: what was answered
-survives a power cut. Reads run in the same thread, outside any transaction of their own making, because they take
-microseconds and then see every write before them.
+The writer takes all that is queued, runs each request in a savepoint of one `BEGIN IMMEDIATE` transaction, commits
+once, and only then answers. With WAL and synchronous=FULL an answer is durable, and a commit's sync is shared by all
+that came while the one before it ran. A request that raises undoes its own savepoint alone; if the commit fails, all of
+the group hear that the catalog is unavailable, refusals too, since they may rest on what was undone.
+
+Statements are SQLAlchemy Core's, compiled once and run on the driver's cursor: a Core connection would take several
+times the CPU for each, which the event loop would miss, since all threads share one interpreter.
 """
 
 import asyncio
 import contextlib
+import functools
+import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from datetime import datetime
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import ClauseElement, Executable
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.errors import CatalogUnavailableError
-from dropoff_tus.model import Dropoff, UploadRow, UploadState, Usage
-from dropoff_tus.ports import Decide
-from storage.catalog import statements
+from storage.catalog.operations import Transaction
 
 T = TypeVar("T")
-_Work = Callable[[Connection], Any]
-_BATCH = 256
-BUSY_TIMEOUT_SECONDS = 5
+_Work = Callable[[Transaction], Any]
+
+_log = logging.getLogger(__name__)
+_DIALECT = SQLiteDialect_pysqlite(paramstyle="named")
+_GROUP = 256
+"""Requests of one commit at most, so that none waits for long."""
+
+BUSY_SECONDS = 5.0
+"""How long to wait for another process before the catalog counts as unavailable."""
+
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "trusted_schema = OFF",
+    "wal_autocheckpoint = 4000",
+    "journal_size_limit = 67108864",
+)
 
 
-def make_engine(url: str) -> Engine:
-    """Return an engine for one SQLite file with our settings on every connection."""
-    engine = create_engine(make_url(url), connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw") -> sqlite3.Connection:
+    """Open a database that exists; transactions are the caller's. Never makes a file.
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's own
-        connection.isolation_level = None  # we say BEGIN IMMEDIATE ourselves
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,  # the driver begins nothing on its own
+        check_same_thread=False,  # opened by one thread, handed to another
+    )
+    connection.row_factory = sqlite3.Row
+    try:
+        for pragma in _PRAGMAS if mode == "rw" else ():
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    return engine
-
-
-def unavailable(error: Exception) -> CatalogUnavailableError:
-    """Make the refusal for a database that does not answer. The original is chained, not quoted."""
-    return CatalogUnavailableError(f"the catalog does not answer ({type(error).__name__}); try again shortly")
+@functools.lru_cache(maxsize=512)
+def _compiled(statement: ClauseElement) -> str:
+    """Return a statement's SQL, with `:name` for each value. Found again by identity: statements are built once."""
+    return str(statement.compile(dialect=_DIALECT))
 
 
-class SqliteCatalog:
-    """Implements `dropoff_tus.ports.Catalog`."""
+class SqliteTransaction:
+    """Implements `operations.Transaction` on the driver's cursor."""
 
-    def __init__(self, url: str) -> None:
-        """Start the writer thread."""
-        self._engine = make_engine(url)
-        self._queue: queue.SimpleQueue[tuple[_Work, Future[Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="catalog", daemon=True)
+    alone = True
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._cursor = connection.cursor()
+
+    def rows(self, statement: Executable, **values: object) -> Sequence[sqlite3.Row]:
+        """Run a statement and return all its rows: one read halfway would hold on to its view of the database."""
+        return self._run(statement, values).fetchall()
+
+    def run(self, statement: Executable, **values: object) -> int:
+        """Run a statement and return how many rows it changed."""
+        return self._run(statement, values).rowcount
+
+    def _run(self, statement: Executable, values: dict[str, object]) -> sqlite3.Cursor:
+        assert isinstance(statement, ClauseElement)  # noqa: S101 - every Core statement is one; the types hide it
+        return self._cursor.execute(_compiled(statement), values)
+
+
+def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:
+    """Make the refusal for a database that does not answer, the original chained; its text is for the log alone."""
+    _log.error("the catalog does not answer: %s", getattr(error, "sqlite_errorname", type(error).__name__))
+    refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
+    refusal.__cause__ = error
+    return refusal
+
+
+@dataclass(slots=True)
+class _Request:
+    work: _Work
+    future: asyncio.Future[Any]
+    result: object = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        """Give the caller the result, on the event loop; a caller that went away needs none."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        elif isinstance(self.error, StopIteration):  # which a future does not take
+            self.future.set_exception(RuntimeError("an operation raised StopIteration"))
+        else:
+            self.future.set_exception(self.error)
+
+
+class Lane:
+    """A thread with a connection and a queue. Runs what is queued in groups; answers a group at a time."""
+
+    def __init__(self, name: str, connection: sqlite3.Connection) -> None:
+        """Take over a connection. Call on the running loop, which gets the answers."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._transaction = SqliteTransaction(connection)
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closed = False
+        # A daemon, so that a program that forgets to close can end; what was answered is durable anyway.
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    async def close(self) -> None:
-        """Answer what is queued, then stop."""
-        self._queue.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
-        self._engine.dispose()
+    async def run(self, work: Callable[[Transaction], T]) -> T:
+        """Queue an operation and wait for its answer.
 
-    async def _run(self, work: Callable[[Connection], T]) -> T:
-        future: Future[T] = Future()
-        self._queue.put((work, future))
-        # Shielded: a caller that goes away must not take its transaction's answer with it.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        A caller cancelled before its turn has changed nothing; one cancelled later may have.
 
-    # ---- the writer thread ------------------------------------------------------------------------------------
+        Raises:
+            CatalogUnavailableError: The database does not answer, or the catalog is closed.
+        """
+        if self._closed:
+            raise CatalogUnavailableError("the catalog is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Request(work, future))
+        return await future
 
-    def _write(self) -> None:
-        stopping = False
-        while not stopping:
-            batch: list[tuple[_Work, Future[Any]]] = []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    stopping = True
-                    break
-                batch.append(item)
-                if len(batch) >= _BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batch:
-                self._commit(batch)
+    def stop(self) -> None:
+        """Take nothing more. The thread runs what is queued, closes its connection and ends."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
 
-    def _commit(self, batch: Sequence[tuple[_Work, Future[Any]]]) -> None:
-        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
+    async def stopped(self) -> None:
+        """Return once the thread has ended."""
+        await asyncio.to_thread(self._thread.join)
+
+    # ---- in the thread ----------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        more = True
+        while more:
+            group, more = self._take()
+            if group:
+                self._run_group(group)
+                # The loop may have been closed by someone who did not wait; there is nobody left to tell.
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(_answer, group)
+        self._connection.close()
+
+    def _take(self) -> tuple[list[_Request], bool]:
+        """Wait for a request and take all that are queued; False once there will be no more."""
+        group: list[_Request] = []
+        request = self._queue.get()
+        while request is not None:
+            if not request.future.cancelled():
+                group.append(request)
+            if len(group) == _GROUP:
+                return group, True
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _run_group(self, group: list[_Request]) -> None:
+        """Run each request by itself: a reader needs no transaction, its statements are one each."""
+        for request in group:
+            self._attempt(request)
+
+    def _attempt(self, request: _Request) -> None:
+        """Run a request and keep what came of it."""
         try:
-            with self._engine.begin() as connection:
-                for work, future in batch:
-                    answers.append((future, *self._attempt(connection, work)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller must hear of it
+            request.result = request.work(self._transaction)
+        except sqlite3.IntegrityError as error:
+            request.error = error  # this request broke a constraint: a mistake of ours, and the database is well
+        except sqlite3.Error as error:
+            request.error = unavailable(error)
+        except BaseException as error:  # noqa: BLE001 - the thread must go on, and the caller hears of it
+            request.error = error
+
+
+class WriterLane(Lane):
+    """The lane whose groups are transactions."""
+
+    def _run_group(self, group: list[_Request]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            for request in group:
+                execute("SAVEPOINT request")
+                self._attempt(request)
+                if request.error is not None:
+                    execute("ROLLBACK TO request")
+                execute("RELEASE request")
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            # Also when the database undid everything on its own (disk full): the next savepoint finds no transaction.
             refusal = unavailable(error)
-            refusal.__cause__ = error
-            answers = [(future, None, refusal) for _, future in batch]
-        for future, value, failure in answers:
-            with contextlib.suppress(Exception):  # a cancelled future takes no answer
-                if failure is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(failure)
+            for request in group:
+                request.result, request.error = None, refusal
+            self._undo()
 
-    @staticmethod
-    def _attempt(connection: Connection, work: _Work) -> tuple[Any, BaseException | None]:
-        savepoint = connection.begin_nested()
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+
+def _answer(group: list[_Request]) -> None:
+    for request in group:
+        request.answer()
+
+
+class SqliteEngine:
+    """Implements `catalog.Engine`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open three connections to a database that exists and is migrated.
+
+        Raises:
+            sqlite3.Error: It cannot be opened.
+        """
+        connections: list[sqlite3.Connection] = []
         try:
-            value = work(connection)
-            savepoint.commit()
-        except SQLAlchemyError:
-            # The transaction itself may be broken (disk full, corrupt): let the whole batch fail.
+            connections.extend(connect(path) for _ in range(3))
+        except sqlite3.Error:
+            for connection in connections:
+                connection.close()
             raise
-        except Exception as error:  # noqa: BLE001 - a refusal, or a bug of the caller's
-            savepoint.rollback()
-            return None, error
-        return value, None
+        for connection in connections[1:]:
+            connection.execute("PRAGMA query_only = ON").fetchall()
+        self._writer = WriterLane("catalog-writer", connections[0])
+        self._reader = Lane("catalog-reader", connections[1])
+        self._lister = Lane("catalog-lister", connections[2])
 
-    # ---- the port ---------------------------------------------------------------------------------------------
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run an operation on the writer's thread."""
+        return await self._writer.run(work)
 
-    async def add_dropoff(self, dropoff: Dropoff) -> None:
-        """Insert a drop-off."""
-        await self._run(lambda c: statements.add_dropoff(c, dropoff))
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run a short question on the reader's thread."""
+        return await self._reader.run(work)
 
-    async def dropoff(self, drop_id: str) -> Dropoff | None:
-        """Return one drop-off."""
-        return await self._run(lambda c: statements.dropoff(c, drop_id))
+    async def read_many(self, work: Callable[[Transaction], T]) -> T:
+        """Run a long question on a thread of its own."""
+        return await self._lister.run(work)
 
-    async def dropoffs(self) -> list[Dropoff]:
-        """Return all drop-offs."""
-        return await self._run(statements.all_dropoffs)
-
-    async def usage(self, drop_id: str) -> Usage:
-        """Return what a drop-off's uploads take."""
-        return await self._run(lambda c: statements.usage(c, drop_id))
-
-    async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
-        """Close or reopen."""
-        return await self._run(lambda c: statements.set_closed(c, drop_id, closed, end_open))
-
-    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
-        """Replace the code."""
-        return await self._run(lambda c: statements.set_code(c, drop_id, code_mac))
-
-    async def version(self) -> int:
-        """Return the change counter."""
-        return await self._run(statements.version)
-
-    async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
-        """Create an upload."""
-        return await self._run(lambda c: statements.add_upload(c, row, decide, parts))
-
-    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
-        """Change a reservation."""
-        await self._run(lambda c: statements.reserve(c, upload_id, reserved_bytes, decide, length))
-
-    async def drop_upload(self, upload_id: str) -> None:
-        """Forget an upload."""
-        await self._run(lambda c: statements.drop_upload(c, upload_id))
-
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
-        """Mark an upload complete."""
-        return await self._run(lambda c: statements.complete_upload(c, upload_id, size_bytes, at))
-
-    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:  # noqa: ARG002 - the port's
-        """Move an upload to a state."""
-        return await self._run(lambda c: statements.set_state(c, upload_id, state))
-
-    async def upload(self, upload_id: str) -> UploadRow | None:
-        """Return one upload."""
-        return await self._run(lambda c: statements.upload(c, upload_id))
-
-    async def uploads(
-        self,
-        *,
-        drop_id: str | None = None,
-        states: Sequence[UploadState] = (),
-        partials: bool = True,
-        created_before: datetime | None = None,
-        unclaimed: bool = False,
-    ) -> list[UploadRow]:
-        """Return uploads, filtered."""
-        return await self._run(
-            lambda c: statements.list_uploads(c, drop_id, states, partials, created_before, unclaimed)
-        )
-
-    async def parts(self, final_id: str) -> list[UploadRow]:
-        """Return a final's partials."""
-        return await self._run(lambda c: statements.parts(c, final_id))
+    async def close(self) -> None:
+        """Finish what is queued and close."""
+        lanes = (self._writer, self._reader, self._lister)
+        for lane in lanes:
+            lane.stop()
+        for lane in lanes:
+            await lane.stopped()

@@ -1,270 +1,186 @@
-"""What the catalog does, as plain functions over one connection inside one transaction.
+"""Every statement that the catalog runs, as SQLAlchemy Core: one set for every database.
 
-A drop-off's counters are `used_uploads` (open and complete, no partials), `used_bytes` (complete) and `reserved_bytes`
-(open). Every function keeps them equal to what its rows say.
+Built once and never changed: a database compiles each of them once and finds it again by identity. Values are bound by
+name; the name of a bound value is given beside each statement where it is not a column's.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import datetime
-from typing import Any
+import functools
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Select,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
-from dropoff_tus.errors import AccessDeniedError, InvalidConcatError, PartInUseError, PartNotFoundError
-from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
-from dropoff_tus.ports import Decide
-from storage.catalog.rows import dropoff_from, dropoff_values, to_micros, upload_from, upload_values
-from storage.catalog.schema import counters, dropoffs, uploads
+from dropoff_tus.model import Role, UploadState
+from storage.catalog.schema import UNCLAIMED, catalog_state, dropoffs, uploads
 
-_RESERVING = (UploadState.OPEN.value, UploadState.FINISHING.value, UploadState.CHECKING.value)
-_TAKEN_BACK = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
-_VERSION = "dropoffs"
+_drop_id = bindparam("drop_id", type_=dropoffs.c.id.type)
+_upload_id = bindparam("upload_id", type_=uploads.c.id.type)
+_COMPLETE: ColumnElement[str] = literal_column(f"'{UploadState.COMPLETE.value}'")
+_ZERO: ColumnElement[int] = literal_column("0")
+_final_id = bindparam("final_id", type_=uploads.c.final_id.type)
 
+# ---- drop-offs ------------------------------------------------------------------------------------------------
 
-def bump_version(connection: Connection) -> None:
-    """Raise the counter that says: some drop-off changed."""
-    connection.execute(update(counters).where(counters.c.name == _VERSION).values(value=counters.c.value + 1))
+INSERT_DROPOFF = insert(dropoffs)
+"""Values: every column."""
 
+DROPOFF = select(dropoffs).where(dropoffs.c.id == _drop_id)
 
-def version(connection: Connection) -> int:
-    """Return that counter."""
-    return int(connection.execute(select(counters.c.value).where(counters.c.name == _VERSION)).scalar_one())
+ALL_DROPOFFS = select(dropoffs).order_by(dropoffs.c.created_at, dropoffs.c.id)
 
+_promised = dropoffs.alias("promised")
+# PostgreSQL sums to NUMERIC, which its driver gives as Decimal.
+_outstanding = select(cast(func.coalesce(func.sum(_promised.c.reserved_bytes), _ZERO), BigInteger)).where(
+    _promised.c.reserved_bytes > _ZERO
+)
 
-def add_dropoff(connection: Connection, dropoff: Dropoff) -> None:
-    """Insert a drop-off; ValueError if its id is taken."""
-    try:
-        connection.execute(insert(dropoffs), dropoff_values(dropoff))
-    except IntegrityError:
-        message = f"a drop-off with the id {dropoff.id} exists already"
-        raise ValueError(message) from None
-    bump_version(connection)
+OUTSTANDING = select(_outstanding.scalar_subquery().label("outstanding_bytes"))
 
+DROPOFF_AND_USAGE = select(dropoffs, _outstanding.scalar_subquery().label("outstanding_bytes")).where(
+    dropoffs.c.id == _drop_id
+)
 
-def dropoff(connection: Connection, drop_id: str) -> Dropoff | None:
-    """Return one drop-off."""
-    row = connection.execute(select(dropoffs).where(dropoffs.c.id == drop_id)).mappings().one_or_none()
-    return None if row is None else dropoff_from(row)
+LOCK_DROPOFF = select(dropoffs.c.id).where(dropoffs.c.id == _drop_id).with_for_update()
+"""Before a decision, where several writers exist."""
 
+LOCK_DROPOFF_OF_UPLOAD = (
+    select(dropoffs.c.id)
+    .where(dropoffs.c.id == select(uploads.c.drop_id).where(uploads.c.id == _upload_id).scalar_subquery())
+    .with_for_update()
+)
 
-def all_dropoffs(connection: Connection) -> list[Dropoff]:
-    """Return all drop-offs, oldest first."""
-    rows = connection.execute(select(dropoffs).order_by(dropoffs.c.created_at, dropoffs.c.id)).mappings()
-    return [dropoff_from(row) for row in rows]
-
-
-def usage(connection: Connection, drop_id: str) -> Usage:
-    """Return what a drop-off's uploads take."""
-    row = connection.execute(select(dropoffs).where(dropoffs.c.id == drop_id)).mappings().one_or_none()
-    return Usage(0, 0, _outstanding(connection)) if row is None else _usage(connection, row)
-
-
-def _usage(connection: Connection, row: Any) -> Usage:  # noqa: ANN401 - a row
-    return Usage(row["used_uploads"], row["used_bytes"] + row["reserved_bytes"], _outstanding(connection))
-
-
-def _outstanding(connection: Connection) -> int:
-    total = select(func.coalesce(func.sum(dropoffs.c.reserved_bytes), 0)).where(dropoffs.c.reserved_bytes > 0)
-    return int(connection.execute(total).scalar_one())
-
-
-def set_closed(connection: Connection, drop_id: str, closed: bool, end_open: bool) -> bool:  # noqa: FBT001
-    """Close or reopen a drop-off."""
-    changed = connection.execute(
-        update(dropoffs).where(dropoffs.c.id == drop_id).values(closed=closed, ended=closed and end_open)
+COUNT = (
+    update(dropoffs)
+    .where(dropoffs.c.id == _drop_id)
+    .values(
+        used_uploads=dropoffs.c.used_uploads + bindparam("uploads_by", type_=BigInteger),
+        used_bytes=dropoffs.c.used_bytes + bindparam("used_by", type_=BigInteger),
+        reserved_bytes=dropoffs.c.reserved_bytes + bindparam("reserved_by", type_=BigInteger),
     )
-    bump_version(connection)
-    return changed.rowcount > 0
+)
+"""Values: drop_id, uploads_by, used_by, reserved_by."""
 
-
-def set_code(connection: Connection, drop_id: str, code_mac: bytes | None) -> bool:
-    """Replace a drop-off's code."""
-    changed = connection.execute(update(dropoffs).where(dropoffs.c.id == drop_id).values(code_mac=code_mac))
-    bump_version(connection)
-    return changed.rowcount > 0
-
-
-def add_upload(connection: Connection, row: UploadRow, decide: Decide, parts: Sequence[str]) -> UploadRow:
-    """Create an upload, or claim the parts of a concatenation; see the port."""
-    present = upload(connection, row.id)
-    if present is not None and present.role is Role.FINAL:
-        return present
-    found = connection.execute(select(dropoffs).where(dropoffs.c.id == row.drop_id).with_for_update())
-    drop = found.mappings().one_or_none()
-    if drop is None:
-        message = "there is no such drop-off, or the code is wrong"
-        raise AccessDeniedError(message)
-    use = _usage(connection, drop)
-    part_bytes = 0
-    if row.role is Role.FINAL:
-        part_bytes = _claim(connection, row, parts)
-        # The parts' bytes are the final's from here on; only its place in the count is new.
-        row = replace(row, length=part_bytes, reserved_bytes=part_bytes)
-        decide(dropoff_from(drop), replace(use, bytes=use.bytes - part_bytes))
-    else:
-        decide(dropoff_from(drop), use)
-    connection.execute(insert(uploads), upload_values(row))
-    _count(
-        connection,
-        row.drop_id,
-        uploads_by=0 if row.role is Role.PARTIAL else 1,
-        used_by=-part_bytes,
-        reserved_by=row.reserved_bytes,
+SET_CLOSED = (
+    update(dropoffs)
+    .where(dropoffs.c.id == _drop_id)
+    .values(
+        closed=bindparam("now_closed", type_=dropoffs.c.closed.type),
+        ended=bindparam("now_ended", type_=dropoffs.c.ended.type),
     )
-    return row
+)
 
+SET_CODE = (
+    update(dropoffs)
+    .where(dropoffs.c.id == _drop_id)
+    .values(code_mac=bindparam("new_code_mac", type_=dropoffs.c.code_mac.type))
+)
 
-def _claim(connection: Connection, row: UploadRow, parts: Sequence[str]) -> int:
-    """Give the parts to a final; return their size in bytes."""
-    rows = connection.execute(select(uploads).where(uploads.c.id.in_(list(parts)))).mappings()
-    found = {part["id"]: upload_from(part) for part in rows}
-    total = 0
-    for part_id in parts:
-        part = found.get(part_id)
-        if part is None or part.drop_id != row.drop_id:
-            message = "a part of the concatenation is no upload of this drop-off"
-            raise PartNotFoundError(message)
-        if part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE:
-            message = "every part must be a finished partial upload (Upload-Concat: partial)"
-            raise InvalidConcatError(message)
-        if part.final_id is not None:
-            message = "a part of the concatenation belongs to another upload already"
-            raise PartInUseError(message)
-        total += part.size_bytes or 0
-    connection.execute(update(uploads).where(uploads.c.id.in_(list(parts))).values(final_id=row.id, size_bytes=0))
-    return total
+VERSION = select(catalog_state.c.version)
 
+RAISE_VERSION = update(catalog_state).values(version=catalog_state.c.version + literal_column("1"))
 
-def reserve(connection: Connection, upload_id: str, reserved: int, decide: Decide, length: int | None) -> None:
-    """Change an open upload's reservation; see the port."""
-    row = upload(connection, upload_id)
-    if row is None or row.state is not UploadState.OPEN:
-        return
-    drop = connection.execute(select(dropoffs).where(dropoffs.c.id == row.drop_id).with_for_update()).mappings().one()
-    use = _usage(connection, drop)
-    decide(
-        dropoff_from(drop),
-        replace(
-            use, bytes=use.bytes - row.reserved_bytes, outstanding_bytes=use.outstanding_bytes - row.reserved_bytes
-        ),
+# ---- uploads --------------------------------------------------------------------------------------------------
+
+INSERT_UPLOAD = insert(uploads)
+"""Values: every column."""
+
+UPLOAD = select(uploads).where(uploads.c.id == _upload_id)
+
+PARTS = select(uploads).where(uploads.c.final_id == _final_id)
+
+CLAIM_PART = (
+    update(uploads)
+    .where(uploads.c.id == _upload_id)
+    .values(final_id=bindparam("claimed_by", type_=uploads.c.final_id.type), used_bytes=_ZERO)
+)
+
+RELEASE_PARTS = (
+    update(uploads)
+    .where(uploads.c.final_id == _final_id)
+    .values(
+        final_id=literal_column("NULL"),
+        used_bytes=case((uploads.c.state == _COMPLETE, uploads.c.size_bytes), else_=_ZERO),
     )
-    values: dict[str, Any] = {"reserved_bytes": reserved}
-    if length is not None:
-        values["length"] = length
-    connection.execute(update(uploads).where(uploads.c.id == upload_id).values(**values))
-    _count(connection, row.drop_id, reserved_by=reserved - row.reserved_bytes)
+)
 
-
-def drop_upload(connection: Connection, upload_id: str) -> None:
-    """Forget an upload, giving back what it took and the parts it claimed."""
-    row = upload(connection, upload_id)
-    if row is None:
-        return
-    _release(connection, row)
-    if row.role is Role.FINAL:
-        freed = sum(part.length or 0 for part in parts(connection, upload_id))
-        connection.execute(
-            update(uploads).where(uploads.c.final_id == upload_id).values(final_id=None, size_bytes=uploads.c.length)
-        )
-        _count(connection, row.drop_id, used_by=freed)
-    connection.execute(uploads.delete().where(uploads.c.id == upload_id))
-
-
-def _release(connection: Connection, row: UploadRow) -> None:
-    if row.state in _TAKEN_BACK:
-        return
-    open_now = row.state.value in _RESERVING
-    _count(
-        connection,
-        row.drop_id,
-        uploads_by=0 if row.role is Role.PARTIAL else -1,
-        used_by=0 if open_now else -(row.size_bytes or 0),
-        reserved_by=-row.reserved_bytes if open_now else 0,
+RESERVE = (
+    update(uploads)
+    .where(uploads.c.id == _upload_id)
+    .values(
+        reserved_bytes=bindparam("reserved", type_=BigInteger),
+        length=func.coalesce(bindparam("new_length", type_=BigInteger), uploads.c.length),
     )
+)
 
-
-def complete_upload(connection: Connection, upload_id: str, size_bytes: int, at: datetime) -> bool:
-    """Mark an upload complete, with its size in place of its reservation."""
-    row = upload(connection, upload_id)
-    if row is None or row.state.value not in _RESERVING:
-        return False
-    connection.execute(
-        update(uploads)
-        .where(uploads.c.id == upload_id)
-        .values(
-            state=UploadState.COMPLETE.value,
-            size_bytes=size_bytes,
-            length=size_bytes,
-            reserved_bytes=0,
-            completed_at=to_micros(at),
-        )
+COMPLETE = (
+    update(uploads)
+    .where(uploads.c.id == _upload_id)
+    .values(
+        state=_COMPLETE,
+        state_at=bindparam("at", type_=BigInteger),
+        completed_at=bindparam("at", type_=BigInteger),
+        length=bindparam("size", type_=BigInteger),
+        size_bytes=bindparam("size", type_=BigInteger),
+        used_bytes=bindparam("size", type_=BigInteger),
+        reserved_bytes=_ZERO,
     )
-    _count(connection, row.drop_id, used_by=size_bytes, reserved_by=-row.reserved_bytes)
-    return True
+)
+"""Values: upload_id, at, size."""
+
+SET_STATE = (
+    update(uploads)
+    .where(uploads.c.id == _upload_id)
+    .values(
+        state=bindparam("new_state", type_=uploads.c.state.type),
+        state_at=bindparam("at", type_=BigInteger),
+        reserved_bytes=bindparam("reserved", type_=BigInteger),
+        used_bytes=bindparam("used", type_=BigInteger),
+    )
+)
+
+END_PARTS = (
+    update(uploads)
+    .where(uploads.c.final_id == _final_id)
+    .values(
+        state=bindparam("new_state", type_=uploads.c.state.type),
+        state_at=bindparam("at", type_=BigInteger),
+    )
+)
+"""Claimed parts take nothing by themselves, so their end changes no count."""
+
+DELETE_UPLOAD = delete(uploads).where(uploads.c.id == _upload_id)
 
 
-def set_state(connection: Connection, upload_id: str, state: UploadState) -> bool:
-    """Move an upload, and the parts of a final, to a state; see the port."""
-    row = upload(connection, upload_id)
-    if row is None or row.state is state:
-        return False
-    if state in _TAKEN_BACK:
-        _release(connection, row)
-        values = {"state": state.value, "reserved_bytes": 0}
-        connection.execute(update(uploads).where(uploads.c.id == upload_id).values(**values))
-        connection.execute(update(uploads).where(uploads.c.final_id == upload_id).values(**values))
-    else:
-        connection.execute(update(uploads).where(uploads.c.id == upload_id).values(state=state.value))
-    return True
-
-
-def upload(connection: Connection, upload_id: str) -> UploadRow | None:
-    """Return one upload."""
-    row = connection.execute(select(uploads).where(uploads.c.id == upload_id)).mappings().one_or_none()
-    return None if row is None else upload_from(row)
-
-
+@functools.cache
 def list_uploads(
-    connection: Connection,
-    drop_id: str | None,
-    states: Sequence[UploadState],
-    partials: bool,  # noqa: FBT001
-    created_before: datetime | None,
-    unclaimed: bool,  # noqa: FBT001
-) -> list[UploadRow]:
-    """Return uploads, oldest first, filtered."""
+    *, of_dropoff: bool, states: frozenset[UploadState], partials: bool, created_before: bool, unclaimed: bool
+) -> Select[*tuple[object, ...]]:
+    """Return the statement for one kind of list, oldest first.
+
+    Values: drop_id if of_dropoff, before if created_before. The states stand in the text, since there are few kinds of
+    lists, and a list of bound values would be compiled anew each time.
+    """
     conditions: list[ColumnElement[bool]] = []
-    if drop_id is not None:
-        conditions.append(uploads.c.drop_id == drop_id)
+    if of_dropoff:
+        conditions.append(uploads.c.drop_id == _drop_id)
     if states:
-        conditions.append(uploads.c.state.in_([state.value for state in states]))
+        conditions.append(uploads.c.state.in_([literal_column(f"'{state.value}'") for state in sorted(states)]))
     if not partials:
-        conditions.append(uploads.c.role != Role.PARTIAL.value)
+        conditions.append(uploads.c.role != literal_column(f"'{Role.PARTIAL.value}'"))
+    if created_before:
+        conditions.append(uploads.c.created_at < bindparam("before", type_=BigInteger))
     if unclaimed:
-        conditions += [uploads.c.role == Role.PARTIAL.value, uploads.c.final_id.is_(None)]
-    if created_before is not None:
-        conditions.append(uploads.c.created_at < to_micros(created_before))
-    rows = connection.execute(select(uploads).where(*conditions).order_by(uploads.c.created_at, uploads.c.id))
-    return [upload_from(row) for row in rows.mappings()]
-
-
-def parts(connection: Connection, final_id: str) -> list[UploadRow]:
-    """Return the partials a final has claimed."""
-    rows = connection.execute(select(uploads).where(uploads.c.final_id == final_id)).mappings()
-    return [upload_from(row) for row in rows]
-
-
-def _count(
-    connection: Connection, drop_id: str, *, uploads_by: int = 0, used_by: int = 0, reserved_by: int = 0
-) -> None:
-    connection.execute(
-        update(dropoffs)
-        .where(dropoffs.c.id == drop_id)
-        .values(
-            used_uploads=dropoffs.c.used_uploads + uploads_by,
-            used_bytes=dropoffs.c.used_bytes + used_by,
-            reserved_bytes=dropoffs.c.reserved_bytes + reserved_by,
-        )
-    )
+        conditions.append(literal_column(f"({UNCLAIMED})", Boolean))
+    return select(uploads).where(*conditions).order_by(uploads.c.created_at, uploads.c.id)

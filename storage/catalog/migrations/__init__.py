@@ -1,1 +1,1 @@
-"""Alembic migrations, run by `storage.catalog.migrate`."""
+"""Alembic's folder: `storage.catalog.migration` runs it, on the connection it is given."""

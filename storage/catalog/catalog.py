@@ -1,0 +1,142 @@
+"""The port on any database: says of each operation whether it writes; the rest is `operations` and the engine."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from dropoff_tus.model import Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.ports import Decide
+from storage.catalog import operations
+from storage.catalog.operations import Transaction
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """Runs operations on one database. Each call is a transaction of its own.
+
+    Raises:
+        CatalogUnavailableError: From every call, when the database does not answer.
+    """
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run an operation and commit; what it raises undoes it and comes out here."""
+        ...
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run an operation that changes nothing and touches few rows."""
+        ...
+
+    async def read_many(self, work: Callable[[Transaction], T]) -> T:
+        """Run an operation that changes nothing and may take long, without standing in the way of `read`."""
+        ...
+
+
+class SqlCatalog:
+    """Implements `dropoff_tus.ports.Catalog`.
+
+    `decide` may run in the database's own thread: it must neither block nor touch what belongs to the event loop.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def add_dropoff(self, dropoff: Dropoff) -> None:
+        """Insert a drop-off."""
+        await self._engine.write(lambda transaction: operations.add_dropoff(transaction, dropoff))
+
+    async def dropoff(self, drop_id: str) -> Dropoff | None:
+        """Return one drop-off, or None."""
+        return await self._engine.read(lambda transaction: operations.dropoff(transaction, drop_id))
+
+    async def dropoffs(self) -> list[Dropoff]:
+        """Return all drop-offs, oldest first."""
+        return await self._engine.read_many(operations.dropoffs)
+
+    async def usage(self, drop_id: str) -> Usage:
+        """Return what a drop-off's uploads take."""
+        return await self._engine.read(lambda transaction: operations.usage(transaction, drop_id))
+
+    async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
+        """Close or reopen a drop-off."""
+        return await self._engine.write(
+            lambda transaction: operations.set_closed(transaction, drop_id, closed=closed, end_open=end_open)
+        )
+
+    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
+        """Replace a drop-off's code."""
+        return await self._engine.write(lambda transaction: operations.set_code(transaction, drop_id, code_mac))
+
+    async def version(self) -> int:
+        """Return the counter of drop-off changes."""
+        return await self._engine.read(operations.version)
+
+    async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
+        """Create an upload.
+
+        A FINAL gets its length and bytes from its parts, whatever `row` says; the usage given to `decide` is without
+        those bytes, and they are never outstanding. Any row whose id is there already, with the same drop-off and role,
+        is returned unchanged.
+
+        Raises:
+            ValueError: The id is taken by another upload.
+            QuotaError: Beyond what can be counted.
+        """
+        return await self._engine.write(
+            lambda transaction: operations.add_upload(transaction, row, decide, tuple(parts))
+        )
+
+    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
+        """Raise or settle a reservation.
+
+        Raises:
+            UploadNotFoundError: There is no such upload.
+            UploadGoneError: It has ended.
+            QuotaError: Beyond what can be counted.
+        """
+        await self._engine.write(
+            lambda transaction: operations.reserve(transaction, upload_id, reserved_bytes, decide, length)
+        )
+
+    async def drop_upload(self, upload_id: str) -> None:
+        """Forget an upload whose creation in the store failed."""
+        await self._engine.write(lambda transaction: operations.drop_upload(transaction, upload_id))
+
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
+        """Mark COMPLETE; also False for an upload that ended or is unknown."""
+        return await self._engine.write(
+            lambda transaction: operations.complete_upload(transaction, upload_id, size_bytes, at)
+        )
+
+    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
+        """Move to CHECKING or to an end; also False for CHECKING of what is no longer unfinished."""
+        return await self._engine.write(lambda transaction: operations.set_state(transaction, upload_id, state, at))
+
+    async def upload(self, upload_id: str) -> UploadRow | None:
+        """Return one upload, or None."""
+        return await self._engine.read(lambda transaction: operations.upload(transaction, upload_id))
+
+    async def uploads(
+        self,
+        *,
+        drop_id: str | None = None,
+        states: Sequence[UploadState] = (),
+        partials: bool = True,
+        created_before: datetime | None = None,
+        unclaimed: bool = False,
+    ) -> list[UploadRow]:
+        """Return uploads, oldest first, filtered."""
+        return await self._engine.read_many(
+            lambda transaction: operations.uploads(
+                transaction,
+                drop_id=drop_id,
+                states=states,
+                partials=partials,
+                created_before=created_before,
+                unclaimed=unclaimed,
+            )
+        )
+
+    async def parts(self, final_id: str) -> list[UploadRow]:
+        """Return the partials that a final has claimed."""
+        return await self._engine.read_many(lambda transaction: operations.parts(transaction, final_id))

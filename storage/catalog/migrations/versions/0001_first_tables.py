@@ -1,0 +1,115 @@
+"""The first tables: drop-offs, uploads, and the version of the catalog's drop-offs."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    _dropoffs()
+    _uploads()
+    state = op.create_table(
+        "catalog_state",
+        sa.Column("id", sa.SmallInteger, nullable=False, autoincrement=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_catalog_state"),
+        sa.CheckConstraint("id = 1", name="ck_catalog_state_one_row"),
+    )
+    op.bulk_insert(state, [{"id": 1, "version": 0}])
+
+
+def _dropoffs() -> None:
+    op.create_table(
+        "dropoffs",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("opens_at", sa.BigInteger),
+        sa.Column("expires_at", sa.BigInteger),
+        sa.Column("closed", sa.SmallInteger, nullable=False),
+        sa.Column("ended", sa.SmallInteger, nullable=False),
+        sa.Column("mode", sa.Text, nullable=False),
+        sa.Column("recipients", sa.Text, nullable=False),
+        sa.Column("policy_signature", sa.LargeBinary, nullable=False),
+        sa.Column("code_mac", sa.LargeBinary),
+        sa.Column("max_upload_bytes", sa.BigInteger, nullable=False),
+        sa.Column("max_total_bytes", sa.BigInteger, nullable=False),
+        sa.Column("max_uploads", sa.BigInteger, nullable=False),
+        sa.Column("allowed_types", sa.Text, nullable=False),
+        sa.Column("name_patterns", sa.Text, nullable=False),
+        sa.Column("used_uploads", sa.BigInteger, nullable=False),
+        sa.Column("used_bytes", sa.BigInteger, nullable=False),
+        sa.Column("reserved_bytes", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_dropoffs"),
+        sa.CheckConstraint("mode IN ('managed', 'sealed')", name="ck_dropoffs_mode"),
+        sa.CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="ck_dropoffs_flags"),
+        sa.CheckConstraint(
+            "used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="ck_dropoffs_counters"
+        ),
+    )
+    op.create_index(
+        "ix_dropoffs_reserved_bytes",
+        "dropoffs",
+        ["reserved_bytes"],
+        sqlite_where=sa.text("reserved_bytes > 0"),
+        postgresql_where=sa.text("reserved_bytes > 0"),
+    )
+
+
+def _uploads() -> None:
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("drop_id", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("mode", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("state_at", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("completed_at", sa.BigInteger),
+        sa.Column("length", sa.BigInteger),
+        sa.Column("size_bytes", sa.BigInteger),
+        sa.Column("reserved_bytes", sa.BigInteger, nullable=False),
+        sa.Column("used_bytes", sa.BigInteger, nullable=False),
+        sa.Column("final_id", sa.Text),
+        sa.Column("epoch", sa.Text),
+        sa.PrimaryKeyConstraint("id", name="pk_uploads"),
+        sa.ForeignKeyConstraint(["drop_id"], ["dropoffs.id"], name="fk_uploads_drop_id"),
+        sa.ForeignKeyConstraint(["final_id"], ["uploads.id"], name="fk_uploads_final_id"),
+        sa.CheckConstraint("role IN ('regular', 'partial', 'final')", name="ck_uploads_role"),
+        sa.CheckConstraint("mode IN ('managed', 'sealed')", name="ck_uploads_mode"),
+        sa.CheckConstraint(
+            "state IN ('open', 'finishing', 'checking', 'complete', 'rejected', 'terminated', 'expired', 'deleted')",
+            name="ck_uploads_state",
+        ),
+        sa.CheckConstraint("reserved_bytes >= 0 AND used_bytes >= 0", name="ck_uploads_bytes"),
+        sa.CheckConstraint(
+            "reserved_bytes = 0 OR state IN ('open', 'finishing', 'checking')", name="ck_uploads_reserved"
+        ),
+        sa.CheckConstraint(
+            "used_bytes = 0 OR NOT state IN ('rejected', 'terminated', 'expired', 'deleted')",
+            name="ck_uploads_used",
+        ),
+        sa.CheckConstraint("final_id IS NULL OR role = 'partial'", name="ck_uploads_final"),
+    )
+    op.create_index("ix_uploads_drop_id", "uploads", ["drop_id", "created_at"])
+    op.create_index("ix_uploads_state", "uploads", ["state", "created_at"])
+    op.create_index(
+        "ix_uploads_final_id",
+        "uploads",
+        ["final_id"],
+        sqlite_where=sa.text("final_id IS NOT NULL"),
+        postgresql_where=sa.text("final_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_uploads_unclaimed",
+        "uploads",
+        ["created_at"],
+        sqlite_where=sa.text("role = 'partial' AND final_id IS NULL"),
+        postgresql_where=sa.text("role = 'partial' AND final_id IS NULL"),
+    )

@@ -1,0 +1,341 @@
+"""What the port promises, each operation as one function over one transaction.
+
+The accounting is here and nowhere else: a drop-off's counters move in step with its uploads' rows (see `schema`), and
+`_Change` alone moves them. Whoever runs an operation that raises undoes what it did.
+
+Source: dropoff_tus.ports.Catalog.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy import Executable
+
+from dropoff_tus.errors import (
+    AccessDeniedError,
+    InvalidConcatError,
+    PartInUseError,
+    PartNotFoundError,
+    QuotaError,
+    UploadGoneError,
+    UploadNotFoundError,
+)
+from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.ports import Decide
+from storage.catalog import statements
+from storage.catalog.rows import (
+    Row,
+    dropoff_values,
+    read_dropoff,
+    read_upload,
+    read_usage,
+    to_micros,
+    upload_values,
+)
+from storage.catalog.schema import ENDED, HOLDING
+
+_MOST_BYTES = (1 << 63) - 1
+"""What a column and a database's sum can hold."""
+
+
+class Transaction(Protocol):
+    """One transaction of either database. Values are bound by name."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other writer can be between BEGIN and COMMIT now, so that rows need no locks."""
+        ...
+
+    def rows(self, statement: Executable, **values: object) -> Sequence[Row]:
+        """Run a statement and return its rows."""
+        ...
+
+    def run(self, statement: Executable, **values: object) -> int:
+        """Run a statement and return how many rows it changed."""
+        ...
+
+
+@dataclass(slots=True)
+class _Change:
+    """By how much a drop-off's counters move."""
+
+    uploads: int = 0
+    used_bytes: int = 0
+    reserved_bytes: int = 0
+
+    def apply(self, transaction: Transaction, drop_id: str) -> None:
+        transaction.run(
+            statements.COUNT,
+            drop_id=drop_id,
+            uploads_by=self.uploads,
+            used_by=self.used_bytes,
+            reserved_by=self.reserved_bytes,
+        )
+
+
+# ---- drop-offs ------------------------------------------------------------------------------------------------
+
+
+def add_dropoff(transaction: Transaction, dropoff: Dropoff) -> None:
+    """Insert a drop-off."""
+    transaction.run(statements.RAISE_VERSION)  # first, because it locks: two drop-offs of one id meet here
+    if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
+        raise ValueError("a drop-off with this id exists already")
+    transaction.run(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
+
+
+def dropoff(transaction: Transaction, drop_id: str) -> Dropoff | None:
+    """Return one drop-off, or None."""
+    rows = transaction.rows(statements.DROPOFF, drop_id=drop_id)
+    return read_dropoff(rows[0]) if rows else None
+
+
+def dropoffs(transaction: Transaction) -> list[Dropoff]:
+    """Return all drop-offs, oldest first."""
+    return [read_dropoff(row) for row in transaction.rows(statements.ALL_DROPOFFS)]
+
+
+def usage(transaction: Transaction, drop_id: str) -> Usage:
+    """Return a drop-off's usage; an unknown one has none."""
+    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=drop_id)
+    if rows:
+        return read_usage(rows[0])
+    return Usage(0, 0, transaction.rows(statements.OUTSTANDING)[0]["outstanding_bytes"])
+
+
+def set_closed(transaction: Transaction, drop_id: str, *, closed: bool, end_open: bool) -> bool:
+    """Close or reopen; closing again without end_open takes no `ended` back."""
+    transaction.run(statements.RAISE_VERSION)
+    present = dropoff(transaction, drop_id)
+    if present is None:
+        return False
+    ended = closed and (end_open or present.ended)
+    transaction.run(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
+    return True
+
+
+def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None) -> bool:
+    """Replace the code."""
+    transaction.run(statements.RAISE_VERSION)
+    return transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac) > 0
+
+
+def version(transaction: Transaction) -> int:
+    """Return the counter of changes."""
+    found: int = transaction.rows(statements.VERSION)[0]["version"]
+    return found
+
+
+# ---- uploads: created -----------------------------------------------------------------------------------------
+
+
+def add_upload(transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str]) -> UploadRow:
+    """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
+    if row.state not in HOLDING:
+        raise ValueError("an upload begins open")
+    _lock(transaction, row.drop_id)
+    present = upload(transaction, row.id)
+    if present is not None:
+        return _same(transaction, present, row, parts)
+    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=row.drop_id)
+    if not rows:
+        raise AccessDeniedError("there is no such drop-off, or the code is wrong")
+    used_bytes = 0
+    if row.role is Role.FINAL:
+        used_bytes = sum(part.size_bytes or 0 for part in _claimable(transaction, row, parts))
+        row = replace(row, length=used_bytes, reserved_bytes=0)
+    elif parts:
+        raise ValueError("only a final has parts")
+    decide(read_dropoff(rows[0]), read_usage(rows[0], without_bytes=used_bytes))
+    _check_countable(rows[0], row.reserved_bytes)
+    transaction.run(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
+    for part in parts:
+        transaction.run(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
+    # What a final uses, its parts used until now: that counter stays.
+    _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes).apply(transaction, row.drop_id)
+    return row
+
+
+def _same(transaction: Transaction, present: UploadRow, row: UploadRow, parts: Sequence[str]) -> UploadRow:
+    """Return the row that is there if it is what was asked for: a repetition changes nothing."""
+    if present.drop_id != row.drop_id or present.role is not row.role:
+        raise ValueError("an upload with this id exists already")
+    if row.role is Role.FINAL:
+        claimed = {part["id"] for part in transaction.rows(statements.PARTS, final_id=row.id)}
+        if claimed != set(parts):
+            raise InvalidConcatError("this concatenation exists already, with other parts")
+    return present
+
+
+def _claimable(transaction: Transaction, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
+    """Return the parts a final names, each of which it may have."""
+    if len(set(parts)) != len(parts) or not parts:
+        raise InvalidConcatError("a concatenation names each of its parts once, and at least one")
+    found: list[UploadRow] = []
+    for part_id in parts:
+        part = upload(transaction, part_id)
+        if part is None or part.drop_id != row.drop_id:
+            raise PartNotFoundError("a part of the concatenation does not exist in this drop-off")
+        found.append(part)
+    if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
+        raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
+    if any(part.final_id is not None for part in found):
+        raise PartInUseError("a part belongs to another concatenation already")
+    return found
+
+
+def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decide: Decide, length: int | None) -> None:
+    """Raise, or with a length settle, what an open upload may still take.
+
+    A total below the present one is no change unless it settles, so a repetition is harmless. An upload whose bytes are
+    all here has nothing more to reserve.
+
+    Raises:
+        UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
+    """
+    _lock_of_upload(transaction, upload_id)
+    present = upload(transaction, upload_id)
+    if present is None:
+        raise UploadNotFoundError("there is no such upload here; create it with POST")
+    if present.state in ENDED:
+        raise UploadGoneError("this upload has ended")
+    if present.state is not UploadState.OPEN or (length is None and reserved_bytes <= present.reserved_bytes):
+        return
+    row = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=present.drop_id)[0]
+    decide(read_dropoff(row), read_usage(row, without_reserved_bytes=present.reserved_bytes))
+    more = reserved_bytes - present.reserved_bytes
+    _check_countable(row, more)
+    transaction.run(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
+    _Change(reserved_bytes=more).apply(transaction, present.drop_id)
+
+
+def drop_upload(transaction: Transaction, upload_id: str) -> None:
+    """Forget an upload; a final's parts are as they were before it."""
+    _lock_of_upload(transaction, upload_id)
+    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    if not rows:
+        return
+    present = read_upload(rows[0])
+    change = _given_back(rows[0], present)
+    if present.role is Role.FINAL:
+        for part in transaction.rows(statements.PARTS, final_id=upload_id):
+            if part["state"] == UploadState.COMPLETE.value:
+                change.used_bytes += part["size_bytes"]
+        transaction.run(statements.RELEASE_PARTS, final_id=upload_id)
+    transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
+    change.apply(transaction, present.drop_id)
+
+
+# ---- uploads: ended well or not -------------------------------------------------------------------------------
+
+
+def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, at: datetime) -> bool:
+    """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
+    _lock_of_upload(transaction, upload_id)
+    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    if not rows or UploadState(rows[0]["state"]) not in HOLDING:
+        return False
+    row = rows[0]
+    transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
+    change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
+    change.apply(transaction, row["drop_id"])
+    return True
+
+
+def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: datetime) -> bool:
+    """Move to CHECKING, which only an unfinished upload can, or to an end, from which there is no way back.
+
+    One end may follow another (an operator deletes what expired). Parts follow a final to its end alone: while it is
+    checked they stay what they are.
+    """
+    if state is not UploadState.CHECKING and state not in ENDED:
+        raise ValueError("this state is not for set_state")
+    _lock_of_upload(transaction, upload_id)
+    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    if not rows:
+        return False
+    present = read_upload(rows[0])
+    if present.state is state or (state is UploadState.CHECKING and present.state not in HOLDING):
+        return False
+    values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
+    if state is UploadState.CHECKING:
+        used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
+        transaction.run(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
+        return True
+    transaction.run(statements.SET_STATE, used=0, reserved=0, **values)
+    if present.role is Role.FINAL:
+        transaction.run(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
+    _given_back(rows[0], present).apply(transaction, present.drop_id)
+    return True
+
+
+# ---- uploads: asked for ---------------------------------------------------------------------------------------
+
+
+def upload(transaction: Transaction, upload_id: str) -> UploadRow | None:
+    """Return one upload, or None."""
+    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    return read_upload(rows[0]) if rows else None
+
+
+def uploads(
+    transaction: Transaction,
+    *,
+    drop_id: str | None,
+    states: Sequence[UploadState],
+    partials: bool,
+    created_before: datetime | None,
+    unclaimed: bool,
+) -> list[UploadRow]:
+    """Return uploads, oldest first, filtered."""
+    statement = statements.list_uploads(
+        of_dropoff=drop_id is not None,
+        states=frozenset(states),
+        partials=partials,
+        created_before=created_before is not None,
+        unclaimed=unclaimed,
+    )
+    values: dict[str, object] = {}
+    if drop_id is not None:
+        values["drop_id"] = drop_id
+    if created_before is not None:
+        values["before"] = to_micros(created_before)
+    return [read_upload(row) for row in transaction.rows(statement, **values)]
+
+
+def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
+    """Return the partials that a final has claimed."""
+    return [read_upload(row) for row in transaction.rows(statements.PARTS, final_id=final_id)]
+
+
+# ---- helpers --------------------------------------------------------------------------------------------------
+
+
+def _lock(transaction: Transaction, drop_id: str) -> None:
+    """Keep other writers off a drop-off. Everything that counts takes this lock first, so none wait in a circle."""
+    if not transaction.alone:
+        transaction.rows(statements.LOCK_DROPOFF, drop_id=drop_id)
+
+
+def _lock_of_upload(transaction: Transaction, upload_id: str) -> None:
+    """Lock the drop-off of an upload; then what is read of the upload is what its last writer left."""
+    if not transaction.alone:
+        transaction.rows(statements.LOCK_DROPOFF_OF_UPLOAD, upload_id=upload_id)
+
+
+def _counted(upload: UploadRow) -> int:
+    """Return what an upload adds to a drop-off's number of uploads."""
+    return 0 if upload.role is Role.PARTIAL or upload.state in ENDED else 1
+
+
+def _given_back(row: Row, upload: UploadRow) -> _Change:
+    """Return the change that takes an upload out of its drop-off's counters."""
+    return _Change(uploads=-_counted(upload), used_bytes=-row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
+
+
+def _check_countable(row: Row, more_bytes: int) -> None:
+    """Refuse reservations whose sum no 64-bit number holds: a database would round it, or fail for everyone."""
+    if max(row["outstanding_bytes"], row["used_bytes"] + row["reserved_bytes"]) + more_bytes > _MOST_BYTES:
+        raise QuotaError("more bytes than can be counted; nothing was written")

@@ -1,0 +1,138 @@
+"""The port's drop-offs, on every database."""
+
+from dataclasses import replace
+from datetime import timedelta, timezone
+
+import pytest
+
+from dropoff_tus.model import Limits, Mode, SignedPolicy, Usage
+from storage.catalog import open_catalog
+from tests.integration.catalog.harness import NOW, allow, make_dropoff, make_upload
+from tests.support.aio import async_test
+
+
+@async_test
+async def test_dropoff_with_every_field_set_comes_back_equal(catalog_url: str) -> None:
+    """Nothing of a drop-off is lost or changed on its way through the database."""
+    limits = Limits(2**63 - 1, 2**40, 7, ("image/*", "text/plain"), ("*.pdf", "größe-*.txt"))
+    recipients = ("age1one", "age1two")
+    full = replace(
+        make_dropoff("Ünïcode ✓ 'quoted'\n", code_mac=bytes(range(32)), limits=limits),
+        policy=SignedPolicy(Mode.SEALED, recipients, bytes(range(64))),
+        opens_at=NOW - timedelta(days=3),
+        expires_at=NOW + timedelta(days=3),
+        closed=True,
+        ended=True,
+    )
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(full)
+        assert await catalog.dropoff(full.id) == full
+
+
+@async_test
+async def test_dropoff_with_defaults_comes_back_equal(catalog_url: str) -> None:
+    """Absent values stay absent."""
+    plain = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(plain)
+        assert await catalog.dropoff(plain.id) == plain
+
+
+@async_test
+async def test_dropoff_created_in_another_zone_comes_back_as_utc(catalog_url: str) -> None:
+    """Times are the same moments, to the microsecond, in UTC."""
+    there = NOW.astimezone(timezone(timedelta(hours=-7)))
+    dropoff = replace(make_dropoff(), created_at=there)
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        found = await catalog.dropoff(dropoff.id)
+    assert found is not None
+    assert found.created_at == there
+    assert found.created_at.utcoffset() == timedelta(0)
+
+
+@async_test
+async def test_dropoff_unknown_is_none(catalog_url: str) -> None:
+    """A question for nothing is answered with nothing."""
+    unknown = make_dropoff().id
+    async with open_catalog(catalog_url) as catalog:
+        assert await catalog.dropoff(unknown) is None
+        assert await catalog.usage(unknown) == Usage(0, 0, 0)
+        assert not await catalog.set_closed(unknown, closed=True)
+        assert not await catalog.set_code(unknown, b"m" * 32)
+
+
+@async_test
+async def test_add_dropoff_with_a_taken_id_raises_and_changes_nothing(catalog_url: str) -> None:
+    """A drop-off is never replaced, and a failed attempt is no change."""
+    first = make_dropoff("first")
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(first)
+        version = await catalog.version()
+        with pytest.raises(ValueError, match="exists already"):
+            await catalog.add_dropoff(replace(first, name="second"))
+        assert await catalog.dropoff(first.id) == first
+        assert await catalog.version() == version
+
+
+@async_test
+async def test_dropoffs_lists_all_oldest_first(catalog_url: str) -> None:
+    """The order is that of creation, not of insertion."""
+    made = [make_dropoff(str(number)) for number in range(5)]
+    async with open_catalog(catalog_url) as catalog:
+        for dropoff in reversed(made):
+            await catalog.add_dropoff(dropoff)
+        assert await catalog.dropoffs() == made
+
+
+@pytest.mark.parametrize(
+    ("steps", "closed", "ended"),
+    [
+        ([(True, False)], True, False),
+        ([(True, True)], True, True),
+        ([(True, True), (True, False)], True, True),
+        ([(True, True), (False, False)], False, False),
+        ([(False, True)], False, False),
+    ],
+    ids=["close", "close-now", "close-after-close-now", "reopen", "reopen-never-ends"],
+)
+@async_test
+async def test_set_closed_leaves_closed_and_ended(
+    catalog_url: str, steps: list[tuple[bool, bool]], closed: bool, ended: bool
+) -> None:
+    """Closing, closing now and reopening leave the two flags as an operator expects them."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        for closing, end_open in steps:
+            assert await catalog.set_closed(dropoff.id, closed=closing, end_open=end_open)
+        assert await catalog.dropoff(dropoff.id) == replace(dropoff, closed=closed, ended=ended)
+
+
+@async_test
+async def test_set_code_replaces_and_removes_the_code(catalog_url: str) -> None:
+    """A new code takes the old one's place; None leaves the drop-off without one."""
+    dropoff = make_dropoff(code_mac=b"a" * 32)
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        for code_mac in (b"b" * 32, None):
+            assert await catalog.set_code(dropoff.id, code_mac)
+            assert await catalog.dropoff(dropoff.id) == replace(dropoff, code_mac=code_mac)
+
+
+@async_test
+async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalog_url: str) -> None:
+    """Whoever polls sees each change of a drop-off, and uploads do not wake it."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        versions = [await catalog.version()]
+        await catalog.add_dropoff(dropoff)
+        versions.append(await catalog.version())
+        await catalog.set_code(dropoff.id, None)
+        versions.append(await catalog.version())
+        await catalog.set_closed(dropoff.id, closed=True, end_open=True)
+        versions.append(await catalog.version())
+        assert versions == sorted(set(versions))
+        row = await catalog.add_upload(make_upload(dropoff, 5), allow)
+        await catalog.complete_upload(row.id, 5, NOW)
+        assert await catalog.version() == versions[-1]
