@@ -295,8 +295,7 @@ class Catalog(Protocol):
         ...
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
-        """Raise (or settle, when length is given) the reservation of an OPEN upload to a new total; `decide`
-        may refuse.
+        """Raise (or settle, when length is given) an OPEN upload's reservation to a new total, if `decide` lets it.
 
         Usage given to `decide` excludes this upload's present reservation.
         """

@@ -11,9 +11,7 @@ _MARKED_FOLDERS = ("crash", "e2e")
 
 # A busy machine may stall for a second, so no example has a deadline; pytest's timeout bounds the test.
 # In CI Hypothesis itself chooses the same examples each time, which these profiles inherit.
-settings.register_profile(
-    "normal", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("normal", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("normal"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "normal"))
 

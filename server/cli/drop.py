@@ -110,7 +110,7 @@ def _json(config: Config, dropoff: Dropoff) -> dict[str, Any]:
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0917 - its options
     name: Annotated[str, typer.Option(help="What you call it.", show_default=False)],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,

@@ -60,9 +60,7 @@ class StoreKit:
 
     def open(self) -> FileStore:
         """Open the store anew, with nothing remembered."""
-        settings = StoreSettings(
-            self.folder / "store", self.folder / "keys", (self.root,), free_space_floor_bytes=0
-        )
+        settings = StoreSettings(self.folder / "store", self.folder / "keys", (self.root,), free_space_floor_bytes=0)
         self.store = FileStore(settings, load_server_keys(self._places))
         return self.store
 

@@ -207,9 +207,7 @@ class TusSite:
         """Write a request; Host and, with a body, Content-Length are added unless they are given."""
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        return request_bytes(
-            method, target, {"Host": self._host, **_length_of(body, headers), **headers}, body
-        )
+        return request_bytes(method, target, {"Host": self._host, **_length_of(body, headers), **headers}, body)
 
     def request(self, method: str, url: str, headers: Headers, body: bytes = b"") -> Response:
         """Send one request on a connection of its own and read the answer, also if it comes early."""

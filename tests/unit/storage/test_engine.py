@@ -106,9 +106,7 @@ async def test_checksum_mismatch_discards_the_body(tmp_path: Path) -> None:
     wrong = ExpectedChecksum("sha1", bytes(20))
     async with kit.store.lease(upload.id, offset=0) as lease:
         with pytest.raises(ChecksumMismatchError):
-            await lease.append(
-                BytesBody(b"0123456789"), AppendPlan(0, 10, 10, checksum=wrong), idle_timeout_seconds=5
-            )
+            await lease.append(BytesBody(b"0123456789"), AppendPlan(0, 10, 10, checksum=wrong), idle_timeout_seconds=5)
         assert lease.upload.offset == 0
     await kit.append(upload.id, 0, b"abcdefghij")
     await kit.finish(upload.id, token)
@@ -150,8 +148,8 @@ async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
     assert [finding.problem async for finding in check_store(kit.store)] == [None] * 4
     async with kit.store.lease(final.id) as lease:
         await lease.end(UploadState.TERMINATED, "test", datetime.now(UTC))
-    for part in parts:
-        assert (await kit.store.stat(part)).ended is UploadState.TERMINATED
+    for part_id in parts:
+        assert (await kit.store.stat(part_id)).ended is UploadState.TERMINATED
     assert not any(kit.store.layout.of(part).root_envelope.exists() for part in parts)
 
 
