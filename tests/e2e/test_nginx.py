@@ -1,0 +1,215 @@
+"""The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
+
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.received import assert_received
+from tests.support.programs import require_program
+from tests.support.server_process import REPOSITORY, ServerProcess, free_port_pair, token_of
+from tests.support.tus_raw import OCTETS, TUS, TusSite, metadata
+
+_MAIN = """
+daemon off;
+master_process off;
+pid {prefix}/nginx.pid;
+error_log {prefix}/main-error.log crit;
+events {{}}
+http {{
+    client_body_temp_path {prefix}/temp;
+    proxy_temp_path {prefix}/temp;
+    fastcgi_temp_path {prefix}/temp;
+    uwsgi_temp_path {prefix}/temp;
+    scgi_temp_path {prefix}/temp;
+    access_log off;
+    include {prefix}/dropoff-tus.conf;
+}}
+"""
+
+
+class Proxy:
+    """An nginx with our virtual host, unprivileged, all its files below one folder."""
+
+    def __init__(self, prefix: Path, server: ServerProcess) -> None:
+        """Render the host: only addresses and log paths differ from what is shipped."""
+        self.prefix = prefix
+        self.port = free_port_pair()
+        self.server = server
+        self._nginx = require_program("nginx")
+        (prefix / "temp").mkdir()
+        text = (REPOSITORY / "nginx" / "dropoff-tus.conf").read_text("utf-8")
+        for shipped, here in (
+            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{server.port};"),
+            ("    listen 80;", f"    listen 127.0.0.1:{self.port};"),
+            ("/var/log/nginx/", f"{prefix}/"),
+        ):
+            assert shipped in text, shipped
+            text = text.replace(shipped, here)
+        (prefix / "dropoff-tus.conf").write_text(text, "utf-8")
+        (prefix / "nginx.conf").write_text(_MAIN.format(prefix=prefix), "utf-8")
+
+    @property
+    def command(self) -> list[str]:
+        """Return the command line without an action."""
+        return [str(self._nginx), "-p", str(self.prefix), "-c", str(self.prefix / "nginx.conf")]
+
+    @property
+    def site(self) -> TusSite:
+        """Return the drop-off as it looks from outside."""
+        drop = self.server.drop
+        return TusSite(drop.upload_url.replace(f":{self.server.port}/", f":{self.port}/"), drop.code)
+
+    @property
+    def logs(self) -> str:
+        """Return all that nginx has logged."""
+        return "".join(path.read_text("utf-8", "replace") for path in self.prefix.glob("*.log"))
+
+    def wait_until_it_accepts(self) -> None:
+        """Wait until the port is open."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert time.monotonic() < deadline, self.logs
+                time.sleep(0.05)
+            else:
+                return
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Run a server that trusts its proxy, and nginx in front of it."""
+    settings = {"SERVER__TRUSTED_PROXIES": "127.0.0.1"}
+    with ServerProcess(tmp_path_factory.mktemp("behind"), environment=settings) as server:
+        made = Proxy(tmp_path_factory.mktemp("nginx"), server)
+        with (made.prefix / "said").open("wb") as said:
+            running = subprocess.Popen(made.command, stdout=said, stderr=said)
+        try:
+            made.wait_until_it_accepts()
+            yield made
+        finally:
+            running.terminate()
+            running.wait(10)
+
+
+@pytest.fixture(scope="module")
+def site(proxy: Proxy) -> TusSite:
+    """Return the drop-off behind nginx."""
+    return proxy.site
+
+
+def test_nginx_accepts_the_virtual_host(proxy: Proxy) -> None:
+    """`nginx -t` finds no error and warns of nothing."""
+    done = subprocess.run([*proxy.command, "-t"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"[warn]" not in done.stderr
+    assert b"[emerg]" not in done.stderr
+
+
+def test_nginx_upload_arrives_whole_and_location_is_the_outside(proxy: Proxy, site: TusSite) -> None:
+    """An upload in two PATCHes goes through, at the address that the client used."""
+    content = random.randbytes(3_000_000)
+    url = site.create(len(content), {"Upload-Metadata": metadata(filename="nginx.bin")})
+    assert url.startswith(site.upload_url)
+    assert site.patch(url, 0, content[:1_000_000]).offset == 1_000_000
+    assert site.head(url).offset == 1_000_000
+    assert site.patch(url, 1_000_000, content[1_000_000:]).status == 204
+    assert_received(proxy.server, proxy.server.drop, url, content, filename="nginx.bin")
+
+
+def test_nginx_creation_with_upload_arrives_whole(proxy: Proxy, site: TusSite) -> None:
+    """A body larger than nginx's own limit and buffers comes with its creation."""
+    content = random.randbytes(2_000_000)
+    headers = {
+        "Upload-Length": str(len(content)),
+        "Content-Type": OCTETS,
+        "Upload-Metadata": metadata(filename="one.bin"),
+    }
+    answer = site.post(headers, content)
+    assert (answer.status, answer.offset) == (201, len(content))
+    assert_received(proxy.server, proxy.server.drop, answer.needed("Location"), content, filename="one.bin")
+
+
+def test_nginx_does_not_hold_a_body_back(site: TusSite) -> None:
+    """Bytes reach the server while the client still sends, so that a cut loses nothing."""
+    url = site.create(1_000_000)
+    with site.connect() as connection:
+        headers = site.patch_headers(0, {"Content-Length": "1000000"})
+        connection.send(site.message("PATCH", url, headers, bytes(600_000)))
+        time.sleep(1.5)
+        assert site.head(url).offset == 600_000
+
+
+def test_nginx_client_that_goes_away_keeps_what_arrived(site: TusSite) -> None:
+    """A cut before the proxy is a cut behind it."""
+    url = site.create(1_000_000)
+    with site.connect() as connection:
+        headers = site.patch_headers(0, {"Content-Length": "1000000"})
+        connection.send(site.message("PATCH", url, headers, bytes(300_000)))
+        time.sleep(0.3)
+    deadline = time.monotonic() + 5
+    while site.head(url).offset != 300_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_nginx_passes_early_refusals_on(site: TusSite) -> None:
+    """A refusal before the body is read reaches the client as it is."""
+    length = {"Upload-Length": "5000000", "Content-Type": OCTETS}
+    answer = site.post({**length, "Dropoff-Code": "wrong"}, bytes(5_000_000))
+    assert (answer.status, answer.error_code) == (403, "ERR_ACCESS_DENIED")
+
+
+def test_nginx_passes_large_headers_on(site: TusSite) -> None:
+    """Metadata of nearly 16 KiB fit through nginx."""
+    value = metadata(note=random.randbytes(11_000))
+    assert site.head(site.create(5, {"Upload-Metadata": value})).header("Upload-Metadata") == value
+
+
+def test_nginx_logs_no_token_and_no_code(proxy: Proxy, site: TusSite) -> None:
+    """The access log shows what happened, without the right to write; errors quote no request either."""
+    url = site.upload(b"hello", {"Upload-Metadata": metadata(filename="secret-name")})
+    site.head(url)
+    site.patch(url, 0, b"x")
+    for odd in ("/extra", "/receipt", "?token=1", "//", "/../x", "/%2e%2e/"):
+        site.request("PATCH", url + odd, {"Tus-Resumable": TUS, "Referer": url, "User-Agent": url})
+    site.request("HEAD", url.replace("/files/", "//files/", 1), {})
+    site.request("HEAD", url.replace("/files/", "/%66iles/", 1), {})
+    for broken in (f"HEAD {url} HTTP/9", f"HEAD {url}", f"BREW {url} HTTP/1.1\r\nHost"):
+        with site.connect(timeout_seconds=3) as connection:
+            connection.send(f"{broken}\r\nDropoff-Code: {site.code}\r\n\r\n".encode())
+            connection.is_closed_within(2)
+    site.request("HEAD", url, {"X-Long": "A" * 40_000})
+    with site.connect() as connection:
+        headers = site.patch_headers(5, {"Content-Length": "1000000"})
+        connection.send(site.message("PATCH", url, headers, b"cut"))
+    time.sleep(0.3)
+    logs = proxy.logs
+    assert "/files/" in logs
+    assert token_of(url) not in logs
+    assert (site.code or "-") not in logs
+
+
+def test_nginx_answers_head_in_a_restart_with_423(proxy: Proxy, site: TusSite) -> None:
+    """While the server is away clients are told to wait, and afterwards go on where they were."""
+    url = site.create(10)
+    assert site.patch(url, 0, b"hello").status == 204
+    proxy.server.stop()
+    try:
+        away = site.head(url)
+        assert away.status == 423
+        assert int(away.needed("Retry-After")) >= 1
+        assert site.patch(url, 5, b"world").status == 503
+        assert site.post({"Upload-Length": "5"}).status == 503
+    finally:
+        proxy.server.start()
+    assert site.head(url).offset == 5
+    assert site.patch(url, 5, b"world").status == 204
+    assert proxy.server.export(url) == b"helloworld"
+    assert token_of(url) not in proxy.logs

@@ -1,0 +1,279 @@
+"""Tests of what a drop-off accepts."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dropoff_tus import errors, policy
+from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, Usage
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DROP = Dropoff(
+    id="3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a",
+    name="test",
+    created_at=NOW - HOUR,
+    policy=SignedPolicy(Mode.MANAGED, (), bytes(64)),
+)
+NOTHING = Usage(0, 0, 0)
+NO_METADATA = Metadata()
+ROOMY = policy.Space(1 << 50)
+
+
+def _limited(**limits: object) -> Dropoff:
+    return replace(DROP, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+
+
+def _admit(
+    dropoff: Dropoff = DROP,
+    usage: Usage = NOTHING,
+    *,
+    length: int | None = 5,
+    role: Role = Role.REGULAR,
+    metadata: Metadata = NO_METADATA,
+    server_max_bytes: int = 0,
+    space: policy.Space = ROOMY,
+) -> None:
+    request = policy.Request(role, length, length or 0, metadata)
+    policy.admit(dropoff, usage, request, now=NOW, server_max_bytes=server_max_bytes, space=space)
+
+
+# ---- window ----------------------------------------------------------------------------------------------------
+
+
+def test_admit_without_limits_takes_anything() -> None:
+    """0 means no limit everywhere."""
+    _admit(length=2**62, space=policy.Space(2**62))
+
+
+@pytest.mark.parametrize(
+    ("dropoff", "error"),
+    [
+        (replace(DROP, closed=True), errors.DropoffClosedError),
+        (replace(DROP, opens_at=NOW + HOUR), errors.DropoffNotOpenError),
+        (replace(DROP, expires_at=NOW), errors.DropoffExpiredError),
+        (replace(DROP, closed=True, expires_at=NOW - HOUR), errors.DropoffClosedError),
+    ],
+    ids=["closed", "not-open", "expired", "both"],
+)
+def test_admit_outside_the_window_is_refused(dropoff: Dropoff, error: type[errors.DropoffError]) -> None:
+    """A closed or expired drop-off takes nothing new."""
+    with pytest.raises(error):
+        _admit(dropoff)
+
+
+def test_admit_at_the_edges_of_the_window_follows_half_open_time() -> None:
+    """The first moment counts, the last does not."""
+    _admit(replace(DROP, opens_at=NOW, expires_at=NOW + timedelta(microseconds=1)))
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("server", "drop"), [(10, 0), (0, 10), (10, 20), (20, 10)])
+def test_admit_holds_the_smaller_size_limit(server: int, drop: int) -> None:
+    """At the limit is in, one byte above is out."""
+    dropoff = _limited(max_upload_bytes=drop)
+    _admit(dropoff, length=10, server_max_bytes=server)
+    with pytest.raises(errors.MaxSizeExceededError):
+        _admit(dropoff, length=11, server_max_bytes=server)
+
+
+def test_admit_of_deferred_length_reserves_nothing_yet() -> None:
+    """Limits are held when the length is declared or reached."""
+    _admit(_limited(max_upload_bytes=1, max_total_bytes=1), Usage(0, 1, 0), length=None)
+
+
+# ---- type and name ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filetype", "taken"),
+    [
+        (b"image/png", True),
+        (b"IMAGE/PNG; charset=x", True),
+        (b"application/pdf", True),
+        (b"text/html", False),
+        (b"", False),
+        (None, False),
+    ],
+    ids=["glob", "case-parameter", "exact", "other", "empty", "absent"],
+)
+def test_admit_holds_the_allowed_types(filetype: bytes | None, taken: bool) -> None:
+    """Types may have wildcards; no type is no allowed type."""
+    dropoff = _limited(allowed_types=("image/*", "application/PDF"))
+    metadata = Metadata(() if filetype is None else (("filetype", filetype),))
+    if taken:
+        _admit(dropoff, metadata=metadata)
+    else:
+        with pytest.raises(errors.TypeNotAllowedError):
+            _admit(dropoff, metadata=metadata)
+
+
+@pytest.mark.parametrize(("name", "taken"), [(b"A.CSV", True), (b"a.csv.exe", False), (b"", False)])
+def test_admit_holds_the_name_patterns(name: bytes, taken: bool) -> None:
+    """Names are compared whole and without case."""
+    dropoff = _limited(name_patterns=("*.csv",))
+    metadata = Metadata((("filename", name),))
+    if taken:
+        _admit(dropoff, metadata=metadata)
+    else:
+        with pytest.raises(errors.TypeNotAllowedError) as caught:
+            _admit(dropoff, metadata=metadata)
+        assert "exe" not in caught.value.message
+
+
+def test_admit_of_partial_asks_neither_type_nor_number() -> None:
+    """tus-js-client gives parts no metadata, and the final counts for all."""
+    dropoff = _limited(allowed_types=("image/*",), name_patterns=("*.png",), max_uploads=1)
+    _admit(dropoff, Usage(1, 0, 0), role=Role.PARTIAL)
+
+
+# ---- number, bytes, disk ---------------------------------------------------------------------------------------
+
+
+def test_admit_of_number_used_up_is_refused() -> None:
+    """The last one is in, the next is out."""
+    dropoff = _limited(max_uploads=2)
+    _admit(dropoff, Usage(1, 0, 0))
+    with pytest.raises(errors.DropoffFullError):
+        _admit(dropoff, Usage(2, 0, 0))
+
+
+@pytest.mark.parametrize("role", [Role.REGULAR, Role.PARTIAL])
+def test_admit_of_bytes_used_up_is_refused_and_says_what_is_left(role: Role) -> None:
+    """Complete and reserved bytes count alike, also for partials."""
+    dropoff = _limited(max_total_bytes=100)
+    _admit(dropoff, Usage(0, 95, 0), role=role)
+    with pytest.raises(errors.QuotaError, match="4 bytes more"):
+        _admit(dropoff, Usage(0, 96, 0), role=role)
+
+
+def test_admit_of_final_needs_neither_bytes_nor_disk() -> None:
+    """Its parts have both already."""
+    dropoff = _limited(max_total_bytes=100)
+    _admit(dropoff, Usage(0, 100, 0), length=100, role=Role.FINAL, space=policy.Space(-1))
+
+
+def test_admit_of_final_holds_size_number_and_type() -> None:
+    """A final is what counts as an upload."""
+    with pytest.raises(errors.MaxSizeExceededError):
+        _admit(_limited(max_upload_bytes=9), length=10, role=Role.FINAL)
+    with pytest.raises(errors.DropoffFullError):
+        _admit(_limited(max_uploads=1), Usage(1, 0, 0), role=Role.FINAL)
+    with pytest.raises(errors.TypeNotAllowedError):
+        _admit(_limited(allowed_types=("image/*",)), role=Role.FINAL)
+
+
+@pytest.mark.parametrize(
+    ("free", "outstanding", "unfinished", "taken"),
+    [
+        (5, 0, 0, True),
+        (4, 0, 0, False),
+        (105, 100, 0, True),
+        (104, 100, 0, False),
+        (65, 100, 40, True),
+        (64, 100, 40, False),
+        (5, 10, 40, True),
+        (4, 10, 40, False),
+    ],
+    ids=range(8),
+)
+def test_admit_keeps_room_for_everything_promised(free: int, outstanding: int, unfinished: int, taken: bool) -> None:
+    """What is reserved and not yet on disk is as good as used; more on disk than reserved is no new room."""
+    arguments = {"usage": Usage(0, 0, outstanding), "space": policy.Space(free, unfinished)}
+    if taken:
+        _admit(**arguments)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(errors.StorageFullError):
+            _admit(**arguments)  # type: ignore[arg-type]
+
+
+def test_admit_tells_the_refusals_in_order() -> None:
+    """Each rule in turn is the one that is told, once those before it hold."""
+    limits = Limits(4, 4, 1, ("image/*",), ())
+    dropoff = replace(DROP, closed=True, limits=limits)
+    usage, full = Usage(1, 4, 0), policy.Space(0)
+    steps: list[tuple[type[errors.DropoffError], dict[str, object]]] = [
+        (errors.DropoffClosedError, {"closed": False}),
+        (errors.MaxSizeExceededError, {"limits": replace(limits, max_upload_bytes=0)}),
+        (errors.TypeNotAllowedError, {"limits": Limits(0, 4, 1)}),
+        (errors.DropoffFullError, {"limits": Limits(0, 4, 0)}),
+        (errors.QuotaError, {"limits": Limits()}),
+    ]
+    for error, change in steps:
+        with pytest.raises(error):
+            _admit(dropoff, usage, space=full)
+        dropoff = replace(dropoff, **change)  # type: ignore[arg-type]
+    with pytest.raises(errors.StorageFullError):
+        _admit(dropoff, usage, space=full)
+
+
+# ---- reservations ahead ----------------------------------------------------------------------------------------
+
+
+def _next(
+    dropoff: Dropoff = DROP,
+    usage: Usage = NOTHING,
+    *,
+    present: int = 0,
+    needed: int = 1,
+    ahead: int = 99,
+    server_max_bytes: int = 0,
+    space: policy.Space = ROOMY,
+) -> int:
+    return policy.next_reservation(
+        dropoff,
+        usage,
+        present_bytes=present,
+        needed_bytes=needed,
+        ahead_bytes=ahead,
+        server_max_bytes=server_max_bytes,
+        space=space,
+    )
+
+
+def test_next_reservation_without_limits_takes_the_whole_step() -> None:
+    """Room is plenty."""
+    assert _next() == 100
+
+
+@pytest.mark.parametrize(
+    "dropoff",
+    [_limited(max_upload_bytes=60), _limited(max_total_bytes=70)],
+    ids=["size", "quota"],
+)
+def test_next_reservation_takes_what_is_left_of_the_limit(dropoff: Dropoff) -> None:
+    """The last step before a limit is a smaller one."""
+    assert _next(dropoff, Usage(1, 10, 0), present=50, needed=51) == 60
+
+
+def test_next_reservation_takes_what_is_left_of_the_disk() -> None:
+    """What the upload has reserved already is not to be found again on the disk."""
+    usage, space = Usage(1, 0, 20), policy.Space(free_bytes=40, unfinished_bytes=50)
+    # 50 reserved by this upload and 20 by others, of which 50 are on disk: 20 of the 40 free are promised.
+    assert _next(usage=usage, present=50, needed=51, space=space) == 70
+
+
+@pytest.mark.parametrize(
+    ("dropoff", "space", "error"),
+    [
+        (_limited(max_upload_bytes=50), ROOMY, errors.MaxSizeExceededError),
+        (_limited(max_total_bytes=50), ROOMY, errors.QuotaError),
+        (DROP, policy.Space(0, 50), errors.StorageFullError),
+    ],
+    ids=["size", "quota", "disk"],
+)
+def test_next_reservation_without_room_for_what_is_needed_is_refused(
+    dropoff: Dropoff, space: policy.Space, error: type[errors.DropoffError]
+) -> None:
+    """One byte too many is too many."""
+    with pytest.raises(error):
+        _next(dropoff, present=50, needed=51, space=space)
+
+
+def test_next_reservation_of_less_than_present_is_granted_in_any_case() -> None:
+    """To settle a deferred length below what was reserved ahead gives room back; nothing can be in its way."""
+    full = replace(_limited(max_total_bytes=1), closed=True)
+    assert _next(full, Usage(1, 100, 100), present=50, needed=30, ahead=0, space=policy.Space(-10)) == 30
