@@ -19,7 +19,7 @@ from server.middleware import around
 
 _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18
-_LINGER_SECONDS = 3.0
+_LINGER_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 75.0
 _STOP_SECONDS = 15.0
 
@@ -100,8 +100,8 @@ async def _serve(config: Config) -> None:
     monitor: web.AppRunner | None = None
     try:
         await runner.setup()
-        monitor = await _monitor(runner.app, config)
         url = await _listen(runner, config)
+        monitor = await _monitor(runner.app, config)
         print(f"ready {url}", flush=True)  # noqa: T201 - the command's answer
         await stopping.wait()
     finally:

@@ -62,7 +62,7 @@ class StreamBody:
             task, self._pending = self._pending, None
             failure = task.exception() if not task.cancelled() else asyncio.CancelledError()
             if failure is not None:
-                self._failure = failure
+                self._fail(failure)
             else:
                 self._keep(task.result())
                 self._take()
@@ -115,8 +115,15 @@ class StreamBody:
             if self._content.at_eof():
                 self._ended = True
         except Exception as error:  # noqa: BLE001 - whatever broke the stream, the body is cut
-            self._failure = error
+            self._fail(error)
         return bool(self._chunks) or self._ended or self._failure is not None
+
+    def _fail(self, error: BaseException) -> None:
+        """Note that the body is cut, and keep what had arrived: aiohttp holds it back once the stream has failed."""
+        if self._failure is None:
+            for piece in self._content._buffer:  # noqa: SLF001 - no public way; a test fails if it goes away
+                self._keep(bytes(piece))
+        self._failure = error
 
     def _keep(self, piece: bytes) -> None:
         if piece:

@@ -46,7 +46,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         except DropoffError as error:
             code, response = error.code, _refuse(request, error)
         except web.HTTPException as error:
-            response = web.Response(status=error.status, text=f"{error.reason}\n")
+            kept = {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
+            response = web.Response(status=error.status, text=f"{error.reason}\n", headers=kept)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may quote the request

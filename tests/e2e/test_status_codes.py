@@ -370,14 +370,14 @@ def test_lease_not_obtained_answers_423(limited: ServerProcess, site: TusSite) -
 # ---- methods -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["PUT", "GET", "PATCH", "DELETE", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "GET", "PATCH", "DELETE", "PROPFIND"])
 def test_wrong_method_on_drop_off_answers_405_with_allow(site: TusSite, method: str) -> None:
     """The drop-off knows POST and OPTIONS."""
     answer = assert_refused(site.request(method, site.upload_url, {"Tus-Resumable": TUS}), 405)
     assert {"POST", "OPTIONS"} <= {name.strip() for name in answer.needed("Allow").split(",")}
 
 
-@pytest.mark.parametrize("method", ["PUT", "GET", "POST", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "GET", "POST", "PROPFIND"])
 def test_wrong_method_on_upload_answers_405_with_allow(site: TusSite, method: str) -> None:
     """An upload knows HEAD, PATCH, DELETE and OPTIONS."""
     answer = assert_refused(site.request(method, site.create(5), {"Tus-Resumable": TUS}), 405)
