@@ -328,10 +328,10 @@ def test_render_error_has_code_and_message_as_body() -> None:
 
 
 def _kinds() -> list[type[errors.DropoffError]]:
-    found = [errors.DropoffError]
+    found: list[type[errors.DropoffError]] = [errors.DropoffError]
     for kind in found:
         found += kind.__subclasses__()
-    return [kind for kind in found if kind is not errors.MethodNotAllowedError]
+    return [kind for kind in found if not issubclass(kind, errors.MethodNotAllowedError)]
 
 
 @pytest.mark.parametrize("kind", _kinds())
