@@ -1,0 +1,1 @@
+"""The age format against the vectors of its authors."""
