@@ -543,7 +543,7 @@ class FileStore:
     ) -> AsyncIterator[bytes]:
         """Yield plain bytes of a finished upload; see the port."""
         pieces = self.read_plain(upload_id, start=start, stop=stop, identities=tuple(identities))
-        while (piece := await self.run(next, pieces, None)) is not None:
+        while (piece := await self.run(_next_piece, pieces)) is not None:
             yield piece
 
     def read_plain(
@@ -753,6 +753,10 @@ class FileStore:
 
 def _hash(name: str) -> Any:  # noqa: ANN401 - hashlib's and blake3's objects share no type
     return blake3() if name == "blake3" else running_hash(name)
+
+
+def _next_piece(pieces: Iterator[bytes]) -> bytes | None:
+    return next(pieces, None)
 
 
 def _try_lock(log: int) -> bool:
