@@ -1,6 +1,7 @@
 """`store …` and `keys …`."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import Role
 from server.cli.context import CommandError, ConfigOption, JsonOption, find_upload, note, print_json, say, with_services
 from server.config import Config
 from server.lifespan import Services
@@ -65,11 +68,14 @@ def sweep(
     """End what has expired, and remove files of uploads that the catalog does not know and that hold no byte."""
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        orphans = []
+        orphans: list[str] = []
         for upload_id in await services.store.upload_ids():
-            if await services.catalog.upload(upload_id) is None:
-                found = [f async for f in check_store(services.store, [upload_id], quick=True)]
-                if found[0].ciphertext_bytes == 0:
+            if await services.catalog.upload(upload_id) is not None:
+                continue
+            # Damaged, finished or begun uploads are never removed, whatever the catalog says: they may be all there is.
+            with suppress(DropoffError):
+                stored = await services.store.stat(upload_id)
+                if stored.offset == 0 and not stored.final and stored.role is not Role.FINAL and not stored.parts:
                     orphans.append(upload_id)
         expired = 0
         if not dry_run:
