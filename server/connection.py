@@ -1,7 +1,8 @@
 """A stricter HTTP connection: a deadline for headers, caps on connections, and silent answers to malformed requests.
 
 Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `handle_error` and
-`_current_request`/`_messages`, and on `Server` being the factory of handlers; the tests fail if that changes.
+`_current_request`/`_messages`, and on `Server` being the factory of handlers;
+the end-to-end tests fail if that changes.
 """
 
 import asyncio

@@ -119,7 +119,7 @@ def export(
         found = await find_upload(services, upload)
         stored = await services.store.stat(found)
         row = await services.catalog.upload(found)
-        if not stored.final or row is None or row.state not in {UploadState.COMPLETE, UploadState.CHECKING}:
+        if not stored.final or row is None or row.state is not UploadState.COMPLETE:
             message = (
                 f"the upload is not finished ({row.state.value if row else 'unknown'}, {stored.offset} bytes are here)"
             )
@@ -140,7 +140,8 @@ async def _to_file(target: Path, pieces: Any, total: int) -> None:  # noqa: ANN4
     console = Console(stderr=True)
     try:
         try:
-            file = temporary.open("xb")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            file = os.fdopen(os.open(temporary, flags, 0o600), "wb")
         except OSError as error:
             message = f"cannot write in {target.parent}: {error.strerror}"
             raise CommandError(message) from None
@@ -167,7 +168,10 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Shred an upload: its keys first, then its bytes. There is no way back."""
-    if not yes and not as_json and sys.stdin.isatty():
+    if not yes and not as_json:
+        if not sys.stdin.isatty():
+            message = "there is nobody to ask; say --yes to shred without asking"
+            raise CommandError(message)
         typer.confirm("Shred this upload? There is no way back", abort=True)
 
     async def work(services: Services, _conf: Config) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import Executable
-
 from dropoff_tus.errors import (
     AccessDeniedError,
     InvalidConcatError,
@@ -35,6 +33,7 @@ from storage.catalog.rows import (
     upload_values,
 )
 from storage.catalog.schema import ENDED, HOLDING
+from storage.catalog.statements import Statement
 
 _MOST_BYTES = (1 << 63) - 1
 """What a column and a database's sum can hold."""
@@ -48,11 +47,11 @@ class Transaction(Protocol):
         """Whether no other writer can be between BEGIN and COMMIT now, so that rows need no locks."""
         ...
 
-    def rows(self, statement: Executable, **values: object) -> Sequence[Row]:
+    def rows(self, statement: Statement, **values: object) -> Sequence[Row]:
         """Run a statement and return its rows."""
         ...
 
-    def run(self, statement: Executable, **values: object) -> int:
+    def run(self, statement: Statement, **values: object) -> int:
         """Run a statement and return how many rows it changed."""
         ...
 

@@ -123,12 +123,13 @@ Index(
     postgresql_where=column("final_id").is_not(None),
 )
 
-UNCLAIMED = "role = 'partial' AND final_id IS NULL"
+_UNCLAIMED = "role = 'partial' AND final_id IS NULL"
 Index(
     "ix_uploads_unclaimed",
+    uploads.c.state,
     uploads.c.created_at,
-    sqlite_where=text(UNCLAIMED),
-    postgresql_where=text(UNCLAIMED),
+    sqlite_where=text(_UNCLAIMED),
+    postgresql_where=text(_UNCLAIMED),
 )
 
 # One row: the version that every change of a drop-off raises.

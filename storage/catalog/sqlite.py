@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ClauseElement, Executable
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.errors import CatalogUnavailableError
 from storage.catalog.operations import Transaction
+from storage.catalog.statements import Statement
 
 T = TypeVar("T")
 _Work = Callable[[Transaction], Any]
@@ -72,7 +72,7 @@ def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw") -> sqlite3.Connecti
 
 
 @functools.lru_cache(maxsize=512)
-def _compiled(statement: ClauseElement) -> str:
+def compiled(statement: Statement) -> str:
     """Return a statement's SQL, with `:name` for each value. Found again by identity: statements are built once."""
     return str(statement.compile(dialect=_DIALECT))
 
@@ -85,17 +85,16 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._cursor = connection.cursor()
 
-    def rows(self, statement: Executable, **values: object) -> Sequence[sqlite3.Row]:
+    def rows(self, statement: Statement, **values: object) -> Sequence[sqlite3.Row]:
         """Run a statement and return all its rows: one read halfway would hold on to its view of the database."""
         return self._run(statement, values).fetchall()
 
-    def run(self, statement: Executable, **values: object) -> int:
+    def run(self, statement: Statement, **values: object) -> int:
         """Run a statement and return how many rows it changed."""
         return self._run(statement, values).rowcount
 
-    def _run(self, statement: Executable, values: dict[str, object]) -> sqlite3.Cursor:
-        assert isinstance(statement, ClauseElement)  # noqa: S101 - every Core statement is one; the types hide it
-        return self._cursor.execute(_compiled(statement), values)
+    def _run(self, statement: Statement, values: dict[str, object]) -> sqlite3.Cursor:
+        return self._cursor.execute(compiled(statement), values)
 
 
 def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:

@@ -5,12 +5,13 @@ name; the name of a bound value is given beside each statement where it is not a
 """
 
 import functools
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     ColumnElement,
     Select,
+    UpdateBase,
     bindparam,
     case,
     cast,
@@ -23,11 +24,15 @@ from sqlalchemy import (
 )
 
 from dropoff_tus.model import Role, UploadState
-from storage.catalog.schema import UNCLAIMED, catalog_state, dropoffs, uploads
+from storage.catalog.schema import catalog_state, dropoffs, uploads
+
+Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
+"""Whatever stands below."""
 
 _drop_id = bindparam("drop_id", type_=dropoffs.c.id.type)
 _upload_id = bindparam("upload_id", type_=uploads.c.id.type)
 _COMPLETE: ColumnElement[str] = literal_column(f"'{UploadState.COMPLETE.value}'")
+_PARTIAL: ColumnElement[str] = literal_column(f"'{Role.PARTIAL.value}'")
 _ZERO: ColumnElement[int] = literal_column("0")
 _final_id = bindparam("final_id", type_=uploads.c.final_id.type)
 
@@ -166,7 +171,7 @@ DELETE_UPLOAD = delete(uploads).where(uploads.c.id == _upload_id)
 @functools.cache
 def list_uploads(
     *, of_dropoff: bool, states: frozenset[UploadState], partials: bool, created_before: bool, unclaimed: bool
-) -> Select[*tuple[object, ...]]:
+) -> Statement:
     """Return the statement for one kind of list, oldest first.
 
     Values: drop_id if of_dropoff, before if created_before. The states stand in the text, since there are few kinds of
@@ -178,9 +183,10 @@ def list_uploads(
     if states:
         conditions.append(uploads.c.state.in_([literal_column(f"'{state.value}'") for state in sorted(states)]))
     if not partials:
-        conditions.append(uploads.c.role != literal_column(f"'{Role.PARTIAL.value}'"))
+        conditions.append(uploads.c.role != _PARTIAL)
     if created_before:
         conditions.append(uploads.c.created_at < bindparam("before", type_=BigInteger))
     if unclaimed:
-        conditions.append(literal_column(f"({UNCLAIMED})", Boolean))
+        # As the partial index says it, or SQLite does not see that it may use it.
+        conditions += [uploads.c.role == _PARTIAL, uploads.c.final_id.is_(None)]
     return select(uploads).where(*conditions).order_by(uploads.c.created_at, uploads.c.id)

@@ -15,14 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.server_process import free_port_pair
+
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 30
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _program(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -47,7 +43,7 @@ class _Server:
     """The real server, killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self.listen = f"127.0.0.1:{_free_port()}"
+        self.listen = f"127.0.0.1:{free_port_pair()}"
         made = json.loads(_answer("init", "--dir", str(folder / "data"), "--listen", self.listen, "--json"))
         self.config, self.drop = made["config"], made["drop"]
         self.identity = folder / "data" / "root-identity.txt"

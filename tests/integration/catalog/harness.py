@@ -75,5 +75,5 @@ async def summed_usage(catalog: SqlCatalog, drop_id: str) -> Usage:
     total += sum(row.size_bytes or 0 for row in mine if row.state is UploadState.COMPLETE and row.final_id is None)
     for final in counted:
         if final.role is Role.FINAL and final.state is not UploadState.COMPLETE:
-            total += sum(part.size_bytes or 0 for part in await catalog.parts(final.id))
+            total += final.length or 0  # what it took over from its parts
     return Usage(len(counted), total, sum(row.reserved_bytes for row in everything))

@@ -17,8 +17,8 @@ def upgrade() -> None:
         "catalog_state",
         sa.Column("id", sa.SmallInteger, nullable=False, autoincrement=False),
         sa.Column("version", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_catalog_state"),
-        sa.CheckConstraint("id = 1", name="ck_catalog_state_one_row"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_catalog_state")),
+        sa.CheckConstraint("id = 1", name=op.f("ck_catalog_state_one_row")),
     )
     op.bulk_insert(state, [{"id": 1, "version": 0}])
 
@@ -45,11 +45,11 @@ def _dropoffs() -> None:
         sa.Column("used_uploads", sa.BigInteger, nullable=False),
         sa.Column("used_bytes", sa.BigInteger, nullable=False),
         sa.Column("reserved_bytes", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_dropoffs"),
-        sa.CheckConstraint("mode IN ('managed', 'sealed')", name="ck_dropoffs_mode"),
-        sa.CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="ck_dropoffs_flags"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dropoffs")),
+        sa.CheckConstraint("mode IN ('managed', 'sealed')", name=op.f("ck_dropoffs_mode")),
+        sa.CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name=op.f("ck_dropoffs_flags")),
         sa.CheckConstraint(
-            "used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="ck_dropoffs_counters"
+            "used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name=op.f("ck_dropoffs_counters")
         ),
     )
     op.create_index(
@@ -78,24 +78,24 @@ def _uploads() -> None:
         sa.Column("used_bytes", sa.BigInteger, nullable=False),
         sa.Column("final_id", sa.Text),
         sa.Column("epoch", sa.Text),
-        sa.PrimaryKeyConstraint("id", name="pk_uploads"),
-        sa.ForeignKeyConstraint(["drop_id"], ["dropoffs.id"], name="fk_uploads_drop_id"),
-        sa.ForeignKeyConstraint(["final_id"], ["uploads.id"], name="fk_uploads_final_id"),
-        sa.CheckConstraint("role IN ('regular', 'partial', 'final')", name="ck_uploads_role"),
-        sa.CheckConstraint("mode IN ('managed', 'sealed')", name="ck_uploads_mode"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+        sa.CheckConstraint("role IN ('regular', 'partial', 'final')", name=op.f("ck_uploads_role")),
+        sa.CheckConstraint("mode IN ('managed', 'sealed')", name=op.f("ck_uploads_mode")),
         sa.CheckConstraint(
             "state IN ('open', 'finishing', 'checking', 'complete', 'rejected', 'terminated', 'expired', 'deleted')",
-            name="ck_uploads_state",
+            name=op.f("ck_uploads_state"),
         ),
-        sa.CheckConstraint("reserved_bytes >= 0 AND used_bytes >= 0", name="ck_uploads_bytes"),
+        sa.CheckConstraint("reserved_bytes >= 0 AND used_bytes >= 0", name=op.f("ck_uploads_bytes")),
         sa.CheckConstraint(
-            "reserved_bytes = 0 OR state IN ('open', 'finishing', 'checking')", name="ck_uploads_reserved"
+            "reserved_bytes = 0 OR state IN ('open', 'finishing', 'checking')", name=op.f("ck_uploads_reserved")
         ),
         sa.CheckConstraint(
             "used_bytes = 0 OR NOT state IN ('rejected', 'terminated', 'expired', 'deleted')",
-            name="ck_uploads_used",
+            name=op.f("ck_uploads_used"),
         ),
-        sa.CheckConstraint("final_id IS NULL OR role = 'partial'", name="ck_uploads_final"),
+        sa.CheckConstraint("final_id IS NULL OR role = 'partial'", name=op.f("ck_uploads_final")),
+        sa.ForeignKeyConstraint(["drop_id"], ["dropoffs.id"], name=op.f("fk_uploads_drop_id")),
+        sa.ForeignKeyConstraint(["final_id"], ["uploads.id"], name=op.f("fk_uploads_final_id")),
     )
     op.create_index("ix_uploads_drop_id", "uploads", ["drop_id", "created_at"])
     op.create_index("ix_uploads_state", "uploads", ["state", "created_at"])
@@ -109,7 +109,7 @@ def _uploads() -> None:
     op.create_index(
         "ix_uploads_unclaimed",
         "uploads",
-        ["created_at"],
+        ["state", "created_at"],
         sqlite_where=sa.text("role = 'partial' AND final_id IS NULL"),
         postgresql_where=sa.text("role = 'partial' AND final_id IS NULL"),
     )
