@@ -275,8 +275,8 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """Finish what is queued and close."""
-        lanes = (self._writer, self._reader, self._lister)
-        for lane in lanes:
+        # One after the other, the writer last: the last connection copies the log into the file and removes it, and two
+        # that close at once each take the other for one still open.
+        for lane in (self._lister, self._reader, self._writer):
             lane.stop()
-        for lane in lanes:
             await lane.stopped()
