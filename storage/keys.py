@@ -152,6 +152,12 @@ class ServerKeys:
         """Return the managed identity of one type."""
         return next((identity for identity in self.managed if identity.key_type == key_type), None)
 
+    def own_identity(self, mode: Mode, epoch: str | None, key_type: str) -> Identity | None:
+        """Return the identity that the server's own envelope of an upload is to, or None where it is gone."""
+        if mode is Mode.MANAGED:
+            return self.managed_identity(key_type)
+        return None if epoch is None else self.ingest.identity(epoch, key_type)
+
     def code_mac(self, code: str) -> bytes:
         """Return the 32 bytes a code is stored as."""
         return hmac.digest(self.code_key, _CODE_DOMAIN + normalise_code(code).encode("utf-8", "replace"), "sha256")

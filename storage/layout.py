@@ -21,6 +21,11 @@ class UploadPaths:
     url_receipt: Path
 
     @property
+    def torn_log(self) -> Path:
+        """Where a torn tail of the log is set aside."""
+        return self.folder / "log.torn"
+
+    @property
     def key_files(self) -> tuple[Path, ...]:
         """Everything to shred, the envelopes first."""
         return (self.root_envelope, self.server_envelope, self.receipt, self.url_receipt)

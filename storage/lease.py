@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import (
@@ -31,14 +31,28 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import StoredUpload, UploadState
+from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from dropoff_tus.ports import Body, Completion
+from storage.base import StoreBase
+from storage.creation import sync_creation
 from storage.durable import SyncFailedError, failpoint
-from storage.log import MAX_SEGMENTS, LogState, Record, SegmentEntry, jump, next_record, segments_record, sign_line
+from storage.log import (
+    MAX_SEGMENTS,
+    LogState,
+    Record,
+    SegmentEntry,
+    damaged,
+    jump,
+    next_record,
+    segments_record,
+    sign_line,
+)
+from storage.pools import Pools
+from storage.reading import digests_read_back, final_parts, total_bytes
+from storage.receipts import receipt_id, write_receipts
+from storage.recovery import read_chain
 from storage.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, buffers
-
-if TYPE_CHECKING:
-    from storage.engine import FileStore
+from storage.shredding import seal, shred, shred_part
 
 ROLL_SECONDS = 10.0
 _SLICE_SECONDS = 0.05
@@ -93,11 +107,11 @@ class _Progress(Enum):
 
 
 class FileLease:
-    """A lease on local files. Made by `FileStore.lease` alone."""
+    """A lease on local files. Made by `storage.leases` alone."""
 
-    def __init__(self, store: "FileStore", holder: Holder, state: LogState, log: int, data: int) -> None:
-        """Take over open descriptors; the store closes them."""
-        self._store, self._holder = store, holder
+    def __init__(self, base: StoreBase, pools: Pools, holder: Holder, state: LogState, log: int, data: int) -> None:
+        """Take over open descriptors; `close` closes them."""
+        self._base, self._pools, self._holder = base, pools, holder
         self._log, self._data = log, data
         self.state = state
         self._writer: SegmentWriter | None = None
@@ -105,7 +119,9 @@ class FileLease:
         self._held = b""
         self._closed: list[SegmentEntry] = []
         self._received = 0
-        self._hashes = store.hashes_of(state)
+        known = base.known.get(state.id)
+        # Empty when they were not carried from the first byte.
+        self._hashes = known.hashes if known is not None else {}
         self._checksum: Any = None
 
     @property
@@ -120,7 +136,7 @@ class FileLease:
         if self.state.length is not None:
             message = "the length was declared before and stays; nothing was written"
             raise LengthFixedError(message)
-        await self._store.run(lambda: self._commit_record(next_record(self.state, "len", at, {"len": length})))
+        await self._pools.run(lambda: self._commit_record(next_record(self.state, "len", at, {"len": length})))
 
     # ---- appending ------------------------------------------------------------------------------------------
 
@@ -160,7 +176,7 @@ class FileLease:
         holder = self._holder
         await body.wait(idle_timeout_seconds)
         while True:
-            progress = await self._store.run_sealing(self._turn, body, plan)
+            progress = await self._pools.run_sealing(self._turn, body, plan)
             now = time.monotonic()
             if progress is _Progress.WAITING:
                 await self._attend(plan, now, idle_timeout_seconds)
@@ -176,13 +192,13 @@ class FileLease:
         if plan.checksum is None:
             due = self._writer is not None and now - self._writer_started >= ROLL_SECONDS
             if due or holder.commit_asked or holder.stop is not None:
-                await self._store.run(self._end_segment_and_commit)
+                await self._pools.run(self._end_segment_and_commit)
         holder.answer_commits()
         if holder.stop is not None:
             raise holder.stop
         if now - holder.received_at >= idle_timeout_seconds:
             if plan.checksum is None:
-                await self._store.run(self._end_segment_and_commit)
+                await self._pools.run(self._end_segment_and_commit)
             kept = "its bytes were discarded" if plan.checksum is not None else "what arrived is kept"
             message = f"no byte came for {idle_timeout_seconds:.0f} s; {kept}, resume with HEAD"
             raise BodyTimeoutError(message)
@@ -190,9 +206,9 @@ class FileLease:
     async def _settle_after_cut(self, plan: AppendPlan, saved: dict[str, Any] | None) -> None:
         """Keep what came before a cut, unless a checksum was to hold for the whole."""
         if plan.checksum is not None:
-            await asyncio.shield(self._store.run(self._discard, saved))
+            await asyncio.shield(self._pools.run(self._discard, saved))
         else:
-            await asyncio.shield(self._store.run(self._end_segment_and_commit))
+            await asyncio.shield(self._pools.run(self._end_segment_and_commit))
 
     def _turn(self, body: Body, plan: AppendPlan) -> _Progress:
         """In a worker: receive, seal and write for a while; commit when the body has ended."""
@@ -266,7 +282,7 @@ class FileLease:
                 raise TooManySegmentsError(message)
             last = waiting[-1] if waiting else None
             self._writer = SegmentWriter(
-                self._store.recipient_of(state),
+                state.recipient,
                 index=state.segments + len(waiting),
                 offset=last.offset + last.length if last else state.offset,
                 data_offset=last.data_offset + last.data_length if last else state.data_bytes,
@@ -275,7 +291,7 @@ class FileLease:
         writer = self._writer
         writer.plain_bytes += len(fresh)
         full = writer.plain_bytes >= ROLL_BYTES
-        sealed = writer.write(self._store.disk, self._data, buffer[:filled], last=full)
+        sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
         self._held = bytes(buffer[sealed:filled])
         for value in self._hashes.values():
             value.update(fresh)
@@ -306,7 +322,7 @@ class FileLease:
         """Seal what is held back and make everything received durable."""
         try:
             if self._writer is not None:
-                self._writer.write(self._store.disk, self._data, memoryview(self._held), last=True)
+                self._writer.write(self._base.disk, self._data, memoryview(self._held), last=True)
                 self._closed.append(self._writer.entry())
                 self._writer, self._held = None, b""
             self._commit_segments()
@@ -317,54 +333,64 @@ class FileLease:
         if not self._closed:
             return
         failpoint("before-data-sync")
-        self._store.disk.sync_file(self._data)
+        self._base.disk.sync_file(self._data)
         failpoint("after-data-sync")
         gained = sum(entry.length for entry in self._closed)
-        self._commit_record(segments_record(self.state, self._closed, self._store.now()))
+        self._commit_record(segments_record(self.state, self._closed, self._base.now()))
         self._closed = []
         self._holder.uncommitted = False
-        self._store.note_progress(self.state, gained)
+        self._note_progress(gained)
 
     def _commit_record(self, record: Record) -> None:
         """Append one line: the commit. The upload's first one makes its folders and envelopes durable before."""
-        store, state = self._store, self.state
-        if state.log_bytes == store.create_line_bytes(state):
-            store.sync_creation(state)
-        line = sign_line(record, store.keys.signing)
+        base, state = self._base, self.state
+        if state.log_bytes == state.create_bytes:
+            sync_creation(base, state)
+        line = sign_line(record, base.keys.signing)
         try:
-            store.disk.write_at(self._log, line, state.log_bytes)
+            base.disk.write_at(self._log, line, state.log_bytes)
         except OSError:
             # A partial line must not stay in front of the next one.
-            store.disk.truncate(self._log, state.log_bytes)
+            base.disk.truncate(self._log, state.log_bytes)
             raise
         failpoint("after-log-write")
-        store.disk.sync_file(self._log)
+        base.disk.sync_file(self._log)
         failpoint("after-log-sync")
         self.state = jump(state, record, line, state.log_bytes + len(line))
-        store.remember(self.state, self._hashes)
+        base.known.update(self.state, self._hashes)
+
+    def _note_progress(self, gained_bytes: int) -> None:
+        """Count bytes that are on disk although still reserved."""
+        unfinished, state = self._base.unfinished, self.state
+        unfinished[state.id] = unfinished.get(state.id, state.offset - gained_bytes) + gained_bytes
+
+    def _distrust(self) -> None:
+        """Refuse the upload, whose disk state is unknown, until a restart has read it anew."""
+        self._base.distrusted.add(self.state.id)
+        self._base.known.forget(self.state.id)
 
     def _discard(self, saved: dict[str, Any] | None) -> None:
         """Throw away everything since the last commit; its keys are never used again."""
         self._writer, self._held, self._closed = None, b"", []
         if saved is not None:
             self._hashes = saved
-            self._store.remember(self.state, self._hashes)
-        self._store.disk.truncate(self._data, self.state.data_bytes)
+            self._base.known.update(self.state, self._hashes)
+        self._base.disk.truncate(self._data, self.state.data_bytes)
 
     def _failed(self, error: OSError) -> DropoffError:
         """Turn a disk error into a refusal, keeping what was durable."""
         self._writer, self._held, self._closed = None, b"", []
         # The running hashes may hold bytes that are lost now: read back at the end instead.
         self._hashes = {}
-        self._store.remember(self.state, self._hashes)
+        self._base.known.update(self.state, self._hashes)
         kept = f"what was acknowledged before (up to {self.state.offset}) is safe"
         if isinstance(error, SyncFailedError):
-            self._store.distrust(self.state.id)
+            self._distrust()
             return StorageFailedError(f"the disk did not confirm a write; {kept}")
         try:
-            self._store.disk.truncate(self._data, self.state.data_bytes)
+            self._base.disk.truncate(self._data, self.state.data_bytes)
         except OSError:
-            self._store.distrust(self.state.id)
+            self._distrust()
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return StorageFullError(f"the disk is full; {kept}")
         return StorageFailedError(f"the disk failed; {kept}")
@@ -373,26 +399,32 @@ class FileLease:
 
     async def digests(self, names: Sequence[str], *, read_back_bytes: int) -> dict[str, bytes] | None:
         """Return plaintext digests of the whole upload; see the port."""
-        wanted = self._store.wanted_digests(names)
+        wanted = self._base.wanted_digests(names)
         if not wanted:
             return {}
         if wanted <= self._hashes.keys() and not self.state.parts:
             return {name: self._hashes[name].digest() for name in wanted}
-        if self._store.total_bytes(self.state) > read_back_bytes:
+        if total_bytes(self._base, self.state) > read_back_bytes:
             return None
-        return await self._store.run(self._store.digests_read_back, self.state, wanted)
+        return await self._pools.run(digests_read_back, self._base, self.state, wanted)
 
     async def write_final(self, at: datetime) -> str:
         """Make the final record durable; see the port."""
         if not self.state.final:
-            await self._store.run(self._write_final, at)
+            await self._pools.run(self._write_final, at)
         return str(self.state.final_hash)
+
+    def _verify_before_final(self) -> None:
+        """Walk the chain before the final record is written."""
+        chain = read_chain(self._log, self.state.id, self._base.keys.signing, every_signature=False)
+        if chain.state.last_hash != self.state.last_hash or chain.state.offset != self.state.offset:
+            raise damaged(self.state.id, "its log is not the one that was written")
 
     def _write_final(self, at: datetime) -> None:
         try:
-            parts = self._store.final_parts(self.state)
+            parts = final_parts(self._base, self.state)
             length = sum(part[2] for part in parts) if self.state.parts else self.state.offset
-            self._store.verify_before_final(self.state, self._log)
+            self._verify_before_final()
             self._commit_record(next_record(self.state, "final", at, {"len": length, "parts": parts}))
         except OSError as error:
             raise self._failed(error) from error
@@ -400,7 +432,18 @@ class FileLease:
     async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
         """Write the final record and the receipt, and seal; see the port."""
         await self.write_final(at)
-        return await self._store.run(self._store.finish_files, self.state, token, digests)
+        return await self._pools.run(self._finish_files, token, digests)
+
+    def _finish_files(self, token: str | None, digests: dict[str, bytes]) -> Completion:
+        """After the final record: receipt, then seal. Every step may be repeated."""
+        state = self.state
+        if state.role is not Role.PARTIAL:
+            write_receipts(self._base, state, token, digests)
+            if state.mode is Mode.SEALED:
+                seal(self._base, state)
+        self._base.unfinished.pop(state.id, None)
+        final_hash = str(state.final_hash)
+        return Completion(state.offset, receipt_id(final_hash), final_hash)
 
     async def end(self, state: UploadState, why: str, at: datetime) -> None:
         """Tombstone first, so that a crash is followed by the same end; then envelopes, then data."""
@@ -409,13 +452,13 @@ class FileLease:
             try:
                 if self.state.ended is None:
                     self._commit_record(next_record(self.state, "end", at, {"state": state.value, "why": why}))
-                self._store.shred(self.state)
+                shred(self._base, self.state)
                 for part in self.state.parts:
-                    self._store.shred_part(part, state, why, at)
+                    shred_part(self._base, part, state, why, at)
             except OSError as error:
                 raise self._failed(error) from error
 
-        await self._store.run(work)
+        await self._pools.run(work)
 
     def gone(self) -> UploadGoneError | None:
         """Return the error for an upload that has ended."""

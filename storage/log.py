@@ -19,6 +19,7 @@ from typing import Any
 
 from dropoff_tus.errors import UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
+from storage.age import KeyType, Recipient
 from storage.keys import SigningKey
 
 FORMAT_VERSION = 1
@@ -124,6 +125,8 @@ class LogState:
     last_at: datetime
     last_hash: str
     log_bytes: int
+    create_bytes: int
+    """The size of the create record's line: a log of that size has no commit yet."""
     final: bool = False
     final_hash: str | None = None
     final_parts: tuple[tuple[str, str, int], ...] = ()
@@ -153,6 +156,11 @@ class LogState:
     def recipient_bytes(self) -> bytes:
         """The upload's own recipient, raw."""
         return base64.b64decode(self.create["u"]["key"])
+
+    @property
+    def recipient(self) -> Recipient:
+        """The upload's own recipient."""
+        return Recipient.from_public_bytes(KeyType(self.key_type), self.recipient_bytes)
 
     def stored(self) -> StoredUpload:
         """Return what the ports speak of."""
@@ -185,6 +193,7 @@ def initial_state(create: Record, line: bytes) -> LogState:
         last_at=datetime.fromisoformat(create["at"]),
         last_hash=hashlib.sha256(line).hexdigest(),
         log_bytes=len(line),
+        create_bytes=len(line),
     )
 
 

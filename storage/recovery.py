@@ -117,8 +117,8 @@ def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState,
         raise damaged(state.id, "its data is shorter than what was committed")
     if torn:
         tail = os.pread(log, torn, state.log_bytes)
-        disk.remove(paths.folder / "log.torn")
-        disk.write_new(paths.folder / "log.torn", tail)
+        disk.remove(paths.torn_log)
+        disk.write_new(paths.torn_log, tail)
         disk.truncate(log, state.log_bytes)
         disk.sync_file(log)
     if have > state.data_bytes and not state.final and state.ended is None:

@@ -1,0 +1,147 @@
+"""What every part of the store stands on: settings, keys, paths, the disk, and what is known of uploads.
+
+What an upload's log says is kept in a bounded cache and believed while the log has the size it had, so another process
+may write between two requests.
+
+Source: docs/format.md.
+"""
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from dropoff_tus.checksum import running_hash
+from dropoff_tus.errors import StorageFailedError
+from dropoff_tus.ids import is_upload_id
+from dropoff_tus.model import Metadata
+from storage.durable import Disk
+from storage.keys import ServerKeys
+from storage.layout import Layout
+from storage.log import LogState
+from storage.recovery import Chain, not_found, read_chain, read_state
+
+_CACHE_ENTRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What the configuration says of the store."""
+
+    root: Path
+    keys_dir: Path
+    root_recipients: tuple[str, ...]
+    durability: Literal["fsync", "os"] = "fsync"
+    digest: Literal["sha256", "blake3", "none"] = "sha256"
+    free_space_floor_bytes: int = 1 << 30
+
+
+@dataclass(slots=True)
+class Known:
+    """What this process remembers of an upload. `vouched` means: it made or opened the envelope itself."""
+
+    state: LogState
+    hashes: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata | None = None
+    vouched: bool = False
+
+
+class KnownUploads:
+    """A bounded memory of uploads; what it has lost is read again. Any thread may use it."""
+
+    def __init__(self) -> None:
+        """Start knowing nothing."""
+        self._known: OrderedDict[str, Known] = OrderedDict()
+
+    def get(self, upload_id: str) -> Known | None:
+        """Return what is known, or None."""
+        return self._known.get(upload_id)
+
+    def put(self, upload_id: str, known: Known) -> None:
+        """Remember, as the newest."""
+        self._known[upload_id] = known
+        with contextlib.suppress(KeyError):
+            self._known.move_to_end(upload_id)
+        while len(self._known) > _CACHE_ENTRIES:
+            with contextlib.suppress(KeyError):
+                self._known.popitem(last=False)
+
+    def forget(self, upload_id: str) -> None:
+        """Know nothing of an upload any more."""
+        self._known.pop(upload_id, None)
+
+    def update(self, state: LogState, hashes: dict[str, Any]) -> None:
+        """Keep an upload's newest state and running digests."""
+        known = self._known.get(state.id)
+        if known is None:
+            known = Known(state)
+        known.state, known.hashes = state, hashes
+        self.put(state.id, known)
+
+
+class StoreBase:
+    """Shared by the rooms of the store; has no threads of its own."""
+
+    def __init__(self, settings: StoreSettings, keys: ServerKeys, clock: Callable[[], datetime]) -> None:
+        """Take settings, keys and the time."""
+        self.settings, self.keys, self.now = settings, keys, clock
+        self.layout = Layout(settings.root, settings.keys_dir)
+        self.disk = Disk(sync=settings.durability == "fsync")
+        self.known = KnownUploads()
+        self.unfinished: dict[str, int] = {}
+        """Bytes on disk by upload, of uploads that still hold a reservation."""
+        self.distrusted: set[str] = set()
+        """Uploads whose state on disk is unknown since a sync failed."""
+
+    def load(self, upload_id: str) -> LogState:
+        """Return the log's state, from memory while the log's size is the one remembered.
+
+        Raises:
+            UploadNotFoundError, UploadDamagedError, StorageFailedError: As the ports say.
+        """
+        if not is_upload_id(upload_id):
+            raise not_found()
+        paths = self.layout.of(upload_id)
+        known = self.known.get(upload_id)
+        try:
+            if known is not None and paths.log.stat().st_size == known.state.log_bytes:
+                return known.state
+            log = self.disk.open_existing(paths.log)
+        except FileNotFoundError:
+            self.known.forget(upload_id)
+            raise not_found() from None
+        except OSError as error:
+            message = "the disk failed; what was acknowledged stays"
+            raise StorageFailedError(message) from error
+        try:
+            state, _ = read_state(log, upload_id, self.keys.signing)
+        finally:
+            os.close(log)
+        return state
+
+    def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
+        """Read and verify a whole log."""
+        try:
+            log = self.disk.open_existing(self.layout.of(upload_id).log)
+        except FileNotFoundError:
+            raise not_found() from None
+        try:
+            return read_chain(log, upload_id, self.keys.signing, every_signature=every_signature)
+        finally:
+            os.close(log)
+
+    def wanted_digests(self, names: Iterable[str]) -> set[str]:
+        """Return the digests to compute: the configured one and the named ones."""
+        configured = set() if self.settings.digest == "none" else {self.settings.digest}
+        return configured | set(names)
+
+
+def new_hash(name: str) -> Any:  # noqa: ANN401 - hashlib's and blake3's objects share no type
+    """Start a digest by its name."""
+    return blake3() if name == "blake3" else running_hash(name)

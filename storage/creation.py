@@ -1,0 +1,116 @@
+"""Creating an upload's files: identity, envelopes, the create record. Nothing is durable before the first commit.
+
+Source: docs/format.md, Files, Envelope, Log.
+"""
+
+import base64
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from dropoff_tus.errors import KeyMissingError, StorageFailedError, StorageFullError
+from dropoff_tus.model import Mode, Role, StoredUpload
+from dropoff_tus.ports import NewUpload
+from storage.age import Identity
+from storage.base import Known, StoreBase, new_hash
+from storage.envelope import SALT_BYTES, Envelope
+from storage.keys import parse_recipient
+from storage.layout import UploadPaths
+from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
+
+
+def create(base: StoreBase, new: NewUpload) -> StoredUpload:
+    """Make an upload with no bytes; see the port."""
+    base.keys.verify_policy(new.drop_id, new.policy)
+    texts = new.policy.recipients or base.settings.root_recipients
+    roots = [parse_recipient(text) for text in texts]
+    if not roots:
+        message = "no root recipient is configured (keys.root_recipients); nothing was stored"
+        raise KeyMissingError(message)
+    identity = Identity.generate(roots[0].key_type)
+    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), new.metadata)
+    mode, epoch = new.policy.mode, None
+    if mode is Mode.SEALED:
+        epoch = base.keys.ingest.current(new.created_at.date())
+    server = base.keys.own_identity(mode, epoch, identity.key_type.value)
+    if server is None:
+        message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
+        raise KeyMissingError(message)
+    record = _create_record(base, new, envelope, texts, epoch)
+    line = sign_line(record, base.keys.signing)
+    paths = base.layout.of(new.id)
+    try:
+        base.disk.make_folder(paths.keys_folder)
+        base.disk.make_folder(paths.folder)
+        base.disk.write_new(paths.root_envelope, envelope.seal(roots))
+        base.disk.write_new(paths.server_envelope, envelope.seal([server.recipient]))
+        base.disk.write_new(paths.data, b"")
+        base.disk.write_new(paths.log, line)
+    except OSError as error:
+        remove_files(base, paths)
+        text = "the upload could not be created; nothing of it is stored"
+        raise (StorageFullError if error.errno == errno.ENOSPC else StorageFailedError)(text) from error
+    state = initial_state(record, line)
+    names = base.wanted_digests(new.digests) if new.role is not Role.FINAL else set()
+    base.known.put(new.id, Known(state, {name: new_hash(name) for name in names}, new.metadata, vouched=True))
+    return state.stored()
+
+
+def _create_record(
+    base: StoreBase, new: NewUpload, envelope: Envelope, roots: Sequence[str], epoch: str | None
+) -> dict[str, Any]:
+    concat: dict[str, Any] | None = None
+    if new.role is Role.FINAL:
+        concat = {"role": new.role.value, "parts": list(new.parts)}
+    elif new.role is Role.PARTIAL:
+        concat = {"role": new.role.value}
+    recipient = envelope.identity.recipient
+    return {
+        "t": "create",
+        "v": FORMAT_VERSION,
+        "at": stamp(new.created_at),
+        "id": new.id,
+        "drop": new.drop_id,
+        "mode": new.policy.mode.value,
+        "epoch": epoch,
+        "roots": hashlib.sha256("\n".join(sorted(roots)).encode()).hexdigest(),
+        "key": base.keys.signing.id,
+        "u": {
+            "type": recipient.key_type.value,
+            "key": base64.b64encode(recipient.public_bytes).decode("ascii"),
+        },
+        "len": new.length,
+        "commitment": envelope.commitment(),
+        "concat": concat,
+        "prev": "",
+        "tot": [0, 0, 0],
+    }
+
+
+def remove_files(base: StoreBase, paths: UploadPaths) -> None:
+    """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
+    for path in (*paths.key_files, paths.data, paths.log, paths.torn_log):
+        with contextlib.suppress(OSError):
+            base.disk.remove(path)
+    with contextlib.suppress(OSError):
+        paths.folder.rmdir()
+
+
+def sync_creation(base: StoreBase, state: LogState) -> None:
+    """Before the first commit: make the envelopes, the receipt's folder and all new folders durable."""
+    paths = base.layout.of(state.id)
+    for envelope in (paths.root_envelope, paths.server_envelope):
+        if envelope.exists():
+            base.disk.sync_path(envelope)
+    for folder in (
+        paths.keys_folder,
+        base.settings.keys_dir,
+        paths.folder,
+        paths.folder.parent,
+        base.layout.uploads,
+        base.layout.root,
+    ):
+        base.disk.sync_path(folder)

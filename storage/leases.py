@@ -1,0 +1,198 @@
+"""Who holds which lease: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
+
+A newcomer asks the present holder to stop; the holder commits what it has and lets go. Across processes the lease is
+`flock` on `log`, which the kernel lets go of when a process dies.
+
+Source: docs/format.md, Leases, Recovery.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from dropoff_tus.errors import (
+    KeyMissingError,
+    MismatchedOffsetError,
+    ServerShutdownError,
+    StorageFailedError,
+    UploadGoneError,
+    UploadInterruptedError,
+    UploadLockedError,
+)
+from dropoff_tus.ids import is_upload_id
+from dropoff_tus.model import UploadState
+from storage.base import Known, StoreBase
+from storage.lease import QUIET_SECONDS, FileLease, Holder
+from storage.log import LogState
+from storage.pools import Pools
+from storage.reading import open_own_envelope
+from storage.recovery import not_found, read_state, repair
+
+_LOCK_POLL_SECONDS = 0.05
+_SETTLE_SECONDS = 2.0
+_STOP_SECONDS = 10.0
+
+
+class Leases:
+    """All leases of this process."""
+
+    def __init__(self, base: StoreBase, pools: Pools) -> None:
+        """Start with none."""
+        self._base, self._pools = base, pools
+        self._holders: dict[str, Holder] = {}
+        self._closing = False
+
+    # ---- asking holders -------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Stop running appends: each commits and raises ServerShutdownError. New leases are refused."""
+        self._closing = True
+        holders = list(self._holders.values())
+        for holder in holders:
+            holder.ask_stop(ServerShutdownError("the server is stopping; what arrived is kept, resume shortly"))
+        for holder in holders:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(holder.released.wait(), _STOP_SECONDS)
+
+    def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
+        """Stop running appends; see the port."""
+        for upload_id in upload_ids:
+            holder = self._holders.get(upload_id)
+            if holder is not None:
+                holder.ask_stop(UploadGoneError(f"the upload was {state.value} by the operator"))
+
+    async def settle(self, upload_id: str) -> None:
+        """Let a quiet writer commit; see the port."""
+        holder = self._holders.get(upload_id)
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        if holder is None or not holder.uncommitted or holder.checksummed:
+            return
+        seen = holder.received_at
+        while time.monotonic() < deadline:
+            if holder.received_at != seen or holder.released.is_set() or not self._holds_uncommitted(holder):
+                return
+            quiet = time.monotonic() - holder.received_at
+            if quiet >= QUIET_SECONDS:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - time.monotonic()))
+                return
+            await asyncio.sleep(min(0.1, QUIET_SECONDS - quiet + 0.01))
+
+    @staticmethod
+    def _holds_uncommitted(holder: Holder) -> bool:
+        return holder.uncommitted
+
+    # ---- taking over ----------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def lease(
+        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+    ) -> AsyncIterator[FileLease]:
+        """Take an upload over; see the port."""
+        deadline = time.monotonic() + timeout_seconds
+        while (present := self._holders.get(upload_id)) is not None:
+            if offset is not None and present.position not in {None, offset}:
+                message = "the upload is being written past that offset; ask with HEAD. Nothing was written"
+                raise MismatchedOffsetError(message)
+            taken_over = "another request took this upload over; what arrived is kept"
+            present.ask_stop(UploadInterruptedError(taken_over))
+            try:
+                await asyncio.wait_for(present.released.wait(), max(0.01, deadline - time.monotonic()))
+            except TimeoutError:
+                message = "the upload is in use by another request"
+                raise UploadLockedError(message) from None
+        if self._closing:
+            message = "the server is stopping; nothing was written, resume shortly"
+            raise ServerShutdownError(message)
+        holder = Holder()
+        self._holders[upload_id] = holder
+        lease: FileLease | None = None
+        try:
+            lease = await self._open(upload_id, holder, deadline, for_append=offset is not None)
+            yield lease
+        finally:
+            if lease is not None:
+                lease.close()
+            del self._holders[upload_id]
+            holder.answer_commits()
+            holder.released.set()
+
+    async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> FileLease:
+        log, data = await self._pools.run(self._open_files, upload_id)
+        try:
+            while not await self._pools.run(_try_lock, log):
+                if time.monotonic() > deadline:
+                    message = "the upload is in use by another process"
+                    raise UploadLockedError(message)  # noqa: TRY301 - the descriptors are closed below
+                await asyncio.sleep(_LOCK_POLL_SECONDS)
+            state = await self._pools.run(self._recover, upload_id, log, data, for_append)
+        except BaseException:
+            os.close(log)
+            os.close(data)
+            raise
+        return FileLease(self._base, self._pools, holder, state, log, data)
+
+    def _open_files(self, upload_id: str) -> tuple[int, int]:
+        if not is_upload_id(upload_id):
+            raise not_found()
+        if upload_id in self._base.distrusted:
+            message = "the disk failed under this upload; it is refused until the server has been restarted"
+            raise StorageFailedError(message)
+        paths = self._base.layout.of(upload_id)
+        log = -1
+        try:
+            log = self._base.disk.open_existing(paths.log, write=True)
+            return log, self._base.disk.open_existing(paths.data, write=True)
+        except OSError as error:
+            if log >= 0:
+                os.close(log)
+            if isinstance(error, FileNotFoundError):
+                raise not_found() from None
+            message = "the disk failed; what was acknowledged stays"
+            raise StorageFailedError(message) from error
+
+    def _recover(self, upload_id: str, log: int, data: int, for_append: bool) -> LogState:  # noqa: FBT001
+        base = self._base
+        known = base.known.get(upload_id)
+        size = os.fstat(log).st_size
+        try:
+            if known is not None and known.state.log_bytes == size:
+                state = known.state
+                if os.fstat(data).st_size != state.data_bytes:
+                    repair(base.disk, base.layout.of(upload_id), log, data, state, 0)
+            else:
+                state, torn = read_state(log, upload_id, base.keys.signing)
+                repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
+                known = Known(state)
+                base.known.put(upload_id, known)
+        except OSError as error:
+            message = "the disk failed; what was acknowledged stays"
+            raise StorageFailedError(message) from error
+        if for_append and not known.vouched and not state.final and state.ended is None:
+            self._vouch(state, known)
+        return state
+
+    def _vouch(self, state: LogState, known: Known) -> None:
+        """Before appending to an upload this process did not make: its envelope must open and be its own."""
+        try:
+            known.metadata = open_own_envelope(self._base, state).metadata
+        except (KeyMissingError, FileNotFoundError):
+            if state.segments == 0:
+                raise not_found() from None
+            raise
+        except Exception:
+            if state.segments == 0:
+                raise not_found() from None
+            raise
+        known.vouched = True
+
+
+def _try_lock(log: int) -> bool:
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

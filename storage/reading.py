@@ -1,0 +1,121 @@
+"""Reading back: opening envelopes, and the plain bytes of an upload or of a concatenation's parts.
+
+Source: docs/format.md, Envelope, Segment.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
+from storage.base import StoreBase, new_hash
+from storage.envelope import Envelope, open_envelope
+from storage.keys import parse_identities
+from storage.log import LogState, damaged
+from storage.segment import read_segments
+
+
+def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
+    """Open the server's envelope.
+
+    Raises:
+        KeyMissingError: It is sealed, or the identity is gone.
+        UploadDamagedError: It is not this upload's.
+    """
+    try:
+        blob = base.layout.of(state.id).server_envelope.read_bytes()
+    except FileNotFoundError:
+        blob = b""
+    identity = base.keys.own_identity(state.mode, state.create["epoch"], state.key_type)
+    if not blob or identity is None:
+        message = f"no identity at hand opens upload {state.id}; its bytes are safe"
+        raise KeyMissingError(message)
+    return open_envelope(blob, [identity], state)
+
+
+def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Envelope:
+    """Open the envelope with given identities, or with the server's own when there are none."""
+    if not identities:
+        return open_own_envelope(base, state)
+    try:
+        blob = base.layout.of(state.id).root_envelope.read_bytes()
+    except FileNotFoundError:
+        message = f"the envelope of upload {state.id} is gone; it was shredded"
+        raise KeyMissingError(message) from None
+    return open_envelope(blob, parse_identities(identities), state)
+
+
+def read_plain(
+    base: StoreBase,
+    upload_id: str,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    identities: tuple[str, ...] = (),
+    unfinished_ok: bool = False,
+) -> Iterator[bytes]:
+    """Yield plain bytes, in the calling thread; see the port's `read`."""
+    chain = base.chain(upload_id)
+    state = chain.state
+    if state.ended is not None:
+        message = f"the upload was {state.ended.value}; its content is gone"
+        raise UploadGoneError(message)
+    if not state.final and not unfinished_ok:
+        message = f"upload {upload_id} is not finished"
+        raise UploadNotFoundError(message)
+    if state.parts:
+        yield from _read_parts(base, state, start, stop, identities)
+        return
+    end = state.offset if stop is None else min(stop, state.offset)
+    envelope = open_with(base, state, identities)
+    data = base.disk.open_existing(base.layout.of(upload_id).data)
+    try:
+        if os.fstat(data).st_size != state.data_bytes and state.final:
+            raise damaged(upload_id, "its data has another size than what was committed")
+        yield from read_segments(data, upload_id, chain.segments, envelope.identity, start, end)
+    finally:
+        os.close(data)
+
+
+def _read_parts(
+    base: StoreBase, state: LogState, start: int, stop: int | None, identities: tuple[str, ...]
+) -> Iterator[bytes]:
+    # The final's own envelope holds its metadata alone, but it must open: the right to read is the final's.
+    open_with(base, state, identities)
+    end = total_bytes(base, state) if stop is None else stop
+    committed = state.final_parts or tuple((p[0], p[1], p[2]) for p in final_parts(base, state))
+    at = 0
+    for part, final_hash, length in committed:
+        if base.load(part).final_hash != final_hash:
+            raise damaged(state.id, "a part is not the one that was concatenated")
+        begin, until = max(start - at, 0), min(end - at, length)
+        if begin < until:
+            yield from read_plain(base, part, start=begin, stop=until, identities=identities)
+        at += length
+
+
+def digests_read_back(base: StoreBase, state: LogState, names: set[str]) -> dict[str, bytes]:
+    """Compute plaintext digests by reading an upload with the server's own identity."""
+    hashes = {name: new_hash(name) for name in names}
+    for piece in read_plain(base, state.id, unfinished_ok=True):
+        for value in hashes.values():
+            value.update(piece)
+    return {name: value.digest() for name, value in hashes.items()}
+
+
+def total_bytes(base: StoreBase, state: LogState) -> int:
+    """Return the length of an upload or of a concatenation's parts."""
+    if not state.parts:
+        return state.offset
+    return sum(base.load(part).offset for part in state.parts)
+
+
+def final_parts(base: StoreBase, state: LogState) -> list[list[Any]]:
+    """Return (id, hash of the last line, length) of each part of a concatenation."""
+    parts: list[list[Any]] = []
+    for part in state.parts:
+        part_state = base.load(part)
+        if not part_state.final:
+            raise damaged(state.id, "a part of the concatenation is not finished")
+        parts.append([part, part_state.final_hash, part_state.offset])
+    return parts
