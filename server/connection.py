@@ -1,8 +1,8 @@
 """A stricter HTTP connection: a deadline for headers, caps on connections, and silent answers to malformed requests.
 
-Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `handle_error` and
-`_current_request`/`_messages`, and on `Server` being the factory of handlers;
-the end-to-end tests fail if that changes.
+Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `eof_received`,
+`handle_error`, `_close`, `_current_request`, `_messages`, `_request_factory` and `_waiter`, and on `Server` being the
+factory of handlers; tests/unit/server/test_aiohttp.py fails if that changes.
 """
 
 import asyncio
@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from server.forwarded import Network, in_networks
 
 _log = logging.getLogger(__name__)
+# aiohttp needs two turns of the event loop from a request's last header to its handler.
+_TURNS_TO_BEGIN = 8
 # aiohttp's own logger would print tracebacks with headers in them, codes included.
 quiet_logger = logging.getLogger("server.quiet")
 quiet_logger.setLevel(logging.CRITICAL + 1)
@@ -73,7 +75,7 @@ class HardenedServer(web.Server):
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_address", "_admitted", "_hardened", "_header_timer")
+    __slots__ = ("_address", "_admitted", "_half_closed", "_hardened", "_header_timer", "_make_request", "_payload")
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""
@@ -81,7 +83,11 @@ class HardenedHandler(RequestHandler):
         self._hardened = manager
         self._address: str | None = None
         self._admitted = False
+        self._half_closed = False
         self._header_timer: asyncio.TimerHandle | None = None
+        self._payload: StreamReader | None = None
+        self._make_request = manager.request_factory
+        self._request_factory = self._begin
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit, or drop at once."""
@@ -100,27 +106,44 @@ class HardenedHandler(RequestHandler):
         if self._admitted:
             self._admitted = False
             self._hardened.leave(self._address)
-        super().connection_lost(exc)
+        self._lose(exc, _TURNS_TO_BEGIN)
+
+    def _lose(self, exc: BaseException | None, turns: int) -> None:
+        """Let a request that came with the end begin first: aiohttp would forget it, and its bytes with it."""
+        if turns and self.busy and self._current_request is None:
+            asyncio.get_running_loop().call_soon(self._lose, exc, turns - 1)
+        else:
+            super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Run the header deadline from a request's first byte to the end of its headers."""
-        if not self._busy():
+        if not self.busy:
             self._start_timer()
         super().data_received(data)
-        if self._busy():
+        if self.busy:
             self._stop_timer()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Let requests that are here end, with their bodies cut, instead of dropping what arrived with them."""
-        if self.transport is None or not self._busy() or self.transport.get_extra_info("sslcontext") is not None:
+        if self.transport is None or not self.busy or self.transport.get_extra_info("sslcontext") is not None:
             return None
-        payloads = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            payloads.append(self._current_request.content)
-        for payload in payloads:
-            if not payload.is_eof():
+        self._half_closed = True
+        for payload in (self._payload, *(payload for _, payload in self._messages)):
+            if payload is not None and not payload.is_eof():
                 payload.set_exception(ConnectionResetError("the client closed its side"))
+        self._close_after_the_last()
         return True
+
+    def _begin(self, message: Any, payload: StreamReader, *others: Any) -> web.BaseRequest:  # noqa: ANN401 - aiohttp's
+        """Note the body of the request that begins: there is a moment when aiohttp knows it no more, and not yet."""
+        self._payload = payload
+        self._close_after_the_last()
+        return self._make_request(message, payload, *others)
+
+    def _close_after_the_last(self) -> None:
+        """Nothing comes after the client's end, so do not wait for it."""
+        if self._half_closed and not self._messages:
+            self._close = True
 
     def handle_error(
         self,
@@ -140,8 +163,10 @@ class HardenedHandler(RequestHandler):
         response.force_close()
         return response
 
-    def _busy(self) -> bool:
-        return self._current_request is not None or bool(self._messages)
+    @property
+    def busy(self) -> bool:
+        """Tell whether a request is here: it waits, or has begun and nobody waits for the next one."""
+        return bool(self._messages) or (self._payload is not None and self._waiter is None)
 
     def _start_timer(self) -> None:
         if self._header_timer is None and self._hardened.header_timeout_seconds:
@@ -155,5 +180,5 @@ class HardenedHandler(RequestHandler):
 
     def _expire(self) -> None:
         self._header_timer = None
-        if self.transport is not None and not self._busy():
+        if self.transport is not None and not self.busy:
             self.transport.abort()

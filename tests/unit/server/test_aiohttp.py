@@ -1,0 +1,165 @@
+"""What we use of aiohttp beyond its documentation. If one of these fails after an update, read the module it names."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.web_protocol import RequestHandler
+
+from dropoff_tus.errors import BodyCutError
+from server.body import StreamBody
+from server.connection import HardenedHandler, HardenedServer, quiet_logger
+from tests.support.aio import async_test
+from tests.support.certificate import make_certificate
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["connection_made", "connection_lost", "data_received", "eof_received", "handle_error", "force_close", "start"],
+)
+def test_request_handler_has_the_methods_that_connection_overrides_or_calls(name: str) -> None:
+    """An override of what is no longer called would silently do nothing."""
+    assert callable(getattr(RequestHandler, name))
+
+
+@pytest.mark.parametrize(
+    "name", ["_close", "_current_request", "_force_close", "_messages", "_request_factory", "_waiter", "transport"]
+)
+def test_request_handler_has_the_attributes_that_connection_reads(name: str) -> None:
+    """They are slots, so a renamed one would be found here and not in production."""
+    slots = {slot for base in RequestHandler.__mro__ for slot in getattr(base, "__slots__", ())}
+    assert name in slots
+
+
+@async_test
+async def test_stream_reader_that_failed_still_holds_what_arrived() -> None:
+    """`StreamBody` takes the last bytes before a cut from aiohttp's own buffer."""
+    loop = asyncio.get_running_loop()
+    stream = StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
+    stream.feed_data(b"what ")
+    stream.feed_data(b"arrived")
+    stream.set_exception(ConnectionResetError())
+    body, buffer = StreamBody(stream), bytearray(100)
+    await body.wait(1)
+    count = body.receive_into(memoryview(buffer))
+    assert buffer[:count] == b"what arrived"
+    with pytest.raises(BodyCutError):
+        body.receive_into(memoryview(buffer))
+
+
+# ---- the states of a connection, as aiohttp goes through them ------------------------------------------------
+
+
+class _Site:
+    """A hardened server whose handler reads the body as the product does and keeps all that came."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.handlers: asyncio.Queue[HardenedHandler] = asyncio.Queue()
+        self.done: asyncio.Queue[None] = asyncio.Queue()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request.protocol, HardenedHandler)
+        self.handlers.put_nowait(request.protocol)
+        body, buffer, got = StreamBody(request.content), memoryview(bytearray(1 << 16)), b""
+        try:
+            while True:
+                await body.wait(5)
+                count = body.receive_into(buffer)
+                if count == 0:
+                    break
+                got += bytes(buffer[: count or 0])
+        except BodyCutError:
+            pass
+        finally:
+            await body.close()
+            self.bodies.append(got)
+            self.done.put_nowait(None)
+        return web.Response(text=f"{len(got)}\n")
+
+    @contextlib.asynccontextmanager
+    async def listen(self, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+        """Listen on a port of this machine for a while."""
+        server = HardenedServer(
+            web.Server(self._handle),
+            header_timeout_seconds=5,
+            connections=10,
+            connections_per_address=10,
+            trusted_proxies=(),
+            logger=quiet_logger,
+            access_log=None,
+        )
+        listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=context)
+        async with asyncio.timeout(10), listening:
+            yield int(listening.sockets[0].getsockname()[1])
+            await server.shutdown(1)
+
+
+_REQUEST = b"PATCH / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello"
+
+
+@async_test
+async def test_cut_in_the_same_packet_keeps_the_bytes() -> None:
+    """The end may come before aiohttp has begun with the request; then its body is cut and not forgotten."""
+    site = _Site()
+    async with site.listen() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(_REQUEST)
+        writer.write_eof()
+        assert (await reader.read()).endswith(b"5\n")
+        writer.close()
+    assert site.bodies == [b"hello"]
+
+
+@async_test
+async def test_cut_over_tls_keeps_the_bytes(tmp_path: Path) -> None:
+    """TLS knows no half-closed connection: the connection is lost at once, and the request still gets its turn."""
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    site = _Site()
+    async with site.listen(context) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+        writer.write(_REQUEST)
+        writer.close()
+        await site.done.get()
+        await writer.wait_closed()
+    assert site.bodies == [b"hello"]
+
+
+@async_test
+async def test_half_closed_connection_gets_all_answers_and_is_closed() -> None:
+    """Requests that were sent before the end are all answered, and then nobody waits for more."""
+    site = _Site()
+    async with site.listen() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        whole = _REQUEST + b"world"
+        writer.write(whole * 3 + _REQUEST)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+    assert answer.count(b"HTTP/1.1 200") == 4
+    assert site.bodies == [b"helloworld"] * 3 + [b"hello"]
+
+
+@async_test
+async def test_connection_is_idle_between_requests_and_busy_within() -> None:
+    """What decides about the header deadline and about a client's end follows aiohttp's own course."""
+    site = _Site()
+    async with site.listen() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(_REQUEST)
+            handler = await site.handlers.get()
+            assert handler.busy
+            writer.write(b"world")
+            await reader.readuntil(b"10\n")
+            await asyncio.sleep(0.05)
+            assert not handler.busy
+        writer.close()
