@@ -222,7 +222,7 @@ class Store(Protocol):
         ...
 
     async def retire_epochs(self, needed: set[str]) -> None:
-        """Destroy the ingest identities of all past epochs but those needed."""
+        """Destroy the ingest identities of all past days but those needed (`YYYY-MM-DD`)."""
         ...
 
     def free_bytes(self) -> int:

@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
 _UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 _DELETE_LEASE_SECONDS = 5.0
+_CREATION_SECONDS = 3600
+"""Longer than any creation takes from the moment it is dated to its row in the catalog."""
 Condition = Callable[[StoredUpload], bool]
 
 
@@ -167,11 +169,14 @@ class Ender:
 
     async def _needed_epochs(self, now: datetime) -> set[str]:
         """Return the epochs whose ingest identity something unfinished waits for."""
+        # In this order, since an upload may move on between two questions: a part that is completed or claimed
+        # meanwhile is in a later answer, and where it is in none its final is sealed.
         rows = await self._catalog.uploads(states=_UNFINISHED)
-        for row in [row for row in rows if row.role is Role.FINAL]:
-            rows += await self._catalog.parts(row.id)
         rows += await self._catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)
+        for row in await self._catalog.uploads(states=_UNFINISHED):
+            if row.role is Role.FINAL:
+                rows += await self._catalog.parts(row.id)
         needed = {row.created_at.date() for row in rows if row.mode is Mode.SEALED}
-        # An upload created around midnight may not have been in the list yet.
-        needed.add((now - timedelta(days=1)).date())
+        # An upload created just before midnight may not have been in the list yet.
+        needed.add((now - timedelta(seconds=_CREATION_SECONDS)).date())
         return {day.isoformat() for day in needed}

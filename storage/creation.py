@@ -6,7 +6,6 @@ Source: docs/format.md, Files, Envelope, Log.
 import base64
 import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from dropoff_tus.ports import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope
-from storage.keys import parse_recipient
+from storage.keys import KeySourceError, parse_recipient, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
@@ -34,7 +33,11 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), new.metadata)
     mode, epoch = new.policy.mode, None
     if mode is Mode.SEALED:
-        epoch = base.keys.ingest.current(new.created_at.date())
+        try:
+            epoch = base.keys.ingest.current(new.created_at.date())
+        except KeySourceError as error:
+            message = f"{error}; nothing was stored"
+            raise KeyMissingError(message) from None
     server = base.keys.own_identity(mode, epoch, identity.key_type.value)
     if server is None:
         message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
@@ -76,7 +79,7 @@ def _create_record(
         "drop": new.drop_id,
         "mode": new.policy.mode.value,
         "epoch": epoch,
-        "roots": hashlib.sha256("\n".join(sorted(roots)).encode()).hexdigest(),
+        "roots": roots_hash(roots),
         "key": base.keys.signing.id,
         "u": {
             "type": recipient.key_type.value,

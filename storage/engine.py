@@ -176,11 +176,7 @@ class FileStore:
         """Destroy ingest identities; see the port."""
 
         def work() -> None:
-            today = self._base.now().date().isoformat()
-            ingest = self._base.keys.ingest
-            for epoch in ingest.epochs():
-                if epoch < today and epoch not in needed:
-                    ingest.destroy(epoch)
+            self._base.keys.ingest.retire(needed, self._base.now().date())
 
         await self.run(work)
 

@@ -33,7 +33,7 @@ class Envelope:
     upload_id: str
     identity: Identity
     salt: bytes = field(repr=False)
-    metadata: Metadata
+    metadata: Metadata = field(repr=False)
 
     def commitment(self) -> str:
         """Return the hex digest that the create record carries."""

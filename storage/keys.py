@@ -1,7 +1,6 @@
-"""The server's own keys: where they come from, and what each may do. Nothing here shows a secret in its repr.
+"""The server's own keys, and what each may do. Nothing here shows a secret in its repr.
 
-A key's *source* is tried in this order: `$CREDENTIALS_DIRECTORY/<name>` (systemd), then what the configuration says: a
-file (refused unless its owner alone can read it), `command:…` (prints the key), or `env:NAME` (removed after reading).
+Where their texts come from is `storage.keysource`; the identities of sealed uploads in progress are `storage.ingest`.
 
 Source: docs/format.md, Keys.
 """
@@ -13,37 +12,29 @@ import hashlib
 import hmac
 import json
 import os
-import shlex
-import stat
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dropoff_tus.errors import PolicyTamperedError
+from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Mode, SignedPolicy
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
-from storage.durable import Disk
+from storage.ingest import IngestKeys, identity_lines
+from storage.keysource import KeySourceError, read_source, write_owner_only
+
+__all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here
 
 SIGNATURE_BYTES = 64
-# Keys are always synced, whatever the store's durability: a lost key loses everything under it.
-_DISK = Disk(sync=True)
 _KEY_BYTES = 32
-_SIGNING_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-retired-public"
+_SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-private", "ed25519-retired-public"
 _POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
 _FINAL_TOKEN_DOMAIN = b"dropoff-tus/final-token/v1\n"
 _RECEIPT_URL_DOMAIN = b"dropoff-tus/receipt-url/v1\n"
-_COMMAND_TIMEOUT_SECONDS = 30
-
-
-class KeySourceError(Exception):
-    """A key cannot be had; the text says which and what to do, and nothing of the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,81 +48,59 @@ class KeyPlaces:
 
 
 class SigningKey:
-    """The Ed25519 key that signs, and the retired ones that still verify."""
+    """The Ed25519 key that signs, and the others that only verify.
 
-    def __init__(self, private: bytes, retired: Sequence[bytes] = ()) -> None:
-        """Take 32 private bytes and 32-byte retired public keys."""
-        self._private = Ed25519PrivateKey.from_private_bytes(private)
-        public = self._private.public_key().public_bytes_raw()
-        self._public_by_id = {key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in (public, *retired)}
-        self.id = key_id(public)
-        self.public_bytes = public
+    Keys have an order, from the oldest retired one to the one that signs; `newer` is for a rotation alone.
+    """
+
+    def __init__(self, private: bytes | None, retired: Sequence[bytes] = (), newer: Sequence[bytes] = ()) -> None:
+        """Take 32 private bytes (None: this machine only verifies), and 32-byte public keys, oldest first."""
+        self._private = None if private is None else Ed25519PrivateKey.from_private_bytes(private)
+        self.public_bytes = b"" if self._private is None else self._private.public_key().public_bytes_raw()
+        self.retired = tuple(retired)
+        ordered = [raw for raw in (*retired, self.public_bytes, *newer) if raw]
+        self._public_by_id = {key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in ordered}
+        self._order = list(self._public_by_id)
+        self.id = key_id(self.public_bytes) if self.public_bytes else ""
 
     def __repr__(self) -> str:
         """Show the id alone."""
-        return f"SigningKey({self.id}, redacted)"
+        return f"SigningKey({self.id or 'verifies only'}, redacted)"
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature."""
+        """Return the 64-byte signature.
+
+        Raises:
+            KeyMissingError: Only public keys are at hand.
+        """
+        if self._private is None:
+            text = "the server's signing key is not here, only public ones; nothing was written"
+            raise KeyMissingError(text)
         return self._private.sign(message)
 
     def verify(self, message: bytes, signature: bytes) -> str | None:
         """Return the id of the key that made the signature, or None."""
-        for known_id, public in self._public_by_id.items():
+        # The newest first: it has signed most of what is read.
+        for known_id in reversed(self._order):
             try:
-                public.verify(signature, message)
+                self._public_by_id[known_id].verify(signature, message)
             except InvalidSignature:
                 continue
             return known_id
         return None
 
+    def knows(self, wanted: str) -> bool:
+        """Tell whether signatures of that key can be verified."""
+        return wanted in self._public_by_id
+
+    def is_older(self, one: str, other: str) -> bool:
+        """Tell whether one known key was retired before the other came."""
+        return self._order.index(one) < self._order.index(other)
+
 
 def key_id(public: bytes) -> str:
     """Name a public key: the first 16 hex digits of its SHA-256."""
     return hashlib.sha256(public).hexdigest()[:16]
-
-
-class IngestKeys:
-    """Identities of sealed uploads in progress, one file an epoch (a UTC day), destroyed when nothing needs it."""
-
-    def __init__(self, folder: Path) -> None:
-        """Use a folder of its own, kept out of backups."""
-        self._folder = folder
-
-    def __repr__(self) -> str:
-        """Show the place, not the keys."""
-        return "IngestKeys(redacted)"
-
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - one object a process; epochs are few
-    def _load(self, epoch: str) -> tuple[Identity, ...]:
-        return tuple(parse_identity_file(_read_owner_only(self._folder / f"{epoch}.txt", "the ingest identity")))
-
-    def current(self, today: date) -> str:
-        """Return today's epoch, making its identities first if need be. They are durable before it returns."""
-        epoch = today.isoformat()
-        path = self._folder / f"{epoch}.txt"
-        if not path.exists():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_owner_only(path, _identity_lines(f"ingest epoch {epoch}"), replace_ok=True)
-        return epoch
-
-    def identity(self, epoch: str, key_type: str) -> Identity | None:
-        """Return an epoch's identity of one type, or None once it is destroyed."""
-        try:
-            found = self._load(epoch)
-        except KeySourceError:
-            return None
-        return next((identity for identity in found if identity.key_type == key_type), None)
-
-    def epochs(self) -> list[str]:
-        """Return the epochs that still have identities, oldest first."""
-        return sorted(path.stem for path in self._folder.glob("????-??-??.txt"))
-
-    def destroy(self, epoch: str) -> None:
-        """Remove an epoch's identities, durably: nothing sealed under it opens again with the server's keys."""
-        (self._folder / f"{epoch}.txt").unlink(missing_ok=True)
-        _DISK.sync_path(self._folder)
-        self._load.cache_clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +122,16 @@ class ServerKeys:
         return next((identity for identity in self.managed if identity.key_type == key_type), None)
 
     def own_identity(self, mode: Mode, epoch: str | None, key_type: str) -> Identity | None:
-        """Return the identity that the server's own envelope of an upload is to, or None where it is gone."""
+        """Return the identity to which the server's own envelope of a new upload is, or None where it is gone."""
+        return next(iter(self.own_identities(mode, epoch, key_type)), None)
+
+    def own_identities(self, mode: Mode, epoch: str | None, key_type: str) -> list[Identity]:
+        """Return the identities that may open the server's own envelope of an upload, none where they are gone."""
         if mode is Mode.MANAGED:
-            return self.managed_identity(key_type)
-        return None if epoch is None else self.ingest.identity(epoch, key_type)
+            # All of them: the first is used for what is new, the others are of earlier days.
+            return [identity for identity in self.managed if identity.key_type == key_type]
+        found = None if epoch is None else self.ingest.identity(epoch, key_type)
+        return [] if found is None else [found]
 
     def code_mac(self, code: str) -> bytes:
         """Return the 32 bytes a code is stored as."""
@@ -202,6 +177,11 @@ def parse_recipient(text: str) -> Recipient:
         raise KeySourceError(message) from None
 
 
+def roots_hash(recipients: Sequence[str]) -> str:
+    """Name a list of recipients, in whatever order: hex SHA-256 of the sorted texts, joined by LF."""
+    return hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()
+
+
 def check_recipient(text: str) -> str:
     """Return a recipient's key type, `x25519` or `hybrid`.
 
@@ -245,7 +225,7 @@ def generate_root_identity(path: Path, key_type: str) -> str:
     """Make a root identity in a new file of the owner's alone, and return its recipient."""
     identity = Identity.generate(KeyType(key_type))
     text = f"# dropoff-tus root identity: opens every upload. Keep it off the server.\n{identity.secret_text()}\n"
-    _write_owner_only(path, text)
+    write_owner_only(path, text)
     return str(identity.recipient)
 
 
@@ -262,11 +242,83 @@ def generate_server_keys(folder: Path) -> KeyPlaces:
         managed_identity=str(folder / "managed-identity.txt"),
         ingest_dir=folder / "ingest",
     )
-    _write_owner_only(Path(places.signing_key), f"{_SIGNING_WORD} {_b64(os.urandom(_KEY_BYTES))}\n")
-    _write_owner_only(Path(places.code_key), _b64(os.urandom(_KEY_BYTES)) + "\n")
-    _write_owner_only(Path(places.managed_identity), _identity_lines("managed uploads"))
+    write_owner_only(Path(places.signing_key), SigningKeyFile(new_signing_key()).text())
+    write_owner_only(Path(places.code_key), _b64(os.urandom(_KEY_BYTES)) + "\n")
+    write_owner_only(Path(places.managed_identity), identity_lines("managed uploads"))
     places.ingest_dir.mkdir(mode=0o700, exist_ok=True)
     return places
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyFile:
+    """The text of a signing key: what signs, what verifies only, and in the middle of a rotation what comes next."""
+
+    private: bytes | None = field(repr=False)
+    retired: tuple[bytes, ...] = ()
+    following: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "SigningKeyFile":
+        """Read the text.
+
+        Raises:
+            KeySourceError: It has a line that is none of these; nothing of it is shown.
+        """
+        found: dict[str, list[bytes]] = {_SIGNING_WORD: [], _NEXT_WORD: [], _RETIRED_WORD: []}
+        for number, line in enumerate(text.split("\n"), start=1):
+            word, _, value = line.strip().partition(" ")
+            if word in found:
+                found[word].append(_unb64(value, "signing-key"))
+            elif word and not word.startswith("#"):
+                message = f"line {number} of the signing key is neither a private nor a retired public key"
+                raise KeySourceError(message)
+        if len(found[_SIGNING_WORD]) > 1 or len(found[_NEXT_WORD]) > 1:
+            message = f"the signing key has more than one line `{_SIGNING_WORD}`"
+            raise KeySourceError(message)
+        return cls(
+            next(iter(found[_SIGNING_WORD]), None),
+            tuple(dict.fromkeys(found[_RETIRED_WORD])),
+            next(iter(found[_NEXT_WORD]), None),
+        )
+
+    def text(self) -> str:
+        """Write it."""
+        lines = [f"{_RETIRED_WORD} {_b64(raw)}" for raw in self.retired]
+        if self.private is not None:
+            lines.append(f"{_SIGNING_WORD} {_b64(self.private)}")
+        if self.following is not None:
+            lines.append(f"{_NEXT_WORD} {_b64(self.following)}")
+        return "\n".join(lines) + "\n"
+
+    def key(self) -> SigningKey:
+        """Return the key that this text is."""
+        return SigningKey(self.private, self.retired)
+
+
+def new_signing_key() -> bytes:
+    """Return 32 new private bytes."""
+    return os.urandom(_KEY_BYTES)
+
+
+def public_of(private: bytes) -> bytes:
+    """Return the 32 public bytes of a private signing key."""
+    return SigningKey(private).public_bytes
+
+
+def load_signing_key(source: str) -> SigningKey:
+    """Load the signing key alone.
+
+    Raises:
+        KeySourceError: It cannot be had, or a rotation of it was interrupted.
+    """
+    found = SigningKeyFile.parse(read_source("signing-key", source))
+    if found.following is not None:
+        message = "a rotation of the signing key was interrupted; finish it with: dropoff-tus keys rotate --signing"
+        raise KeySourceError(message)
+    if found.private is None:
+        message = f"the signing key has no line `{_SIGNING_WORD} <base64>`"
+        raise KeySourceError(message)
+    return found.key()
 
 
 def load_server_keys(places: KeyPlaces) -> ServerKeys:
@@ -275,42 +327,33 @@ def load_server_keys(places: KeyPlaces) -> ServerKeys:
     Raises:
         KeySourceError: One cannot be had; the sentence says which and what to do.
     """
-    private: bytes | None = None
-    retired: list[bytes] = []
-    for line in _read_source("signing-key", places.signing_key).splitlines():
-        word, _, value = line.partition(" ")
-        if word == _SIGNING_WORD and private is None:
-            private = _unb64(value, "signing-key")
-        elif word == _RETIRED_WORD:
-            retired.append(_unb64(value, "signing-key"))
-        elif line.strip() and not line.startswith("#"):
-            message = "the signing key has a line that is neither a private nor a retired public key"
-            raise KeySourceError(message)
-    if private is None:
-        message = f"the signing key has no line `{_SIGNING_WORD} <base64>`"
-        raise KeySourceError(message)
+    signing = load_signing_key(places.signing_key)
     try:
-        managed = parse_identity_file(_read_source("managed-identity", places.managed_identity))
+        managed = parse_identity_file(read_source("managed-identity", places.managed_identity))
     except AgeError as error:
         message = f"keys.managed_identity: {error}"
         raise KeySourceError(message) from None
     return ServerKeys(
-        signing=SigningKey(private, retired),
-        code_key=_unb64(_read_source("code-key", places.code_key), "code-key"),
+        signing=signing,
+        code_key=_unb64(read_source("code-key", places.code_key), "code-key"),
         managed=tuple(managed),
         ingest=IngestKeys(places.ingest_dir),
     )
 
 
+def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
+    """Return keys that only verify, for a machine without the server's: base64 of public signing keys, oldest first.
+
+    Raises:
+        KeySourceError: A text is no public key.
+    """
+    publics = [_unb64(text, "public signing key") for text in public_texts]
+    return ServerKeys(SigningKey(None, publics), b"", (), IngestKeys(ingest_dir))
+
+
 def _policy_message(drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> bytes:
     record = {"drop": drop_id, "mode": mode.value, "recipients": list(recipients)}
     return _POLICY_DOMAIN + json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
-
-
-def _identity_lines(purpose: str) -> str:
-    made = datetime.now(UTC).date().isoformat()
-    identities = "".join(Identity.generate(kind).secret_text() + "\n" for kind in KeyType)
-    return f"# dropoff-tus {purpose}, made {made}\n{identities}"
 
 
 def _b64(raw: bytes) -> str:
@@ -326,65 +369,3 @@ def _unb64(text: str, name: str) -> bytes:
         message = f"the {name} is not {_KEY_BYTES} bytes of base64"
         raise KeySourceError(message)
     return raw
-
-
-def _write_owner_only(path: Path, text: str, *, replace_ok: bool = False) -> None:
-    """Write a secret so that it appears whole and durable, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        _DISK.sync_file(file.fileno())
-    try:
-        # A link, not a rename: it never replaces a key that another process made meanwhile.
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        if not replace_ok:
-            message = f"{path} exists already and was left as it is"
-            raise KeySourceError(message) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    _DISK.sync_path(path.parent)
-
-
-def _read_owner_only(path: Path, name: str) -> str:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        message = f"cannot read {name} at {path}: {error.strerror}"
-        raise KeySourceError(message) from None
-    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
-            message = f"{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}"
-            raise KeySourceError(message)
-        return file.read()
-
-
-def _read_source(name: str, source: str) -> str:
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and (Path(credentials) / name).exists():
-        # systemd keeps these on its own tmpfs, mode 0440 under some versions: its own access rules hold there.
-        return (Path(credentials) / name).read_text("ascii", errors="replace")
-    if source.startswith("command:"):
-        try:
-            answer = subprocess.run(  # noqa: S603 - the operator's own configuration names the command
-                shlex.split(source.removeprefix("command:")),
-                check=True,
-                capture_output=True,
-                timeout=_COMMAND_TIMEOUT_SECONDS,
-            )
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            message = f"the command for the {name} failed ({type(error).__name__}); run it by hand to see why"
-            raise KeySourceError(message) from None
-        return answer.stdout.decode("ascii", "replace")
-    if source.startswith("env:"):
-        variable = source.removeprefix("env:")
-        value = os.environ.pop(variable, None)
-        if value is None:
-            message = f"the environment variable {variable} for the {name} is not set"
-            raise KeySourceError(message)
-        return value
-    return _read_owner_only(Path(source), f"the {name}")

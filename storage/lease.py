@@ -41,6 +41,7 @@ from storage.log import (
     LogState,
     Record,
     SegmentEntry,
+    check_signs,
     damaged,
     jump,
     next_record,
@@ -344,6 +345,8 @@ class FileLease:
     def _commit_record(self, record: Record) -> None:
         """Append one line: the commit. The upload's first one makes its folders and envelopes durable before."""
         base, state = self._base, self.state
+        if record["t"] != "end":
+            check_signs(base.keys.signing, state)
         if state.log_bytes == state.create_bytes:
             sync_creation(base, state)
         line = sign_line(record, base.keys.signing)

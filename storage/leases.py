@@ -26,7 +26,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
 from storage.base import Known, StoreBase
 from storage.lease import QUIET_SECONDS, FileLease, Holder
-from storage.log import LogState
+from storage.log import LogState, check_signs
 from storage.pools import Pools
 from storage.reading import open_own_envelope
 from storage.recovery import not_found, read_state, repair
@@ -171,16 +171,19 @@ class Leases:
         except OSError as error:
             message = "the disk failed; what was acknowledged stays"
             raise StorageFailedError(message) from error
-        if for_append and not known.vouched and not state.final and state.ended is None:
-            self._vouch(state, known)
+        if for_append and not state.final and state.ended is None:
+            check_signs(base.keys.signing, state)
+            if not known.vouched:
+                self._vouch(state, known)
         return state
 
     def _vouch(self, state: LogState, known: Known) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""
         try:
             known.metadata = open_own_envelope(self._base, state).metadata
-        except (KeyMissingError, FileNotFoundError):
-            if state.segments == 0:
+        except KeyMissingError:
+            # A key that is missing may be put back; an envelope that is missing will not come again.
+            if state.segments == 0 and not self._base.layout.of(state.id).server_envelope.exists():
                 raise not_found() from None
             raise
         except Exception:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dropoff_tus.errors import UploadDamagedError
+from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from storage.age import KeyType, Recipient
-from storage.keys import SigningKey
+from storage.keys import SigningKey, key_id
 
 FORMAT_VERSION = 1
 MAX_SEGMENTS = 50_000
@@ -127,6 +127,8 @@ class LogState:
     log_bytes: int
     create_bytes: int
     """The size of the create record's line: a log of that size has no commit yet."""
+    key: str
+    """The id of the key that signs what follows: that of the create record, unless a `key` record changed it."""
     final: bool = False
     final_hash: str | None = None
     final_parts: tuple[tuple[str, str, int], ...] = ()
@@ -194,6 +196,7 @@ def initial_state(create: Record, line: bytes) -> LogState:
         last_hash=hashlib.sha256(line).hexdigest(),
         log_bytes=len(line),
         create_bytes=len(line),
+        key=create["key"],
     )
 
 
@@ -214,6 +217,25 @@ def segments_record(state: LogState, entries: Sequence[SegmentEntry], at: dateti
     last = entries[-1]
     totals = [last.index + 1, last.offset + last.length, last.data_offset + last.data_length]
     return next_record(state, "segs", at, {"segs": [entry.record() for entry in entries], "tot": totals})
+
+
+def check_signs(key: SigningKey, state: LogState) -> None:
+    """Refuse to go on with a log that belongs to another signing key than ours.
+
+    Raises:
+        KeyMissingError: The log's key was retired without handing it over.
+    """
+    if state.key != key.id:
+        message = (
+            f"upload {state.id} was begun under the signing key {state.key}, which only verifies now; "
+            "its bytes are safe, and it goes on when that key signs again"
+        )
+        raise KeyMissingError(message)
+
+
+def key_record(state: LogState, public: bytes, at: datetime) -> Record:
+    """Return the record with which the old key hands the log over to another one, given by its 32 public bytes."""
+    return next_record(state, "key", at, {"key": key_id(public), "pub": base64.b64encode(public).decode("ascii")})
 
 
 def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
@@ -242,6 +264,8 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
             "final_parts": tuple((p[0], p[1], p[2]) for p in record["parts"]),
             "offset": record["len"],
         }
+    elif record["t"] == "key":
+        changes["key"] = record["key"]
     elif record["t"] == "end":
         changes["ended"] = UploadState(record["state"])
     return replace(state, **changes)
@@ -265,6 +289,8 @@ def follow(state: LogState, record: Record, line: bytes) -> tuple[LogState, list
         segments, offset, data_bytes = segments + 1, offset + entry.length, data_bytes + entry.data_length
     if record["tot"] != [segments, offset, data_bytes]:
         raise damaged(state.id, "the totals of a record do not add up")
+    if record["t"] == "key" and key_id(base64.b64decode(record["pub"])) != record["key"]:
+        raise damaged(state.id, "a record names a key by another id than its own")
     if record["t"] == "final" and not state.parts and record["len"] != offset:
         raise damaged(state.id, "the final length is not what was stored")
     return jump(state, record, line, state.log_bytes + len(line)), entries

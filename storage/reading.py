@@ -26,11 +26,11 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
         blob = base.layout.of(state.id).server_envelope.read_bytes()
     except FileNotFoundError:
         blob = b""
-    identity = base.keys.own_identity(state.mode, state.create["epoch"], state.key_type)
-    if not blob or identity is None:
+    identities = base.keys.own_identities(state.mode, state.create["epoch"], state.key_type)
+    if not blob or not identities:
         message = f"no identity at hand opens upload {state.id}; its bytes are safe"
         raise KeyMissingError(message)
-    return open_envelope(blob, [identity], state)
+    return open_envelope(blob, identities, state)
 
 
 def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Envelope:

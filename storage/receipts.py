@@ -5,15 +5,16 @@ Source: docs/format.md, Receipt.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode
-from storage.age import AgeError, KeyType, decrypt, encrypt
+from storage.age import AgeError, KeyType, NoMatchingIdentity, decrypt, encrypt
 from storage.base import StoreBase
-from storage.keys import parse_identities, parse_recipient, receipt_url_identity
+from storage.keys import parse_identities, parse_recipient, receipt_url_identity, roots_hash
 from storage.log import LogState, sign_receipt, stamp, verify_receipt
-from storage.reading import open_own_envelope
+from storage.reading import open_own_envelope, open_with
 
 _ID_DOMAIN = b"dropoff-tus/receipt-id/v1\n"
 
@@ -31,6 +32,9 @@ def write_receipts(base: StoreBase, state: LogState, token: str | None, digests:
     try:
         metadata = open_own_envelope(base, state).metadata
     except KeyMissingError:
+        if paths.server_envelope.exists():
+            # Not sealed yet: the identity is missing, and may be put back.
+            raise
         # Sealed by an earlier attempt; the receipt came before that, so it can only have been removed since.
         return
     payload = {
@@ -53,25 +57,29 @@ def write_receipts(base: StoreBase, state: LogState, token: str | None, digests:
 
 
 def _for_operators(base: StoreBase, state: LogState, line: bytes) -> bytes:
-    recipients = [parse_recipient(text) for text in base.settings.root_recipients]
-    recipients = [r for r in recipients if r.key_type.value == state.key_type]
+    # U opens it too, so that whoever opens the envelope, also after a rotation of the roots, has the receipt.
+    recipients = [state.recipient]
+    texts = base.settings.root_recipients
+    if roots_hash(texts) == state.create["roots"]:
+        # Not where the drop-off has recipients of its own: the file's name and digest are theirs alone.
+        recipients += [recipient for recipient in map(parse_recipient, texts) if recipient.key_type == state.key_type]
     managed = base.keys.managed_identity(state.key_type)
     if state.mode is Mode.MANAGED and managed is not None:
         recipients.append(managed.recipient)
-    if not recipients:
-        # A drop-off with recipients of its own, of another type than the configured roots: U itself opens it.
-        recipients = [state.recipient]
     return encrypt(line, recipients)
 
 
 def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> dict[str, Any] | None:
     """Return a receipt's payload, or None where it is not there or cannot be read with what is at hand."""
+    at_hand = [*parse_identities(identities), *base.keys.managed]
     try:
         blob = base.layout.of(upload_id).receipt.read_bytes()
-        line = decrypt(blob, [*parse_identities(identities), *base.keys.managed])
-    except (FileNotFoundError, AgeError):
+        with suppress(NoMatchingIdentity):
+            return verify_receipt(decrypt(blob, at_hand), base.keys.signing)
+        envelope = open_with(base, base.load(upload_id), identities)
+        return verify_receipt(decrypt(blob, [envelope.identity]), base.keys.signing)
+    except (FileNotFoundError, AgeError, KeyMissingError, UploadNotFoundError):
         return None
-    return verify_receipt(line, base.keys.signing)
 
 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:

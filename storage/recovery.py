@@ -11,9 +11,10 @@ Source: docs/format.md, Recovery.
 
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
-from dropoff_tus.errors import UploadNotFoundError
+from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from storage.durable import Disk
 from storage.keys import SigningKey
 from storage.layout import UploadPaths
@@ -30,6 +31,7 @@ from storage.log import (
 )
 
 _TAIL_BYTES = 16 << 10
+_NAMED_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     Raises:
         UploadNotFoundError: Creation itself was torn: nothing was ever acknowledged.
         UploadDamagedError: Tampering.
+        KeyMissingError: The log goes on under a signing key that is not at hand.
     """
     size = os.fstat(log).st_size
     head = _first_line(log, size)
@@ -73,9 +76,13 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     if found is None:
         raise damaged(upload_id, "its last record does not verify")
     record, signer = found
-    if signer != state.create["key"] or record["t"] == "create":
+    # A chain that a `key` record handed over ends under a newer key; whether one did is for `read_chain` to see. No
+    # chain goes back to an older key, which may be in wrong hands by now.
+    if record["t"] == "create" or key.is_older(signer, state.key):
         raise damaged(upload_id, "its last record is not of this log")
-    return jump(state, record, line, end), size - end
+    if record["t"] == "key":
+        _check_known(record["key"], key, upload_id)
+    return jump(replace(state, key=signer), record, line, end), size - end
 
 
 def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bool) -> Chain:
@@ -95,10 +102,11 @@ def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bo
     lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
     state = _create_state(lines[0] + b"\n", upload_id, key)
     segments: list[SegmentEntry] = []
-    for text in lines[1:]:
+    for number, text in enumerate(lines[1:], start=2):
         line = text + b"\n"
-        # The last signature was verified above; through `prev` it covers every line before it.
-        record = _verified(line, upload_id, key, state) if every_signature else _parse(line, upload_id)
+        # Through `prev` the last signature covers every line before it.
+        signed = every_signature or number == len(lines)
+        record = _verified(line, upload_id, key, state) if signed else _parse(line, upload_id)
         state, entries = follow(state, record, line)
         segments += entries
     if state.last_hash != last_hash:
@@ -128,7 +136,7 @@ def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState,
 def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     found = verify_line(line, key)
     if found is None:
-        raise damaged(upload_id, "its create record does not verify")
+        raise damaged(upload_id, f"its create record does not verify{_unknown_signer(line, key)}")
     record, signer = found
     if record.get("t") != "create" or record.get("id") != upload_id or record.get("key") != signer:
         raise damaged(upload_id, "its create record is of another upload")
@@ -137,9 +145,31 @@ def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
 
 def _verified(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> Record:
     found = verify_line(line, key)
-    if found is None or found[1] != state.create["key"]:
+    if found is None:
         raise damaged(upload_id, "a record does not verify")
-    return found[0]
+    record, signer = found
+    # An upload that was finished under a key retired since can only be ended under a newer one.
+    newer_end = record["t"] == "end" and key.is_older(state.key, signer)
+    if signer != state.key and not newer_end:
+        raise damaged(upload_id, "a record is signed by another key than the one its log was handed to")
+    return record
+
+
+def _check_known(wanted: str, key: SigningKey, upload_id: str) -> None:
+    if not key.knows(wanted):
+        message = (
+            f"upload {upload_id} goes on under the signing key {wanted}, which keys.signing_key does not hold; "
+            "its bytes are safe, put the rotated key in place"
+        )
+        raise KeyMissingError(message)
+
+
+def _unknown_signer(line: bytes, key: SigningKey) -> str:
+    """Return a hint where the line names a key that is not at hand. Nothing of the line is trusted."""
+    found = _NAMED_KEY.search(line)
+    if found is None or key.knows(found[1].decode("ascii")):
+        return ""
+    return f" (it names the key {found[1].decode('ascii')}, which keys.signing_key does not hold; put it back)"
 
 
 def _parse(line: bytes, upload_id: str) -> Record:
