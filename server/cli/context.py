@@ -6,7 +6,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,8 +14,9 @@ import typer
 
 from dropoff_tus.ids import is_token, is_upload_id, upload_id
 from server import logs
-from server.config import Config, load_config, parse_duration
+from server.config import Config, load_config
 from server.lifespan import Services, open_services
+from server.units import parse_time
 
 T = TypeVar("T")
 ConfigOption = Annotated[
@@ -71,20 +72,20 @@ def stamp(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def parse_time(text: str | None, option: str) -> datetime | None:
-    """Read `7d` from now, or an RFC 3339 time."""
-    if not text:
+def time_option(text: str | None, option: str) -> datetime | None:
+    """Read `7d` from now, or an RFC 3339 time; it must lie ahead."""
+    if not text or text == "0":
         return None
+    now = datetime.now(UTC)
     try:
-        return datetime.now(UTC) + timedelta(seconds=parse_duration(text))
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        message = f"{option}: write e.g. 7d, or a time such as 2030-01-31T12:00:00Z"
+        moment = parse_time(text, now)
+    except ValueError as error:
+        message = f"{option} {error}"
         raise CommandError(message) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if moment <= now:
+        message = f"{option} lies in the past; write a time to come, or e.g. 7d"
+        raise CommandError(message)
+    return moment
 
 
 async def find_upload(services: Services, text: str) -> str:

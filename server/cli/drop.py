@@ -16,15 +16,16 @@ from server.cli.context import (
     ConfigOption,
     JsonOption,
     note,
-    parse_time,
     print_json,
     say,
     show,
     stamp,
+    time_option,
     with_services,
 )
-from server.config import Config, config_path, parse_size
+from server.config import Config, config_path
 from server.lifespan import Services
+from server.units import parse_size
 from storage.keys import check_recipient
 
 app = typer.Typer(help="Make and manage drop-offs: an upload URL and a code.", no_args_is_help=True)
@@ -147,7 +148,7 @@ def create(  # noqa: PLR0917 - its options
             ),
             recipients=recipients,
             sealed=sealed or defaults.sealed,
-            expires_at=parse_time(expires or defaults.expires, "--expires"),
+            expires_at=time_option(expires or defaults.expires, "--expires"),
         )
         return created_json(conf, *await create_drop(services, new))
 

@@ -13,6 +13,7 @@ import typer
 from server.cli.context import CommandError, JsonOption, note, print_json, say
 from server.cli.drop import NewDrop, create_drop, created_json, say_created
 from server.config import ConfigError, load_config
+from server.config_source import PREFIX
 from server.lifespan import open_services
 from storage.catalog import migrate
 from storage.keys import check_recipient, generate_root_identity, generate_server_keys
@@ -106,7 +107,8 @@ def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], ke
     )
     file.chmod(0o600)
     try:
-        config = load_config(file)
+        # What is made lies in the folder, wherever the environment would have a running server look.
+        config = load_config(file, _shown_settings())
     except ConfigError as error:
         message = f"the new configuration would be wrong: {error}"
         raise CommandError(message) from None
@@ -117,6 +119,11 @@ def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], ke
             return created_json(config, *await create_drop(services, NewDrop(name="First drop-off")))
 
     return asyncio.run(first())
+
+
+def _shown_settings() -> dict[str, str]:
+    """Return the overrides that only change the addresses shown."""
+    return {name: value for name, value in os.environ.items() if name.startswith(f"{PREFIX}SERVER__")}
 
 
 def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: bool) -> None:

@@ -1,1 +1,1 @@
-"""Tests of server."""
+"""The parts of `server` that need neither a socket nor a store."""

@@ -1,0 +1,151 @@
+"""Where the configuration's text comes from: the TOML file, and the environment laid over it.
+
+`DROPOFF_TUS__SECTION__KEY` overrides a key, `DROPOFF_TUS__SECTION__KEY_FILE` reads it from a file. A name that does not
+exist, and both forms at once, are mistakes. What the values mean is `server.config`'s to say.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_origin
+
+PREFIX = "DROPOFF_TUS__"
+_FILE_SUFFIX = "_FILE"
+_NEARLY_PREFIX = re.compile(r"DROPOFF_?TUS_+[A-Z0-9]+__", re.IGNORECASE)
+_TOML_PLACE = re.compile(r"\s*\(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+_FLAGS = {"true": True, "false": False}
+
+Names = Mapping[str, Mapping[str, Any]]
+"""Sections, their keys, and the types of these."""
+
+
+class SourceError(Exception):
+    """The file cannot be read, or is not TOML; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class Overrides:
+    """What the environment said: which variable gave each key, and what was wrong with others."""
+
+    variables: dict[tuple[str, str], str] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        SourceError: Of TOML's own mistakes with line and column.
+    """
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        message = (
+            f"there is no configuration at {file}; make one with `dropoff-tus init --dir DIR`, or name it with --config"
+        )
+        raise SourceError(message) from None
+    except OSError as error:
+        message = f"cannot read the configuration {file}: {error.strerror}"
+        raise SourceError(message) from None
+    except UnicodeDecodeError:
+        message = f"{file} is not UTF-8 text; save it as UTF-8"
+        raise SourceError(message) from None
+    except RecursionError:
+        message = f"{file} is nested too deeply; sections hold plain keys"
+        raise SourceError(message) from None
+    except ValueError as error:  # TOMLDecodeError, and numbers too long for Python
+        text, place = str(error), ""
+        found = _TOML_PLACE.search(text)
+        if found is not None:
+            text = text[: found.start()]
+            place = f", line {found[1]}, column {found[2]}" if found[1] else ", at its end"
+        message = f"{file}{place}: this is not TOML: {text[:1].lower()}{text[1:]}"
+        raise SourceError(message) from None
+
+
+def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names) -> Overrides:
+    """Put the environment's values into the tables; what is wrong there is collected, and changes nothing."""
+    done = Overrides()
+    for variable in sorted(environment):
+        if not variable.startswith(PREFIX):
+            if _NEARLY_PREFIX.match(variable):
+                done.mistakes.append(f"{variable}: there is no such setting{did_you_mean_variable(variable, names)}")
+            continue
+        section, key, from_file = _parse(variable, names)
+        if key not in names.get(section, {}):
+            done.mistakes.append(f"{variable}: there is no such setting{did_you_mean_variable(variable, names)}")
+            continue
+        if (section, key) in done.variables:
+            done.mistakes.append(f"{variable} and {done.variables[section, key]} are both set; keep one of them")
+            continue
+        done.variables[section, key] = variable
+        value = environment[variable]
+        if from_file:
+            try:
+                value = Path(value).read_bytes().decode("utf-8").strip()
+            except OSError as error:
+                done.mistakes.append(f"{variable}: cannot read the file it names: {error.strerror}")
+                continue
+            except ValueError:
+                done.mistakes.append(f"{variable}: the file it names is not UTF-8 text")
+                continue
+        table = tree.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = _value(value, names[section][key])
+    return done
+
+
+def _parse(variable: str, names: Names) -> tuple[str, str, bool]:
+    """Return section, key, and whether the value is in a file; the key is as it stands if it is not known."""
+    section, _, key = variable.removeprefix(PREFIX).partition("__")
+    if section != section.upper() or key != key.upper():
+        return "", "", False  # other names than the documented ones, to a system that tells them apart
+    section, key = section.lower(), key.lower()
+    if key.endswith(_FILE_SUFFIX.lower()) and key not in names.get(section, {}):
+        return section, key.removesuffix(_FILE_SUFFIX.lower()), True
+    return section, key, False
+
+
+def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
+    """Return what TOML would have given for a variable's text; what does not fit stays text, and is refused later."""
+    if get_origin(kind) is tuple:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if kind is bool:
+        return _FLAGS.get(text.strip().lower(), text)
+    if kind in {int, float} and _WHOLE.fullmatch(text.strip()):
+        return int(text)
+    return text
+
+
+def did_you_mean_variable(variable: str, names: Names) -> str:
+    """Return a hint at the variable that was meant, or at where all names are."""
+    known = [f"{PREFIX}{section}__{key}".upper() for section, keys in names.items() for key in keys]
+    if variable.upper().endswith(_FILE_SUFFIX):
+        known = [name + _FILE_SUFFIX for name in known]
+    return _hint(difflib.get_close_matches(variable.upper(), known, 1, 0.8))
+
+
+def did_you_mean_key(section: str, key: str, names: Names) -> str:
+    """Return a hint at the key that was meant: of this section, else of another."""
+    near = difflib.get_close_matches(key.lower(), names.get(section, {}), 1, 0.6)
+    if near:
+        return _hint([f"{section}.{near[0]}"])
+    elsewhere = [f"{other}.{key.lower()}" for other, keys in names.items() if key.lower() in keys]
+    return _hint(elsewhere[:1])
+
+
+def did_you_mean_section(section: str, names: Names) -> str:
+    """Return a hint at the section that was meant, or at the one that has a key of this name."""
+    near = difflib.get_close_matches(section.lower(), names, 1, 0.6)
+    owner = [f"{other}.{section.lower()}" for other, keys in names.items() if section.lower() in keys]
+    return _hint([f"[{near[0]}]"] if near else owner[:1])
+
+
+def _hint(candidates: Iterable[str]) -> str:
+    for candidate in candidates:
+        return f"; did you mean {candidate}?"
+    return "; config.example.toml has all names"

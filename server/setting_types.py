@@ -1,0 +1,157 @@
+"""The types of the configuration's keys. Each says in a sentence what to write instead of what it refuses.
+
+Lists arrive as tuples. No message repeats the value, which may be a secret. Paths are relative to the `folder` of the
+validation context.
+"""
+
+import ipaddress
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationInfo
+
+from server.units import parse_duration, parse_size, parse_time
+
+_LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+_LAST_PORT = 65535
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_PATH = re.compile(r"[!-~]*")
+_SOCKET_PATH_BYTES = 107
+"""What the system has room for in the name of a unix socket."""
+_ELSEWHERE = ("command:", "env:")
+
+
+def _networks(value: object) -> object:
+    help_text = 'write a list such as ["127.0.0.1", "10.0.0.0/8"]'
+    if not isinstance(value, tuple):
+        message = f"must be a list of addresses or networks; {help_text}"
+        raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
+    try:
+        return tuple(ipaddress.ip_network(item, strict=False) for item in value if _is_text(item))
+    except ValueError:
+        message = f"has an entry that is no address or network; {help_text}"
+        raise ValueError(message) from None
+
+
+def _is_text(item: object) -> bool:
+    if isinstance(item, str):
+        return True
+    message = "is not text"
+    raise ValueError(message)
+
+
+def _listen(value: object) -> object:
+    found = _LISTEN.fullmatch(value) if isinstance(value, str) else None
+    if found is None or not 0 < int(found[3]) <= _LAST_PORT or not _is_host(found[1]):
+        message = 'is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"'
+        raise ValueError(message)
+    return value
+
+
+def _is_host(ipv6: str | None) -> bool:
+    try:
+        return ipv6 is None or bool(ipaddress.IPv6Address(ipv6))
+    except ValueError:
+        return False
+
+
+def _public_url(value: object) -> object:
+    help_text = 'write e.g. "https://drop.example.org" or "https://example.org/drop"'
+    parts = _url(value)
+    if parts is None:
+        message = f"is not an http or https URL; {help_text}"
+        raise ValueError(message)
+    if parts.query or parts.fragment:
+        message = f"has a query or a fragment; {help_text}"
+        raise ValueError(message)
+    return str(value).rstrip("/")
+
+
+def _origins(value: object) -> object:
+    help_text = 'write a list of origins such as ["https://portal.example.org"]'
+    if not isinstance(value, tuple):
+        message = f"must be a list; {help_text}"
+        raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
+    for item in value:
+        parts = _url(item)
+        if item != "*" and (parts is None or item != f"{parts.scheme}://{parts.netloc}"):
+            message = f"has an entry that is no origin (scheme, host and port, nothing behind); {help_text}"
+            raise ValueError(message)
+    return value
+
+
+def _url(value: object) -> Any:  # noqa: ANN401 - urllib's parts, or None
+    """Split an http URL with a host that can be one and no user; None if it is none."""
+    if not isinstance(value, str) or _PATH.fullmatch(value) is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return None
+    host = parts.netloc.removesuffix("" if port is None else f":{port}")
+    return parts if parts.scheme in {"http", "https"} and _HOST.fullmatch(host) else None
+
+
+def _when(value: object) -> object:
+    parse_time(value, datetime.now(UTC))
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _path(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str) or not value or "\0" in value:
+        message = 'is not a path; write it in quotes, e.g. "store" or "/srv/dropoff/store"'
+        raise ValueError(message)
+    return _folder(info) / value
+
+
+def _socket(value: object, info: ValidationInfo) -> object:
+    path = _path(value, info)
+    if len(os.fsencode(str(path))) > _SOCKET_PATH_BYTES:
+        message = f"is longer than the {_SOCKET_PATH_BYTES} bytes that a socket's path may have; write a shorter one"
+        raise ValueError(message)
+    return path
+
+
+def _key_source(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, str) and value.startswith(_ELSEWHERE):
+        if value.partition(":")[2].strip():
+            return value
+    elif isinstance(value, str) and value:
+        return str(_path(value, info))
+    message = 'is not a source of a key; write a file, "command:PROGRAM ARGUMENTS" or "env:NAME"'
+    raise ValueError(message)
+
+
+def _catalog_url(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str) or "://" not in value:
+        message = 'is not a database URL; write e.g. "sqlite:///catalog.sqlite3" or "postgresql://user@host/db"'
+        raise ValueError(message)
+    relative = value.removeprefix("sqlite:///")
+    if relative in {value, ""} or relative.startswith("/"):
+        return value
+    return f"sqlite:///{_folder(info) / relative}"
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """Return the file's folder, to which paths are relative."""
+    context = info.context or {}
+    return Path(context.get("folder", "."))
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+When = Annotated[str, BeforeValidator(_when)]
+Count = Annotated[int, Field(ge=0)]
+Listen = Annotated[str, BeforeValidator(_listen)]
+PublicUrl = Annotated[str, BeforeValidator(_public_url)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+SocketPath = Annotated[Path, BeforeValidator(_socket)]
+KeySource = Annotated[str, BeforeValidator(_key_source)]
+CatalogUrl = Annotated[str, BeforeValidator(_catalog_url)]

@@ -1,0 +1,91 @@
+"""What people write for sizes, durations and times: in the configuration, in the environment and on the command line.
+
+Every function raises ValueError with a predicate that says what to write instead, to be put behind a name.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
+_SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)", re.IGNORECASE)
+_MOST_BYTES = 2**63 - 1
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w)\s*")
+_MOST_SECONDS = 36525 * 86400.0
+"""A hundred years: beyond it a date may have no name, and nobody means it."""
+
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_TIME_HELP = 'write a duration from now such as "7d", or a time with its zone such as "2030-01-31T12:00:00Z"'
+
+
+def parse_size(value: object) -> int:
+    """Read a size in bytes: a whole number, or a string with a unit such as `1GiB` or `500 MB`."""
+    help_text = 'write a number of bytes, or e.g. "1GiB" or "500MB"'
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
+            message = f"is not a size; {help_text}"
+            raise ValueError(message)
+        factor = _SIZE_UNITS.get(found[2].lower())
+        if factor is None:
+            message = f"has a unit that is not known; {help_text} (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)"
+            raise ValueError(message)
+        size = int(Decimal(found[1]) * factor)
+    if not 0 <= size <= _MOST_BYTES:
+        message = f"must be from 0 to {_MOST_BYTES} bytes; {help_text}"
+        raise ValueError(message)
+    return size
+
+
+def parse_duration(value: object) -> float:
+    """Read a duration in seconds: a string such as `60s`, `1h30m` or `7d`; `0` means never, or none."""
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        message = f'needs a unit; write e.g. "{value}s", or "7d"'
+        raise ValueError(message)  # noqa: TRY004 - one kind of error for everything written wrongly
+    text = value.strip().lower() if isinstance(value, str) else ""
+    parts = _DURATION_PART.findall(text)
+    if not parts or _DURATION_PART.sub("", text):
+        message = 'is not a duration; write e.g. "60s", "1h30m" or "7d"'
+        raise ValueError(message)
+    seconds = float(sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
+    if seconds > _MOST_SECONDS:
+        message = "is longer than a hundred years; write 0 for never"
+        raise ValueError(message)
+    return seconds
+
+
+def parse_time(value: object, now: datetime) -> datetime:
+    """Read a time: RFC 3339 with a zone, or a duration from `now`.
+
+    Args:
+        value: What was written; TOML's own dates too.
+        now: The present, aware.
+    """
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, str) and _RFC3339.fullmatch(value.strip()):
+        try:
+            moment = datetime.fromisoformat(value.strip().upper())
+        except ValueError:
+            message = f"is no day or time that exists; {_TIME_HELP}"
+            raise ValueError(message) from None
+    else:
+        try:
+            seconds = parse_duration(value)
+        except ValueError:
+            message = f"is not a time; {_TIME_HELP}"
+            raise ValueError(message) from None
+        moment = now + timedelta(seconds=seconds)
+    if moment.tzinfo is None:
+        message = f"has no zone; {_TIME_HELP}"
+        raise ValueError(message)
+    return moment.astimezone(UTC)
