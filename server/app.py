@@ -14,8 +14,9 @@ from server import appkeys, pages, tus
 from server.config import Config
 from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
-from server.lifespan import StartError, services
+from server.lifespan import services
 from server.middleware import around
+from server.services import StartError
 
 _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18

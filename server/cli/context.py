@@ -15,7 +15,7 @@ import typer
 from dropoff_tus.ids import is_token, is_upload_id, upload_id
 from server import logs
 from server.config import Config, load_config
-from server.lifespan import Services, open_services
+from server.services import Services, open_services
 from server.units import parse_time
 
 T = TypeVar("T")

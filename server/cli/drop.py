@@ -24,7 +24,7 @@ from server.cli.context import (
     with_services,
 )
 from server.config import Config, config_path
-from server.lifespan import Services
+from server.services import Services
 from server.units import parse_size
 from storage.keys import check_recipient
 

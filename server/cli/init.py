@@ -14,7 +14,7 @@ from server.cli.context import CommandError, JsonOption, note, print_json, say
 from server.cli.drop import NewDrop, create_drop, created_json, say_created
 from server.config import ConfigError, load_config
 from server.config_source import PREFIX
-from server.lifespan import open_services
+from server.services import open_services
 from storage.catalog import migrate
 from storage.keys import check_recipient, generate_root_identity, generate_server_keys
 

@@ -9,7 +9,7 @@ from dropoff_tus.errors import DropoffError
 from server.cli import drop, init, run, store, upload
 from server.cli.context import CommandError
 from server.config import ConfigError
-from server.lifespan import StartError
+from server.services import StartError
 from storage.catalog import CatalogError
 from storage.keys import KeySourceError
 

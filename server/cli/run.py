@@ -8,7 +8,7 @@ from server import app as application
 from server import logs
 from server.cli.context import CommandError, ConfigOption, note, say
 from server.config import load_config
-from server.lifespan import key_places
+from server.services import key_places
 from storage.catalog import check_url, migrate
 from storage.keys import check_recipient, load_server_keys
 

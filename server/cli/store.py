@@ -14,7 +14,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Role
 from server.cli.context import CommandError, ConfigOption, JsonOption, find_upload, note, print_json, say, with_services
 from server.config import Config
-from server.lifespan import Services
+from server.services import Services
 from storage.check import Finding, check_store
 from storage.keys import generate_root_identity
 

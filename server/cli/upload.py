@@ -25,7 +25,7 @@ from server.cli.context import (
     with_services,
 )
 from server.config import Config
-from server.lifespan import Services
+from server.services import Services
 from storage.keys import read_identity_file
 
 app = typer.Typer(help="List, export and delete what was received.", no_args_is_help=True)

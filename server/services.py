@@ -1,0 +1,88 @@
+"""The one composition root: opens keys, store and catalog and wires the use cases, for the server and for each command.
+
+It knows nothing of HTTP, so that a command starts without a web server's imports.
+"""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.clock import SystemClock
+from server.config import Config
+from server.uploads import Uploads, UploadSettings
+from storage.catalog import CatalogError, SqlCatalog, open_catalog
+from storage.engine import FileStore, StoreSettings
+from storage.keys import KeyPlaces, KeySourceError, ServerKeys, load_server_keys
+
+TOKEN_BYTES = 16
+
+
+class StartError(Exception):
+    """The program cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that was opened."""
+
+    keys: ServerKeys
+    store: FileStore
+    catalog: SqlCatalog
+    uploads: Uploads
+
+
+def key_places(config: Config) -> KeyPlaces:
+    """Return the sources of the keys that the configuration names."""
+    keys = config.keys
+    return KeyPlaces(
+        signing_key=str(keys.signing_key),
+        code_key=str(keys.code_key),
+        managed_identity=str(keys.managed_identity),
+        ingest_dir=Path(keys.ingest_dir),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_services(config: Config) -> AsyncIterator[Services]:
+    """Open keys, store and catalog.
+
+    Raises:
+        StartError: One of them cannot be opened.
+    """
+    settings = StoreSettings(
+        root=Path(config.store.dir),
+        keys_dir=Path(config.store.keys_dir),
+        root_recipients=tuple(config.keys.root_recipients),
+        durability=config.store.durability,
+        digest=config.store.digest,
+        free_space_floor_bytes=config.store.free_space_floor,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            keys = load_server_keys(key_places(config))
+            catalog = await stack.enter_async_context(open_catalog(config.catalog.url))
+            store = FileStore(settings, keys)
+            await store.start()
+        except (KeySourceError, CatalogError) as error:
+            raise StartError(str(error)) from error
+        except OSError as error:
+            message = f"cannot use the store at {settings.root}: {error.strerror}"
+            raise StartError(message) from error
+        stack.push_async_callback(store.close)
+        uploads = Uploads(
+            store,
+            catalog,
+            SystemClock(),
+            lambda: os.urandom(TOKEN_BYTES).hex(),
+            keys.final_token,
+            UploadSettings(
+                max_upload_bytes=config.tus.max_upload_bytes,
+                expire_after_seconds=config.tus.expire_after,
+                terminate_finished=config.tus.terminate_finished,
+                body_idle_timeout_seconds=config.tus.body_idle_timeout,
+            ),
+        )
+        stack.push_async_callback(uploads.close)
+        yield Services(keys, store, catalog, uploads)
