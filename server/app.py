@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from server.config import Config
 from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
 from server.lifespan import services
+from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
 from server.middleware import around
 from server.services import StartError
 
@@ -80,7 +82,7 @@ def serve(config: Config) -> int:
         run = uvloop.run
     try:
         run(_serve(config))
-    except StartError as error:
+    except (ListenError, StartError) as error:
         print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
         return 1
     return 0
@@ -97,55 +99,63 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    runner = Runner(create_app(config), config)
-    monitor: web.AppRunner | None = None
-    try:
+    context = _tls(config)
+    async with contextlib.AsyncExitStack() as stack:
+        # All addresses first: beside a running server nothing may be opened, let alone repaired.
+        public, monitoring = _listen(config, stack)
+        runner = Runner(create_app(config), config)
+        stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        url = await _listen(runner, config)
-        monitor = await _monitor(runner.app, config)
-        print(f"ready {url}", flush=True)  # noqa: T201 - the command's answer
+        if monitoring:
+            monitor = web.AppRunner(_monitoring(runner.app), access_log=None)
+            stack.push_async_callback(monitor.cleanup)
+            await monitor.setup()
+            await _accept(monitor, monitoring, None)
+        await _accept(runner, public, context)
+        print(f"ready {_url(config)}", flush=True)  # noqa: T201 - the command's answer
         await stopping.wait()
-    finally:
-        await runner.cleanup()
-        if monitor is not None:
-            await monitor.cleanup()
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> str:
+def _tls(config: Config) -> ssl.SSLContext | None:
     server = config.server
-    context: ssl.SSLContext | None = None
-    if server.tls_cert and server.tls_key:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(server.tls_cert, server.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            message = f"server.tls_cert or server.tls_key cannot be used: {error}"
-            raise StartError(message) from error
-    if server.unix_socket:
-        await _start(web.UnixSite(runner, str(server.unix_socket), backlog=1024), str(server.unix_socket))
-    scheme = "https" if context else "http"
-    await _start(
-        web.TCPSite(runner, server.host, server.port, ssl_context=context, backlog=1024), f"{server.host}:{server.port}"
-    )
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return str(server.public_url or f"{scheme}://{host}:{server.port}").rstrip("/")
-
-
-async def _start(site: web.BaseSite, name: str) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        message = f"cannot listen on {name}: {error.strerror or error}; is another server running there?"
-        raise StartError(message) from error
-
-
-async def _monitor(app: web.Application, config: Config) -> web.AppRunner | None:
-    if not config.monitoring.listen:
+    if not server.tls_cert or not server.tls_key:
         return None
-    monitor = web.AppRunner(
-        monitoring_app(app[appkeys.METRICS], app[appkeys.STORE], app[appkeys.CATALOG]), access_log=None
-    )
-    await monitor.setup()
-    host, _, port = str(config.monitoring.listen).rpartition(":")
-    await _start(web.TCPSite(monitor, host.strip("[]"), int(port)), str(config.monitoring.listen))
-    return monitor
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        message = f"server.tls_cert or server.tls_key cannot be used: {error}"
+        raise StartError(message) from error
+    return context
+
+
+def _listen(config: Config, stack: contextlib.AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Bind the public addresses and those for monitoring; `stack` closes them."""
+    server, monitoring = config.server, config.monitoring.listen
+    public = listen_on(server.host, server.port, f"server.listen = {server.listen}")
+    bound = [stack.enter_context(listening) for listening in public]
+    if server.unix_socket:
+        name = f"server.unix_socket = {server.unix_socket}"
+        bound.append(stack.enter_context(listen_on_unix(server.unix_socket, name)))
+    if not monitoring:
+        return bound, []
+    host, _, port = monitoring.rpartition(":")
+    others = listen_on(host.strip("[]"), int(port), f"monitoring.listen = {monitoring}")
+    return bound, [stack.enter_context(listening) for listening in others]
+
+
+async def _accept(runner: web.AppRunner, sockets: list[socket.socket], context: ssl.SSLContext | None) -> None:
+    for listening in sockets:
+        # A unix socket is for this machine alone, so it needs no TLS.
+        tls = None if listening.family == socket.AF_UNIX else context
+        await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
+
+
+def _url(config: Config) -> str:
+    server = config.server
+    scheme = "https" if server.tls_cert else "http"
+    return str(server.public_url or f"{scheme}://{server.listen}").rstrip("/")
+
+
+def _monitoring(app: web.Application) -> web.Application:
+    return monitoring_app(app[appkeys.METRICS], app[appkeys.STORE], app[appkeys.CATALOG])

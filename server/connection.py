@@ -14,11 +14,15 @@ from typing import Any
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
+from dropoff_tus.messages import TUS_VERSION
 from server.forwarded import Network, in_networks
 
 _log = logging.getLogger(__name__)
+SERVER_NAME = "dropoff-tus"  # aiohttp would tell its version and Python's
 # aiohttp needs two turns of the event loop from a request's last header to its handler.
 _TURNS_TO_BEGIN = 8
+# The path is not known, so these must do for all routes.
+_REFUSAL_HEADERS = {"X-Content-Type-Options": "nosniff", "Tus-Resumable": TUS_VERSION, "Server": SERVER_NAME}
 # aiohttp's own logger would print tracebacks with headers in them, codes included.
 quiet_logger = logging.getLogger("server.quiet")
 quiet_logger.setLevel(logging.CRITICAL + 1)
@@ -159,7 +163,7 @@ class HardenedHandler(RequestHandler):
             raise ConnectionError(text)
         malformed = status < 500  # noqa: PLR2004
         text = "ERR_MALFORMED_REQUEST: this is not HTTP we accept\n" if malformed else "ERR_INTERNAL: try again later\n"
-        response = web.Response(status=status, text=text, headers={"X-Content-Type-Options": "nosniff"})
+        response = web.Response(status=status, text=text, headers=_REFUSAL_HEADERS)
         response.force_close()
         return response
 

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from dropoff_tus import wire
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, MethodNotAllowedError
 from server.appkeys import CONFIG, METRICS
+from server.connection import SERVER_NAME
 
 _log = logging.getLogger("server.request")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,7 +43,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     status, code = 500, None
     try:
         try:
-            response = await handler(request)
+            # Its target is no path, so no route is ever found for it.
+            response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
         except DropoffError as error:
             code, response = error.code, _refuse(request, error)
         except web.HTTPException as error:
@@ -79,6 +81,11 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
 
 
+async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
+    message = "this is no proxy"
+    raise MethodNotAllowedError(message, allow=("GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"))
+
+
 def _where(error: BaseException) -> str:
     """Name the place an error came from, without its text."""
     place = error.__traceback__
@@ -88,18 +95,21 @@ def _where(error: BaseException) -> str:
 
 
 def _refuse(request: web.Request, error: DropoffError) -> web.Response:
-    head = request.method == "HEAD" or request.get("method") == "HEAD"
+    # What HEAD may answer matters for uploads alone; elsewhere aiohttp leaves the body out.
+    head = "HEAD" in {request.method, request.get("method")} and request.path.startswith("/files/")
     status, headers, body = wire.render_error(error, head=head)
     response = web.Response(status=status, body=body or None, content_type="text/plain", charset="utf-8")
     for name, value in headers:
         response.headers[name] = value
-    if error.close_connection:
+    if error.close_connection or request.method == "CONNECT":
         response.force_close()
     return response
 
 
 def _decorate(request: web.Request, response: web.StreamResponse, request_id: str) -> None:
     response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = SERVER_NAME
     origins = request.app[CONFIG].tus.cors_origins
     if not origins:
         return

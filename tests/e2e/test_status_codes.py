@@ -411,6 +411,30 @@ def _expect(connection: RawConnection, site: TusSite, url: str, offset: int, len
     connection.send(site.message("PATCH", url, headers))
 
 
+_KNOWN_TO_THE_PARSER = [
+    *("ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "LINK", "LOCK", "M-SEARCH", "MERGE", "MKACTIVITY", "MKCALENDAR"),
+    *("MKCOL", "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH"),
+    *("SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE"),
+]
+
+
+@pytest.mark.parametrize("method", _KNOWN_TO_THE_PARSER)
+def test_method_of_other_protocols_answers_405_with_allow(site: TusSite, method: str) -> None:
+    """Whatever the parser lets through is told what this resource knows."""
+    for url in (site.upload_url, site.upload_url + "0" * 32):
+        assert "OPTIONS" in assert_refused(site.request(method, url, {}), 405).needed("Allow")
+
+
+@pytest.mark.parametrize("method", ["BREW", "patch", "Get", "X", "PATCHX", "DESCRIBE", "P@TCH", "PRI"])
+def test_method_unknown_to_the_parser_answers_the_fixed_400(site: TusSite, method: str) -> None:
+    """A method that the parser does not know ends before any route: one text that quotes nothing, and the end."""
+    with site.connect() as connection:
+        connection.send(site.message(method, site.upload_url, {"Tus-Resumable": TUS}))
+        answer = assert_refused(connection.read_response(), 400, "ERR_MALFORMED_REQUEST")
+        assert answer.body == b"ERR_MALFORMED_REQUEST: this is not HTTP we accept\n"
+        assert connection.is_closed_within(2)
+
+
 @pytest.mark.parametrize(("offset", "length", "status"), [(3, 2, 409), (0, 6, 413)])
 def test_expect_100_continue_of_hopeless_request_gets_its_refusal_at_once(
     site: TusSite, offset: int, length: int, status: int

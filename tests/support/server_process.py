@@ -89,6 +89,7 @@ class ServerProcess:
         self._out = folder / "serve.stdout"
         self._err = folder / "serve.stderr"
         self._process: subprocess.Popen[bytes] | None = None
+        self._seen_bytes = 0
         made = json.loads(
             self._run("init", "--dir", str(self.data), "--listen", f"127.0.0.1:{self.port}", "--json").stdout
         )
@@ -103,7 +104,11 @@ class ServerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop at its end, in order if the server lets us."""
+        """Stop at its end."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop if it runs, in order if the server lets us."""
         if self._process is not None:
             with contextlib.suppress(ProgramError):
                 self.stop()
@@ -118,7 +123,12 @@ class ServerProcess:
         Raises:
             ProgramError: It ended, or did not get ready in time.
         """
-        seen_bytes = self._out.stat().st_size if self._out.exists() else 0
+        self.launch()
+        self.wait_until_ready(timeout_seconds=timeout_seconds)
+
+    def launch(self) -> None:
+        """Run `serve` and do not wait."""
+        self._seen_bytes = self._out.stat().st_size if self._out.exists() else 0
         with self._out.open("ab") as out, self._err.open("ab") as err:
             self._process = subprocess.Popen(
                 [*program(), "serve", "--config", str(self.config)],
@@ -128,10 +138,17 @@ class ServerProcess:
                 cwd=self.folder,
                 env=self._environment(),
             )
+
+    def wait_until_ready(self, *, timeout_seconds: float = 30) -> None:
+        """Wait until `serve`, once launched, says that it accepts.
+
+        Raises:
+            ProgramError: It ended, or did not get ready in time.
+        """
         deadline = time.monotonic() + timeout_seconds
-        while not any(line.startswith(b"ready ") for line in self._out.read_bytes()[seen_bytes:].splitlines()):
-            if self._process.poll() is not None:
-                message = f"serve ended with {self._process.returncode}: {self.log_text[-2000:]}"
+        while not self.is_ready:
+            if not self.is_running:
+                message = f"serve ended with {self._running.returncode}: {self.log_text[-2000:]}"
                 self._process = None
                 raise ProgramError(message)
             if time.monotonic() > deadline:
@@ -181,6 +198,11 @@ class ServerProcess:
     def is_running(self) -> bool:
         """Tell whether the process is there."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether it has said that it accepts."""
+        return any(line.startswith(b"ready ") for line in self._out.read_bytes()[self._seen_bytes :].splitlines())
 
     @property
     def pid(self) -> int:
