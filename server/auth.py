@@ -1,23 +1,32 @@
 """Who may create: the code of a drop-off, one answer and the same work for every wrong one."""
 
 import hmac
+import time
 from collections.abc import Callable
 
-from dropoff_tus.errors import AccessDeniedError
+from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Grant
 from dropoff_tus.ports import Catalog
+from server.throttle import Throttle
 
 _NO_MAC = bytes(32)
 _UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 class Auth:
-    """Checks codes."""
+    """Checks codes, and slows wrong ones per client address and per drop-off."""
 
-    def __init__(self, catalog: Catalog, code_mac: Callable[[str], bytes]) -> None:
-        """Take the catalog and the server's keyed hash of codes."""
-        self._catalog, self._code_mac = catalog, code_mac
+    def __init__(
+        self,
+        catalog: Catalog,
+        code_mac: Callable[[str], bytes],
+        wrong_codes_per_hour: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the catalog, the server's keyed hash of codes, the limit of wrong ones (0: none) and the time."""
+        self._catalog, self._code_mac, self._monotonic = catalog, code_mac, monotonic
+        self._by_address, self._by_drop = Throttle(wrong_codes_per_hour), Throttle(wrong_codes_per_hour)
 
     async def grant(self, drop_id: str, code: str | None) -> Grant:
         """Return the grant for a drop-off and a code.
@@ -25,8 +34,7 @@ class Auth:
         Raises:
             AccessDeniedError: Unknown drop-off, wrong or missing code: the same error after the same work.
         """
-        # An id of another form is looked up all the same, under a name that no drop-off has.
-        dropoff = await self._catalog.dropoff(drop_id if is_drop_id(drop_id) else _UNKNOWN_ID)
+        dropoff = await self._catalog.dropoff(_lookup_id(drop_id))
         presented = self._code_mac(code or "")
         expected = dropoff.code_mac if dropoff is not None and dropoff.code_mac is not None else _NO_MAC
         right = hmac.compare_digest(presented, expected)
@@ -34,3 +42,32 @@ class Auth:
             message = "there is no such drop-off, or the code is wrong; check both with whoever gave you the code"
             raise AccessDeniedError(message)
         return Grant(dropoff)
+
+    async def grant_slowly(self, drop_id: str, code: str | None, client: str | None) -> Grant:
+        """Do the same, and count wrong codes. A right one is always let in, however many wrong ones come.
+
+        Args:
+            drop_id: As it stands in the URL.
+            code: As it was typed; None if there was none.
+            client: What to count the client as (see `forwarded.client_of`); None where nobody knows.
+
+        Raises:
+            AccessDeniedError: As `grant`.
+            TooManyWrongCodesError: The same, once too often.
+        """
+        try:
+            return await self.grant(drop_id, code)
+        except AccessDeniedError:
+            now = self._monotonic()
+            # A client that is over its own limit takes nothing from the drop-off's.
+            wait_seconds = self._by_address.count(client, now) if client is not None else 0
+            wait_seconds = wait_seconds or self._by_drop.count(_lookup_id(drop_id), now)
+            if not wait_seconds:
+                raise
+        message = "too many wrong codes came; check yours, a right one is let in at any time"
+        raise TooManyWrongCodesError(message, retry_after_seconds=wait_seconds)
+
+
+def _lookup_id(drop_id: str) -> str:
+    """Return what to look up: an id of another form has to cost as much, under a name that no drop-off has."""
+    return drop_id if is_drop_id(drop_id) else _UNKNOWN_ID

@@ -15,7 +15,7 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from dropoff_tus.messages import TUS_VERSION
-from server.forwarded import Network, in_networks
+from server.forwarded import Network, in_networks, throttled_as
 
 _log = logging.getLogger(__name__)
 SERVER_NAME = "dropoff-tus"  # aiohttp would tell its version and Python's
@@ -55,37 +55,40 @@ class HardenedServer(web.Server):
         """Make the protocol of one connection."""
         return HardenedHandler(self, loop=asyncio.get_running_loop(), **self._arguments)
 
-    def admit(self, address: str | None) -> bool:
-        """Count a new connection in, or refuse it."""
-        counted = address is not None and not in_networks(address, self._trusted)
+    def counted_as(self, address: str) -> str | None:
+        """Return what a peer's connections are counted under; None for our proxies, who connect for many."""
+        return None if in_networks(address, self._trusted) else throttled_as(address)
+
+    def admit(self, name: str | None) -> bool:
+        """Count a new connection in, or refuse it. `name` is from `counted_as`, or None for a unix socket."""
         if self._most and self._open >= self._most:
             return False
-        if counted and self._most_per_address and self._by_address[str(address)] >= self._most_per_address:
-            return False
+        if name is not None:
+            if self._most_per_address and self._by_address[name] >= self._most_per_address:
+                return False
+            self._by_address[name] += 1
         self._open += 1
-        if address is not None:
-            self._by_address[address] += 1
         return True
 
-    def leave(self, address: str | None) -> None:
+    def leave(self, name: str | None) -> None:
         """Count a connection out."""
         self._open -= 1
-        if address is not None:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+        if name is not None:
+            self._by_address[name] -= 1
+            if not self._by_address[name]:
+                del self._by_address[name]
 
 
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_address", "_admitted", "_half_closed", "_hardened", "_header_timer", "_make_request", "_payload")
+    __slots__ = ("_admitted", "_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""
         super().__init__(manager, **arguments)
         self._hardened = manager
-        self._address: str | None = None
+        self._name: str | None = None
         self._admitted = False
         self._half_closed = False
         self._header_timer: asyncio.TimerHandle | None = None
@@ -96,8 +99,8 @@ class HardenedHandler(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit, or drop at once."""
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if isinstance(peer, tuple) else None
-        self._admitted = self._hardened.admit(self._address)
+        self._name = self._hardened.counted_as(str(peer[0])) if isinstance(peer, tuple) else None
+        self._admitted = self._hardened.admit(self._name)
         super().connection_made(transport)
         if self._admitted:
             self._start_timer()
@@ -109,7 +112,7 @@ class HardenedHandler(RequestHandler):
         self._stop_timer()
         if self._admitted:
             self._admitted = False
-            self._hardened.leave(self._address)
+            self._hardened.leave(self._name)
         self._lose(exc, _TURNS_TO_BEGIN)
 
     def _lose(self, exc: BaseException | None, turns: int) -> None:

@@ -1,59 +1,161 @@
 """What address and URL the client used, told by proxies we trust and nobody else.
 
-Source: RFC 7239; docs/architecture.md, Behind a proxy.
+Each proxy adds, on the right, whom it was asked by. So the chain is read from the right: as long as an address is a
+trusted proxy's, the next one to the left is that proxy's word; the first other address is the client, and what stands
+left of it is the client's invention. At nonsense the reading stops.
+
+Source: RFC 7239; docs/http.md, Behind a proxy.
 """
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
+from dropoff_tus.headers import Headers
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_NODE = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
+# RFC 7239, section 4: forwarded-pair, with either form of value; section 7.1 allows spaces around commas.
+_PAIR = re.compile(r'\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s",;=]*))\s*')
+_CLIENT_PREFIX_BITS = 64
+_MAX_HOPS = 32
 
 
-def is_trusted(request: web.BaseRequest, networks: Sequence[Network]) -> bool:
-    """Tell whether the direct peer is a configured proxy. A unix socket is: only this machine reaches it."""
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not isinstance(peer, tuple):
-        return True
-    return in_networks(str(peer[0]), networks)
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of the client. `address` is None where nobody said; scheme and host are empty likewise."""
+
+    address: str | None
+    scheme: str = ""
+    host: str = ""
 
 
 def in_networks(address: str, networks: Sequence[Network]) -> bool:
     """Tell whether an address lies in one of the networks."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
+    parsed = _address(address)
+    return parsed is not None and any(parsed in network for network in networks)
+
+
+def throttled_as(address: str) -> str:
+    """Return what stands for an address where clients are counted: IPv6 hands a /64 to everyone, so that counts."""
+    parsed = _address(address)
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed or address)
+    return str(ipaddress.IPv6Network((int(parsed), _CLIENT_PREFIX_BITS), strict=False))
+
+
+def origin(peer: str | None, headers: Headers, networks: Sequence[Network]) -> Origin:
+    """Read who asked, and how.
+
+    Args:
+        peer: The address at the other end of the connection; None for a unix socket, which only this machine reaches.
+        headers: The request's.
+        networks: The proxies that are believed.
+    """
+    if peer is not None and not in_networks(peer, networks):
+        return Origin(peer)
+    found = Origin(peer)
+    for hop in _hops(headers):
+        found = Origin(hop.address or found.address, hop.scheme or found.scheme, hop.host or found.host)
+        if hop.address is None or not in_networks(hop.address, networks):
+            break
+    return found
+
+
+def origin_of(request: web.BaseRequest, networks: Sequence[Network]) -> Origin:
+    """Read who sent a request."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return origin(str(peer[0]) if isinstance(peer, tuple) else None, tuple(request.headers.items()), networks)
+
+
+def client_of(request: web.BaseRequest, networks: Sequence[Network]) -> str | None:
+    """Return what to count a request's client as; None where its address is not known."""
+    address = origin_of(request, networks).address
+    return None if address is None else throttled_as(address)
 
 
 def base_url(request: web.BaseRequest, public_url: str | None, networks: Sequence[Network]) -> str:
     """Return scheme, host and path prefix of our URLs as the client sees them, without a slash at the end."""
     if public_url:
         return public_url.rstrip("/")
-    scheme, host = request.scheme, request.headers.get("Host", "")
-    if is_trusted(request, networks):
-        proto, forwarded_host = _forwarded(request)
-        if proto in _DEFAULT_PORTS:
-            scheme = proto
-        host = forwarded_host or host
+    told = origin_of(request, networks)
+    scheme = told.scheme if told.scheme in _DEFAULT_PORTS else request.scheme
+    host = told.host or request.headers.get("Host", "")
     if _HOST.fullmatch(host) is None:
         return ""
     return f"{scheme}://{host.removesuffix(_DEFAULT_PORTS[scheme])}"
 
 
-def _forwarded(request: web.BaseRequest) -> tuple[str, str]:
-    """Return (protocol, host) from Forwarded, or else from X-Forwarded-*; empty where absent."""
-    header = request.headers.get("Forwarded")
-    if header:
-        fields = {
-            name.strip().lower(): value.strip().strip('"')
-            for name, _, value in (part.partition("=") for part in header.split(",")[-1].split(";"))
-        }
-        return fields.get("proto", "").lower(), fields.get("host", "")
-    proto = request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower()
-    return proto, request.headers.get("X-Forwarded-Host", "").split(",")[-1].strip()
+def _hops(headers: Headers) -> Iterator[Origin]:
+    """Yield what each proxy said, the nearest first: from Forwarded if it is there and makes sense, else from X-…."""
+    standard = _forwarded(", ".join(_all(headers, "Forwarded")))
+    if standard:
+        yield from reversed(standard[-_MAX_HOPS:])
+        return
+    addresses = _values(headers, "X-Forwarded-For")
+    schemes = _values(headers, "X-Forwarded-Proto")
+    hosts = _values(headers, "X-Forwarded-Host")
+    for place in range(min(_MAX_HOPS, max(len(addresses), len(schemes), len(hosts)))):
+        yield Origin(
+            _node(addresses[place]) if place < len(addresses) else None,
+            schemes[place].lower() if place < len(schemes) else "",
+            hosts[place] if place < len(hosts) else "",
+        )
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    """Return the members of a list header, the last first."""
+    return [value.strip() for value in reversed(",".join(_all(headers, name)).split(","))]
+
+
+def _all(headers: Headers, name: str) -> list[str]:
+    return [value for key, value in headers if key.lower() == name.lower()]
+
+
+def _forwarded(text: str) -> list[Origin]:
+    """Read a Forwarded header; nothing of it where it does not follow the grammar.
+
+    Source: RFC 7239, section 4.
+    """
+    elements: list[dict[str, str]] = [{}]
+    position = 0
+    while position < len(text):
+        pair = _PAIR.match(text, position)
+        if pair is not None:
+            quoted = pair[2]
+            value = pair[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            elements[-1].setdefault(pair[1].lower(), value)
+            position = pair.end()
+        if position < len(text):
+            if text[position] not in ",;":
+                return []
+            if text[position] == ",":
+                elements.append({})
+            position += 1
+    return [
+        Origin(_node(element.get("for", "")), element.get("proto", "").lower(), element.get("host", ""))
+        for element in elements
+        if element
+    ]
+
+
+def _node(text: str) -> str | None:
+    """Read an address with or without a port; names such as `unknown` are none."""
+    found = _NODE.fullmatch(text)
+    parsed = _address(found[1] or found[2] or found[3]) if found else None
+    return None if parsed is None else str(parsed)
+
+
+def _address(text: str) -> Address | None:
+    """Read an address; an IPv4 one in IPv6's clothes is that IPv4 one."""
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None) or parsed

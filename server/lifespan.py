@@ -24,7 +24,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
         app[appkeys.UPLOADS] = opened.uploads
-        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac)
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, app[appkeys.CONFIG].limits.wrong_codes_per_hour)
         app[appkeys.METRICS] = Metrics()
         app.on_shutdown.append(lambda _: opened.store.stop_appends())
         report = await opened.uploads.reconcile()

@@ -11,7 +11,7 @@ from dropoff_tus.ids import is_drop_id
 from dropoff_tus.policy import check_window
 from server.appkeys import AUTH, CONFIG
 from server.clock import SystemClock
-from server.forwarded import base_url
+from server.forwarded import base_url, client_of
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -60,7 +60,9 @@ async def info(request: web.Request) -> web.Response:
     """Say what the drop-off takes, to whoever has the code."""
     request["route"] = "info"
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
-    grant = await request.app[AUTH].grant(request.match_info["drop_id"], wire.presented_code(headers))
+    client = client_of(request, request.app[CONFIG].server.trusted_proxies)
+    code = wire.presented_code(headers)
+    grant = await request.app[AUTH].grant_slowly(request.match_info["drop_id"], code, client)
     drop = grant.dropoff
     state = "open"
     try:

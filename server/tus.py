@@ -12,7 +12,7 @@ from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
 from server.body import StreamBody
-from server.forwarded import base_url
+from server.forwarded import base_url, client_of
 
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
@@ -70,7 +70,8 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
         wire.check_version("POST", headers)
     wire.effective_method(request.method, headers, on_upload=False)
     code = wire.presented_code(headers)
-    grant = await request.app[AUTH].grant(drop_id, code)
+    client = client_of(request, config.server.trusted_proxies)
+    grant = await request.app[AUTH].grant_slowly(drop_id, code, client)
     wire.check_sizes(headers)
     create = wire.parse_create(headers, drop_id=drop_id, presented=code)
     drop_url = f"{base_url(request, config.server.public_url, config.server.trusted_proxies)}/files/{drop_id}/"
