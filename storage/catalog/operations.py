@@ -189,7 +189,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     """Raise, or with a length settle, what an open upload may still take.
 
     A total below the present one is no change unless it settles, so a repetition is harmless. An upload whose bytes are
-    all here has nothing more to reserve.
+    all here has nothing more to reserve, and a concatenation never has: it takes what its parts took.
 
     Raises:
         UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
@@ -201,6 +201,8 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     if present.state in ENDED:
         raise UploadGoneError("this upload has ended")
     if present.state is not UploadState.OPEN or (length is None and reserved_bytes <= present.reserved_bytes):
+        return
+    if present.role is Role.FINAL:
         return
     row = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=present.drop_id)[0]
     decide(read_dropoff(row), read_usage(row, without_reserved_bytes=present.reserved_bytes))
@@ -248,6 +250,9 @@ def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: 
 
     One end may follow another (an operator deletes what expired). Parts follow a final to its end alone: while it is
     checked they stay what they are.
+
+    Raises:
+        PartInUseError: A final has claimed it; only that one can end it.
     """
     if state is not UploadState.CHECKING and state not in ENDED:
         raise ValueError("this state is not for set_state")
@@ -258,6 +263,8 @@ def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: 
     present = read_upload(rows[0])
     if present.state is state or (state is UploadState.CHECKING and present.state not in HOLDING):
         return False
+    if present.final_id is not None and present.state not in ENDED:
+        raise PartInUseError("this upload is a part of another one; end that one")
     values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
     if state is UploadState.CHECKING:
         used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, PartInUseError
 from dropoff_tus.model import Dropoff, Role, UploadState
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.integration.catalog.harness import (
@@ -129,8 +129,12 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(upload=uploads, state=st.sampled_from([UploadState.CHECKING, *ENDED]))
     def move(self, upload: str, state: UploadState) -> None:
-        """Check or end; an answer of True must be true."""
+        """Check or end; an answer of True must be true, and a claimed part ends with its final alone."""
         before = self._do(self.catalog.upload(upload))
+        if before is not None and before.final_id is not None and before.state not in ENDED and state in ENDED:
+            with pytest.raises(PartInUseError):
+                self._do(self.catalog.set_state(upload, state, NOW))
+            return
         changed = self._do(self.catalog.set_state(upload, state, NOW))
         after = self._do(self.catalog.upload(upload))
         assert changed == (before != after)
