@@ -44,13 +44,16 @@ class Metadata:
         return next((value for name, value in self.pairs if name == key), None)
 
     @property
+    def raw_filename(self) -> bytes | None:
+        """The client's name for the file: `filename`, else `name`; whatever bytes it sent."""
+        value = self.get("filename")
+        return self.get("name") if value is None else value
+
+    @property
     def filename(self) -> str | None:
-        """The client's name for the file: `filename`, else `name`; undecodable bytes are replaced."""
-        for key in ("filename", "name"):
-            value = self.get(key)
-            if value is not None:
-                return value.decode("utf-8", "replace")
-        return None
+        """The client's name for the file as text; undecodable bytes are replaced."""
+        name = self.raw_filename
+        return None if name is None else name.decode("utf-8", "replace")
 
     @property
     def filetype(self) -> str | None:

@@ -134,11 +134,13 @@ class Lease(Protocol):
         """
         ...
 
-    async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
-        """Write the final record and the encrypted receipt, then seal if the upload is to be; again is a no-op.
+    async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
+        """Write the final record and the encrypted receipts, then seal if the upload is to be; again is a no-op.
 
-        Partial uploads get the final record alone. `token` None (after a restart) leaves out the uploader's copy
-        of the receipt unless it is there already.
+        Partial uploads get the final record alone.
+
+        Raises:
+            KeyMissingError: No receipt is here, and none can be written since the metadata cannot be read.
         """
         ...
 
@@ -313,6 +315,9 @@ class Catalog(Protocol):
         """Move to CHECKING, REJECTED, TERMINATED, EXPIRED or DELETED; the last four give back all it took.
 
         For a FINAL its parts follow. False if it was in that state already or is unknown.
+
+        Raises:
+            PartInUseError: It is a part that a final has claimed, which ends with that final alone.
         """
         ...
 

@@ -7,7 +7,13 @@ from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 
 from dropoff_tus import protocol
-from dropoff_tus.errors import DropoffError, TerminateFinishedError, UploadNotFoundError
+from dropoff_tus.errors import (
+    CatalogUnavailableError,
+    DropoffError,
+    PartInUseError,
+    TerminateFinishedError,
+    UploadNotFoundError,
+)
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports import Catalog, Clock, Lease, Store
 from server.finishing import Finisher
@@ -66,15 +72,30 @@ class Ender:
         return row is not None and row.final_id is not None
 
     async def end(self, lease: Lease, state: UploadState, why: str) -> None:
-        """End a leased upload. `why` is a fixed phrase."""
+        """End a leased upload. `why` is a fixed phrase.
+
+        Raises:
+            CatalogUnavailableError: It has ended, and the catalog is told as soon as it answers.
+        """
         await lease.end(state, why, self._clock.now())
-        await self._catalog.set_state(lease.upload.id, state, self._clock.now())
+        try:
+            await self._catalog.set_state(lease.upload.id, state, self._clock.now())
+        except CatalogUnavailableError:
+            self._finisher.finish_later(lease.upload.id)
+            raise
 
     # ---- by the operator --------------------------------------------------------------------------------------
 
     async def delete(self, upload_id: str) -> None:
-        """Shred an upload for the operator, finished or not."""
-        async with self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
+        """Shred an upload for the operator, finished or not.
+
+        Raises:
+            PartInUseError: A final has it, and would be damaged.
+            UploadLockedError: Another process has it.
+        """
+        async with self.claims, self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
+            if lease.upload.role is Role.PARTIAL and lease.upload.ended is None and await self._is_claimed(upload_id):
+                raise PartInUseError("this upload is a part of another one; delete that one")
             await self.end(lease, UploadState.DELETED, "by the operator")
 
     async def end_open(self, drop_id: str) -> None:
@@ -142,7 +163,7 @@ class Ender:
             if not condition(stored):
                 return 0
             if protocol.is_whole(stored) and stored.ended is None:
-                self._finisher.finish_later(row.id, None)
+                self._finisher.finish_later(row.id)
                 return 0
             async with self._store.lease(row.id) as lease:
                 if protocol.is_whole(lease.upload) or not condition(lease.upload):

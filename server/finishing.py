@@ -9,9 +9,11 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from dropoff_tus import headers, protocol
 from dropoff_tus.errors import (
+    AccessDeniedError,
     CatalogUnavailableError,
     DigestMismatchError,
     DropoffError,
@@ -21,7 +23,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Role, UploadState
+from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, UploadState, Usage
 from dropoff_tus.ports import Catalog, Clock, Lease, Store
 
 _log = logging.getLogger(__name__)
@@ -29,23 +31,31 @@ READ_BACK_BYTES = 1 << 30
 _NO_LIMIT = 1 << 63
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _HOPELESS = (
+    AccessDeniedError,
     DigestMismatchError,
     ServerShutdownError,
     UploadDamagedError,
     UploadGoneError,
     UploadNotFoundError,
 )
+_RECORDED = frozenset({UploadState.COMPLETE, UploadState.CHECKING})
 
 
 class Finisher:
     """Finishes uploads under their leases, at once or later."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, clock: Clock, retry_seconds: Sequence[float] = RETRY_SECONDS
+        self,
+        store: Store,
+        catalog: Catalog,
+        clock: Clock,
+        retry_seconds: Sequence[float] = RETRY_SECONDS,
+        read_back_bytes: int = READ_BACK_BYTES,
     ) -> None:
-        """Take the ports, and the delays between attempts (the last one is repeated)."""
+        """Take the ports, the delays between attempts (the last one is repeated), and what is read back at once."""
         self._store, self._catalog, self._clock = store, catalog, clock
         self._retry_seconds = retry_seconds
+        self.read_back_bytes = read_back_bytes
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -57,7 +67,7 @@ class Finisher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def finish(self, lease: Lease, token: str | None) -> bool:
+    async def finish(self, lease: Lease) -> bool:
         """Finish a whole upload as far as the client has to wait for it; may be repeated.
 
         Returns:
@@ -65,33 +75,39 @@ class Finisher:
 
         Raises:
             DigestMismatchError: It is rejected now.
-            CatalogUnavailableError: All is durable, and the server repeats the rest.
-            KeyMissingError, UploadDamagedError, StorageFullError, StorageFailedError: It is not finished.
+            UploadGoneError: It ended before.
+            UploadDamagedError: What is stored does not verify; it stays as it is.
+            CatalogUnavailableError, KeyMissingError, StorageFullError, StorageFailedError: Every byte is durable, and
+                the server repeats the rest.
         """
         upload = lease.upload
         try:
-            state = await self._attempt(lease, token, READ_BACK_BYTES)
-        except CatalogUnavailableError:
-            self.finish_later(upload.id, token)
+            state = await self._attempt(lease, self.read_back_bytes)
+        except _HOPELESS:
             raise
+        except DropoffError:
+            self.finish_later(upload.id)
+            raise
+        if state in protocol.ENDED:
+            raise protocol.gone(state)
         if state is UploadState.CHECKING:
-            self.finish_later(upload.id, token)
+            self.finish_later(upload.id)
             return False
         return upload.role is not Role.PARTIAL
 
-    def finish_later(self, upload_id: str, token: str | None) -> None:
+    def finish_later(self, upload_id: str) -> None:
         """Finish in the background, again and again until it is done or hopeless."""
         if self._closed or upload_id in self._tasks:
             return
-        task = asyncio.get_running_loop().create_task(self._repeat(upload_id, token))
+        task = asyncio.get_running_loop().create_task(self._repeat(upload_id))
         self._tasks[upload_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(upload_id, None))
 
-    async def _repeat(self, upload_id: str, token: str | None) -> None:
+    async def _repeat(self, upload_id: str) -> None:
         for delay in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):
             try:
                 async with self._store.lease(upload_id) as lease:
-                    await self._attempt(lease, token, _NO_LIMIT)
+                    await self._attempt(lease, _NO_LIMIT)
             except _HOPELESS as error:
                 _log.warning("finishing ended", extra={"upload_id": upload_id, "code": error.code})
                 return
@@ -104,7 +120,7 @@ class Finisher:
                 return
             await asyncio.sleep(delay)
 
-    async def _attempt(self, lease: Lease, token: str | None, read_back_bytes: int) -> UploadState:
+    async def _attempt(self, lease: Lease, read_back_bytes: int) -> UploadState:
         """Go through all steps once; return the state reached."""
         upload, now = lease.upload, self._clock.now()
         if upload.ended is not None:
@@ -116,9 +132,24 @@ class Finisher:
             await lease.write_final(now)
             await self._catalog.set_state(upload.id, UploadState.CHECKING, now)
             return UploadState.CHECKING
-        done = await lease.complete(token, values, now)
-        await self._catalog.complete_upload(upload.id, done.size_bytes, now)
-        _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": done.size_bytes})
+        done = await lease.complete(values, now)
+        return await self._record(lease.upload, done.size_bytes, now)
+
+    async def _record(self, upload: StoredUpload, size_bytes: int, now: datetime) -> UploadState:
+        """Tell the catalog, which counts an upload once, however often it is told; return the state it has there."""
+        if await self._catalog.complete_upload(upload.id, size_bytes, now):
+            _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": size_bytes})
+            return UploadState.COMPLETE
+        row = await self._catalog.upload(upload.id)
+        if row is not None:
+            return row.state
+        # The catalog is older than the store: it was put back from a copy. The store is the truth about bytes.
+        for part_id in upload.parts:
+            part = await self._store.stat(part_id)
+            await self._record(part, part.offset, now)
+        await self._catalog.add_upload(_row_of(upload), _accept, parts=upload.parts)
+        await self._catalog.complete_upload(upload.id, size_bytes, now)
+        _log.warning("an upload was missing in the catalog and was added", extra={"upload_id": upload.id})
         return UploadState.COMPLETE
 
     async def _checked_digests(self, lease: Lease, read_back_bytes: int) -> dict[str, bytes] | None:
@@ -134,7 +165,8 @@ class Finisher:
         if metadata is None:
             if not upload.final:
                 raise KeyMissingError("the server cannot open this upload to check it; its bytes are safe")
-            # Sealed by an attempt that did not reach the catalog: the checks came before that.
+            # Sealed by an attempt that did not reach the catalog: the checks came before that. Should the metadata be
+            # missing for another reason, there is no receipt, and `complete` refuses.
             return {}
         expected = headers.digests(metadata)
         names = [digest.algorithm for digest in expected]
@@ -149,20 +181,33 @@ class Finisher:
         try:
             await self._catalog.set_state(lease.upload.id, UploadState.REJECTED, now)
         except CatalogUnavailableError:
-            self.finish_later(lease.upload.id, None)
+            self.finish_later(lease.upload.id)
         raise DigestMismatchError("the file does not match the digest in its metadata; it was rejected, upload it anew")
 
 
-async def is_recorded(catalog: Catalog, upload_id: str) -> bool:
-    """Tell whether a whole upload may be called success: complete, or only being read back.
+async def recorded_state(catalog: Catalog, upload_id: str) -> UploadState | None:
+    """Return COMPLETE or CHECKING where a whole upload may be called success; None where it may not yet.
 
     Raises:
-        UploadNotFoundError: The catalog does not know it.
         UploadGoneError: It was ended.
     """
     row = await catalog.upload(upload_id)
-    if row is None:
-        raise protocol.absent()
-    if row.state in protocol.ENDED:
+    if row is not None and row.state in protocol.ENDED:
         raise protocol.gone(row.state)
-    return row.state in {UploadState.COMPLETE, UploadState.CHECKING}
+    return row.state if row is not None and row.state in _RECORDED else None
+
+
+def _row_of(upload: StoredUpload) -> UploadRow:
+    return UploadRow(
+        id=upload.id,
+        drop_id=upload.drop_id,
+        role=upload.role,
+        mode=upload.mode,
+        state=UploadState.OPEN,
+        created_at=upload.created_at,
+        length=upload.length,
+    )
+
+
+def _accept(_dropoff: Dropoff, _usage: Usage) -> None:
+    """Decide for what is here already."""

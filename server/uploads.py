@@ -28,7 +28,7 @@ from dropoff_tus.model import Dropoff, Grant, Role, StoredUpload, UploadRow, Upl
 from dropoff_tus.ports import Body, Catalog, Clock, Lease, NewUpload, Store
 from server import reconcile
 from server.ending import Ender
-from server.finishing import RETRY_SECONDS, Finisher, is_recorded
+from server.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state
 from server.reserving import Reservations
 
 ReconcileReport = reconcile.ReconcileReport
@@ -56,11 +56,15 @@ class Uploads:
         final_token: Callable[[Sequence[str]], str],
         settings: UploadSettings,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        read_back_bytes: int = READ_BACK_BYTES,
     ) -> None:
-        """Take the ports, the source of tokens, the token of a concatenation by its parts', and settings."""
+        """Take the ports, the source of tokens, the token of a concatenation by its parts', and settings.
+
+        The last two say when finishing is repeated, and up to which size it reads back while the client waits.
+        """
         self._store, self._catalog, self._clock = store, catalog, clock
         self._new_token, self._final_token, self._settings = new_token, final_token, settings
-        self._finisher = Finisher(store, catalog, clock, retry_seconds)
+        self._finisher = Finisher(store, catalog, clock, retry_seconds, read_back_bytes)
         self._reservations = Reservations(store, catalog, settings.max_upload_bytes)
         self._ender = Ender(
             store,
@@ -100,8 +104,8 @@ class Uploads:
             return created
         async with self._store.lease(stored.id, offset=0) as lease:
             if request.body is not None and body is not None:
-                await self._first_bytes(lease, token, request, body)
-            receipt = await self._finisher.finish(lease, token) if lease.upload.whole else False
+                await self._first_bytes(lease, request, body)
+            receipt = await self._finisher.finish(lease) if lease.upload.whole else False
             upload = lease.upload
         return replace(
             created,
@@ -165,7 +169,7 @@ class Uploads:
                 await self._catalog.drop_upload(row.id)
             raise
 
-    async def _first_bytes(self, lease: Lease, token: str, request: Create, body: Body) -> None:
+    async def _first_bytes(self, lease: Lease, request: Create, body: Body) -> None:
         """Append what came with a creation. The client has no URL yet, so a failed creation leaves nothing."""
         if request.body is None:
             return
@@ -173,7 +177,7 @@ class Uploads:
         try:
             if lease.upload.length is None:
                 body = await self._reservations.prepare(lease.upload, plan, body)
-            await self._append(lease, token, body, plan)
+            await self._append(lease, body, plan)
         except DropoffError:
             if not lease.upload.whole:
                 with suppress(DropoffError):
@@ -196,13 +200,14 @@ class Uploads:
             elif row.state in protocol.ENDED:
                 raise protocol.gone(row.state)
             elif row.state in {UploadState.COMPLETE, UploadState.CHECKING}:
-                return Created(location, row.id)
+                receipt = row.state is UploadState.COMPLETE
+                return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
             try:
                 await self._store.stat(row.id)
             except UploadNotFoundError:
                 await self._create_stored(row, token, request, drop, parts)
         async with self._store.lease(row.id) as lease:
-            receipt = await self._finisher.finish(lease, token)
+            receipt = await self._finisher.finish(lease)
         return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
 
     async def _parts_bytes(self, drop_id: str, parts: Sequence[str]) -> int:
@@ -231,37 +236,39 @@ class Uploads:
         stored = await self._stat(drop_id, token)
         server_max = self._settings.max_upload_bytes
         plan = protocol.decide_patch(stored, request, server_max)
-        if plan.ignore_body and await is_recorded(self._catalog, stored.id):
-            return Appended(stored.offset)
-        if stored.length is None:
-            body = await self._reservations.prepare(stored, plan, body)
         receipt = False
+        if plan.ignore_body and (state := await recorded_state(self._catalog, stored.id)) is not None:
+            receipt = state is UploadState.COMPLETE and stored.role is not Role.PARTIAL
+            return Appended(stored.offset, receipt=f"{upload_url}/receipt" if receipt and upload_url else None)
         async with self._store.lease(stored.id, offset=request.offset) as lease:
             self._check_present(lease.upload)
             plan = protocol.decide_patch(lease.upload, request, server_max)
             protocol.check_offset(lease.upload, plan)
             if not plan.ignore_body:
+                if lease.upload.length is None:
+                    # Under the lease: who declares a length settles what is reserved, and another may be writing.
+                    body = await self._reservations.prepare(lease.upload, plan, body)
                 if plan.declare_length is not None:
                     await lease.declare_length(plan.declare_length, self._clock.now())
-                await self._append(lease, token, body, plan)
+                await self._append(lease, body, plan)
             if protocol.is_whole(lease.upload):
-                receipt = await self._finisher.finish(lease, token)
+                receipt = await self._finisher.finish(lease)
             upload = lease.upload
         url = f"{upload_url}/receipt" if receipt and upload_url else None
         return Appended(upload.offset, self._expires_at(upload), url)
 
-    async def _append(self, lease: Lease, token: str, body: Body, plan: AppendPlan) -> None:
+    async def _append(self, lease: Lease, body: Body, plan: AppendPlan) -> None:
         """Append under the lease. Should the upload be whole in spite of an error, it is finished all the same."""
         try:
             await lease.append(body, plan, idle_timeout_seconds=self._settings.body_idle_timeout_seconds)
         except (UploadSizeExceededError, MaxSizeExceededError):
             # A body that went past the end: every byte that belongs to the upload is here.
             if lease.upload.whole:
-                await self._finisher.finish(lease, token)
+                await self._finisher.finish(lease)
             raise
         except DropoffError:
             if lease.upload.whole:
-                self._finisher.finish_later(lease.upload.id, token)
+                self._finisher.finish_later(lease.upload.id)
             raise
 
     # ---- asking -----------------------------------------------------------------------------------------------
@@ -276,9 +283,9 @@ class Uploads:
         if is_token(token):
             await self._store.settle(upload_id(token))
         stored = await self._stat(drop_id, token)
-        if protocol.is_whole(stored) and not await is_recorded(self._catalog, stored.id):
+        if protocol.is_whole(stored) and await recorded_state(self._catalog, stored.id) is None:
             # A client that reads offset = length goes home.
-            self._finisher.finish_later(stored.id, token)
+            self._finisher.finish_later(stored.id)
             raise UploadFinishingError("all bytes are here and the server is finishing; ask again shortly")
         metadata = await self._store.metadata(stored.id)
         shown = concat.render(stored.role, stored.parts)

@@ -49,6 +49,7 @@ class Known:
     state: LogState
     hashes: dict[str, Any] = field(default_factory=dict)
     metadata: Metadata | None = None
+    receipt_seed: bytes | None = field(default=None, repr=False)
     vouched: bool = False
 
 

@@ -16,7 +16,7 @@ from dropoff_tus.ports import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope
-from storage.keys import KeySourceError, parse_recipient, roots_hash
+from storage.keys import KeySourceError, parse_recipient, receipt_seed, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
@@ -30,7 +30,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         message = "no root recipient is configured (keys.root_recipients); nothing was stored"
         raise KeyMissingError(message)
     identity = Identity.generate(roots[0].key_type)
-    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), new.metadata)
+    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_seed(new.token), new.metadata)
     mode, epoch = new.policy.mode, None
     if mode is Mode.SEALED:
         try:
@@ -58,7 +58,10 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         raise (StorageFullError if error.errno == errno.ENOSPC else StorageFailedError)(text) from error
     state = initial_state(record, line)
     names = base.wanted_digests(new.digests) if new.role is not Role.FINAL else set()
-    base.known.put(new.id, Known(state, {name: new_hash(name) for name in names}, new.metadata, vouched=True))
+    base.known.put(
+        new.id,
+        Known(state, {name: new_hash(name) for name in names}, new.metadata, envelope.receipt_seed, vouched=True),
+    )
     return state.stored()
 
 

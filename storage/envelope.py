@@ -1,9 +1,8 @@
 """The envelope: an age file with an upload's identity and the client's metadata.
 
-Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex) and Upload-Metadata as received
-less the
-code. The create record commits to the random bytes and the metadata together, so the log binds them without showing
-them.
+Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex), the seed of the identity that opens
+the uploader's receipt, and Upload-Metadata as received less the code. The create record commits to the random bytes and
+the metadata together, so the log binds them without showing them.
 
 Source: docs/format.md, Envelope.
 """
@@ -33,6 +32,8 @@ class Envelope:
     upload_id: str
     identity: Identity
     salt: bytes = field(repr=False)
+    receipt_seed: bytes = field(repr=False)
+    """Of the identity that opens the uploader's copy of the receipt; derived from the upload's token."""
     metadata: Metadata = field(repr=False)
 
     def commitment(self) -> str:
@@ -47,6 +48,7 @@ class Envelope:
                 "id": self.upload_id,
                 "identity": self.identity.secret_text(),
                 "salt": self.salt.hex(),
+                "receipt": self.receipt_seed.hex(),
                 "metadata": [[key, base64.b64encode(value).decode()] for key, value in self.metadata.pairs],
             }
         )
@@ -75,6 +77,7 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
             upload_id=fields["id"],
             identity=Identity.parse(fields["identity"]),
             salt=bytes.fromhex(fields["salt"]),
+            receipt_seed=bytes.fromhex(fields["receipt"]),
             metadata=Metadata(
                 tuple((str(key), base64.b64decode(value, validate=True)) for key, value in fields["metadata"])
             ),

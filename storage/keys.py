@@ -23,6 +23,7 @@ from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Mode, SignedPolicy
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
+from storage.age.kdf import derive
 from storage.ingest import IngestKeys, identity_lines
 from storage.keysource import KeySourceError, read_source, write_owner_only
 
@@ -158,9 +159,17 @@ class ServerKeys:
             raise PolicyTamperedError(text)
 
 
-def receipt_url_identity(token: str, key_type: KeyType) -> Identity:
-    """Derive the identity that opens the uploader's copy of the receipt from the upload's URL token."""
-    return Identity(key_type, hmac.digest(_RECEIPT_URL_DOMAIN, token.encode("ascii"), "sha256"))
+def receipt_seed(token: str) -> bytes:
+    """Derive, from an upload's token, the 32 secret bytes of the identity that opens the uploader's receipt.
+
+    Source: docs/format.md, Receipt.
+    """
+    return derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
+
+
+def receipt_identity(seed: bytes, key_type: KeyType) -> Identity:
+    """Return the identity that opens the uploader's receipt."""
+    return Identity(key_type, seed)
 
 
 @functools.lru_cache(maxsize=256)

@@ -432,16 +432,16 @@ class FileLease:
         except OSError as error:
             raise self._failed(error) from error
 
-    async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
+    async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
         """Write the final record and the receipt, and seal; see the port."""
         await self.write_final(at)
-        return await self._pools.run(self._finish_files, token, digests)
+        return await self._pools.run(self._finish_files, digests)
 
-    def _finish_files(self, token: str | None, digests: dict[str, bytes]) -> Completion:
+    def _finish_files(self, digests: dict[str, bytes]) -> Completion:
         """After the final record: receipt, then seal. Every step may be repeated."""
         state = self.state
         if state.role is not Role.PARTIAL:
-            write_receipts(self._base, state, token, digests)
+            write_receipts(self._base, state, digests)
             if state.mode is Mode.SEALED:
                 seal(self._base, state)
         self._base.unfinished.pop(state.id, None)

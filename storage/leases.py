@@ -180,7 +180,7 @@ class Leases:
     def _vouch(self, state: LogState, known: Known) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""
         try:
-            known.metadata = open_own_envelope(self._base, state).metadata
+            envelope = open_own_envelope(self._base, state)
         except KeyMissingError:
             # A key that is missing may be put back; an envelope that is missing will not come again.
             if state.segments == 0 and not self._base.layout.of(state.id).server_envelope.exists():
@@ -190,6 +190,7 @@ class Leases:
             if state.segments == 0:
                 raise not_found() from None
             raise
+        known.metadata, known.receipt_seed = envelope.metadata, envelope.receipt_seed
         known.vouched = True
 
 

@@ -3,19 +3,22 @@
 Source: docs/format.md, Receipt.
 """
 
+import base64
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Mode
+from dropoff_tus.model import Metadata, Mode
 from storage.age import AgeError, KeyType, NoMatchingIdentity, decrypt, encrypt
 from storage.base import StoreBase
-from storage.keys import parse_identities, parse_recipient, receipt_url_identity, roots_hash
-from storage.log import LogState, sign_receipt, stamp, verify_receipt
+from storage.durable import failpoint
+from storage.keys import parse_identities, parse_recipient, receipt_identity, receipt_seed, roots_hash
+from storage.log import LogState, Record, sign_receipt, stamp, verify_receipt
 from storage.reading import open_own_envelope, open_with
 
+RECEIPT_VERSION = 1
 _ID_DOMAIN = b"dropoff-tus/receipt-id/v1\n"
 
 
@@ -24,45 +27,68 @@ def receipt_id(final_hash: str) -> str:
     return hashlib.sha256(_ID_DOMAIN + final_hash.encode()).hexdigest()[:32]
 
 
-def write_receipts(base: StoreBase, state: LogState, token: str | None, digests: dict[str, bytes]) -> None:
-    """Write both copies, durably; a repeated call finds the operators' copy, written last, and does nothing."""
+def write_receipts(base: StoreBase, state: LogState, digests: dict[str, bytes]) -> None:
+    """Write both copies, durably; does nothing where both are there.
+
+    Raises:
+        KeyMissingError: The metadata cannot be read. Sealing comes after the receipts, so without them this upload
+            was never checked to its end, whatever became of its envelope: it must not be called complete.
+    """
     paths = base.layout.of(state.id)
-    if paths.receipt.exists():
+    if paths.receipt.exists() and paths.url_receipt.exists():
         return
-    try:
-        metadata = open_own_envelope(base, state).metadata
-    except KeyMissingError:
-        if paths.server_envelope.exists():
-            # Not sealed yet: the identity is missing, and may be put back.
-            raise
-        # Sealed by an earlier attempt; the receipt came before that, so it can only have been removed since.
-        return
-    payload = {
-        "v": 1,
+    metadata, seed = _metadata_and_seed(base, state)
+    line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)
+    own = receipt_identity(seed, KeyType(state.key_type))
+    failpoint("before-receipts")
+    base.disk.replace(paths.url_receipt, encrypt(line, own.recipient))
+    failpoint("between-receipts")
+    base.disk.replace(paths.receipt, _for_operators(base, state, line))
+    failpoint("after-receipts")
+
+
+def _metadata_and_seed(base: StoreBase, state: LogState) -> tuple[Metadata, bytes]:
+    known = base.known.get(state.id)
+    if known is not None and known.metadata is not None and known.receipt_seed is not None:
+        return known.metadata, known.receipt_seed
+    envelope = open_own_envelope(base, state)
+    return envelope.metadata, envelope.receipt_seed
+
+
+def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict[str, bytes]) -> Record:
+    """Return what is signed: the same at every attempt, since it depends on the log, the envelope and the content."""
+    name = metadata.raw_filename
+    path, extra = None, {}
+    if name is not None:
+        path = name.decode("utf-8", "replace")
+        if path.encode() != name:
+            extra = {"path_base64": base64.b64encode(name).decode("ascii")}
+    return {
+        "v": RECEIPT_VERSION,
         "receipt": receipt_id(str(state.final_hash)),
+        "key": base.keys.signing.id,
         "drop": state.create["drop"],
         "upload": state.id,
-        "path": metadata.filename,
+        "path": path,
+        **extra,
         "length": state.offset,
         "created_at": state.create["at"],
         "completed_at": stamp(state.last_at),
         "final": state.final_hash,
         **{name: value.hex() for name, value in digests.items()},
     }
-    line = sign_receipt(payload, base.keys.signing)
-    if token is not None:
-        own = receipt_url_identity(token, KeyType(state.key_type))
-        base.disk.replace(paths.url_receipt, encrypt(line, own.recipient))
-    base.disk.replace(paths.receipt, _for_operators(base, state, line))
 
 
 def _for_operators(base: StoreBase, state: LogState, line: bytes) -> bytes:
-    # U opens it too, so that whoever opens the envelope, also after a rotation of the roots, has the receipt.
+    """Encrypt to those who can open the upload, and to nobody else.
+
+    They all have U's identity from the envelope, also where the drop-off has recipients of its own and after the roots
+    were rotated. The configured roots and the managed identity open it at once besides, where they may at all.
+    """
     recipients = [state.recipient]
     texts = base.settings.root_recipients
     if roots_hash(texts) == state.create["roots"]:
-        # Not where the drop-off has recipients of its own: the file's name and digest are theirs alone.
-        recipients += [recipient for recipient in map(parse_recipient, texts) if recipient.key_type == state.key_type]
+        recipients += [parse_recipient(text) for text in texts]
     managed = base.keys.managed_identity(state.key_type)
     if state.mode is Mode.MANAGED and managed is not None:
         recipients.append(managed.recipient)
@@ -86,6 +112,6 @@ def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | Non
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
         blob = base.layout.of(upload_id).url_receipt.read_bytes()
-        return decrypt(blob, [receipt_url_identity(token, KeyType(base.load(upload_id).key_type))])
+        return decrypt(blob, [receipt_identity(receipt_seed(token), KeyType(base.load(upload_id).key_type))])
     except (FileNotFoundError, AgeError):
         return None

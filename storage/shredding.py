@@ -8,6 +8,7 @@ from datetime import datetime
 
 from dropoff_tus.model import UploadState
 from storage.base import StoreBase
+from storage.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line
 
 
@@ -15,19 +16,24 @@ def seal(base: StoreBase, state: LogState) -> None:
     """Unlink the server's envelopes of a finished upload and its parts, durably."""
     for upload_id in (*state.parts, state.id):
         paths = base.layout.of(upload_id)
-        if base.disk.remove(paths.server_envelope):
-            base.disk.sync_path(paths.keys_folder)
+        base.disk.remove(paths.server_envelope)
+        failpoint("before-seal-sync")
+        # Also if it was gone: an attempt that was killed may have removed it without a sync.
+        base.disk.sync_path(paths.keys_folder)
         known = base.known.get(upload_id)
         if known is not None:
-            known.metadata = None
+            known.metadata = known.receipt_seed = None
+    failpoint("after-seal")
 
 
 def shred(base: StoreBase, state: LogState) -> None:
     """Remove the keys, durably, then the bytes. The log stays as a tombstone."""
     paths = base.layout.of(state.id)
+    failpoint("before-shred")
     removed = [base.disk.remove(path) for path in paths.key_files]
     if any(removed):
         base.disk.sync_path(paths.keys_folder)
+    failpoint("after-shred-keys")
     data = base.disk.open_existing(paths.data, write=True)
     try:
         base.disk.truncate(data, 0)
@@ -36,7 +42,8 @@ def shred(base: StoreBase, state: LogState) -> None:
     base.unfinished.pop(state.id, None)
     known = base.known.get(state.id)
     if known is not None:
-        known.metadata, known.hashes = None, {}
+        known.metadata = known.receipt_seed = None
+        known.hashes = {}
 
 
 def shred_part(base: StoreBase, part: str, state: UploadState, why: str, at: datetime) -> None:

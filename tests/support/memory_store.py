@@ -45,7 +45,6 @@ class Kept:
     receipt: dict[str, bytes] | None = None
     times_completed: int = 0
     carries_digests: bool = True
-    url_receipt: bool = False
     damaged: bool = False
 
 
@@ -303,9 +302,8 @@ class MemoryLease:
             kept.length = self._store.content_bytes(kept.new.id)
         return hashlib.sha256(kept.new.id.encode()).hexdigest()
 
-    async def complete(self, token: str | None, digests: dict[str, bytes], at: datetime) -> Completion:
+    async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
         """Write the final record and the receipt, then seal."""
-        self._kept.url_receipt = self._kept.url_receipt or token is not None
         await asyncio.sleep(0)
         if self._store.refuse_completion is not None:
             raise self._store.refuse_completion

@@ -90,11 +90,11 @@ class StoreKit:
             plan = AppendPlan(offset, len(data), None if cut else len(data))
             return await lease.append(BytesBody(data, cut=cut), plan, idle_timeout_seconds=5)
 
-    async def finish(self, upload_id: str, token: str | None) -> None:
+    async def finish(self, upload_id: str) -> None:
         """Finish an upload."""
         async with self.store.lease(upload_id) as lease:
             digests = await lease.digests([], read_back_bytes=1 << 30)
-            await lease.complete(token, digests or {}, datetime.now(UTC))
+            await lease.complete(digests or {}, datetime.now(UTC))
 
     async def read(self, upload_id: str, start: int = 0, stop: int | None = None) -> bytes:
         """Read a finished upload with the root identity."""

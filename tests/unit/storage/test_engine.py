@@ -31,12 +31,12 @@ async def test_upload_in_pieces_with_a_cut_reads_back_whole(tmp_path: Path, key_
     """What came before a cut is kept, and any range of the whole reads back."""
     kit = StoreKit(tmp_path, key_type=key_type)
     data = os.urandom(700_001)
-    token, upload = await kit.create(len(data))
+    _token, upload = await kit.create(len(data))
     with pytest.raises(BodyCutError):
         await kit.append(upload.id, 0, data[:333_333], cut=True)
     assert (await kit.store.stat(upload.id)).offset == 333_333
     await kit.append(upload.id, 333_333, data[333_333:])
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     assert await kit.read(upload.id) == data
     assert await kit.read(upload.id, 333_000, 400_000) == data[333_000:400_000]
     receipt = await kit.store.receipt(upload.id)
@@ -50,7 +50,7 @@ async def test_restart_with_torn_tails_keeps_every_committed_byte(tmp_path: Path
     """Half a log line and bytes past the commit are cut, and the upload goes on."""
     kit = StoreKit(tmp_path)
     data = os.urandom(100_000)
-    token, upload = await kit.create(len(data))
+    _token, upload = await kit.create(len(data))
     await kit.append(upload.id, 0, data[:60_000])
     paths = kit.store.layout.of(upload.id)
     for path in (paths.log, paths.data):
@@ -59,7 +59,7 @@ async def test_restart_with_torn_tails_keeps_every_committed_byte(tmp_path: Path
     kit.open()
     assert (await kit.store.stat(upload.id)).offset == 60_000
     await kit.append(upload.id, 60_000, data[60_000:])
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     assert await kit.read(upload.id) == data
 
 
@@ -85,9 +85,9 @@ async def test_flipped_bit_in_the_log_is_refused_and_truncates_nothing(tmp_path:
 async def test_flipped_bit_in_the_data_is_found_by_check_and_by_read(tmp_path: Path) -> None:
     """`store check` needs no key for it."""
     kit = StoreKit(tmp_path)
-    token, upload = await kit.create(5000)
+    _token, upload = await kit.create(5000)
     await kit.append(upload.id, 0, os.urandom(5000))
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     paths = kit.store.layout.of(upload.id)
     raw = bytearray(paths.data.read_bytes())
     raw[-40] ^= 1
@@ -102,14 +102,14 @@ async def test_flipped_bit_in_the_data_is_found_by_check_and_by_read(tmp_path: P
 async def test_checksum_mismatch_discards_the_body(tmp_path: Path) -> None:
     """The offset stays, and the next body goes there."""
     kit = StoreKit(tmp_path)
-    token, upload = await kit.create(10)
+    _token, upload = await kit.create(10)
     wrong = ExpectedChecksum("sha1", bytes(20))
     async with kit.store.lease(upload.id, offset=0) as lease:
         with pytest.raises(ChecksumMismatchError):
             await lease.append(BytesBody(b"0123456789"), AppendPlan(0, 10, 10, checksum=wrong), idle_timeout_seconds=5)
         assert lease.upload.offset == 0
     await kit.append(upload.id, 0, b"abcdefghij")
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     assert await kit.read(upload.id) == b"abcdefghij"
 
 
@@ -117,11 +117,11 @@ async def test_checksum_mismatch_discards_the_body(tmp_path: Path) -> None:
 async def test_sealed_upload_opens_with_the_root_alone(tmp_path: Path) -> None:
     """After finishing, no key of the server opens content or metadata."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
-    token, upload = await kit.create(1000, name=b"secret")
+    _token, upload = await kit.create(1000, name=b"secret")
     await kit.append(upload.id, 0, bytes(1000))
     kit.open()
     assert await kit.store.metadata(upload.id) is not None
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     assert await kit.store.metadata(upload.id) is None
     assert not kit.store.layout.of(upload.id).server_envelope.exists()
     with pytest.raises(KeyMissingError):
@@ -136,13 +136,13 @@ async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
     pieces = [os.urandom(70_000), b"", os.urandom(3)]
     parts = []
     for piece in pieces:
-        token, part = await kit.create(len(piece), role=Role.PARTIAL)
+        _token, part = await kit.create(len(piece), role=Role.PARTIAL)
         if piece:
             await kit.append(part.id, 0, piece)
-        await kit.finish(part.id, token)
+        await kit.finish(part.id)
         parts.append(part.id)
-    token, final = await kit.create(None, role=Role.FINAL, parts=parts)
-    await kit.finish(final.id, token)
+    _token, final = await kit.create(None, role=Role.FINAL, parts=parts)
+    await kit.finish(final.id)
     kit.open()
     assert await kit.read(final.id) == b"".join(pieces)
     assert [finding.problem async for finding in check_store(kit.store)] == [None] * 4
@@ -209,7 +209,7 @@ async def test_store_holds_no_marker_and_no_digest_in_the_clear(tmp_path: Path) 
     marker, name = b"MARKER-content-0123456789", b"MARKER-name.vcf"
     token, upload = await kit.create(len(marker), name=name)
     await kit.append(upload.id, 0, marker)
-    await kit.finish(upload.id, token)
+    await kit.finish(upload.id)
     needles = [marker, name, token.encode()]
     for value in (marker, name):
         for algorithm in ("md5", "sha1", "sha256", "sha512"):
