@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
 _UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 _DELETE_LEASE_SECONDS = 5.0
+_ENDING_SIDE_BY_SIDE = 16
 _CREATION_SECONDS = 3600
 """Longer than any creation takes from the moment it is dated to its row in the catalog."""
 Condition = Callable[[StoredUpload], bool]
@@ -98,12 +99,23 @@ class Ender:
                 raise PartInUseError("this upload is a part of another one; delete that one")
             await self.end(lease, UploadState.DELETED, "by the operator")
 
-    async def end_open(self, drop_id: str) -> None:
-        """End everything unfinished of a drop-off. What has all its bytes is finished as if nothing was."""
+    async def end_open(self, drop_id: str) -> int:
+        """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.
+
+        What has all its bytes is finished as if nothing was.
+        """
         rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])
         await self._store.interrupt([row.id for row in rows], UploadState.TERMINATED)
-        for row in rows:
-            await self._end_unless_whole(row, UploadState.TERMINATED, "drop-off closed by the operator", lambda _: True)
+        side_by_side = asyncio.Semaphore(_ENDING_SIDE_BY_SIDE)
+
+        async def end(row: UploadRow) -> None:
+            # One whose lease is not to be had must not make the others wait.
+            async with side_by_side:
+                why = "drop-off closed by the operator"
+                await self._end_unless_whole(row, UploadState.TERMINATED, why, lambda _: True)
+
+        await asyncio.gather(*(end(row) for row in rows))
+        return len(await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])) if rows else 0
 
     # ---- by time ----------------------------------------------------------------------------------------------
 

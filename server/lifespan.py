@@ -10,8 +10,9 @@ from aiohttp import web
 from dropoff_tus.errors import DropoffError
 from server import appkeys
 from server.auth import Auth
+from server.closing import ClosedDropoffs
 from server.health import Metrics
-from server.services import Services, open_services
+from server.services import open_services
 
 _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0
@@ -37,32 +38,20 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 "problems": len(report.problems or ()),
             },
         )
+        closed = ClosedDropoffs(opened.catalog, opened.uploads.end_open)
         loops = [
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
-            asyncio.create_task(_end_closed(opened)),
+            asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
         ]
         yield
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await closed.close()
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(seconds)
         with contextlib.suppress(DropoffError):
             await work()
-
-
-async def _end_closed(opened: Services) -> None:
-    """Watch for `drop close --now`, from whatever process."""
-    seen = -1
-    while True:
-        with contextlib.suppress(DropoffError):
-            version = await opened.catalog.version()
-            if version != seen:
-                for drop in await opened.catalog.dropoffs():
-                    if drop.ended:
-                        await opened.uploads.end_open(drop.id)
-                seen = version
-        await asyncio.sleep(_POLL_EVERY_SECONDS)
+        await asyncio.sleep(seconds)

@@ -330,9 +330,9 @@ class Uploads:
         """End what has been idle for too long, and let go of ingest keys; return how many were ended."""
         return await self._ender.expire()
 
-    async def end_open(self, drop_id: str) -> None:
-        """End everything unfinished of a drop-off: `drop close --now`."""
-        await self._ender.end_open(drop_id)
+    async def end_open(self, drop_id: str) -> int:
+        """End everything unfinished of a drop-off: `drop close --now`; return how many are open still."""
+        return await self._ender.end_open(drop_id)
 
     async def delete(self, row_id: str) -> None:
         """Shred an upload for the operator, finished or not."""

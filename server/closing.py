@@ -1,0 +1,71 @@
+"""`drop close --now`, from whatever process: a watch on the catalog that ends what is open, until nothing is left."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.ports import Catalog
+
+_log = logging.getLogger(__name__)
+_MAX_LOOKS = 32
+
+
+class ClosedDropoffs:
+    """Notices drop-offs whose uploads are to be ended, and repeats what failed."""
+
+    def __init__(self, catalog: Catalog, end_open: Callable[[str], Awaitable[int]]) -> None:
+        """Take the catalog, and what ends a drop-off's open uploads and returns how many are left."""
+        self._catalog, self._end_open = catalog, end_open
+        self._seen_version: int | None = None
+        self._unended: set[str] = set()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        # How many looks to wait for the next attempt, and how many were waited for the last one.
+        self._waiting: dict[str, int] = {}
+        self._waited: dict[str, int] = {}
+
+    async def look(self) -> None:
+        """Look once. Cheap while nothing has changed and nothing is left to do.
+
+        What is to be ended is ended beside the caller: an upload in use elsewhere must not keep the next drop-off
+        waiting.
+
+        Raises:
+            CatalogUnavailableError: Look again later.
+        """
+        version = await self._catalog.version()
+        changed = version != self._seen_version
+        if not changed and not self._unended:
+            return
+        ended = {drop.id for drop in await self._catalog.dropoffs() if drop.ended}
+        # One that was opened again keeps what it still has.
+        self._unended = ended if changed else self._unended & ended
+        self._seen_version = version
+        if changed:
+            self._waiting.clear()
+            self._waited.clear()
+        for drop_id in self._unended - self._running.keys():
+            if self._waiting.get(drop_id, 0) > 0:
+                self._waiting[drop_id] -= 1
+                continue
+            self._running[drop_id] = asyncio.create_task(self._end(drop_id))
+
+    async def close(self) -> None:
+        """Stop; the next start begins anew."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _end(self, drop_id: str) -> None:
+        try:
+            if await self._end_open(drop_id):
+                # An upload that is damaged will never be ended: ask less and less often, and keep the log readable.
+                self._waiting[drop_id] = self._waited.get(drop_id, 0)
+                self._waited[drop_id] = min(_MAX_LOOKS, 2 * self._waiting[drop_id] + 1)
+            else:
+                self._unended.discard(drop_id)
+        except DropoffError as error:
+            _log.warning("uploads could not be ended", extra={"drop_id": drop_id, "code": error.code})
+        finally:
+            del self._running[drop_id]
