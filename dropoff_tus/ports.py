@@ -92,8 +92,14 @@ class Lease(Protocol):
         """
         ...
 
-    async def append(self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float) -> int:
+    async def append(
+        self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float, hold_last: bool = False
+    ) -> int:
         """Seal and commit a body. On return and on every error below, what may be kept is durable.
+
+        With `hold_last`, the last commit waits for `complete` or `write_final`, which then cost one commit less, if
+        the body brings the upload to its length. `upload` counts those bytes already; nobody may be told of them
+        before. Whatever else happens to the lease commits them first.
 
         Returns:
             The durable offset.

@@ -260,7 +260,9 @@ class Uploads:
     async def _append(self, lease: Lease, body: Body, plan: AppendPlan) -> None:
         """Append under the lease. Should the upload be whole in spite of an error, it is finished all the same."""
         try:
-            await lease.append(body, plan, idle_timeout_seconds=self._settings.body_idle_timeout_seconds)
+            await lease.append(
+                body, plan, idle_timeout_seconds=self._settings.body_idle_timeout_seconds, hold_last=True
+            )
         except (UploadSizeExceededError, MaxSizeExceededError):
             # A body that went past the end: every byte that belongs to the upload is here.
             if lease.upload.whole:

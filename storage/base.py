@@ -77,13 +77,18 @@ class KnownUploads:
         """Know nothing of an upload any more."""
         self._known.pop(upload_id, None)
 
-    def update(self, state: LogState, hashes: dict[str, Any]) -> None:
-        """Keep an upload's newest state and running digests."""
+    def advance(self, state: LogState) -> None:
+        """Keep an upload's newest state."""
         known = self._known.get(state.id)
         if known is None:
-            known = Known(state)
-        known.state, known.hashes = state, hashes
-        self.put(state.id, known)
+            self.put(state.id, Known(state))
+        else:
+            known.state = state
+
+    def update(self, state: LogState, hashes: dict[str, Any]) -> None:
+        """Keep an upload's newest state, and other running digests than before."""
+        self.advance(state)
+        self._known[state.id].hashes = hashes
 
 
 class StoreBase:

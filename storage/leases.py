@@ -25,7 +25,8 @@ from dropoff_tus.errors import (
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
 from storage.base import Known, StoreBase
-from storage.lease import QUIET_SECONDS, FileLease, Holder
+from storage.holder import QUIET_SECONDS, Holder
+from storage.lease import FileLease
 from storage.log import LogState, check_signs
 from storage.pools import Pools
 from storage.reading import open_own_envelope
@@ -115,25 +116,35 @@ class Leases:
             yield lease
         finally:
             if lease is not None:
-                lease.close()
+                await lease.release()
             del self._holders[upload_id]
-            holder.answer_commits()
+            holder.let_go_of_body()
             holder.released.set()
 
     async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> FileLease:
-        log, data = await self._pools.run(self._open_files, upload_id)
+        while True:
+            opened = await self._pools.run(self._try_open, upload_id, for_append)
+            if opened is not None:
+                state, log, data = opened
+                return FileLease(self._base, self._pools, holder, state, log, data)
+            if time.monotonic() > deadline:
+                message = "the upload is in use by another process"
+                raise UploadLockedError(message)
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
+
+    def _try_open(self, upload_id: str, for_append: bool) -> tuple[LogState, int, int] | None:  # noqa: FBT001
+        """Open, lock and recover; None if another process holds the lock."""
+        log, data = self._open_files(upload_id)
         try:
-            while not await self._pools.run(_try_lock, log):
-                if time.monotonic() > deadline:
-                    message = "the upload is in use by another process"
-                    raise UploadLockedError(message)  # noqa: TRY301 - the descriptors are closed below
-                await asyncio.sleep(_LOCK_POLL_SECONDS)
-            state = await self._pools.run(self._recover, upload_id, log, data, for_append)
+            if _try_lock(log):
+                return self._recover(upload_id, log, data, for_append), log, data
         except BaseException:
             os.close(log)
             os.close(data)
             raise
-        return FileLease(self._base, self._pools, holder, state, log, data)
+        os.close(log)
+        os.close(data)
+        return None
 
     def _open_files(self, upload_id: str) -> tuple[int, int]:
         if not is_upload_id(upload_id):

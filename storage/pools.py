@@ -1,9 +1,10 @@
-"""The store's threads: few that receive and seal, as many as there are cores, and more that wait for the disk."""
+"""The store's threads: one a core to receive and seal, one a core for digests, and more to wait for the disk."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -11,22 +12,45 @@ _DISK_THREADS = 16
 
 
 class Pools:
-    """Runs blocking work beside the event loop."""
+    """Runs blocking work beside the event loop.
+
+    Whoever awaits it gets control back when the work has ended, also when cancelled: what the work uses, descriptors
+    and buffers, may be let go of afterwards.
+    """
 
     def __init__(self) -> None:
         """Make the pools; threads start when there is work."""
-        self._sealers = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="seal")
+        cores = max(2, os.cpu_count() or 2)
+        self._sealers = ThreadPoolExecutor(cores, thread_name_prefix="seal")
+        self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
         self._workers = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
+        return await _run(self._workers, work, *arguments)
 
     async def run_sealing(self, work: Callable[..., T], *arguments: object) -> T:
         """Run the receiving and sealing of a body."""
-        return await asyncio.get_running_loop().run_in_executor(self._sealers, work, *arguments)
+        return await _run(self._sealers, work, *arguments)
+
+    def digest_beside(self, work: Callable[..., None], *arguments: object) -> "Future[None]":
+        """Start hashing beside the calling worker, which waits for the result before it lets go of the bytes."""
+        return self._digesters.submit(work, *arguments)
 
     def close(self) -> None:
         """Let the threads end what they do, and go."""
-        self._sealers.shutdown(wait=True)
-        self._workers.shutdown(wait=True)
+        for pool in (self._sealers, self._digesters, self._workers):
+            pool.shutdown(wait=True)
+
+
+async def _run(pool: Executor, work: Callable[..., T], *arguments: object) -> T:
+    future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({future})
+        if not future.cancelled():
+            future.exception()  # seen: the caller is gone
+        raise

@@ -93,12 +93,7 @@ def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bo
     """
     state, _ = read_state(log, upload_id, key)
     last_hash, end = state.last_hash, state.log_bytes
-    raw = os.pread(log, end, 0)
-    while len(raw) < end:
-        more = os.pread(log, end - len(raw), len(raw))
-        if not more:
-            raise damaged(upload_id, "its log became shorter")
-        raw += more
+    raw = _read_up_to(log, end, upload_id)
     lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
     state = _create_state(lines[0] + b"\n", upload_id, key)
     segments: list[SegmentEntry] = []
@@ -112,6 +107,25 @@ def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bo
     if state.last_hash != last_hash:
         raise damaged(upload_id, "its log changed while it was read")
     return Chain(state, tuple(segments))
+
+
+def check_unchanged(log: int, state: LogState) -> None:
+    """Check that the log on disk is still the one `state` was read from or written to, whole and with nothing after it.
+
+    The hash of the last line is known, and through `prev` it covers every line before, so no signature is needed.
+
+    Raises:
+        UploadDamagedError: It is not.
+    """
+    raw = _read_up_to(log, os.fstat(log).st_size, state.id)
+    lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
+    walked = initial_state(_parse(lines[0] + b"\n", state.id), lines[0] + b"\n")
+    for text in lines[1:]:
+        line = text + b"\n"
+        walked, _ = follow(walked, _parse(line, state.id), line)
+    same = walked.last_hash == state.last_hash and walked.offset == state.offset and len(raw) == state.log_bytes
+    if not same:
+        raise damaged(state.id, "its log is not the one that was written")
 
 
 def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:
@@ -131,6 +145,16 @@ def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState,
         disk.sync_file(log)
     if have > state.data_bytes and not state.final and state.ended is None:
         disk.truncate(data, state.data_bytes)
+
+
+def _read_up_to(log: int, end: int, upload_id: str) -> bytes:
+    raw = os.pread(log, end, 0)
+    while len(raw) < end:
+        more = os.pread(log, end - len(raw), len(raw))
+        if not more:
+            raise damaged(upload_id, "its log became shorter")
+        raw += more
+    return raw
 
 
 def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:

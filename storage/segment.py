@@ -34,18 +34,32 @@ from storage.log import SegmentEntry, damaged
 ROLL_BYTES = 64 << 20
 """Plaintext of a full segment; a multiple of the chunk size."""
 BATCH_BYTES = 1 << 20
-_OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + (8 << 10)
+_HEADER_BYTES = 8 << 10
+_OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + _HEADER_BYTES
+_SMALL_BYTES = 384 << 10
+"""Up to this size buffers are made for one use; larger ones belong to the thread."""
 
 
 class _ThreadBuffers(threading.local):
-    """One plaintext and one ciphertext buffer a worker thread."""
+    """One plaintext and one ciphertext buffer a thread that seals batches; kept, since fresh ones cost page faults."""
 
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(BATCH_BYTES + CHUNK_BYTES))
         self.out = memoryview(bytearray(_OUT_BYTES + CHUNK_BYTES))
 
 
-buffers = _ThreadBuffers()
+_buffers = _ThreadBuffers()
+
+
+def plain_buffer(size_bytes: int) -> memoryview:
+    """Return room for plaintext, which the calling thread uses until it asks again: at most BATCH_BYTES and a chunk."""
+    return _buffers.plain if size_bytes > _SMALL_BYTES else memoryview(bytearray(size_bytes))
+
+
+def _sealed_buffer(plain_bytes: int) -> memoryview:
+    if plain_bytes > _SMALL_BYTES:
+        return _buffers.out
+    return memoryview(bytearray(sealed_size(plain_bytes) + _HEADER_BYTES))
 
 
 class SegmentWriter:
@@ -73,7 +87,7 @@ class SegmentWriter:
         Returns:
             How many bytes of plain were sealed; the caller holds back the rest, 1 to 65,536 bytes, or 0 if last.
         """
-        out, used = buffers.out, 0
+        out, used = _sealed_buffer(plain.nbytes), 0
         if self._header_pending:
             header = self._sealer.header
             out[: len(header)] = header

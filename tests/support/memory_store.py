@@ -216,8 +216,11 @@ class MemoryLease:
             raise LengthFixedError("the length was declared before")
         self._kept.length, self._kept.last_commit_at = length, at
 
-    async def append(self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float) -> int:
+    async def append(
+        self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float, hold_last: bool = False
+    ) -> int:
         """Take a body; commit at its end, when asked to, and on every error that keeps bytes."""
+        del hold_last  # a commit costs nothing here
         kept, holder = self._kept, self._holder
         if kept.ended is not None or kept.final:
             raise UploadGoneError("the upload takes no bytes")

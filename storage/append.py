@@ -1,0 +1,266 @@
+"""Appending one body: the event loop waits on it, a worker receives and seals, commits run beside that.
+
+Signals (stop, commit) reach the worker's turns through the holder.
+
+Source: docs/format.md, Order of writes.
+"""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from dropoff_tus.checksum import running_hash
+from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffError
+from dropoff_tus.messages import AppendPlan
+from dropoff_tus.ports import Body
+from storage.base import StoreBase
+from storage.commit import Committer
+from storage.holder import Holder, answer
+from storage.log import SegmentEntry
+from storage.pools import Pools
+from storage.sealing import Sealing
+from storage.segment import BATCH_BYTES, plain_buffer
+
+ROLL_SECONDS = 10.0
+SMALL_BYTES = 256 << 10
+"""A body up to this size is received, sealed and committed in one turn of a thread that may wait for the disk."""
+_SLICE_SECONDS = 0.05
+"""How long a worker stays with one upload before others get their turn."""
+_BACKLOG_BYTES = 64 << 20
+"""With more than this waiting behind a commit that runs, receiving waits for it."""
+
+
+class _Progress(Enum):
+    """How a worker's turn ended."""
+
+    GOING_ON = auto()
+    WAITING = auto()
+    ENDED = auto()
+    PAST_LIMIT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What a lease has in its hands. `data` is an open descriptor."""
+
+    base: StoreBase
+    pools: Pools
+    holder: Holder
+    committer: Committer
+    data: int
+
+
+class Appender:
+    """One body into one leased upload. Used once."""
+
+    def __init__(
+        self,
+        leased: Leased,
+        hashes: dict[str, Any],
+        body: Body,
+        plan: AppendPlan,
+        *,
+        idle_timeout_seconds: float,
+        hold_last: bool,
+    ) -> None:
+        """Take the lease's parts; `hashes` are the running digests of the upload so far."""
+        self._base, self._pools, self._holder = leased.base, leased.pools, leased.holder
+        self._committer = leased.committer
+        self._body, self._plan = body, plan
+        self._idle_timeout_seconds = idle_timeout_seconds
+        self._hold_last = hold_last
+        self._checksum: Any = None if plan.checksum is None else running_hash(plan.checksum.algorithm)
+        self.hashes = hashes
+        self._saved = {} if plan.checksum is None else {name: value.copy() for name, value in hashes.items()}
+        running = [*hashes.values(), *([] if self._checksum is None else [self._checksum])]
+        self._sealing = Sealing(leased.base, leased.pools, leased.committer.state, leased.data, running)
+        self._small = plan.expected_bytes is not None and plan.expected_bytes <= SMALL_BYTES
+        self._beside: asyncio.Task[None] | None = None
+        self.pending: list[SegmentEntry] = []
+        """With `hold_last`, and once every byte of the upload is here: segments that wait for the final record."""
+
+    async def run(self) -> bool:
+        """Move the body until it ends. On return, and on every error, what may be kept is durable or `pending`.
+
+        Returns:
+            Whether the body went past the limit.
+
+        Raises:
+            DropoffError: See the port's `append`.
+        """
+        holder = self._holder
+        holder.body, holder.checksummed = self._body, self._checksum is not None
+        holder.position, holder.received_at = self._sealing.position, time.monotonic()
+        try:
+            try:
+                return await self._move()
+            except OSError:
+                raise
+            except BaseException:
+                await self._settle()
+                raise
+        except OSError as error:
+            await self._commit_ended()
+            raise await self._pools.run(self._fail, error) from error
+        finally:
+            holder.let_go_of_body()
+
+    async def _move(self) -> bool:
+        run = self._pools.run if self._small else self._pools.run_sealing
+        await self._body.wait(self._idle_timeout_seconds)
+        while True:
+            progress = await run(self._turn)
+            if progress is _Progress.ENDED or progress is _Progress.PAST_LIMIT:
+                break
+            await self._commit_beside()
+            await self._attend()
+            if progress is _Progress.WAITING:
+                await self._body.wait(self._patience_seconds())
+        past = progress is _Progress.PAST_LIMIT
+        if self._hold_last and not past and self._sealing.position == self._committer.state.length:
+            await self._commit_ended(reraise=True)
+            self.pending = self._sealing.take_closed()
+        elif self._sealing.waiting_bytes or self._beside is not None:
+            await self._commit_all()
+        return past
+
+    def _patience_seconds(self) -> float:
+        now = time.monotonic()
+        until_roll = ROLL_SECONDS - self._sealing.age_seconds(now)
+        return max(0.01, min(until_roll, self._idle_timeout_seconds - (now - self._holder.received_at)))
+
+    # ---- between turns, on the event loop -------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        """Obey signals and clocks."""
+        holder, now = self._holder, time.monotonic()
+        if holder.commit_asked:
+            asked = holder.take_asked()
+            if self._checksum is None:
+                await self._commit_all()
+            answer(asked)
+        elif self._checksum is None and self._sealing.age_seconds(now) >= ROLL_SECONDS:
+            await self._pools.run(self._sealing.end_segment)
+            await self._commit_beside()
+        if holder.stop is not None:
+            raise holder.stop
+        if now - holder.received_at >= self._idle_timeout_seconds:
+            kept = "its bytes were discarded" if self._checksum is not None else "what arrived is kept"
+            message = f"no byte came for {self._idle_timeout_seconds:.0f} s; {kept}, resume with HEAD"
+            raise BodyTimeoutError(message)
+
+    async def _commit_beside(self) -> None:
+        """Commit ended segments while the next one is received; receiving waits when the disk falls behind."""
+        if self._checksum is not None:
+            return
+        if self._beside is not None and (self._beside.done() or self._sealing.waiting_bytes >= _BACKLOG_BYTES):
+            await self._commit_ended(reraise=True)
+        if self._beside is None and self._sealing.waiting_bytes:
+            entries = self._sealing.take_closed()
+            self._beside = asyncio.create_task(self._pools.run(self._committer.segments, entries))
+
+    async def _commit_ended(self, *, reraise: bool = False) -> None:
+        """Wait for the commit that runs beside, also when cancelled: it uses the lease's descriptors."""
+        task = self._beside
+        if task is None:
+            return
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        self._beside = None
+        error = task.exception()
+        if reraise and error is not None:
+            raise error
+
+    async def _commit_all(self) -> None:
+        """End the segment and make everything received durable."""
+        await self._commit_ended(reraise=True)
+        await self._pools.run(self._end_and_commit)
+        self._holder.uncommitted = False
+
+    async def _settle(self) -> None:
+        """Keep what came before a cut, unless a checksum was to hold for the whole."""
+        await self._commit_ended(reraise=True)
+        if self._checksum is None:
+            await self._pools.run(self._end_and_commit)
+        else:
+            self.hashes = self._saved
+            self._base.known.update(self._committer.state, self.hashes)
+            await self._pools.run(self._committer.drop_uncommitted)
+
+    # ---- in a worker ----------------------------------------------------------------------------------------
+
+    def _end_and_commit(self) -> None:
+        self._sealing.end_segment()
+        self._committer.segments(self._sealing.take_closed())
+
+    def _fail(self, error: OSError) -> DropoffError:
+        # The running digests hold bytes that are lost now: the upload is read back at its end instead.
+        self.hashes = {}
+        self._base.known.update(self._committer.state, self.hashes)
+        return self._committer.failed(error)
+
+    def _turn(self) -> _Progress:
+        """Receive, seal and write for a while; end the last segment when the body has ended."""
+        until = time.monotonic() + _SLICE_SECONDS
+        while True:
+            progress = self._fill()
+            if progress is not _Progress.GOING_ON:
+                break
+            if time.monotonic() > until or self._holder.stop is not None:
+                return progress
+        if progress is _Progress.WAITING:
+            return progress
+        checksum = self._plan.checksum
+        if checksum is not None and not checksum.matches(self._checksum.digest()):
+            offset = self._plan.offset
+            message = f"the body does not match Upload-Checksum; its bytes are discarded, resume at {offset}"
+            raise ChecksumMismatchError(message)
+        self._sealing.end_segment()
+        if self._small and not self._hold_last and self._beside is None:
+            self._committer.segments(self._sealing.take_closed())
+        return progress
+
+    def _fill(self) -> _Progress:
+        """Receive up to one batch and seal it."""
+        plan, sealing = self._plan, self._sealing
+        held = len(sealing.held)
+        room = min(BATCH_BYTES, sealing.room_bytes, plan.limit_bytes - (sealing.position - plan.offset))
+        if self._small:
+            room = min(room, SMALL_BYTES)
+        buffer = plain_buffer(held + room)
+        buffer[:held] = sealing.held
+        filled, progress, cut = held, _Progress.GOING_ON, None
+        try:
+            while room > 0 and progress is _Progress.GOING_ON:
+                count = self._body.receive_into(buffer[filled : filled + room])
+                if not count:
+                    progress = _Progress.WAITING if count is None else _Progress.ENDED
+                    break
+                filled, room = filled + count, room - count
+            taken = sealing.position - plan.offset + filled - held
+            if progress is _Progress.GOING_ON and taken >= plan.limit_bytes:
+                progress = self._probe_end(taken)
+        except DropoffError as error:
+            cut = error  # what came before it is kept
+        if filled > held:
+            sealing.take(buffer, filled)
+            self._holder.received_at = time.monotonic()
+            self._holder.uncommitted = True
+            if self._checksum is None:
+                self._holder.position = sealing.position
+        if cut is not None:
+            raise cut
+        return progress
+
+    def _probe_end(self, taken: int) -> _Progress:
+        """At the limit: has the body ended, or does it go on?"""
+        if self._plan.expected_bytes is not None and taken >= self._plan.expected_bytes:
+            return _Progress.ENDED
+        count = self._body.receive_into(memoryview(bytearray(1)))
+        if count is None:
+            return _Progress.WAITING
+        return _Progress.PAST_LIMIT if count else _Progress.ENDED

@@ -1,0 +1,113 @@
+"""Commits: the moment an offset becomes durable. Data first, then one signed log line.
+
+Source: docs/format.md, Order of writes.
+"""
+
+import errno
+from collections.abc import Sequence
+from datetime import datetime
+
+from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullError
+from storage.base import StoreBase
+from storage.creation import sync_creation
+from storage.durable import SyncFailedError, failpoint
+from storage.log import LogState, Record, SegmentEntry, check_signs, jump, next_record, segments_record, sign_line
+from storage.reading import final_parts
+from storage.recovery import check_unchanged
+
+
+class Committer:
+    """Appends to one upload's log under its lease. One thread at a time; every method blocks on the disk.
+
+    `state` advances when a line is durable, and never otherwise.
+    """
+
+    def __init__(self, base: StoreBase, state: LogState, log: int, data: int) -> None:
+        """Take the leased upload's state and open descriptors."""
+        self._base, self._log, self._data = base, log, data
+        self.state = state
+
+    def segments(self, entries: Sequence[SegmentEntry]) -> None:
+        """Make written segments durable, in one line.
+
+        Raises:
+            OSError: Nothing of it counts; `failed` says what to do.
+        """
+        if not entries:
+            return
+        self._sync_data()
+        self.record(segments_record(self.state, entries, self._base.now()))
+        self._note_progress(sum(entry.length for entry in entries))
+
+    def final(self, entries: Sequence[SegmentEntry], at: datetime) -> None:
+        """Verify the chain, and make the last segments and the end of the upload durable, in one line.
+
+        Raises:
+            OSError: As `segments`.
+            UploadDamagedError: The log is not the one that was written, or a part is not finished.
+        """
+        base, state = self._base, self.state
+        check_unchanged(self._log, state)
+        if entries:
+            self._sync_data()
+        parts = final_parts(base, state)
+        tip = segments_record(state, entries, at) if entries else next_record(state, "final", at, {})
+        length = sum(part[2] for part in parts) if state.parts else tip["tot"][1]
+        self.record({**tip, "t": "final", "len": length, "parts": parts})
+
+    def record(self, record: Record) -> None:
+        """Append one line. The upload's first one makes its folders and envelopes durable before.
+
+        Raises:
+            OSError: As `segments`.
+        """
+        base, state = self._base, self.state
+        if record["t"] != "end":
+            check_signs(base.keys.signing, state)
+        if state.log_bytes == state.create_bytes:
+            sync_creation(base, state)
+        line = sign_line(record, base.keys.signing)
+        try:
+            base.disk.write_at(self._log, line, state.log_bytes)
+        except OSError:
+            # A partial line must not stay in front of the next one.
+            base.disk.truncate(self._log, state.log_bytes)
+            raise
+        failpoint("after-log-write")
+        base.disk.sync_file(self._log)
+        failpoint("after-log-sync")
+        self.state = jump(state, record, line, state.log_bytes + len(line))
+        base.known.advance(self.state)
+
+    def drop_uncommitted(self) -> None:
+        """Cut `data` to what is committed; the keys of what was there are never used again."""
+        self._base.disk.truncate(self._data, self.state.data_bytes)
+
+    def failed(self, error: OSError) -> DropoffError:
+        """Turn a disk error into a refusal, keeping what was durable."""
+        kept = f"what was acknowledged before (up to {self.state.offset}) is safe"
+        if isinstance(error, SyncFailedError):
+            self._distrust()
+            return StorageFailedError(f"the disk did not confirm a write; {kept}")
+        try:
+            self.drop_uncommitted()
+        except OSError:
+            self._distrust()
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return StorageFullError(f"the disk is full; {kept}")
+        return StorageFailedError(f"the disk failed under upload {self.state.id}; {kept}")
+
+    def _sync_data(self) -> None:
+        failpoint("before-data-sync")
+        self._base.disk.sync_file(self._data)
+        failpoint("after-data-sync")
+
+    def _note_progress(self, gained_bytes: int) -> None:
+        """Count bytes that are on disk although still reserved."""
+        unfinished, state = self._base.unfinished, self.state
+        unfinished[state.id] = unfinished.get(state.id, state.offset - gained_bytes) + gained_bytes
+
+    def _distrust(self) -> None:
+        """Refuse the upload, whose state on disk is unknown, until a restart has read it anew."""
+        self._base.distrusted.add(self.state.id)
+        self._base.known.forget(self.state.id)

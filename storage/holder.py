@@ -1,0 +1,58 @@
+"""What other requests see of a lease's holder, and how they ask it to stop or to commit. On the event loop alone."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.ports import Body
+
+QUIET_SECONDS = 1.0
+"""A holder that received nothing for so long commits when HEAD asks."""
+
+
+@dataclass(eq=False)
+class Holder:
+    """The present writer of an upload."""
+
+    position: int | None = None
+    """The offset it would have if it stopped now; None while it takes no bytes."""
+    uncommitted: bool = False
+    received_at: float = field(default_factory=time.monotonic)
+    checksummed: bool = False
+    body: Body | None = None
+    stop: DropoffError | None = None
+    commit_asked: list[asyncio.Future[None]] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ask_stop(self, error: DropoffError) -> None:
+        """Ask to commit, raise error and let go; the first asker's error stays."""
+        if self.stop is None:
+            self.stop = error
+        if self.body is not None:
+            self.body.wake()
+
+    def ask_commit(self) -> asyncio.Future[None]:
+        """Ask to commit and go on; the future is done when that is durable or the holder has let go."""
+        future = asyncio.get_running_loop().create_future()
+        self.commit_asked.append(future)
+        if self.body is not None:
+            self.body.wake()
+        return future
+
+    def take_asked(self) -> list[asyncio.Future[None]]:
+        """Return who asked until now; whoever asks later is not answered by the commit that follows."""
+        asked, self.commit_asked = self.commit_asked, []
+        return asked
+
+    def let_go_of_body(self) -> None:
+        """Note that no body is being taken any more, and answer everyone who waits for a commit."""
+        self.body, self.position, self.uncommitted = None, None, False
+        answer(self.take_asked())
+
+
+def answer(asked: list[asyncio.Future[None]]) -> None:
+    """Tell those who asked for a commit that it is done."""
+    for future in asked:
+        if not future.done():
+            future.set_result(None)

@@ -1,0 +1,114 @@
+"""Bytes in, segments in `data` out, ahead of their commit. Digests of the plaintext are computed beside the sealing.
+
+Source: docs/format.md, Segment.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dropoff_tus.errors import TooManySegmentsError
+from storage.base import StoreBase
+from storage.log import MAX_SEGMENTS, LogState, SegmentEntry
+from storage.pools import Pools
+from storage.segment import ROLL_BYTES, SegmentWriter
+
+_BESIDE_BYTES = 128 << 10
+"""From this size on, handing the hashing to another thread costs less than it saves."""
+
+
+class Sealing:
+    """Seals what is received after an upload's committed end. Used by one worker at a time."""
+
+    def __init__(self, base: StoreBase, pools: Pools, state: LogState, data: int, digests: Sequence[Any]) -> None:
+        """Begin at the committed end. `digests` are running hashes of the plaintext, fed with everything taken."""
+        self._base, self._pools, self._data = base, pools, data
+        self._recipient = state.recipient
+        self._digests = digests
+        # Where the next segment starts.
+        self._index, self._offset, self._data_offset = state.segments, state.offset, state.data_bytes
+        self._writer: SegmentWriter | None = None
+        self._started_at = 0.0
+        self._closed: list[SegmentEntry] = []
+        self.held = b""
+        """Plaintext that is not sealed yet, since only a segment's last chunk is flagged: 64 KiB at most."""
+
+    @property
+    def position(self) -> int:
+        """The plaintext offset after everything taken in."""
+        return self._offset + (self._writer.plain_bytes if self._writer is not None else 0)
+
+    @property
+    def room_bytes(self) -> int:
+        """How much the present segment still takes."""
+        return ROLL_BYTES - (self._writer.plain_bytes if self._writer is not None else 0)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Plaintext of ended segments that wait for their commit."""
+        return sum(entry.length for entry in self._closed)
+
+    def age_seconds(self, now: float) -> float:
+        """Return for how long the present segment has been open; 0 if none is."""
+        return now - self._started_at if self._writer is not None else 0.0
+
+    def take(self, buffer: memoryview, filled: int) -> None:
+        """Seal, hash and write.
+
+        Args:
+            buffer: Starts with the bytes held back before.
+            filled: Where what was received after them ends, within `room_bytes`.
+
+        Raises:
+            TooManySegmentsError: Nothing of it was taken.
+            OSError: It is not known what of it was written.
+        """
+        fresh = buffer[len(self.held) : filled]
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._open_segment()
+        writer.plain_bytes += fresh.nbytes
+        full = writer.plain_bytes >= ROLL_BYTES
+        if self._digests and fresh.nbytes >= _BESIDE_BYTES:
+            beside = self._pools.digest_beside(self._digest, fresh)
+            try:
+                sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
+            finally:
+                beside.result()
+        else:
+            self._digest(fresh)
+            sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
+        self.held = bytes(buffer[sealed:filled])
+        if full:
+            self._close_segment(writer)
+
+    def end_segment(self) -> None:
+        """Seal what is held back as the segment's last chunk."""
+        writer = self._writer
+        if writer is not None:
+            writer.write(self._base.disk, self._data, memoryview(self.held), last=True)
+            self.held = b""
+            self._close_segment(writer)
+
+    def take_closed(self) -> list[SegmentEntry]:
+        """Hand over the ended segments, for their commit."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def _digest(self, fresh: memoryview) -> None:
+        for value in self._digests:
+            value.update(fresh)
+
+    def _open_segment(self) -> SegmentWriter:
+        if self._index >= MAX_SEGMENTS:
+            message = f"the upload has {MAX_SEGMENTS} pieces; create it anew and send larger chunks"
+            raise TooManySegmentsError(message)
+        self._started_at = time.monotonic()
+        return SegmentWriter(self._recipient, index=self._index, offset=self._offset, data_offset=self._data_offset)
+
+    def _close_segment(self, writer: SegmentWriter) -> None:
+        entry = writer.entry()
+        self._closed.append(entry)
+        self._index, self._offset = self._index + 1, self._offset + entry.length
+        self._data_offset += entry.data_length
+        self._writer = None
