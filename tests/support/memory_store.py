@@ -5,6 +5,7 @@ What it leaves out is cryptography and disks. Its data survives a "restart" (`re
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -185,6 +186,13 @@ class MemoryStore:
                 if holder.body is not None:
                     holder.body.wake()
 
+    async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
+        """Return the receipt's digests, unsigned."""
+        kept = self.kept[upload_id]
+        if kept.receipt is None or kept.new.token != token:
+            return None
+        return json.dumps({name: value.hex() for name, value in kept.receipt.items()}).encode()
+
     async def retire_epochs(self, needed: set[str]) -> None:
         """Note what was said to be needed."""
         self.retired.append(needed)
@@ -314,6 +322,8 @@ class MemoryLease:
         final_hash = await self.write_final(at)
         if kept.new.role is not Role.PARTIAL:
             if kept.receipt is None:
+                if kept.sealed:
+                    raise KeyMissingError("no receipt is here, and none can be written")
                 kept.receipt = dict(digests)
                 kept.times_completed += 1
             if kept.new.policy.mode is Mode.SEALED:
@@ -328,5 +338,5 @@ class MemoryLease:
         for kept in (self._kept, *(self._store.kept[part] for part in self._kept.new.parts)):
             if kept.ended is None:
                 kept.ended, kept.last_commit_at = state, at
-            kept.data = bytearray()
+            kept.data, kept.receipt = bytearray(), None
             kept.new = replace(kept.new, metadata=Metadata())

@@ -48,9 +48,11 @@ class BytesBody:
 class StoreKit:
     """A store with its keys; `reopen` is a restart of the process."""
 
-    def __init__(self, folder: Path, *, key_type: str = "x25519", mode: Mode = Mode.MANAGED) -> None:
-        """Make keys below a folder."""
-        self.folder, self.mode = folder, mode
+    def __init__(
+        self, folder: Path, *, key_type: str = "x25519", mode: Mode = Mode.MANAGED, recipients: tuple[str, ...] = ()
+    ) -> None:
+        """Make keys below a folder; `recipients` are the drop-off's own."""
+        self.folder, self.mode, self.recipients = folder, mode, recipients
         self._places = generate_server_keys(folder / "secrets")
         self.root = generate_root_identity(folder / "root.txt", key_type)
         self.identities = read_identity_file(folder / "root.txt")
@@ -70,13 +72,12 @@ class StoreKit:
         """Create an upload; returns its token and state."""
         await self.store.start()
         token = os.urandom(16).hex()
-        policy = self.keys.sign_policy(self.drop_id, self.mode, ())
         new = NewUpload(
             id=ids.upload_id(token),
             token=token,
             drop_id=self.drop_id,
             role=role,
-            policy=policy,
+            policy=self.keys.sign_policy(self.drop_id, self.mode, self.recipients),
             metadata=Metadata((("filename", name),)),
             created_at=datetime.now(UTC),
             length=length,
