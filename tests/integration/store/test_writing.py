@@ -48,7 +48,7 @@ async def _running(
             return await take(lease, body, AppendPlan(0, 100, 100), idle_timeout_seconds=30)
 
     task = asyncio.ensure_future(run())
-    while body.taken_bytes < len(sent):
+    while body.taken_bytes < len(sent):  # noqa: ASYNC110 - a worker thread takes them, and tells nobody
         await asyncio.sleep(0.01)
     try:
         yield body, task
@@ -179,11 +179,10 @@ async def test_body_that_stands_still_times_out_and_keeps_what_came(uploads: Upl
 async def test_newcomer_takes_over_and_what_came_is_kept(uploads: Uploads) -> None:
     """The holder commits, is told that it was interrupted, and lets go."""
     _, upload = await uploads.create(100)
-    async with _running(uploads, upload.id, b"0123") as (_, task):
-        async with uploads.store.lease(upload.id, offset=4) as lease:
-            assert lease.upload.offset == 4
-            with pytest.raises(UploadInterruptedError):
-                await task
+    async with _running(uploads, upload.id, b"0123") as (_, task), uploads.store.lease(upload.id, offset=4) as lease:
+        assert lease.upload.offset == 4
+        with pytest.raises(UploadInterruptedError):
+            await task
 
 
 @async_test
