@@ -61,8 +61,8 @@ test-e2e: $(DEVELOP) clients ## the real program with real clients
 test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests too
 	$(BIN)/pytest tests/crash -m "slow or not slow"
 
-bench: $(DEVELOP) clients ## measure; prints a table and never gates
-	$(BIN)/python -m tests.bench
+bench: $(DEVELOP) ## race tusd and @tus/server; prints tables and never gates (BENCH='--quick', '--help')
+	$(BIN)/python -m tests.bench $(BENCH)
 
 build: $(DEVELOP) ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean

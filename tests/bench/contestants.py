@@ -1,0 +1,271 @@
+"""The servers that the bench races: this product in its variants, tusd with and without hooks, @tus/server."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from tests.bench import tools
+from tests.support.server_process import REPOSITORY, free_port_pair, program
+
+_READY_SECONDS = 30
+_STOP_SECONDS = 20
+NAMES = ("product", "base", "tusd", "tusd-hooks", "tusjs")
+_DURABILITIES = ("fsync", "os")
+_DIGESTS = ("sha256", "blake3", "none")
+_KEY_TYPES = ("hybrid", "x25519")
+_CATALOGS = ("sqlite", "postgresql")
+
+
+class Contestant(ABC):
+    """A server on a port of 127.0.0.1, with a folder of its own below the bench's."""
+
+    code = ""
+    """The drop-off's code, where there is one."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Take a name and an empty folder; nothing runs yet."""
+        self.name, self.folder = name, folder
+        self.port = free_port_pair()
+        self.path = "/files/"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._log: IO[bytes] | None = None
+
+    @abstractmethod
+    def start(self, settings: dict[str, str]) -> None:
+        """Start and wait until it accepts; settings are the product's, by `SECTION__KEY`."""
+
+    @abstractmethod
+    def clean(self) -> None:
+        """Remove what was uploaded."""
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes whose time and memory count."""
+        return [process.pid for process in self._processes]
+
+    def stop(self) -> None:
+        """End it and wait."""
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+        if self._log is not None:
+            self._log.close()
+
+    def _spawn(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
+        if self._log is None or self._log.closed:
+            self._log = (self.folder / "log").open("ab")
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=self.folder,
+            env={**_outer_environment(), **environment},
+        )
+        self._processes.append(process)
+        return process
+
+    def _wait_until_open(self, port: int) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while True:
+            with contextlib.suppress(urllib.error.HTTPError):  # any answer will do
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                        return
+                except (urllib.error.URLError, ConnectionError) as error:
+                    if isinstance(error, urllib.error.HTTPError):
+                        return
+                    if time.monotonic() > deadline or any(one.poll() is not None for one in self._processes):
+                        said = (self.folder / "log").read_text("utf-8", "replace")[-600:]
+                        raise tools.MissingError(f"{self.name} does not start: {said}") from error
+                    time.sleep(0.05)
+
+
+class Product(Contestant):
+    """This program, made with `init` and run with `serve`."""
+
+    def __init__(self, name: str, folder: Path, command: list[str], options: list[str], postgresql: str | None) -> None:
+        """Make its folder with `init`, and its tables in PostgreSQL if a variant wants them there.
+
+        Args:
+            name: Of the contestant.
+            folder: An empty one.
+            command: What runs the program.
+            options: Words of the variant: durability, digest, key type, catalog.
+            postgresql: The URL of an empty database, for the variant that wants one.
+        """
+        super().__init__(name, folder)
+        self.command = command
+        self._settings: dict[str, str] = {}
+        for word in options:
+            if word in _DURABILITIES:
+                self._settings["STORE__DURABILITY"] = word
+            elif word in _DIGESTS:
+                self._settings["STORE__DIGEST"] = word
+        key_type = next((word for word in options if word in _KEY_TYPES), None)
+        key_options = ["--key-type", key_type] if key_type else []
+        made = self._ask("init", "--dir", str(folder / "data"), "--listen", f"127.0.0.1:{self.port}", *key_options)
+        self.config = Path(made["config"])
+        drop = made["drop"]
+        if "postgresql" in options:
+            if postgresql is None:
+                raise tools.MissingError("it needs --postgresql URL of an empty database")
+            text = self.config.read_text("utf-8")
+            self.config.write_text(re.sub(r'(?m)^url = "sqlite.*$', f"url = {json.dumps(postgresql)}", text), "utf-8")
+            self._command("migrate", "--config", str(self.config))
+            drop = self._ask("drop", "create", "--name", f"bench {secrets.token_hex(4)}", "--config", str(self.config))
+        self.path = urlsplit(drop["upload_url"]).path
+        self.code = drop["code"]
+
+    def start(self, settings: dict[str, str]) -> None:
+        """Run `serve`."""
+        overrides = {f"DROPOFF_TUS__{name}": value for name, value in {**self._settings, **settings}.items()}
+        self._spawn([*self.command, "serve", "--config", str(self.config)], **overrides)
+        self._wait_until_open(self.port)
+
+    def clean(self) -> None:
+        """Remove uploads and their keys; the catalog keeps its rows, as those of finished uploads."""
+        for root in (self.folder / "data" / "store" / "uploads", self.folder / "data" / "keys"):
+            for path in root.glob("*/*"):
+                _remove(path)
+
+    def export_command(self, location: str) -> list[str]:
+        """Return the command that writes an upload's plain bytes to its standard output."""
+        url = f"http://127.0.0.1:{self.port}{location}"
+        return [*self.command, "upload", "export", url, "--output", "-", "--config", str(self.config)]
+
+    def _command(self, *arguments: str) -> bytes:
+        done = subprocess.run(
+            [*self.command, *arguments], cwd=self.folder, env=_outer_environment(), capture_output=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.decode("utf-8", "replace").strip()
+            raise tools.MissingError(f"`dropoff-tus {arguments[0]}` ended with {done.returncode}: {said[-400:]}")
+        return done.stdout
+
+    def _ask(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
+        return json.loads(self._command(*arguments, "--json"))
+
+
+class Tusd(Contestant):
+    """The Go server, with its file store; with hooks if asked to, whose endpoint counts as a part of it."""
+
+    def __init__(self, name: str, folder: Path, *, hooks: bool) -> None:
+        """Make its folders."""
+        super().__init__(name, folder)
+        self._program = tools.tusd()
+        self._hooks = hooks
+        self._uploads = folder / "uploads"
+        self._uploads.mkdir()
+        if hooks:
+            self.code = secrets.token_hex(8)
+
+    def start(self, settings: dict[str, str]) -> None:  # noqa: ARG002 - they are the product's
+        """Run the endpoint of the hooks, then tusd."""
+        options = ["-host", "127.0.0.1", "-port", str(self.port), "-upload-dir", str(self._uploads)]
+        if self._hooks:
+            endpoint = self.port + 1
+            self._spawn(
+                [sys.executable, "-m", "tests.bench.hooks", str(endpoint), str(self.folder / "hooks.sqlite3")],
+                PYTHONPATH=str(REPOSITORY),
+                BENCH_CODE=self.code,
+            )
+            self._wait_until_open(endpoint)
+            options += ["-hooks-http", f"http://127.0.0.1:{endpoint}/", "-hooks-http-forward-headers", "Dropoff-Code"]
+            options += ["-hooks-enabled-events", "pre-create,post-finish"]
+        self._spawn([str(self._program), *options])
+        self._wait_until_open(self.port)
+
+    def clean(self) -> None:
+        """Empty the folder."""
+        for path in self._uploads.iterdir():
+            _remove(path)
+
+
+class TusJs(Contestant):
+    """The Node server, with its file store."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Make its folder."""
+        super().__init__(name, folder)
+        self._command = tools.tusjs()
+        self.path = "/files"
+        self._uploads = folder / "uploads"
+        self._uploads.mkdir()
+
+    def start(self, settings: dict[str, str]) -> None:  # noqa: ARG002 - they are the product's
+        """Run it."""
+        self._spawn([*self._command, str(self.port), str(self._uploads)])
+        self._wait_until_open(self.port)
+
+    def clean(self) -> None:
+        """Empty the folder."""
+        for path in self._uploads.iterdir():
+            _remove(path)
+
+
+def make(name: str, folder: Path, *, base: str | None, postgresql: str | None) -> Contestant:
+    """Make a contestant by its name, in a folder that is made too.
+
+    Args:
+        name: `tusd`, `tusd-hooks`, `tusjs`, or `product` or `base` with words of a variant, e.g. `product-os-none`.
+        folder: Does not exist yet.
+        base: The program that `base` runs: another checkout's `.venv/bin/dropoff-tus`.
+        postgresql: The URL of an empty database, for the variant `postgresql`.
+
+    Raises:
+        tools.MissingError: It cannot run here; the text says why.
+        ValueError: There is no such contestant.
+    """
+    check_name(name)
+    kind, *words = name.split("-")
+    if kind == "base" and base is None:
+        raise tools.MissingError("it needs --base PROGRAM, another checkout's .venv/bin/dropoff-tus")
+    folder.mkdir(mode=0o700)
+    if kind == "tusd":
+        return Tusd(name, folder, hooks=bool(words))
+    if kind == "tusjs":
+        return TusJs(name, folder)
+    return Product(name, folder, [base] if kind == "base" and base else program(), words, postgresql)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that no contestant has."""
+    kind, *words = name.split("-")
+    known = {"tusd": {"hooks"}, "tusjs": set[str]()}.get(kind, {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS})
+    if kind not in NAMES or not known.issuperset(words):
+        variants = ", ".join((*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS))
+        raise ValueError(
+            f"there is no contestant {name}; there are {', '.join(NAMES)}, the first two with any of {variants} "
+            "behind a hyphen"
+        )
+
+
+def _outer_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

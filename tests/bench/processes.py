@@ -1,0 +1,53 @@
+"""What servers use: processor time and memory, from /proc, with their children."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.bench.figures import Cpu, parse_stat, parse_status_bytes
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def family(pids: Iterable[int]) -> list[int]:
+    """Return processes and everything they started that still runs."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent, _ = parse_stat((folder / "stat").read_text("utf-8", "replace"), _TICKS)
+                children.setdefault(parent, []).append(int(folder.name))
+    found, waiting = [], list(pids)
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, ())
+    return found
+
+
+def cpu(pids: Iterable[int]) -> Cpu:
+    """Return the processor time that processes and their children have used so far."""
+    total = Cpu(0, 0)
+    for pid in family(pids):
+        with contextlib.suppress(FileNotFoundError):
+            total += parse_stat(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace"), _TICKS)[1]
+    return total
+
+
+def memory(pids: Iterable[int]) -> tuple[int, int]:
+    """Return the peak since `forget_peak`, and the present resident memory, in bytes."""
+    peak = now = 0
+    for pid in family(pids):
+        with contextlib.suppress(FileNotFoundError):
+            status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+            peak += parse_status_bytes(status, "VmHWM")
+            now += parse_status_bytes(status, "VmRSS")
+    return peak, now
+
+
+def forget_peak(pids: Iterable[int]) -> None:
+    """Let the peak begin anew at the present memory, where the kernel lets us."""
+    for pid in family(pids):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
