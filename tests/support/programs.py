@@ -7,7 +7,9 @@ A test that silently does not run is worse than a failing one, so a missing prog
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +26,19 @@ PACKAGES: Mapping[str, str] = {
 }
 """Debian package of each program, by the name that tests use."""
 
+CURRENT_AGE = "age 1.3"
+"""The name of an age that knows hybrid keys, which Debian 12 does not have: `make tools` builds it."""
+_BUILT = Path(__file__).resolve().parents[1] / "tools" / "bin"
+_HYBRID_VERSION = (1, 3)
+
 _OUTSIDE_PATH = ("usr/sbin", "usr/local/sbin", "usr/lib/postgresql/*/bin")
 """Where Debian keeps programs that are not on an ordinary user's PATH, below the root folder."""
 
 
 def find_program(name: str) -> Path | None:
     """Return where a program is, also where Debian keeps it off the PATH; None if it is not installed."""
+    if name == CURRENT_AGE:
+        return _current_age()
     found = shutil.which(name)
     if found is not None:
         return Path(found)
@@ -38,6 +47,25 @@ def find_program(name: str) -> Path | None:
             if os.access(folder / name, os.X_OK):
                 return folder / name
     return None
+
+
+def _current_age() -> Path | None:
+    """Return the age that was built for the tests, or else a new enough one on the PATH, beside its age-keygen."""
+    candidates = [_BUILT / "age"]
+    if on_path := shutil.which("age"):
+        candidates.append(Path(on_path))
+    for path in candidates:
+        if os.access(path, os.X_OK):
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.match(r"v?(\d+)\.(\d+)", said)
+            if version is not None and (int(version[1]), int(version[2])) >= _HYBRID_VERSION:
+                return path
+    return None
+
+
+def _remedy(name: str) -> str:
+    """Return the command that brings a program."""
+    return "make tools" if name == CURRENT_AGE else f"apt-get install {PACKAGES.get(name, name)}"
 
 
 def missing_allowed() -> bool:
@@ -49,7 +77,7 @@ def require_program(name: str) -> Path:
     """Return where a program is, or fail the test; skip it by name under ALLOW_MISSING=1."""
     path = find_program(name)
     if path is None:
-        message = f"{name} is missing: apt-get install {PACKAGES.get(name, name)}"
+        message = f"{name} is missing: {_remedy(name)}"
         if missing_allowed():
             pytest.skip(message)
         pytest.fail(message, pytrace=False)
@@ -58,11 +86,13 @@ def require_program(name: str) -> Path:
 
 def main() -> int:
     """Name all missing programs and the apt line; return 1 unless ALLOW_MISSING=1 or nothing is missing."""
-    missing = [name for name in PACKAGES if find_program(name) is None]
+    missing = [name for name in (*PACKAGES, CURRENT_AGE) if find_program(name) is None]
     if not missing:
         return 0
-    packages = " ".join(sorted({PACKAGES[name] for name in missing}))
-    advice = f"missing: {', '.join(missing)} (apt-get install {packages})"
+    packages = " ".join(sorted({PACKAGES[name] for name in missing if name in PACKAGES}))
+    remedies = [f"apt-get install {packages}"] if packages else []
+    remedies += ["make tools"] if CURRENT_AGE in missing else []
+    advice = f"missing: {', '.join(missing)} ({'; '.join(remedies)})"
     if missing_allowed():
         sys.stderr.write(f"{advice}; tests that need them are skipped\n")
         return 0

@@ -1,8 +1,19 @@
 """The helper that decides between failing and skipping."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.support.programs import main, require_program
+from tests.support import programs
+from tests.support.programs import CURRENT_AGE, find_program, main, require_program
+
+
+@pytest.fixture
+def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave one empty folder on the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "_BUILT", tmp_path / "built")
+    return tmp_path
 
 
 @pytest.fixture
@@ -35,3 +46,20 @@ def test_main_missing_prints_one_line_and_fails(capsys: pytest.CaptureFixture[st
     assert line.count("\n") == 1
     assert "age" in line
     assert "apt-get install" in line
+
+
+@pytest.mark.parametrize(("version", "found"), [("1.1.1", False), ("v1.2.9", False), ("v1.3.0", True), ("2.0.0", True)])
+def test_current_age_is_found_by_its_version(only_path: Path, version: str, found: bool) -> None:
+    """An age that does not know hybrid keys is not taken for one that does."""
+    script = only_path / "age"
+    script.write_text(f"#!/bin/sh\necho {version}\n")
+    script.chmod(0o755)
+    assert (find_program(CURRENT_AGE) == script) is found
+
+
+@pytest.mark.usefixtures("only_path")
+def test_current_age_missing_fails_with_what_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Debian package has it, so the message names the target that builds it."""
+    monkeypatch.delenv("ALLOW_MISSING", raising=False)
+    with pytest.raises(pytest.fail.Exception, match="make tools"):
+        require_program(CURRENT_AGE)

@@ -1,8 +1,7 @@
-"""Both directions against the age of Debian, a current age, and rage through pyrage."""
+"""Both directions against the age of Debian, a current age, rage through pyrage, and the npm package age-encryption."""
 
-import os
-import re
-import shutil
+import base64
+import json
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import pytest
 
 from storage import age
-from storage.age import CHUNK_BYTES, Identity, KeyType
-from tests.support.programs import require_program
+from storage.age import CHUNK_BYTES, Identity, KeyType, MixedRecipients
+from storage.age import header as age_header
+from tests.support.programs import CURRENT_AGE, require_program
 
 pyrage: Any = import_module("pyrage")  # a compiled module without types
 
 _SIZES = (0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7)
-_VARIABLE = "DROPOFF_TUS_TEST_AGE"
-_FIRST_HYBRID_VERSION = (1, 3)
+_SCRIPT = Path(__file__).resolve().parents[3] / "e2e" / "clients" / "age.mjs"
 
 
 def _plain(size: int) -> bytes:
@@ -48,16 +47,17 @@ def debian_age() -> Path:
 
 @pytest.fixture
 def current_age() -> Path:
-    """Return an age that knows hybrid keys: the one that the environment names, or a new enough one on the PATH."""
-    named = os.environ.get(_VARIABLE)
-    if named is not None:
-        return Path(named)
-    found = shutil.which("age")
-    if found is not None:
-        version = re.match(rb"v?(\d+)\.(\d+)", _run(Path(found), "--version"))
-        if version is not None and (int(version[1]), int(version[2])) >= _FIRST_HYBRID_VERSION:
-            return Path(found)
-    pytest.skip(f"age 1.3 or newer is missing; {_VARIABLE} may name one")
+    """Return an age that knows hybrid keys."""
+    return require_program(CURRENT_AGE)
+
+
+def _npm_age(job: dict[str, list[str]], files: list[bytes]) -> list[bytes]:
+    """Run the npm package, which browsers use, in Node, on several files at once."""
+    node = require_program("node")
+    require_program("npm")
+    assert (_SCRIPT.parent / "node_modules" / "age-encryption").exists(), "run `make clients`"
+    text = json.dumps({**job, "files": [base64.b64encode(data).decode() for data in files]}).encode()
+    return [base64.b64decode(item) for item in json.loads(_run(node, _SCRIPT, data=text))]
 
 
 @pytest.mark.parametrize("size", _SIZES)
@@ -106,6 +106,59 @@ def test_hybrid_identity_has_the_recipient_that_current_age_sees(current_age: Pa
     identity = Identity.generate(KeyType.HYBRID)
     blob = _run(current_age, "-e", "-i", _identity_file(tmp_path, identity), data=b"to myself")
     assert age.decrypt(blob, [identity]) == b"to myself"
+
+
+def test_hybrid_identity_file_of_current_age_keygen_is_read_by_us(current_age: Path) -> None:
+    """A post-quantum identity that an operator makes works, and both see the same recipient."""
+    text = _run(current_age.with_name("age-keygen"), "-pq").decode()
+    (identity,) = age.parse_identity_file(text)
+    assert identity.key_type is KeyType.HYBRID
+    assert f"# public key: {identity.recipient}\n" in text
+
+
+def test_file_to_mixed_recipients_is_opened_by_debian_age_and_refused_by_us(debian_age: Path, tmp_path: Path) -> None:
+    """What no current writer makes and old readers open, a file key wrapped for both kinds, is refused by us."""
+    classical, hybrid = Identity.generate(KeyType.X25519), Identity.generate(KeyType.HYBRID)
+    file_key, nonce = bytes(range(16)), bytes(16)
+    stanzas = [classical.recipient.wrap(file_key), hybrid.recipient.wrap(file_key)]
+    sealer = age.ChunkSealer(age.payload_key(file_key, nonce))
+    chunk = memoryview(bytearray(4 + age.TAG_BYTES))
+    sealer.seal_last(memoryview(b"both"), chunk)
+    blob = age_header.serialize_header(stanzas, file_key) + nonce + bytes(chunk)
+    assert _run(debian_age, "-d", "-i", _identity_file(tmp_path, classical), data=blob) == b"both"
+    for identity in (classical, hybrid):
+        with pytest.raises(MixedRecipients):
+            age.decrypt(blob, [identity])
+    with pytest.raises(MixedRecipients):
+        age.encrypt(b"both", [classical.recipient, hybrid.recipient])
+
+
+def test_mixed_recipients_are_refused_by_current_age_too(current_age: Path) -> None:
+    """Our rule is the reference implementation's when it writes."""
+    recipients = [str(Identity.generate(kind).recipient) for kind in KeyType]
+    done = subprocess.run(
+        [current_age, "-r", recipients[0], "-r", recipients[1]], input=b"x", capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert b"incompatible" in done.stderr
+
+
+@pytest.mark.parametrize("key_type", list(KeyType))
+def test_file_of_ours_is_read_by_npm_age_encryption(key_type: KeyType) -> None:
+    """What we seal, for either kind of key and of any size, the JavaScript implementation opens."""
+    identity = Identity.generate(key_type)
+    recipients = [Identity.generate(key_type).recipient, identity.recipient]
+    blobs = [age.encrypt(_plain(size), recipients) for size in _SIZES]
+    assert _npm_age({"decrypt": [identity.secret_text()]}, blobs) == [_plain(size) for size in _SIZES]
+
+
+@pytest.mark.parametrize("key_type", list(KeyType))
+def test_file_of_npm_age_encryption_is_read_by_us(key_type: KeyType) -> None:
+    """What the JavaScript implementation seals, for either kind of key and of any size, we open."""
+    identity = Identity.generate(key_type)
+    blobs = _npm_age({"encrypt": [str(identity.recipient)]}, [_plain(size) for size in _SIZES])
+    opened = [age.decrypt(blob, [identity], only_native=True) for blob in blobs]
+    assert opened == [_plain(size) for size in _SIZES]
 
 
 @pytest.mark.parametrize("size", _SIZES)
