@@ -32,6 +32,11 @@ class MemoryBody:
         self._cut = True
         self._changed.set()
 
+    async def until_taken(self, count: int) -> None:
+        """Wait until that many bytes were received."""
+        while self.taken_bytes < count:  # noqa: ASYNC110 - a worker thread takes them, and tells nobody
+            await asyncio.sleep(0.001)
+
     async def wait(self, timeout_seconds: float) -> None:
         """Wait for the test to do something."""
         if self._content or self._ended or self._cut:

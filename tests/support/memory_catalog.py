@@ -11,6 +11,8 @@ from dropoff_tus.errors import (
     InvalidConcatError,
     PartInUseError,
     PartNotFoundError,
+    UploadGoneError,
+    UploadNotFoundError,
 )
 from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.ports import Decide
@@ -134,7 +136,12 @@ class MemoryCatalog:
         """Change an open upload's reservation."""
         await self._begin()
         row = self.rows.get(upload_id)
-        if row is None or row.state is not UploadState.OPEN:
+        if row is None:
+            raise UploadNotFoundError("there is no such upload")
+        if row.state in _BACK:
+            raise UploadGoneError("this upload has ended")
+        lower = length is None and reserved_bytes <= row.reserved_bytes
+        if row.state is not UploadState.OPEN or row.role is Role.FINAL or lower:
             return
         decide(self.drops[row.drop_id], self._usage(row.drop_id, without=upload_id))
         known = row.length if length is None else length
@@ -168,8 +175,10 @@ class MemoryCatalog:
         """Move an upload, and the parts of a final, to a state."""
         await self._begin()
         row = self.rows.get(upload_id)
-        if row is None or row.state is state:
+        if row is None or row.state is state or (state is UploadState.CHECKING and row.state not in _TAKING):
             return False
+        if row.final_id is not None and row.state not in _BACK:
+            raise PartInUseError("belongs to another upload")
         followers = [part for part in self.rows.values() if state in _BACK and part.final_id == upload_id]
         for one in (row, *followers):
             reserved = 0 if state in _BACK else one.reserved_bytes

@@ -48,8 +48,7 @@ async def _running(
             return await take(lease, body, AppendPlan(0, 100, 100), idle_timeout_seconds=30)
 
     task = asyncio.ensure_future(run())
-    while body.taken_bytes < len(sent):  # noqa: ASYNC110 - a worker thread takes them, and tells nobody
-        await asyncio.sleep(0.01)
+    await body.until_taken(len(sent))
     try:
         yield body, task
     finally:

@@ -1,0 +1,272 @@
+"""Ending: by the client, by time, by the operator; and what must not be ended."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from dropoff_tus.errors import (
+    CatalogUnavailableError,
+    MismatchedOffsetError,
+    TerminateFinishedError,
+    UploadGoneError,
+    UploadNotFoundError,
+)
+from dropoff_tus.ids import upload_id
+from dropoff_tus.model import Mode, Role, UploadState
+from server.ending import LOST_CREATION_SECONDS
+from server.uploads import UploadSettings
+from tests.support.aio import async_test
+from tests.support.fake_clock import NOON
+from tests.support.memory_body import MemoryBody
+from tests.unit.server.world import DAY_SECONDS, SETTINGS, World, token_of
+
+EXPIRE_SECONDS = SETTINGS.expire_after_seconds
+
+
+async def _running(world: World, token: str, sent: bytes) -> tuple[MemoryBody, "asyncio.Task[object]"]:
+    body = MemoryBody(sent, ended=False)
+    task: asyncio.Task[object] = asyncio.ensure_future(world.patch(token, 0, body))
+    await body.until_taken(len(sent))
+    return body, task
+
+
+# ---- by the client ----------------------------------------------------------------------------------------------
+
+
+@async_test
+async def test_terminate_shreds_and_gives_back() -> None:
+    """410 afterwards, for every request."""
+    world = World()
+    token = token_of(await world.create(5, b"012"))
+    await world.uploads.terminate(world.drop.id, token)
+    assert world.state(token) is UploadState.TERMINATED
+    assert await world.reserved_bytes() == 0
+    assert world.store.content(upload_id(token)) == b""
+    for again in (world.head(token), world.patch(token, 3, b"34"), world.uploads.terminate(world.drop.id, token)):
+        with pytest.raises(UploadGoneError):
+            await again
+
+
+@async_test
+async def test_terminate_ends_a_running_patch() -> None:
+    """The writer is asked to stop, and then its bytes are gone."""
+    world = World()
+    token = token_of(await world.create(5))
+    _, task = await _running(world, token, b"012")
+    await world.uploads.terminate(world.drop.id, token)
+    with pytest.raises(Exception, match="took this upload over"):
+        await task
+    assert world.state(token) is UploadState.TERMINATED
+
+
+@async_test
+async def test_terminate_of_unknown_or_foreign_upload_is_not_found() -> None:
+    """Another drop-off has no right to it."""
+    world = World()
+    token = token_of(await world.create(5))
+    for drop, asked in (("other", token), (world.drop.id, "0" * 31 + "f"), (world.drop.id, "x")):
+        with pytest.raises(UploadNotFoundError):
+            await world.uploads.terminate(drop, asked)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@async_test
+async def test_terminate_of_finished_upload_is_for_the_operator_to_allow(allowed: bool) -> None:
+    """403 unless `tus.terminate_finished`."""
+    world = World(settings=UploadSettings(terminate_finished=allowed))
+    token = token_of(await world.create(3, b"012"))
+    if not allowed:
+        with pytest.raises(TerminateFinishedError):
+            await world.uploads.terminate(world.drop.id, token)
+        assert world.state(token) is UploadState.COMPLETE
+        return
+    await world.uploads.terminate(world.drop.id, token)
+    assert (await world.catalog.usage(world.drop.id)).bytes == 0
+
+
+@async_test
+async def test_terminate_with_the_catalog_away_is_told_to_it_later() -> None:
+    """The store has ended it; what it had reserved is given back without another request."""
+    world = World()
+    token = token_of(await world.create(5, b"012"))
+    world.catalog.down = True
+    with pytest.raises(CatalogUnavailableError):
+        await world.uploads.terminate(world.drop.id, token)
+    world.catalog.down = False
+    for _ in range(100):
+        if world.state(token) is UploadState.TERMINATED:
+            break
+        await asyncio.sleep(0.005)
+    assert await world.reserved_bytes() == 0
+
+
+# ---- by time ----------------------------------------------------------------------------------------------------
+
+
+@async_test
+async def test_expire_ends_what_was_idle_for_too_long_and_nothing_else() -> None:
+    """It counts from the last commit, to the second."""
+    world = World()
+    idle = token_of(await world.create(5, b"012"))
+    done = token_of(await world.create(3, b"012"))
+    world.clock.advance(1)
+    fresh = token_of(await world.create(5))
+    world.clock.advance(EXPIRE_SECONDS - 2)
+    assert await world.uploads.expire() == 0
+    world.clock.advance(1.5)
+    assert await world.uploads.expire() == 1
+    assert [world.state(token) for token in (idle, done, fresh)] == [
+        UploadState.EXPIRED,
+        UploadState.COMPLETE,
+        UploadState.OPEN,
+    ]
+    assert await world.uploads.expire() == 0
+
+
+@async_test
+async def test_expire_of_a_patch_that_goes_on_keeps_it() -> None:
+    """Old but not idle: what it brought is committed, and it is not ended."""
+    world = World()
+    token = token_of(await world.create(5))
+    world.clock.advance(EXPIRE_SECONDS - 1)
+    await world.patch(token, 0, b"0")
+    world.clock.advance(EXPIRE_SECONDS - 1)
+    assert await world.uploads.expire() == 0
+    assert (await world.patch(token, 1, b"1234")).receipt is not None
+
+
+@async_test
+async def test_expire_finishes_what_is_whole_instead_of_ending_it() -> None:
+    """Acknowledged bytes of a whole upload are never thrown away for a finish that failed."""
+    world = World()
+    token = token_of(await world.create(5, b"01234"))
+    world.set_state(token, UploadState.OPEN)
+    world.clock.advance(EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 0
+    for _ in range(100):
+        if world.state(token) is UploadState.COMPLETE:
+            break
+        await asyncio.sleep(0.005)
+    assert world.store.content(upload_id(token)) == b"01234"
+
+
+@async_test
+async def test_expire_goes_on_past_a_damaged_upload() -> None:
+    """One bad one stops nothing, and stays as it is."""
+    world = World()
+    bad, idle = token_of(await world.create(5)), token_of(await world.create(5))
+    world.store.kept[upload_id(bad)].damaged = True
+    world.clock.advance(EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 1
+    assert (world.state(bad), world.state(idle)) == (UploadState.OPEN, UploadState.EXPIRED)
+
+
+@async_test
+async def test_expire_of_a_row_without_an_upload_drops_it() -> None:
+    """Nothing of it was ever acknowledged."""
+    world = World()
+    token = token_of(await world.create(5))
+    world.store.kept.clear()
+    world.clock.advance(EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 1
+    assert world.row(token) is None
+
+
+@async_test
+async def test_expire_never_where_it_is_switched_off() -> None:
+    """0 means never."""
+    world = World(settings=UploadSettings(expire_after_seconds=0))
+    token = token_of(await world.create(5))
+    world.clock.advance(10**9)
+    assert await world.uploads.expire() == 0
+    assert (await world.head(token)).expires_at is None
+
+
+@async_test
+async def test_expire_of_complete_part_waits_for_a_final() -> None:
+    """A part that no final took goes on expiring; a claimed one does not."""
+    world = World()
+    claimed, free = await world.part(b"01"), await world.part(b"23")
+    await world.create(None, role=Role.FINAL, parts=[claimed])
+    world.clock.advance(EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 1
+    assert (world.state(claimed), world.state(free)) == (UploadState.COMPLETE, UploadState.EXPIRED)
+
+
+@async_test
+async def test_expire_lets_go_of_ingest_keys_that_nothing_waits_for() -> None:
+    """The days of sealed uploads that are unfinished, or parts without a final, are needed; others are not."""
+    world = World(mode=Mode.SEALED, settings=UploadSettings(expire_after_seconds=0))
+    await world.create(5, b"01234")
+    world.clock.advance(DAY_SECONDS)
+    await world.create(5)
+    world.clock.advance(DAY_SECONDS)
+    await world.part(b"01")
+    world.clock.advance(5 * DAY_SECONDS)
+    await world.uploads.expire()
+    days = {(NOON + timedelta(days=days)).date().isoformat() for days in (1, 2)}
+    assert world.store.retired[-1] - {world.clock.now().date().isoformat()} == days
+
+
+@async_test
+async def test_lost_creation_is_one_without_a_byte_and_old() -> None:
+    """Neither a young one nor one with a byte."""
+    world = World()
+    old, begun = token_of(await world.create(5)), token_of(await world.create(5, b"0"))
+    world.clock.advance(LOST_CREATION_SECONDS - 1)
+    young = token_of(await world.create(5))
+    world.clock.advance(2)
+    assert await world.uploads._ender.expire_lost(world.drop.id) == 1  # noqa: SLF001 - creation asks for it
+    assert [world.state(token) for token in (old, begun, young)] == [
+        UploadState.EXPIRED,
+        UploadState.OPEN,
+        UploadState.OPEN,
+    ]
+
+
+# ---- by the operator --------------------------------------------------------------------------------------------
+
+
+@async_test
+async def test_end_open_stops_what_runs_and_keeps_what_is_whole() -> None:
+    """`drop close --now`: 410 for a running PATCH, and a finished upload is untouched."""
+    world = World()
+    done = token_of(await world.create(3, b"012"))
+    running, waiting = token_of(await world.create(5)), token_of(await world.create(5, b"01"))
+    _, task = await _running(world, running, b"012")
+    assert await world.uploads.end_open(world.drop.id) == 0
+    with pytest.raises(UploadGoneError):
+        await task
+    assert [world.state(token) for token in (done, running, waiting)] == [
+        UploadState.COMPLETE,
+        UploadState.TERMINATED,
+        UploadState.TERMINATED,
+    ]
+    assert await world.reserved_bytes() == 0
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@async_test
+async def test_delete_by_the_operator_shreds_whatever_it_is(finished: bool) -> None:
+    """There is no way back, and the bytes are given back."""
+    world = World()
+    token = token_of(await world.create(5, b"01234" if finished else b"01"))
+    await world.uploads.delete(upload_id(token))
+    assert world.state(token) is UploadState.DELETED
+    usage = await world.catalog.usage(world.drop.id)
+    assert (usage.uploads, usage.bytes, usage.outstanding_bytes) == (0, 0, 0)
+    with pytest.raises(UploadGoneError):
+        await world.head(token)
+
+
+@async_test
+async def test_ended_upload_is_gone_at_any_offset() -> None:
+    """410 comes before 409: there is nothing to go on with."""
+    world = World()
+    token = token_of(await world.create(5, b"01"))
+    with pytest.raises(MismatchedOffsetError):
+        await world.patch(token, 1, b"x")
+    await world.uploads.delete(upload_id(token))
+    with pytest.raises(UploadGoneError):
+        await world.patch(token, 1, b"x")

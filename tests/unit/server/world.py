@@ -1,0 +1,148 @@
+"""The use cases over a store, a catalog and a clock in memory."""
+
+import base64
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dropoff_tus import ids
+from dropoff_tus.checksum import ExpectedDigest
+from dropoff_tus.headers import digests as digests_in
+from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status
+from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState
+from server.uploads import Uploads, UploadSettings
+from tests.support.fake_clock import NOON, FakeClock
+from tests.support.memory_body import MemoryBody
+from tests.support.memory_catalog import MemoryCatalog
+from tests.support.memory_store import MemoryStore
+
+URL = "https://drop.example.org/files/d/"
+NO_LIMITS = Limits()
+SETTINGS = UploadSettings(expire_after_seconds=1000.0, body_idle_timeout_seconds=0.05)
+DAY_SECONDS = 86400.0
+# Short, so that a test can wait for repetitions.
+RETRY_SECONDS = (0.005, 0.01)
+
+
+def _tokens() -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        yield f"{number:032x}"
+
+
+class World:
+    """One drop-off, and everything around it. `restart` is what a killed process is followed by."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits = NO_LIMITS,
+        mode: Mode = Mode.MANAGED,
+        settings: UploadSettings = SETTINGS,
+        read_back_bytes: int = 1 << 30,
+    ) -> None:
+        """Make an open drop-off."""
+        self.clock = FakeClock()
+        self.store, self.catalog = MemoryStore(self.clock), MemoryCatalog()
+        self.drop = Dropoff(str(uuid.uuid4()), "a drop", NOON, SignedPolicy(mode, (), bytes(64)), limits=limits)
+        self.catalog.drops[self.drop.id] = self.drop
+        self._settings, self._read_back_bytes = settings, read_back_bytes
+        self._tokens = _tokens()
+        self.uploads = self._wire()
+
+    def _wire(self) -> Uploads:
+        return Uploads(
+            self.store,
+            self.catalog,
+            self.clock,
+            lambda: next(self._tokens),
+            lambda parts: ids.upload_id("+".join(parts)),
+            self._settings,
+            RETRY_SECONDS,
+            self._read_back_bytes,
+        )
+
+    async def restart(self) -> None:
+        """Kill the process and start another one, before it reconciles."""
+        await self.uploads.close()
+        self.store = self.store.reopened()
+        self.uploads = self._wire()
+
+    # ---- what clients ask ---------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        length: int | None,
+        body: bytes | MemoryBody | None = None,
+        *,
+        role: Role = Role.REGULAR,
+        parts: Sequence[str] = (),
+        metadata: Metadata | None = None,
+        chunked: bool = False,
+    ) -> Created:
+        """POST. Parts are tokens."""
+        stream = MemoryBody(body) if isinstance(body, bytes) else body
+        info = None
+        if stream is not None:
+            info = BodyInfo(None if chunked or not isinstance(body, bytes) else len(body))
+        given = metadata or Metadata()
+        request = Create(role, length, given, digests_in(given), tuple(parts), info)
+        return await self.uploads.create(Grant(self.catalog.drops[self.drop.id]), URL, request, stream)
+
+    async def patch(
+        self, token: str, offset: int, body: bytes | MemoryBody = b"", *, declare: int | None = None, drop: str = ""
+    ) -> Appended:
+        """PATCH; a MemoryBody is chunked."""
+        request = Patch(offset, BodyInfo(None if isinstance(body, MemoryBody) else len(body)), declare)
+        stream = body if isinstance(body, MemoryBody) else MemoryBody(body)
+        return await self.uploads.append(drop or self.drop.id, token, request, stream, URL + token)
+
+    async def head(self, token: str) -> Status:
+        """HEAD."""
+        return await self.uploads.head(self.drop.id, token)
+
+    async def part(self, content: bytes) -> str:
+        """Upload a whole partial; return its token."""
+        return token_of(await self.create(len(content), content or None, role=Role.PARTIAL))
+
+    # ---- what is so ---------------------------------------------------------------------------------------------
+
+    def row(self, token: str) -> UploadRow | None:
+        """Return the catalog's row."""
+        return self.catalog.rows.get(ids.upload_id(token))
+
+    def state(self, token: str) -> UploadState | None:
+        """Return the catalog's state."""
+        row = self.row(token)
+        return None if row is None else row.state
+
+    async def reserved_bytes(self) -> int:
+        """Return what is promised on the disk."""
+        return (await self.catalog.usage(self.drop.id)).outstanding_bytes
+
+    def change_drop(self, **changes: Any) -> None:  # noqa: ANN401 - each member has its type
+        """Change the drop-off."""
+        self.catalog.drops[self.drop.id] = replace(self.catalog.drops[self.drop.id], **changes)
+
+    def set_state(self, token: str, state: UploadState) -> None:
+        """Put the catalog's row back to a state, as if a crash had come before the change."""
+        row = self.row(token)
+        assert row is not None
+        self.catalog.rows[row.id] = replace(row, state=state, size_bytes=None, completed_at=None)
+
+
+def token_of(created: Created) -> str:
+    """Return the secret end of what was created."""
+    return created.location.rpartition("/")[2]
+
+
+def with_digest(digest: ExpectedDigest) -> Metadata:
+    """Return metadata that carries a digest in hex."""
+    return Metadata(((digest.algorithm, digest.digest.hex().encode()),))
+
+
+def with_digest_in_base64(digest: ExpectedDigest) -> Metadata:
+    """Return metadata that carries a digest in base64."""
+    return Metadata(((digest.algorithm, base64.b64encode(digest.digest)),))
