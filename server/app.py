@@ -17,6 +17,7 @@ from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
 from server.lifespan import services
 from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
+from server.logs import log_what_nobody_caught
 from server.middleware import around
 from server.services import StartError
 
@@ -80,6 +81,7 @@ def serve(config: Config) -> int:
         import uvloop  # noqa: PLC0415 - optional
 
         run = uvloop.run
+    log_what_nobody_caught()
     try:
         run(_serve(config))
     except (ListenError, StartError) as error:
@@ -107,7 +109,7 @@ async def _serve(config: Config) -> None:
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         if monitoring:
-            monitor = web.AppRunner(_monitoring(runner.app), access_log=None)
+            monitor = Runner(_monitoring(runner.app), config)
             stack.push_async_callback(monitor.cleanup)
             await monitor.setup()
             await _accept(monitor, monitoring, None)

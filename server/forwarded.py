@@ -68,10 +68,23 @@ def origin(peer: str | None, headers: Headers, networks: Sequence[Network]) -> O
     return found
 
 
+def is_trusted(request: web.BaseRequest, networks: Sequence[Network]) -> bool:
+    """Tell whether the direct peer is a configured proxy, or came over a unix socket."""
+    peer = _peer(request)
+    return peer is None or in_networks(peer, networks)
+
+
 def origin_of(request: web.BaseRequest, networks: Sequence[Network]) -> Origin:
     """Read who sent a request."""
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    return origin(str(peer[0]) if isinstance(peer, tuple) else None, tuple(request.headers.items()), networks)
+    return origin(_peer(request), tuple(request.headers.items()), networks)
+
+
+def _peer(request: web.BaseRequest) -> str | None:
+    """Return the address at the other end; None for a unix socket, and none that anybody trusts once it is gone."""
+    if request.transport is None:
+        return ""
+    peer = request.transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else None
 
 
 def client_of(request: web.BaseRequest, networks: Sequence[Network]) -> str | None:

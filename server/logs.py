@@ -1,42 +1,66 @@
-"""Logging: structlog formats everything, stdlib records too; JSON or console, to stderr. Secrets are masked last."""
+"""Logging: structlog formats everything, stdlib records too; JSON or console, to stderr. Secrets are masked last.
 
+What clients sent in confidence is not handed to a logger in the first place. This is the second line: names that mean
+secrets are masked wherever they stand, forms that look like secrets likewise, an exception is told without its text
+(which quotes what it could not read), and an object of an unknown kind by its type alone.
+"""
+
+import contextlib
+import errno
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import threading
+import traceback
+from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import date
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, TextIO
+from uuid import UUID
 
 import structlog
 
-_SECRET_KEYS = frozenset({"code", "token", "authorization", "identity", "key", "filename", "metadata"})
-_URL_TOKEN = re.compile(r"(/files/[^/\s\"']+/)[0-9a-f]{32}")
-_SECRET_TEXT = re.compile(r"AGE-SECRET-KEY-[A-Z0-9-]+", re.IGNORECASE)
+from dropoff_tus.errors import DropoffError
+
+_MASKED = "[redacted]"
+_SECRET_WORDS = frozenset(
+    {
+        *("authorization", "checksum", "code", "cookie", "digest", "filename", "identity", "key", "mac", "md5"),
+        *("metadata", "passphrase", "password", "secret", "sha1", "sha256", "sha512", "token"),
+    }
+)
+_WORDS = re.compile(r"[A-Za-z0-9]+")
+_URL_TOKEN = re.compile(r"(/files/[^/\s\"']+/)[0-9a-f]{32}", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"AGE-SECRET-KEY-[A-Z0-9-]+"
+    # a code as it is printed; O, I and L as people type them
+    r"|(?<![0-9A-Z-])[0-9A-TV-Z]{4}(?:[- ][0-9A-TV-Z]{4}){3}(?![0-9A-Z-])"
+    # a header with what follows
+    r"|(?:Dropoff-Code|Authorization|Upload-Metadata|Upload-Checksum|Cookie)['\"]?\s*[:=,]\s*[^\r\n]*",
+    re.IGNORECASE,
+)
 _ERROR_CODE = re.compile(r"ERR_[A-Z_]+")
+_MAX_DEPTH = 6
+_MAX_FRAMES = 8
+_MAX_CAUSES = 4
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines; what goes wrong with that is told in one, since logging would print the record as it came."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say where."""
+        error = sys.exception()
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(f"a record of {record.name} could not be written: {describe(error)}\n")
 
 
 def configure(log_format: str, level: str) -> None:
     """Set logging up for the process."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        redact,
-    ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [make_handler(log_format, sys.stderr)]
     root.setLevel(level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # These print what clients sent.
@@ -44,11 +68,116 @@ def configure(log_format: str, level: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+def make_handler(log_format: str, stream: TextIO) -> logging.Handler:
+    """Return the handler that writes records, masked, as `json` or for people (`console`)."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    )
+    handler = _Handler(stream)
+    handler.addFilter(_mask_arguments)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, renderer],
+        )
+    )
+    return handler
+
+
+def log_what_nobody_caught() -> None:
+    """Send what Python would print with a traceback through the log instead."""
+    log = logging.getLogger("server")
+
+    def uncaught(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+        log.critical("the program failed", extra={"exception": describe(error)})
+
+    def unraisable(what: Any) -> None:  # noqa: ANN401 - a structure that exists for the type checker alone
+        log.error("an error was ignored", extra={"exception": describe(what.exc_value)})
+
+    def in_thread(what: Any) -> None:  # noqa: ANN401 - likewise
+        log.error("a thread failed", extra={"exception": describe(what.exc_value)})
+
+    sys.excepthook, sys.unraisablehook, threading.excepthook = uncaught, unraisable, in_thread
+
+
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Mask whatever looks like a secret: the last line of defence, not the first."""
-    for key, value in event.items():
-        if key.lower() in _SECRET_KEYS and not (isinstance(value, str) and _ERROR_CODE.fullmatch(value)):
-            event[key] = None if value is None else "[redacted]"
-        elif isinstance(value, str):
-            event[key] = _SECRET_TEXT.sub("[redacted]", _URL_TOKEN.sub(r"\1[token]", value))
-    return event
+    """Mask whatever looks like a secret, at any depth. For structlog, last before the renderer."""
+    info = event.pop("exc_info", None)
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event["exception"] = describe(error)
+    event.pop("stack_info", None)
+    return {_safe(key, 0): _safe_under(key, value, 0) for key, value in event.items()}
+
+
+def describe(error: BaseException | None) -> str:
+    """Tell an exception, and what caused it, without their texts: the kinds, and the places they came from."""
+    told: list[str] = []
+    while error is not None and len(told) < _MAX_CAUSES:
+        kind = type(error).__name__
+        if isinstance(error, OSError) and error.errno is not None:
+            kind += f"[{errno.errorcode.get(error.errno, error.errno)}]"
+        if isinstance(error, DropoffError):
+            kind += f"[{error.code}]"
+        places = [
+            f"{'/'.join(PurePath(frame.filename).parts[-2:])}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
+        ]
+        told.append(f"{kind} at {' > '.join(places)}" if places else kind)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return ", caused by ".join(told)
+
+
+def _mask_arguments(record: logging.LogRecord) -> bool:
+    """Mask what is about to be written into a message; numbers stay, so that every format still fits."""
+    if isinstance(record.args, Mapping):
+        record.args = {key: _safe_under(key, value, 0) for key, value in record.args.items()}
+    elif record.args:
+        record.args = tuple(_safe(value, 0) for value in record.args)
+    return True
+
+
+def _safe_under(key: object, value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
+    """Return a named value as it may be shown."""
+    words = _WORDS.findall(str(key).lower())
+    if words and words[-1].removesuffix("s") in _SECRET_WORDS and value is not None:
+        return value if isinstance(value, str) and _ERROR_CODE.fullmatch(value) else _MASKED
+    return _safe(value, depth)
+
+
+def _safe(value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
+    """Return a value as it may be shown."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (str, date, PurePath, UUID)):
+        return _SECRET_TEXT.sub(_MASKED, _URL_TOKEN.sub(r"\1[token]", str(value)))
+    if isinstance(value, BaseException):
+        return describe(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"[{len(value)} bytes]"
+    return _safe_members(value, depth) if depth < _MAX_DEPTH else f"[{type(value).__name__}]"
+
+
+def _safe_members(value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
+    """Return a container as it may be shown, and of anything else the type."""
+    if isinstance(value, Mapping):
+        return {_safe(str(key), depth): _safe_under(key, item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (Sequence, AbstractSet)):
+        return [_safe_item(item, depth + 1) for item in value]
+    return f"[{type(value).__name__}]"
+
+
+def _safe_item(item: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
+    """Return a member of a list; a pair may be a header, so its first half names its second."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], (str, bytes)):  # noqa: PLR2004 - a pair
+        name = item[0].decode("latin-1") if isinstance(item[0], bytes) else item[0]
+        return [_safe(name, depth), _safe_under(name, item[1], depth)]
+    return _safe(item, depth)

@@ -13,9 +13,12 @@ from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError, MethodNotAllowedError
 from server.appkeys import CONFIG, METRICS
 from server.connection import SERVER_NAME
+from server.forwarded import is_trusted
+from server.logs import describe
 
 _log = logging.getLogger("server.request")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ALLOW = (
@@ -36,8 +39,7 @@ class UnexpectedError(DropoffError):
 @web.middleware
 async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every request, whatever happens."""
-    presented = request.headers.get("X-Request-ID", "")
-    request_id = presented if _REQUEST_ID.fullmatch(presented) else uuid.uuid4().hex
+    request_id = _request_id(request)
     metrics, started = request.app[METRICS], time.monotonic()
     metrics.running.inc()
     status, code = 500, None
@@ -54,7 +56,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may quote the request
             code = UnexpectedError.code
-            _log.error("unexpected error", extra={"kind": type(error).__name__, "where": _where(error)})
+            _log.error("unexpected error", extra={"exception": describe(error)})
             response = _refuse(request, UnexpectedError("the server failed; what was acknowledged is safe"))
         status = response.status
         if not response.prepared:
@@ -81,17 +83,19 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
 
 
+def _request_id(request: web.Request) -> str:
+    """Return the id a proxy gave, or a client if its form is that of no secret; else a new one."""
+    presented = request.headers.get("X-Request-ID", "")
+    if _UUID.fullmatch(presented) or (
+        _REQUEST_ID.fullmatch(presented) and is_trusted(request, request.app[CONFIG].server.trusted_proxies)
+    ):
+        return presented
+    return uuid.uuid4().hex
+
+
 async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
     message = "this is no proxy"
     raise MethodNotAllowedError(message, allow=("GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"))
-
-
-def _where(error: BaseException) -> str:
-    """Name the place an error came from, without its text."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return "" if place is None else f"{place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"
 
 
 def _refuse(request: web.Request, error: DropoffError) -> web.Response:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dropoff_tus import wire
 from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
-from dropoff_tus.ids import is_token, upload_id
+from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
@@ -22,7 +22,7 @@ async def handle(request: web.Request) -> web.StreamResponse:
     pieces = request.match_info["tail"].rstrip("/").split("/")
     if not pieces[0] or len(pieces) > 3:  # noqa: PLR2004 - drop-off, token, "receipt"
         raise _absent()
-    request["drop_id"] = pieces[0] if len(pieces[0]) == 36 else "other"  # noqa: PLR2004
+    request["drop_id"] = pieces[0] if is_drop_id(pieces[0]) else "other"
     if len(pieces) == 1:
         return await _on_dropoff(request, pieces[0])
     if is_token(pieces[1]):

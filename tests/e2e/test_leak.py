@@ -8,6 +8,7 @@ the digests of the contents.
 import base64
 import contextlib
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,17 @@ import pytest
 
 from tests.e2e import needles
 from tests.support.server_process import ServerProcess, token_of
-from tests.support.tus_raw import OCTETS, TUS, Headers, Response, TusSite, chunked, metadata, request_bytes
+from tests.support.tus_raw import (
+    OCTETS,
+    TUS,
+    Headers,
+    RawConnection,
+    Response,
+    TusSite,
+    chunked,
+    metadata,
+    request_bytes,
+)
 
 _CONTENT = f"content marker {random.getrandbits(128):032x} and more of it ".encode()
 _NAME = f"name-marker-{random.getrandbits(64):016x}-Prüfung.txt"
@@ -60,7 +71,7 @@ class Confidences:
         found |= {needle for token in self.tokens for needle in needles.of_bytes(bytes.fromhex(token))}
         found |= needles.of_bytes(_CONTENT) | needles.of_bytes(_CONTENT[15:40])
         found |= {needle for content in self.contents for needle in needles.digests_of(content)}
-        found |= {needle for text in (self.code, _NAME) for needle in needles.digests_of(text.encode())}
+        found |= {needle for text in texts | self.tokens for needle in needles.digests_of(text.encode())}
         return found
 
     def keep(self, answer: Response) -> Response:
@@ -77,9 +88,10 @@ class Confidences:
         assert answer.status == 201, answer
         return answer.needed("Location")
 
-    def raw(self, data: bytes) -> None:
-        """Send bytes as they are and remember whatever comes back."""
-        with self.site.connect(timeout_seconds=5) as connection, contextlib.suppress(OSError):
+    def raw(self, data: bytes, *, monitoring: bool = False) -> None:
+        """Send bytes as they are, to either listener, and remember whatever comes back."""
+        port = self.server.port + (1 if monitoring else 0)
+        with RawConnection("127.0.0.1", port, timeout_seconds=5) as connection, contextlib.suppress(OSError):
             connection.send(data)
             connection.half_close()
             self.keep(connection.read_response())
@@ -165,6 +177,22 @@ def _ask_wrongly(told: Confidences) -> None:
     told.raw(b"\x16\x03\x01" + code.encode() + b"\r\n\r\n")
 
 
+def _ask_wrongly_elsewhere(told: Confidences) -> None:
+    """Put secrets into headers that servers and proxies like to log, into a body's framing, and to monitoring."""
+    site, code, token = told.site, told.code, next(iter(told.tokens))
+    url, host = site.upload_url + token, {"Host": "localhost"}
+    logged = ("X-Request-ID", "Forwarded", "X-Forwarded-For", "Origin", "Range", "Authorization", "Cookie", "Upgrade")
+    for name, secret in itertools.product(logged, (code, token, _NAME)):
+        told.keep(site.request("HEAD", url, {"Tus-Resumable": TUS, name: secret}))
+    chunks = {**site.patch_headers(0), "Transfer-Encoding": "chunked", **host}
+    for body in (f"5;{code}\r\nhello\r\n", f"5\r\nhello{token}\r\n", f"{token}\r\n"):
+        told.raw(request_bytes("PATCH", f"/files/{token}", chunks, body.encode()))
+    for path in (f"/healthz?{token}", f"/{code}", f"/metrics/{token}", f"/readyz#{code}"):
+        told.raw(request_bytes("GET", path, {**host, "X-Long": code}), monitoring=True)
+    told.raw(f"{code} {token}\r\n{code}\r\n\r\n".encode(), monitoring=True)
+    told.raw(f"GET / HTTP/1.1\r\nDropoff Code: {code}\r\n\r\n".encode(), monitoring=True)
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confidences]:
     """Tell a server secrets, with the most talkative log, by all right and wrong ways."""
@@ -172,6 +200,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confidences]:
         confidences = Confidences(server)
         _upload_by_every_path(confidences)
         _ask_wrongly(confidences)
+        _ask_wrongly_elsewhere(confidences)
         yield confidences
 
 
