@@ -251,5 +251,7 @@ def _explain(item: Any, overrides: Overrides) -> str:  # noqa: ANN401 - pydantic
         return f"{place}: must be {context['expected']}".replace("'", '"')
     if kind == "greater_than_equal":
         return f"{place}: must be {context['ge']} or more"
+    if kind == "less_than_equal":
+        return f"{place}: must be {context['le']} or less"
     text = _INSTEAD.get(kind, str(item["msg"]).removeprefix("Value error, "))
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

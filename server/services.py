@@ -11,10 +11,11 @@ from pathlib import Path
 
 from server.clock import SystemClock
 from server.config import Config
+from server.places import key_places
 from server.uploads import Uploads, UploadSettings
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
-from storage.keys import KeyPlaces, KeySourceError, ServerKeys, load_server_keys
+from storage.keys import KeySourceError, ServerKeys, load_server_keys
 
 TOKEN_BYTES = 16
 
@@ -31,17 +32,6 @@ class Services:
     store: FileStore
     catalog: SqlCatalog
     uploads: Uploads
-
-
-def key_places(config: Config) -> KeyPlaces:
-    """Return the sources of the keys that the configuration names."""
-    keys = config.keys
-    return KeyPlaces(
-        signing_key=str(keys.signing_key),
-        code_key=str(keys.code_key),
-        managed_identity=str(keys.managed_identity),
-        ingest_dir=Path(keys.ingest_dir),
-    )
 
 
 @contextlib.asynccontextmanager

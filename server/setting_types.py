@@ -146,7 +146,7 @@ def _folder(info: ValidationInfo) -> Path:
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 When = Annotated[str, BeforeValidator(_when)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]

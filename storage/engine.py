@@ -166,6 +166,10 @@ class FileStore:
         """Return a receipt's payload, or None where it is not there or cannot be read here."""
         return await self.run(receipts.read_receipt, self._base, upload_id, identities)
 
+    async def signed_receipt(self, upload_id: str, identities: Sequence[str] = ()) -> bytes | None:
+        """Return a receipt's signed line, or None as `receipt`."""
+        return await self.run(receipts.read_signed_receipt, self._base, upload_id, identities)
+
     async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
         """Return the signed receipt for whoever has the upload's URL, or None."""
         return await self.run(receipts.read_url_receipt, self._base, upload_id, token)

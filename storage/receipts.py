@@ -6,7 +6,6 @@ Source: docs/format.md, Receipt.
 import base64
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
@@ -95,17 +94,25 @@ def _for_operators(base: StoreBase, state: LogState, line: bytes) -> bytes:
     return encrypt(line, recipients)
 
 
-def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> dict[str, Any] | None:
-    """Return a receipt's payload, or None where it is not there or cannot be read with what is at hand."""
+def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> bytes | None:
+    """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
     at_hand = [*parse_identities(identities), *base.keys.managed]
     try:
         blob = base.layout.of(upload_id).receipt.read_bytes()
-        with suppress(NoMatchingIdentity):
-            return verify_receipt(decrypt(blob, at_hand), base.keys.signing)
-        envelope = open_with(base, base.load(upload_id), identities)
-        return verify_receipt(decrypt(blob, [envelope.identity]), base.keys.signing)
+        try:
+            line = decrypt(blob, at_hand)
+        except NoMatchingIdentity:
+            envelope = open_with(base, base.load(upload_id), identities)
+            line = decrypt(blob, [envelope.identity])
     except (FileNotFoundError, AgeError, KeyMissingError, UploadNotFoundError):
         return None
+    return None if verify_receipt(line, base.keys.signing) is None else line
+
+
+def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> dict[str, Any] | None:
+    """Return a receipt's payload, or None as `read_signed_receipt`."""
+    line = read_signed_receipt(base, upload_id, identities)
+    return None if line is None else verify_receipt(line, base.keys.signing)
 
 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:

@@ -1,42 +1,67 @@
-"""What commands share: the configuration option, output, escaping, and running on opened services."""
+"""What commands share: finding the configuration, and running on opened services.
+
+A command imports what it runs when it runs it, so that `--help` and small commands do not wait for all the others.
+"""
+
+from __future__ import annotations
 
 import asyncio
-import json
+import logging
+import os
 import re
-import sys
-import unicodedata
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dropoff_tus.ids import is_token, is_upload_id, upload_id
-from server import logs
-from server.config import Config, load_config
-from server.services import Services, open_services
-from server.units import parse_time
+from server.cli.output import CommandError
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.services import Services
+    from storage.catalog import SqlCatalog
 
 T = TypeVar("T")
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", help="The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml.", show_default=False
-    ),
-]
+_CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")
 
 
-class CommandError(Exception):
-    """A command cannot do what was asked; the text says why and what to do."""
+def group(text: str) -> typer.Typer:
+    """Make a group of commands, which takes `--config` itself, for the command behind it."""
+    app = typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    def options(config: ConfigOption = None) -> None:
+        if config is not None:
+            # What is named before the command is what the variable would have said.
+            os.environ[CONFIG_VARIABLE] = str(config)
+
+    app.callback(help=text)(options)
+    return app
 
 
-def with_services(config_file: Path | None, work: Callable[[Services, Config], Awaitable[T]]) -> T:
+def read_config(given: Path | None) -> Config:
+    """Read the configuration that the command line names."""
+    from server.config import load_config
+
+    return load_config(given)
+
+
+def with_services(given: Path | None, work: Callable[[Services, Config], Awaitable[T]]) -> T:
     """Open everything, do the work, close everything."""
-    config = load_config(config_file)
-    logs.configure("console", "error")
+    config = read_config(given)
+    _silence_logs()
+    from server.services import open_services
 
     async def run() -> T:
         async with open_services(config) as services:
@@ -45,37 +70,30 @@ def with_services(config_file: Path | None, work: Callable[[Services, Config], A
     return asyncio.run(run())
 
 
-def show(text: str) -> str:
-    """Return client text safe for a terminal: no control, bidirectional or other format characters."""
-    return "".join(
-        character if unicodedata.category(character)[0] != "C" else f"\\u{ord(character):04x}" for character in text
-    )
+def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaitable[T]]) -> T:
+    """Open the catalog alone: quicker, and possible where the keys are not at hand."""
+    config = read_config(given)
+    _silence_logs()
+    from storage.catalog import open_catalog
+
+    async def run() -> T:
+        async with open_catalog(config.catalog.url) as catalog:
+            return await work(catalog, config)
+
+    return asyncio.run(run())
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401 - JSON
-    """Print JSON, ASCII only so that no terminal is steered by it."""
-    print(json.dumps(value, indent=2))
-
-
-def say(text: str) -> None:
-    """Print a line on stdout."""
-    print(text)
-
-
-def note(text: str) -> None:
-    """Print a remark on stderr."""
-    print(text, file=sys.stderr)
-
-
-def stamp(moment: datetime | None) -> str | None:
-    """Write a time as RFC 3339."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _silence_logs() -> None:
+    """Let the command alone speak: what it has to say of a failure it says itself, in a sentence."""
+    logging.disable(logging.CRITICAL)
 
 
 def time_option(text: str | None, option: str) -> datetime | None:
     """Read `7d` from now, or an RFC 3339 time; it must lie ahead."""
     if not text or text == "0":
         return None
+    from server.units import parse_time
+
     now = datetime.now(UTC)
     try:
         moment = parse_time(text, now)
@@ -88,12 +106,28 @@ def time_option(text: str | None, option: str) -> datetime | None:
     return moment
 
 
+def size_option(text: str | None, default: int, option: str) -> int:
+    """Read a size, or the configured default where there is none."""
+    if text is None:
+        return default
+    from server.units import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        message = f"{option} {error}"
+        raise CommandError(message) from None
+
+
 async def find_upload(services: Services, text: str) -> str:
-    """Return the id of an upload given by id, token or URL.
+    """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
 
     Raises:
         CommandError: It is none of these, or unknown.
     """
+    from dropoff_tus.errors import UploadNotFoundError
+    from dropoff_tus.ids import is_token, is_upload_id, upload_id
+
     found = _UPLOAD_URL_END.search(text)
     if found:
         candidates = [upload_id(found[1])]
@@ -105,5 +139,11 @@ async def find_upload(services: Services, text: str) -> str:
     for candidate in candidates:
         if await services.catalog.upload(candidate) is not None:
             return candidate
+    for candidate in candidates:
+        try:
+            await services.store.stat(candidate)
+        except UploadNotFoundError:
+            continue
+        return candidate
     message = "there is no such upload; list them with `dropoff-tus upload list --all`"
     raise CommandError(message)

@@ -1,35 +1,38 @@
 """`drop …`: drop-offs."""
 
+from __future__ import annotations
+
 import os
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
-from dropoff_tus.model import Dropoff, Limits, Mode
 from server.cli.context import (
-    CommandError,
     ConfigOption,
     JsonOption,
-    note,
-    print_json,
-    say,
-    show,
-    stamp,
+    group,
+    read_config,
+    size_option,
     time_option,
-    with_services,
+    with_catalog,
 )
-from server.config import Config, config_path
-from server.services import Services
-from server.units import parse_size
-from storage.keys import check_recipient
+from server.cli.output import CommandError, note, print_json, say, show, size, stamp
 
-app = typer.Typer(help="Make and manage drop-offs: an upload URL and a code.", no_args_is_help=True)
-DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.")]
+if TYPE_CHECKING:
+    from dropoff_tus.model import Dropoff, Limits
+    from server.config import Config
+    from storage.catalog import SqlCatalog
+    from storage.keys import ServerKeys
+
+app = group("Make and manage drop-offs: an upload URL and a code.")
+DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
+MOST_UPLOADS = 2**31 - 1
+_NAME_CHARACTERS = 200
+ROOT_IDENTITY = "root-identity.txt"
+"""Where `init` leaves the root identity, beside the configuration, until the operator moves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,21 @@ class NewDrop:
     """What a new drop-off is to be."""
 
     name: str
+    limits: Limits
     id: str | None = None
     with_code: bool = True
-    limits: Limits = field(default_factory=Limits)
     recipients: tuple[str, ...] = ()
     sealed: bool = False
     expires_at: datetime | None = None
 
 
-async def create_drop(services: Services, new: NewDrop) -> tuple[Dropoff, str | None]:
+async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tuple[Dropoff, str | None]:
     """Make a drop-off; returns it with its code, which is nowhere else."""
+    import uuid
+
+    from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
+    from dropoff_tus.model import Dropoff, Mode
+
     drop_id = new.id or str(uuid.uuid4())
     if not is_drop_id(drop_id):
         message = "--id must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`"
@@ -57,16 +65,34 @@ async def create_drop(services: Services, new: NewDrop) -> tuple[Dropoff, str | 
         id=drop_id,
         name=new.name,
         created_at=datetime.now(UTC),
-        policy=services.keys.sign_policy(drop_id, mode, new.recipients),
-        code_mac=services.keys.code_mac(code) if code is not None else None,
+        policy=keys.sign_policy(drop_id, mode, new.recipients),
+        code_mac=keys.code_mac(code) if code is not None else None,
         limits=new.limits,
         expires_at=new.expires_at,
     )
     try:
-        await services.catalog.add_dropoff(dropoff)
+        await catalog.add_dropoff(dropoff)
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        message = f"{error}; nothing was changed"
+        raise CommandError(message) from None
     return dropoff, code
+
+
+def load_keys(config: Config) -> ServerKeys:
+    """Load the server's keys alone."""
+    from server.places import key_places
+    from storage.keys import load_server_keys
+
+    return load_server_keys(key_places(config))
+
+
+def one_type(recipients: tuple[str, ...]) -> None:
+    """Refuse recipients that are none, or of two types."""
+    from storage.keys import check_recipient
+
+    if len({check_recipient(text) for text in recipients}) > 1:
+        message = "all recipients must be of one type: age1… or age1pq1…"
+        raise CommandError(message)
 
 
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:
@@ -115,70 +141,79 @@ def create(  # noqa: PLR0917 - its options
     name: Annotated[str, typer.Option(help="What you call it.", show_default=False)],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
-    expires: Annotated[str | None, typer.Option(help="7d, or 2030-01-31T12:00:00Z.")] = None,
+    expires: Annotated[str | None, typer.Option(help="7d, or 2030-01-31T12:00:00Z; 0: never.")] = None,
     max_upload_bytes: Annotated[str | None, typer.Option(help="Of one upload; e.g. 10GiB. 0: no limit.")] = None,
     max_total_bytes: Annotated[str | None, typer.Option(help="Of all uploads together.")] = None,
-    max_uploads: Annotated[int | None, typer.Option(help="How many.", min=0)] = None,
+    max_uploads: Annotated[int | None, typer.Option(help="How many.", min=0, max=MOST_UPLOADS)] = None,
     recipient: Annotated[
-        list[str] | None, typer.Option(help="An age recipient instead of the configured roots.")
+        list[str] | None, typer.Option(help="An age recipient instead of the configured roots. May be repeated.")
     ] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Not even this server can read a finished upload.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a drop-off and show its URL and code.
+    """Make a drop-off and show its URL and its code, which is shown this once.
+
+    Send the code and the address in separate messages. What is not said here comes from section [dropoffs].
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
+    from dropoff_tus.model import Limits
+    from server.config import config_path
+
+    loaded = read_config(config)
+    defaults = loaded.dropoffs
     recipients = tuple(recipient or ())
-    if len({check_recipient(text) for text in recipients}) > 1:
-        message = "all recipients must be of one type: age1… or age1pq1…"
-        raise CommandError(message)
+    one_type(recipients)
+    _check_name(name)
+    new = NewDrop(
+        name=name,
+        id=drop_id,
+        with_code=not no_code,
+        limits=Limits(
+            max_upload_bytes=size_option(max_upload_bytes, defaults.max_upload_bytes, "--max-upload-bytes"),
+            max_total_bytes=size_option(max_total_bytes, defaults.max_total_bytes, "--max-total-bytes"),
+            max_uploads=defaults.max_uploads if max_uploads is None else max_uploads,
+        ),
+        recipients=recipients,
+        sealed=sealed or defaults.sealed,
+        expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
+    )
 
-    async def work(services: Services, conf: Config) -> dict[str, Any]:
-        defaults = conf.dropoffs
-        new = NewDrop(
-            name=name,
-            id=drop_id,
-            with_code=not no_code,
-            limits=Limits(
-                max_upload_bytes=_size(max_upload_bytes, defaults.max_upload_bytes, "--max-upload-bytes"),
-                max_total_bytes=_size(max_total_bytes, defaults.max_total_bytes, "--max-total-bytes"),
-                max_uploads=defaults.max_uploads if max_uploads is None else max_uploads,
-            ),
-            recipients=recipients,
-            sealed=sealed or defaults.sealed,
-            expires_at=time_option(expires or defaults.expires, "--expires"),
-        )
-        return created_json(conf, *await create_drop(services, new))
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        return created_json(conf, *await create_drop(catalog, load_keys(conf), new))
 
-    made = with_services(config, work)
-    if sealed and (config_path(config).resolve().parent / "root-identity.txt").exists():
-        note("warning: root-identity.txt is still on this machine, so sealed uploads can be read here; move it away")
+    made = with_catalog(config, work)
+    if new.sealed and (config_path(config).resolve().parent / ROOT_IDENTITY).exists():
+        note(f"warning: {ROOT_IDENTITY} is still on this machine, so sealed uploads can be read here; move it away")
     if as_json:
         print_json(made)
     else:
         say_created(made)
 
 
-def _size(text: str | None, default: int, option: str) -> int:
-    if text is None:
-        return default
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > _NAME_CHARACTERS:
+        message = f"--name must have from 1 to {_NAME_CHARACTERS} characters; it is how you find the drop-off again"
+        raise CommandError(message)
     try:
-        return parse_size(int(text) if text.isascii() and text.isdigit() else text)
-    except ValueError as error:
-        message = f"{option} {error}"
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        message = "--name is not text in this terminal's encoding (UTF-8 is expected)"
         raise CommandError(message) from None
 
 
 @app.command("list")
 def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List all drop-offs."""
+    """List all drop-offs, oldest first.
 
-    async def work(services: Services, conf: Config) -> list[dict[str, Any]]:
-        return [_json(conf, dropoff) for dropoff in await services.catalog.dropoffs()]
+    Example: dropoff-tus drop list --json
+    """
 
-    found = with_services(config, work)
+    async def work(catalog: SqlCatalog, conf: Config) -> list[dict[str, Any]]:
+        return [_json(conf, dropoff) for dropoff in await catalog.dropoffs()]
+
+    found = with_catalog(config, work)
     if as_json:
         print_json(found)
         return
@@ -186,27 +221,44 @@ def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None
         say(f"{item['id']}  {'closed' if item['closed'] else 'open'}  {item['mode']}  {show(item['name'])}")
         say(f"  page:       {item['page_url']}")
         say(f"  upload URL: {item['upload_url']}")
-    if found:
-        say("a code is shown once; make a new one with: dropoff-tus drop new-code ID")
+    if not found:
+        note("there is no drop-off yet; make one with: dropoff-tus drop create --name NAME")
 
 
 @app.command("show")
 def show_drop(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show one drop-off and what it has received."""
+    """Show one drop-off, its limits and what it has received.
 
-    async def work(services: Services, conf: Config) -> dict[str, Any]:
-        dropoff = await services.catalog.dropoff(drop_id)
-        if dropoff is None:
-            raise _unknown()
-        usage = await services.catalog.usage(drop_id)
-        return {**_json(conf, dropoff), "uploads": usage.uploads, "bytes": usage.bytes}
+    Example: dropoff-tus drop show 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
+    """
 
-    found = with_services(config, work)
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        return await _shown(catalog, conf, drop_id)
+
+    _say_shown(with_catalog(config, work), as_json=as_json)
+
+
+async def _shown(catalog: SqlCatalog, config: Config, drop_id: str) -> dict[str, Any]:
+    dropoff = await catalog.dropoff(drop_id)
+    if dropoff is None:
+        raise _unknown()
+    usage = await catalog.usage(drop_id)
+    return {**_json(config, dropoff), "uploads": usage.uploads, "bytes": usage.bytes}
+
+
+def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
     for key, value in found.items():
-        say(f"{key}: {show(str(value))}")
+        if key == "recipients":
+            say(f"recipients: {', '.join(value) or 'the configured roots'}")
+        elif key.startswith("max_") and not value:
+            say(f"{key}: no limit")
+        elif key.endswith("bytes"):
+            say(f"{key}: {value} ({size(value)})")
+        else:
+            say(f"{key}: {'-' if value is None else show(str(value))}")
 
 
 @app.command()
@@ -214,37 +266,59 @@ def close(
     drop_id: DropId,
     now: Annotated[bool, typer.Option("--now", help="Also end what is being uploaded.")] = False,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Take no new uploads; what has begun may finish, unless --now."""
-    _set_closed(drop_id, config, closed=True, end_open=now)
+    """Take no new uploads; what has begun may finish, unless --now.
+
+    Example: dropoff-tus drop close 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --now
+    """
+    _set_closed(drop_id, config, closed=True, end_open=now, as_json=as_json)
 
 
 @app.command()
-def reopen(drop_id: DropId, config: ConfigOption = None) -> None:
-    """Take new uploads again."""
-    _set_closed(drop_id, config, closed=False, end_open=False)
+def reopen(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Take new uploads again.
+
+    Example: dropoff-tus drop reopen 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
+    """
+    _set_closed(drop_id, config, closed=False, end_open=False, as_json=as_json)
 
 
-def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool) -> None:
-    async def work(services: Services, _conf: Config) -> bool:
-        return await services.catalog.set_closed(drop_id, closed=closed, end_open=end_open)
+def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool, as_json: bool) -> None:
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        if not await catalog.set_closed(drop_id, closed=closed, end_open=end_open):
+            raise _unknown()
+        return await _shown(catalog, conf, drop_id)
 
-    if not with_services(config, work):
-        raise _unknown()
+    found = with_catalog(config, work)
+    if as_json:
+        print_json(found)
+    else:
+        note(
+            "closed; a running server ends what is being uploaded within seconds"
+            if end_open
+            else "closed; what has begun may finish"
+            if closed
+            else "open"
+        )
 
 
 @app.command("new-code")
 def new_code(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Replace the code; the old one is refused from now on."""
+    """Replace the code, and show the new one this once; the old one is refused from now on.
 
-    async def work(services: Services, conf: Config) -> dict[str, Any]:
-        dropoff = await services.catalog.dropoff(drop_id)
+    Example: dropoff-tus drop new-code 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
+    """
+    from dropoff_tus.ids import CODE_BYTES, format_code
+
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        dropoff = await catalog.dropoff(drop_id)
         code = format_code(os.urandom(CODE_BYTES))
-        if dropoff is None or not await services.catalog.set_code(drop_id, services.keys.code_mac(code)):
+        if dropoff is None or not await catalog.set_code(drop_id, load_keys(conf).code_mac(code)):
             raise _unknown()
         return created_json(conf, dropoff, code)
 
-    made = with_services(config, work)
+    made = with_catalog(config, work)
     if as_json:
         print_json(made)
     else:

@@ -1,22 +1,23 @@
 """`init`: everything a new server needs, made beside its final place and put there whole."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.context import CommandError, JsonOption, note, print_json, say
-from server.cli.drop import NewDrop, create_drop, created_json, say_created
-from server.config import ConfigError, load_config
-from server.config_source import PREFIX
-from server.services import open_services
-from storage.catalog import migrate
-from storage.keys import check_recipient, generate_root_identity, generate_server_keys
+from server.cli.context import JsonOption
+from server.cli.drop import ROOT_IDENTITY, NewDrop, create_drop, created_json, load_keys, one_type, say_created
+from server.cli.output import CommandError, note, print_json, say
+
+if TYPE_CHECKING:
+    from server.config import Config
 
 _TEMPLATE = """# dropoff-tus configuration. config.example.toml describes every key.
 # Relative paths are relative to this file.
@@ -67,9 +68,7 @@ def init(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     recipients = list(recipient or ())
-    if len({check_recipient(text) for text in recipients}) > 1:
-        message = "all recipients must be of one type: age1… or age1pq1…"
-        raise CommandError(message)
+    one_type(tuple(recipients))
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
         message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
@@ -78,9 +77,13 @@ def init(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         message = f"{target} exists already and was left as it is; choose another --dir"
         raise CommandError(message)
-    target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    building.mkdir(mode=0o700)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir(mode=0o700)
+    except OSError as error:
+        message = f"cannot make a folder in {target.parent}: {error.strerror}; choose another --dir"
+        raise CommandError(message) from None
     try:
         made = _build(building, listen, f"{host}:{int(port) + 1}", recipients, key_type)
         if target.exists():
@@ -93,9 +96,12 @@ def init(
 
 
 def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], key_type: str) -> dict[str, object]:
+    from storage.catalog import migrate
+    from storage.keys import generate_root_identity, generate_server_keys
+
     generate_server_keys(folder / "secrets")
     if not recipients:
-        recipients = [generate_root_identity(folder / "root-identity.txt", key_type)]
+        recipients = [generate_root_identity(folder / ROOT_IDENTITY, key_type)]
     for name in ("store", "keys"):
         (folder / name).mkdir(mode=0o700)
     file = folder / "config.toml"
@@ -106,30 +112,42 @@ def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], ke
         "utf-8",
     )
     file.chmod(0o600)
+    config = _read(file)
+    migrate(config.catalog.url)
+    return asyncio.run(_first_drop(config))
+
+
+def _read(file: Path) -> Config:
+    from server.config import ConfigError, load_config
+
     try:
         # What is made lies in the folder, wherever the environment would have a running server look.
-        config = load_config(file, _shown_settings())
+        return load_config(file, _shown_settings())
     except ConfigError as error:
         message = f"the new configuration would be wrong: {error}"
         raise CommandError(message) from None
-    migrate(config.catalog.url)
 
-    async def first() -> dict[str, object]:
-        async with open_services(config) as services:
-            return created_json(config, *await create_drop(services, NewDrop(name="First drop-off")))
 
-    return asyncio.run(first())
+async def _first_drop(config: Config) -> dict[str, object]:
+    from dropoff_tus.model import Limits
+    from storage.catalog import open_catalog
+
+    async with open_catalog(config.catalog.url) as catalog:
+        new = NewDrop(name="First drop-off", limits=Limits())
+        return created_json(config, *await create_drop(catalog, load_keys(config), new))
 
 
 def _shown_settings() -> dict[str, str]:
     """Return the overrides that only change the addresses shown."""
+    from server.config_source import PREFIX
+
     return {name: value for name, value in os.environ.items() if name.startswith(f"{PREFIX}SERVER__")}
 
 
 def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: bool) -> None:
     if rooted:
         note(
-            f"The root identity that opens every upload is {target / 'root-identity.txt'}.\n"
+            f"The root identity that opens every upload is {target / ROOT_IDENTITY}.\n"
             "Move it off this machine and keep a copy: without it sealed uploads cannot be read, and with it here a "
             "thief reads all."
         )

@@ -1,46 +1,108 @@
-"""The commands put together, and the one place where errors become sentences and exit codes."""
+"""The commands put together, and the one place where errors become sentences and exit codes.
 
+| exit code | means |
+|---|---|
+| 0 | done |
+| 1 | not done, or something was found; a sentence on stderr says what |
+| 2 | the command line itself is wrong |
+| 128 + n | ended by signal n |
+"""
+
+from __future__ import annotations
+
+import contextlib
 import os
+import signal
 import sys
+from types import FrameType
 
-import typer
+from server.cli import doctor, drop, init, receipts, run, signing, store, upload
+from server.cli.context import group
+from server.cli.output import writing
 
-from dropoff_tus.errors import DropoffError
-from server.cli import drop, init, run, store, upload
-from server.cli.context import CommandError
-from server.config import ConfigError
-from server.services import StartError
-from storage.catalog import CatalogError
-from storage.keys import KeySourceError
+_OUR_ERRORS = (
+    ("server.cli.output", "CommandError"),
+    ("dropoff_tus.errors", "DropoffError"),
+    ("server.config", "ConfigError"),
+    ("server.services", "StartError"),
+    ("storage.catalog", "CatalogError"),
+    ("storage.keys", "KeySourceError"),
+)
+"""Whose text is written for the operator."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_KNOWN = (CommandError, ConfigError, StartError, CatalogError, KeySourceError, DropoffError)
-
-app = typer.Typer(
-    help="Receive private files: every byte is encrypted before it touches the disk.\n\n"
-    "Start with `dropoff-tus init --dir DIR`, then `dropoff-tus --config DIR/config.toml serve`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = group(
+    "Receive private files: every byte is encrypted before it touches the disk.\n\n"
+    "Begin with `dropoff-tus init --dir DIR`, then `dropoff-tus --config DIR/config.toml serve`.\n"
+    "Every command has --help with an example; those that answer have --json.",
 )
 init.register(app)
 run.register(app)
 app.add_typer(drop.app, name="drop")
 app.add_typer(upload.app, name="upload")
+receipts.register(app, upload.app)
 app.add_typer(store.app, name="store")
+signing.register(store.keys_app)
 app.add_typer(store.keys_app, name="keys")
+doctor.register(app)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is a sentence, never a traceback."""
+    _complete_streams()
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     try:
-        app()
-    except _KNOWN as error:
-        text = error.message if isinstance(error, DropoffError) else str(error)
-        print(f"dropoff-tus: {text}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            app()
+        finally:
+            with writing():
+                sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         sys.exit(1)
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        _discard_stdout()
+        print(f"dropoff-tus: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """Say what happened; None for a bug, whose traceback is what helps."""
+    for module, name in _OUR_ERRORS:
+        # What was not imported was not raised either, and is not imported for a sentence.
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return str(error)
+    if isinstance(error, OSError):
+        what = error.strerror or type(error).__name__
+        return f"{error.filename}: {what}" if error.filename else f"the system refused: {what}"
+    return None
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """End in order: what is half written is removed on the way out. A second signal ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
+def _complete_streams() -> None:
+    """Refuse to answer into nowhere: a code that is shown once would be lost, and a file opened next become stdout."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115 - for the life of the process
+    if sys.stdout is None:
+        print("dropoff-tus: stdout is closed, so there is nowhere to answer; nothing was done", file=sys.stderr)
+        sys.exit(1)
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not complain of it while it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,25 +1,25 @@
 """`store …` and `keys …`."""
 
+from __future__ import annotations
+
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import Role
-from server.cli.context import CommandError, ConfigOption, JsonOption, find_upload, note, print_json, say, with_services
-from server.config import Config
-from server.services import Services
-from storage.check import Finding, check_store
-from storage.keys import generate_root_identity
+from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_services
+from server.cli.output import CommandError, note, print_json, say
 
-app = typer.Typer(help="Verify and clean the store.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make keys.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.services import Services
+    from storage.check import Finding
+
+app = group("Verify and clean the store.")
+keys_app = group("Make keys, and show the public one.")
 
 
 @app.command()
@@ -29,18 +29,15 @@ def check(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read and verify every byte of ciphertext, with no key. Exits with 1 on any finding."""
+    """Read and verify every byte of ciphertext, with no key. Exits with 1 on any finding.
+
+    Example: dropoff-tus store check --quick
+    """
+    from storage.check import check_store
 
     async def work(services: Services, _conf: Config) -> list[Finding]:
         ids = [await find_upload(services, upload)] if upload else await services.store.upload_ids()
-        console = Console(stderr=True)
-        findings: list[Finding] = []
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("check", total=len(ids))
-            async for finding in check_store(services.store, ids, quick=quick):
-                findings.append(finding)
-                progress.advance(task)
-        return findings
+        return [finding async for finding in check_store(services.store, ids, quick=quick)]
 
     findings = with_services(config, work)
     bad = [finding for finding in findings if finding.problem is not None]
@@ -65,7 +62,12 @@ def sweep(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End what has expired, and remove files of uploads that the catalog does not know and that hold no byte."""
+    """End what has expired, and remove files of uploads that the catalog does not know and that hold no byte.
+
+    Example: dropoff-tus store sweep --dry-run
+    """
+    from dropoff_tus.errors import DropoffError
+    from dropoff_tus.model import Role
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
         orphans: list[str] = []
@@ -97,10 +99,15 @@ def generate(
     key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519.")] = "hybrid",
     as_json: JsonOption = False,
 ) -> None:
-    """Make an age identity in a file of yours alone, and print its recipient."""
+    """Make an age identity in a file of yours alone, and print its recipient.
+
+    Example: dropoff-tus keys generate --output root-identity.txt
+    """
     if key_type not in {"hybrid", "x25519"}:
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
+    from storage.keys import generate_root_identity
+
     recipient = generate_root_identity(output, key_type)
     if as_json:
         print_json({"identity_file": str(output), "recipient": recipient})

@@ -1,48 +1,60 @@
 """`upload …`: what was received."""
 
-import os
+from __future__ import annotations
+
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from dropoff_tus.errors import DropoffError, UploadNotFoundError
-from dropoff_tus.model import Role, UploadRow, UploadState
-from server.cli.context import (
-    CommandError,
-    ConfigOption,
-    JsonOption,
-    find_upload,
-    note,
-    print_json,
-    say,
-    show,
-    stamp,
-    with_services,
-)
-from server.config import Config
-from server.services import Services
-from storage.keys import read_identity_file
+from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_services
+from server.cli.output import CommandError, note, print_json, progress, say, show, stamp
+from server.cli.target import new_file
 
-app = typer.Typer(help="List, export and delete what was received.", no_args_is_help=True)
-UploadArgument = Annotated[str, typer.Argument(metavar="UPLOAD", help="An upload's id, token or URL.")]
-IdentityOption = Annotated[Path | None, typer.Option("--identity", help="An age identity file, for sealed uploads.")]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dropoff_tus.model import UploadRow
+    from server.config import Config
+    from server.services import Services
+
+app = group("List, export and delete what was received.")
+UploadArgument = Annotated[
+    str, typer.Argument(metavar="UPLOAD", help="An upload's id, token or URL.", show_default=False)
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="FILE", help="A file with age identities, for sealed uploads."),
+]
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
+
+
+def identities_in(file: Path | None) -> list[str]:
+    """Return the identities in a file that an operator names; none without a file."""
+    if file is None:
+        return []
+    from storage.keys import read_identity_file
+
+    return read_identity_file(file)
 
 
 async def _row_json(services: Services, row: UploadRow, identities: list[str]) -> dict[str, Any]:
+    from dropoff_tus.errors import DropoffError
+    from dropoff_tus.model import Role, UploadState
+
     filename, digest, offset = None, None, row.size_bytes or 0
     with suppress(DropoffError):
         stored = await services.store.stat(row.id)
         offset = stored.offset
-        if row.state is UploadState.COMPLETE:
+        receipt = None
+        if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
             receipt = await services.store.receipt(row.id, identities)
-            if receipt is not None:
-                digest, filename = receipt.get("sha256"), receipt.get("path")
-        if filename is None:
+        if receipt is not None:
+            digest, filename = receipt.get("sha256"), receipt.get("path")
+        elif stored.ended is None:
             metadata = await services.store.metadata(row.id)
             filename = metadata.filename if metadata is not None else None
     return {
@@ -60,14 +72,22 @@ async def _row_json(services: Services, row: UploadRow, identities: list[str]) -
 
 @app.command("list")
 def list_uploads(
-    drop: Annotated[str | None, typer.Option("--drop", help="Of this drop-off only.")] = None,
+    drop: Annotated[str | None, typer.Option("--drop", metavar="ID", help="Of this drop-off only.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Also partial uploads.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List uploads, oldest first."""
+    """List uploads, oldest first: id, state, bytes here of bytes expected, name.
+
+    Names and digests of sealed uploads are not shown, since this server cannot read them.
+
+    Example: dropoff-tus upload list --drop 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --json
+    """
 
     async def work(services: Services, _conf: Config) -> list[dict[str, Any]]:
+        if drop is not None and await services.catalog.dropoff(drop) is None:
+            message = "there is no such drop-off; list them with `dropoff-tus drop list`"
+            raise CommandError(message)
         rows = await services.catalog.uploads(drop_id=drop, partials=every)
         return [await _row_json(services, row, []) for row in rows]
 
@@ -84,12 +104,21 @@ def list_uploads(
 def show_upload(
     upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show one upload."""
-    identities = read_identity_file(identity) if identity else []
+    """Show one upload.
+
+    Example: dropoff-tus upload show 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11
+    """
+    identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        row = await services.catalog.upload(await find_upload(services, upload))
-        assert row is not None  # noqa: S101 - found just now
+        found = await find_upload(services, upload)
+        row = await services.catalog.upload(found)
+        if row is None:
+            message = (
+                f"the catalog does not know upload {found}, but the store has it: `store check {found}` verifies it, "
+                f"`upload export {found}` reads it if it is finished"
+            )
+            raise CommandError(message)
         return await _row_json(services, row, identities)
 
     found = with_services(config, work)
@@ -97,67 +126,105 @@ def show_upload(
         print_json(found)
         return
     for key, value in found.items():
-        say(f"{key}: {show(str(value))}")
+        say(f"{key}: {'-' if value is None else show(str(value))}")
 
 
 @app.command()
 def export(
     upload: UploadArgument,
-    output: Annotated[str, typer.Option("--output", help="A file, or - for stdout.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("--output", metavar="PATH", help="A file, or - for stdout.", show_default=False)
+    ],
     identity: IdentityOption = None,
+    part: Annotated[
+        str | None, typer.Option("--range", metavar="START-END", help="These bytes alone, both ends included.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write an upload's plain bytes; the file appears only when it is whole and verified."""
-    identities = read_identity_file(identity) if identity else []
-    target = Path(output)
-    if output != "-" and target.exists() and not force:
-        message = f"{target} exists already and was left as it is; use --force to replace it"
+    """Write an upload's plain bytes; the file appears only when it is whole and verified.
+
+    Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
+    on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
+    rest.
+
+    Example: dropoff-tus upload export 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --output scan.zip
+    """
+    identities = identities_in(identity)
+    wanted = _parse_range(part)
+    if output == "-" and as_json:
+        message = "--json and --output - both want stdout; write to a file, or leave out --json"
+        raise CommandError(message)
+    if output == "-" and sys.stdout.isatty():
+        message = "stdout is a terminal, which the file could steer; send it on with > or |, or write to a file"
         raise CommandError(message)
 
-    async def work(services: Services, _conf: Config) -> None:
+    async def work(services: Services, _conf: Config) -> dict[str, Any]:
         found = await find_upload(services, upload)
-        stored = await services.store.stat(found)
-        row = await services.catalog.upload(found)
-        if not stored.final or row is None or row.state is not UploadState.COMPLETE:
-            message = (
-                f"the upload is not finished ({row.state.value if row else 'unknown'}, {stored.offset} bytes are here)"
-            )
-            raise UploadNotFoundError(message)
-        pieces = services.store.read(found, identities=identities)
-        if output == "-":
-            async for piece in pieces:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
-        await _to_file(target, pieces, stored.offset)
+        total = await _finished_bytes(services, found)
+        start, stop = _within(wanted, total)
+        pieces = services.store.read(found, start=start, stop=stop, identities=identities)
+        with progress("export", stop - start) as advance:
+            if output == "-":
+                async for piece in pieces:
+                    sys.stdout.buffer.write(piece)
+                    advance(len(piece))
+                sys.stdout.buffer.flush()
+            else:
+                await _to_file(Path(output), pieces, advance, replace=force)
+        return {"id": found, "output": output, "start": start, "bytes": stop - start}
 
-    with_services(config, work)
+    done = with_services(config, work)
+    if as_json:
+        print_json(done)
 
 
-async def _to_file(target: Path, pieces: Any, total: int) -> None:  # noqa: ANN401 - an async iterator
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    console = Console(stderr=True)
-    try:
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            file = os.fdopen(os.open(temporary, flags, 0o600), "wb")
-        except OSError as error:
-            message = f"cannot write in {target.parent}: {error.strerror}"
-            raise CommandError(message) from None
-        with file, Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("export", total=total)
-            async for piece in pieces:
-                file.write(piece)
-                progress.advance(task, len(piece))
-            file.flush()
-            os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
-        temporary.rename(target)
-    except OSError as error:
-        message = f"cannot write {target}: {error.strerror}; nothing was left there"
-        raise CommandError(message) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def _parse_range(text: str | None) -> tuple[int, int | None] | None:
+    """Return start and stop (exclusive, None: the end)."""
+    if text is None:
+        return None
+    found = _RANGE.fullmatch(text.strip())
+    if found is None or (found[2] is not None and int(found[2]) < int(found[1])):
+        message = "--range must be START-END in bytes with both ends included, e.g. 0-1023, or 1024- for the rest"
+        raise CommandError(message)
+    return int(found[1]), None if found[2] is None else int(found[2]) + 1
+
+
+def _within(wanted: tuple[int, int | None] | None, total: int) -> tuple[int, int]:
+    if wanted is None:
+        return 0, total
+    start, stop = wanted
+    if start >= total:
+        message = f"--range begins at byte {start}, but the upload has {total} bytes; nothing was written"
+        raise CommandError(message)
+    return start, total if stop is None else min(stop, total)
+
+
+async def _finished_bytes(services: Services, upload_id: str) -> int:
+    """Return the length of an upload that may be exported: finished here, and not refused by the catalog.
+
+    One whose row was lost with the catalog may be: the store is the truth about bytes.
+    """
+    from dropoff_tus.model import UploadState
+
+    stored = await services.store.stat(upload_id)
+    row = await services.catalog.upload(upload_id)
+    if stored.ended is not None:
+        message = f"the upload was {stored.ended.value}; its content is gone"
+        raise CommandError(message)
+    if not stored.final or (row is not None and row.state is not UploadState.COMPLETE):
+        state = row.state.value if row is not None else UploadState.OPEN.value
+        message = f"the upload is not finished ({state}, {stored.offset} bytes are here); try again when it is complete"
+        raise CommandError(message)
+    return stored.offset
+
+
+async def _to_file(target: Path, pieces: AsyncIterator[bytes], advance: Any, *, replace: bool) -> None:  # noqa: ANN401
+    with new_file(target, replace=replace) as file:
+        async for piece in pieces:
+            file.write(piece)
+            advance(len(piece))
 
 
 @app.command()
@@ -167,18 +234,25 @@ def delete(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shred an upload: its keys first, then its bytes. There is no way back."""
-    if not yes and not as_json:
-        if not sys.stdin.isatty():
-            message = "there is nobody to ask; say --yes to shred without asking"
+    """Shred an upload: its keys first, then its bytes. There is no way back.
+
+    Copies in backups are not touched.
+
+    Example: dropoff-tus upload delete 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --yes
+    """
+    if not yes:
+        if not sys.stdin.isatty() or as_json:
+            message = "there is nobody to ask; say --yes to shred without asking. Nothing was changed"
             raise CommandError(message)
-        typer.confirm("Shred this upload? There is no way back", abort=True)
+        typer.confirm("Shred this upload? There is no way back", abort=True, err=True)
 
     async def work(services: Services, _conf: Config) -> str:
+        from dropoff_tus.model import Role
+
         found = await find_upload(services, upload)
         row = await services.catalog.upload(found)
         if row is not None and row.role is Role.PARTIAL and row.final_id is not None:
-            message = f"it is a part of upload {row.final_id}; delete that one"
+            message = f"it is a part of upload {row.final_id}; delete that one. Nothing was changed"
             raise CommandError(message)
         await services.uploads.delete(found)
         return found
@@ -188,18 +262,3 @@ def delete(
         print_json({"id": found, "state": "deleted"})
     else:
         note("shredded; copies in backups are not touched")
-
-
-@app.command()
-def receipt(upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None) -> None:
-    """Print an upload's receipt as JSON."""
-    identities = read_identity_file(identity) if identity else []
-
-    async def work(services: Services, _conf: Config) -> dict[str, Any] | None:
-        return await services.store.receipt(await find_upload(services, upload), identities)
-
-    found = with_services(config, work)
-    if found is None:
-        message = "there is no receipt that can be read here; for a sealed upload give --identity"
-        raise CommandError(message)
-    print_json(found)

@@ -12,9 +12,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -70,6 +67,11 @@ def upgrade(connection: Connection) -> list[str]:
     Raises:
         CatalogError: The tables are newer than this program.
     """
+    # Here, since every command opens the catalog and hardly any migrates it: Alembic takes a quarter of a second.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     applied: list[str] = []
 
     def note(*, step: Any, **_rest: object) -> None:  # noqa: ANN401 - Alembic's MigrationInfo

@@ -292,6 +292,15 @@ class ServerProcess:
         return _checked(done, arguments) if check else done
 
 
+def run_warm(
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of the program in a folder, without any server's configuration and without its start-up time."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
+    environment = {**kept, "PYTHONPATH": str(REPOSITORY), **(environment or {})}
+    return _warm_command_line().run(arguments, folder=folder, environment=environment)
+
+
 def program() -> list[str]:
     """Return the command that runs the program."""
     if given := os.environ.get(_PROGRAM_VARIABLE):

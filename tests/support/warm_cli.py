@@ -7,6 +7,7 @@ would. Run as a script it is that process: a JSON line in, the exit status out.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -61,8 +62,9 @@ class WarmCommandLine:
 
 
 def _serve() -> None:
-    import server.cli  # noqa: F401, PLC0415 - this import is what we are here for
-
+    # These imports are what we are here for; a command does them when it runs.
+    for module in ("server.cli", "server.services", "storage.check", "storage.catalog.migration", "alembic.command"):
+        importlib.import_module(module)
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -1,0 +1,96 @@
+"""What commands print. Text that a client chose goes through `show`, and through nothing else.
+
+Nothing here is coloured, and progress is drawn on a terminal's stderr alone, so a pipe gets plain lines.
+"""
+
+import contextlib
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Control, format (bidirectional ones too), surrogate, private, unassigned; separators of lines and paragraphs."""
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the text says why and what to do."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Tell an answer that could not be written from what the command did."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        message = f"the answer could not be written to stdout ({error.strerror}); what the command did stays done"
+        raise CommandError(message) from None
+
+
+def show(text: str) -> str:
+    """Return client text safe for a terminal: one line, no control, bidirectional or other format characters.
+
+    Markup in it stays text, since nothing that is printed is read as markup. A backslash is doubled, so that no file
+    name can look like an escaped one.
+    """
+    return "".join(
+        "\\\\" if character == "\\" else _escape(character) if unicodedata.category(character) in _UNSAFE else character
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - JSON
+    """Print JSON, ASCII only so that no terminal is steered by it."""
+    with writing():
+        print(json.dumps(value, indent=2))
+
+
+def say(text: str) -> None:
+    """Print a line on stdout; what the terminal's encoding cannot show is escaped."""
+    encoding = sys.stdout.encoding
+    with writing():
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr."""
+    print(text, file=sys.stderr)
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """Write a time as RFC 3339."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def size(count: int | None) -> str:
+    """Write a number of bytes for people."""
+    if count is None:
+        return "?"
+    value, units = float(count), iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
+    unit = "B"
+    while value >= 1024:  # noqa: PLR2004 - bytes of a KiB
+        value, unit = value / 1024, next(units)
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+@contextlib.contextmanager
+def progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Draw a bar of bytes on a terminal's stderr; yields what to call with each count of bytes done."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as drawn:
+        task = drawn.add_task(what, total=total_bytes)
+        yield lambda count: drawn.advance(task, count)

@@ -1,0 +1,152 @@
+"""Receipts: fetched for the operator, and verified by whoever has one, with nothing but a pinned key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, find_upload, with_services
+from server.cli.output import CommandError, note, print_json, progress, say, show
+from server.cli.upload import IdentityOption, UploadArgument, identities_in
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.services import Services
+
+_PIECE_BYTES = 1 << 20
+_MAX_RECEIPT_BYTES = 1 << 20
+_DIGESTS = frozenset({"sha256", "sha512", "sha1", "md5", "blake3"})
+
+
+def register(app: typer.Typer, upload: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("verify-receipt")(verify)
+    upload.command("receipt")(receipt)
+
+
+def receipt(
+    upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Print an upload's receipt: one signed line, to keep and to verify later; with --json what it says.
+
+    Example: dropoff-tus upload receipt 5f0c… > receipt.txt
+    """
+    identities = identities_in(identity)
+
+    async def work(services: Services, _conf: Config) -> bytes | None:
+        return await services.store.signed_receipt(await find_upload(services, upload), identities)
+
+    line = with_services(config, work)
+    if line is None:
+        message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
+        raise CommandError(message)
+    if as_json:
+        print_json(json.loads(line.rpartition(b" ")[0]))
+    else:
+        say(line.decode("ascii").rstrip("\n"))
+
+
+def verify(
+    receipt_file: Annotated[str, typer.Argument(metavar="RECEIPT", help="A file with the receipt; - is stdin.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="What was uploaded, to be compared.", show_default=False)
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="K",
+            help="The server's public key, as `keys show` prints it, or a file with it. Repeatable.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a receipt, and a file against it. Works offline, with no configuration.
+
+    The key is the one that you were given, once, by a way you trust (`dropoff-tus keys show` on the server). A key that
+    comes with a receipt proves nothing, so none in it is looked at.
+
+    Example: dropoff-tus verify-receipt receipt.txt scan.zip --key 3yI9…=
+    """
+    from storage.keys import verifying_keys
+    from storage.log import verify_receipt
+
+    if not key:
+        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
+        raise CommandError(message)
+    keys = verifying_keys([_key_text(text) for text in key], Path("/nonexistent"))
+    payload = verify_receipt(_receipt_line(receipt_file), keys.signing)
+    if payload is None:
+        message = "the receipt was not signed by this key, or was changed since; do not rely on it"
+        raise CommandError(message)
+    compared = None if file is None else _compare(file, payload)
+    if as_json:
+        print_json({"receipt": payload, "file": compared})
+    else:
+        for name, value in payload.items():
+            say(f"{name}: {show(str(value))}")
+        note("the signature is the server's")
+        if compared is not None:
+            note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
+
+
+def _key_text(text: str) -> str:
+    path = Path(text)
+    try:
+        return path.read_text("ascii").strip() if path.is_file() else text.strip()
+    except (OSError, ValueError):
+        message = "--key is neither a public key nor a file with one"
+        raise CommandError(message) from None
+
+
+def _receipt_line(name: str) -> bytes:
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(_MAX_RECEIPT_BYTES)
+        else:
+            with Path(name).open("rb") as file:
+                raw = file.read(_MAX_RECEIPT_BYTES)
+    except OSError as error:
+        message = f"cannot read the receipt {name}: {error.strerror}"
+        raise CommandError(message) from None
+    # Mail programs and editors add line ends; the signature is over what is before them.
+    return raw.strip(b"\r\n\t ") + b"\n"
+
+
+def _compare(path: Path, payload: dict[str, Any]) -> dict[str, Any]:
+    """Compare a file with a verified receipt.
+
+    Raises:
+        CommandError: It differs, cannot be read, or the receipt has no digest to compare.
+    """
+    from blake3 import blake3
+
+    names = sorted(_DIGESTS & payload.keys())
+    if not names:
+        message = "the receipt has no digest (the server's store.digest is none), so no file can be compared with it"
+        raise CommandError(message)
+    hashes: dict[str, Any] = {name: blake3() if name == "blake3" else hashlib.new(name) for name in names}
+    length = 0
+    try:
+        with path.open("rb") as file, progress("compare", path.stat().st_size) as advance:
+            while piece := file.read(_PIECE_BYTES):
+                length += len(piece)
+                for running in hashes.values():
+                    running.update(piece)
+                advance(len(piece))
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+        raise CommandError(message) from None
+    if length != payload["length"]:
+        message = f"the file is not what was uploaded: it has {length} bytes, the receipt says {payload['length']}"
+        raise CommandError(message)
+    wrong = [name for name, running in hashes.items() if running.hexdigest() != payload[name]]
+    if wrong:
+        message = f"the file is not what was uploaded: its {', '.join(wrong)} differs"
+        raise CommandError(message)
+    return {"path": str(path), "length": length, "digests": names}

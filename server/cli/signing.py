@@ -1,0 +1,36 @@
+"""`keys show`: the public keys that others may have."""
+
+from __future__ import annotations
+
+import base64
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, read_config
+from server.cli.output import note, print_json, say
+
+
+def register(keys: typer.Typer) -> None:
+    """Add the command."""
+    keys.command("show")(show_keys)
+
+
+def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the public key that signs receipts and logs, to pin; nothing secret.
+
+    Give it to whoever is to verify receipts, by a way they trust. After a rotation receipts signed before it still
+    verify with the key of their time, which --json lists as retired.
+
+    Example: dropoff-tus keys show > signing-key.pub
+    """
+    loaded = read_config(config)
+    from storage.keys import key_id, load_signing_key
+
+    signing = load_signing_key(loaded.keys.signing_key)
+    text = base64.b64encode(signing.public_bytes).decode("ascii")
+    if as_json:
+        retired = [{"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")} for raw in signing.retired]
+        print_json({"id": signing.id, "key": text, "retired": retired, "recipients": list(loaded.keys.root_recipients)})
+        return
+    say(text)
+    note(f"public signing key {signing.id}; for `dropoff-tus verify-receipt --key`")
