@@ -21,11 +21,11 @@ from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import StorageFailedError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata
-from storage.durable import Disk
+from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
 from storage.layout import Layout
 from storage.log import LogState
-from storage.recovery import Chain, not_found, read_chain, read_state
+from storage.recovery import Chain, not_found, read_chain, read_durable
 
 _CACHE_ENTRIES = 4096
 
@@ -113,39 +113,54 @@ class StoreBase:
         """
         if not is_upload_id(upload_id):
             raise not_found()
+        if upload_id in self.distrusted:
+            raise distrusted()
         paths = self.layout.of(upload_id)
         known = self.known.get(upload_id)
         try:
             if known is not None and paths.log.stat().st_size == known.state.log_bytes:
                 return known.state
             log = self.disk.open_existing(paths.log)
+            try:
+                return read_durable(self.disk, log, upload_id, self.keys.signing)[0]
+            finally:
+                os.close(log)
         except FileNotFoundError:
             self.known.forget(upload_id)
             raise not_found() from None
         except OSError as error:
-            message = "the disk failed; what was acknowledged stays"
-            raise StorageFailedError(message) from error
-        try:
-            state, _ = read_state(log, upload_id, self.keys.signing)
-        finally:
-            os.close(log)
-        return state
+            raise self.failed(upload_id, error) from error
+
+    def failed(self, upload_id: str, error: OSError) -> StorageFailedError:
+        """Return the refusal for an upload that the disk did not let us read; distrust it if a sync failed."""
+        if isinstance(error, SyncFailedError):
+            self.distrusted.add(upload_id)
+            self.known.forget(upload_id)
+            return distrusted()
+        return StorageFailedError("the disk failed; what was acknowledged stays")
 
     def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
         """Read and verify a whole log."""
         try:
             log = self.disk.open_existing(self.layout.of(upload_id).log)
+            try:
+                return read_chain(log, upload_id, self.keys.signing, every_signature=every_signature)
+            finally:
+                os.close(log)
         except FileNotFoundError:
             raise not_found() from None
-        try:
-            return read_chain(log, upload_id, self.keys.signing, every_signature=every_signature)
-        finally:
-            os.close(log)
+        except OSError as error:
+            raise self.failed(upload_id, error) from error
 
     def wanted_digests(self, names: Iterable[str]) -> set[str]:
         """Return the digests to compute: the configured one and the named ones."""
         configured = set() if self.settings.digest == "none" else {self.settings.digest}
         return configured | set(names)
+
+
+def distrusted() -> StorageFailedError:
+    """Make the error for an upload whose state on disk is unknown."""
+    return StorageFailedError("the disk failed under this upload; it is refused until the server has been restarted")
 
 
 def new_hash(name: str) -> Any:  # noqa: ANN401 - hashlib's and blake3's objects share no type

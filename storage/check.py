@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import Mode, UploadState
 from storage.engine import FileStore
 from storage.segment import ciphertext_matches
@@ -36,15 +36,22 @@ async def check_store(
         yield await store.run(_check, store, upload_id, quick)
 
 
-def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: C901, FBT001, PLR0911 - one line a rule
+def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: C901, FBT001, PLR0911, PLR0912 - one line a rule
+    paths = store.layout.of(upload_id)
     try:
         chain = store.chain(upload_id, every_signature=True)
+    except UploadNotFoundError:
+        # A creation that a crash cut off: nothing was ever acknowledged, and `store sweep` removes what is left of it.
+        return Finding(upload_id, "its log is gone" if paths.receipt.exists() else None)
     except DropoffError as error:
         return Finding(upload_id, error.message)
-    state, paths = chain.state, store.layout.of(upload_id)
+    state = chain.state
     if state.ended is not None:
         left = [path.name for path in paths.key_files if path.exists()]
         return Finding(upload_id, "it has ended, but keys are left; run store sweep" if left else None)
+    if state.log_bytes == state.create_bytes:
+        # Only its first commit makes an upload's other files durable; until then nothing is acknowledged.
+        return Finding(upload_id, None)
     try:
         data = store.disk.open_existing(paths.data)
     except OSError:

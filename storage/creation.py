@@ -102,7 +102,7 @@ def remove_files(base: StoreBase, paths: UploadPaths) -> None:
         with contextlib.suppress(OSError):
             base.disk.remove(path)
     with contextlib.suppress(OSError):
-        paths.folder.rmdir()
+        base.disk.remove_folder(paths.folder)
 
 
 def sync_creation(base: StoreBase, state: LogState) -> None:

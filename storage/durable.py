@@ -1,4 +1,4 @@
-"""The only place that syncs, renames, truncates and unlinks. Everything durable goes through a `Disk`.
+"""The only place that changes files and folders, and syncs them. Everything durable goes through a `Disk`.
 
 Ordering, which every caller follows: bytes of `data` are durable before the log line that names them, and an upload's
 envelopes and folders before its first log line that acknowledges anything. A failed sync is never repeated as if it had
@@ -50,6 +50,54 @@ def failpoint(name: str) -> None:
         failpoint_hook(name)
 
 
+class Calls:
+    """The system calls that change something. Every `Disk` goes through them, so a test can see or break each."""
+
+    def mkdir(self, path: Path) -> None:
+        """Make one folder."""
+        path.mkdir(mode=FOLDER_MODE)
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
+    def create(self, path: Path) -> int:
+        """Open a file that must not exist yet, for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        """Write some of data at an offset; return how many bytes."""
+        return os.pwrite(descriptor, data, offset)
+
+    def ftruncate(self, descriptor: int, size_bytes: int) -> None:
+        """Cut a file."""
+        os.ftruncate(descriptor, size_bytes)
+
+    def fdatasync(self, descriptor: int) -> None:
+        """Make a file's bytes and size durable."""
+        os.fdatasync(descriptor)
+
+    def fsync(self, descriptor: int) -> None:
+        """Make a file, or a folder's entries, durable."""
+        os.fsync(descriptor)
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give a file another name, in place of what had it."""
+        path.replace(target)
+
+    def link(self, path: Path, target: Path) -> None:
+        """Give a file a second name, which must be free."""
+        target.hardlink_to(path)
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away."""
+        path.unlink()
+
+
+calls = Calls()
+"""What every `Disk` of the process goes through. Tests put another one here."""
+
+
 class Disk:
     """File operations with one durability: real syncs, or none for `durability = "os"`."""
 
@@ -58,12 +106,39 @@ class Disk:
         self._sync = sync
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder (and its parents) for the owner alone; there already is fine."""
-        path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        """Make a folder (and its parents) for the owner alone; there already is fine. Nothing is synced."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        try:
+            calls.mkdir(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+
+    def make_root(self, path: Path) -> None:
+        """Make a folder that nobody syncs later, and make it durable together with its new parents."""
+        made = []
+        above = path
+        while not above.exists():
+            made.append(above)
+            above = above.parent
+        self.make_folder(path)
+        for folder in made:
+            self.sync_path(folder.parent)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        failpoint("rmdir")
+        calls.rmdir(path)
+
+    def create(self, path: Path) -> int:
+        """Open a file that must not exist yet, never through a link. Returns a descriptor for the caller to close."""
+        return calls.create(path)
 
     def write_new(self, path: Path, data: bytes) -> None:
         """Write a file that must not exist yet; nothing is synced."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        descriptor = self.create(path)
         try:
             self.write_at(descriptor, data, 0)
         finally:
@@ -79,7 +154,7 @@ class Disk:
         view = memoryview(data)
         failpoint("write")
         while view.nbytes:
-            count = os.pwrite(descriptor, view, offset)
+            count = calls.pwrite(descriptor, view, offset)
             if count <= 0:
                 raise OSError(errno.EIO, "the disk took no bytes")
             offset += count
@@ -95,7 +170,7 @@ class Disk:
         if not self._sync:
             return
         try:
-            os.fdatasync(descriptor)
+            calls.fdatasync(descriptor)
         except OSError as error:
             raise SyncFailedError(error.errno, "a sync failed") from error
 
@@ -110,32 +185,45 @@ class Disk:
             return
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            calls.fsync(descriptor)
         except OSError as error:
             raise SyncFailedError(error.errno, "a sync failed") from error
         finally:
             os.close(descriptor)
 
+    def forget_cached(self, descriptor: int) -> None:
+        """Make later reads of a synced file ask the medium: after a failed sync the kernel may show what it lost."""
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def truncate(self, descriptor: int, size_bytes: int) -> None:
         """Cut a file."""
         failpoint("truncate")
-        os.ftruncate(descriptor, size_bytes)
+        calls.ftruncate(descriptor, size_bytes)
 
     def replace(self, path: Path, data: bytes) -> None:
         """Write a small file whole: temporary name, sync, rename, sync of the folder."""
         temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
+        self.remove(temporary)
         self.write_new(temporary, data)
         self.sync_path(temporary)
         failpoint("rename")
-        temporary.replace(path)
+        calls.rename(temporary, path)
         self.sync_path(path.parent)
+
+    def link(self, path: Path, target: Path) -> None:
+        """Give a file a second name; nothing is synced.
+
+        Raises:
+            FileExistsError: The name is taken; what has it stays.
+        """
+        failpoint("link")
+        calls.link(path, target)
 
     def remove(self, path: Path) -> bool:
         """Unlink a file; tell whether it was there."""
         failpoint("unlink")
         try:
-            path.unlink()
+            calls.unlink(path)
         except FileNotFoundError:
             return False
         return True

@@ -67,8 +67,8 @@ class FileStore:
         """Make the store's folders."""
 
         def work() -> None:
-            self.disk.make_folder(self.layout.uploads)
-            self.disk.make_folder(self._base.settings.keys_dir)
+            self.disk.make_root(self.layout.uploads)
+            self.disk.make_root(self._base.settings.keys_dir)
 
         await self.run(work)
 

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from storage.age import AgeError, Identity, KeyType, parse_identity_file
-from storage.durable import FOLDER_MODE, Disk
+from storage.durable import Disk
 from storage.keysource import KeySourceError, read_owner_only, write_owner_only
 
 _DISK = Disk(sync=True)
@@ -29,6 +29,7 @@ class IngestKeys:
         """Use a folder of its own, kept out of backups."""
         self._folder = folder
         self._lock = threading.Lock()
+        self._durable: set[str] = set()
         self._loaded: dict[str, tuple[Identity, ...]] = {}
 
     def __repr__(self) -> str:
@@ -44,14 +45,19 @@ class IngestKeys:
         with self._lock:
             known = [epoch for epoch in self.epochs() if _day(epoch) == day.isoformat()]
             if known:
+                if known[-1] not in self._durable:
+                    # Whoever made it may have died before the sync.
+                    _DISK.sync_path(self._folder)
+                    self._durable.add(known[-1])
                 return known[-1]
             epoch = f"{day.isoformat()}.{secrets.token_hex(4)}"
             try:
-                self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+                _DISK.make_root(self._folder)
             except OSError as error:
                 message = f"cannot make the folder of ingest identities, {self._folder}: {error.strerror}"
                 raise KeySourceError(message) from None
             write_owner_only(self._path(epoch), identity_lines(f"ingest epoch {epoch}"))
+            self._durable.add(epoch)
             return epoch
 
     def identity(self, epoch: str, key_type: str) -> Identity | None:

@@ -24,12 +24,14 @@ from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Mode, SignedPolicy
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
+from storage.durable import Disk
 from storage.ingest import IngestKeys, identity_lines
 from storage.keysource import KeySourceError, read_source, write_owner_only
 
 __all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here
 
 SIGNATURE_BYTES = 64
+_DISK = Disk(sync=True)
 _KEY_BYTES = 32
 _SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-private", "ed25519-retired-public"
 _POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
@@ -244,7 +246,7 @@ def generate_server_keys(folder: Path) -> KeyPlaces:
     Raises:
         KeySourceError: A file is there already; nothing was overwritten.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _DISK.make_root(folder)
     places = KeyPlaces(
         signing_key=str(folder / "signing-key"),
         code_key=str(folder / "code-key"),
@@ -254,7 +256,7 @@ def generate_server_keys(folder: Path) -> KeyPlaces:
     write_owner_only(Path(places.signing_key), SigningKeyFile(new_signing_key()).text())
     write_owner_only(Path(places.code_key), _b64(os.urandom(_KEY_BYTES)) + "\n")
     write_owner_only(Path(places.managed_identity), identity_lines("managed uploads"))
-    places.ingest_dir.mkdir(mode=0o700, exist_ok=True)
+    _DISK.make_root(places.ingest_dir)
     return places
 
 

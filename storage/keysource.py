@@ -13,7 +13,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from storage.durable import FILE_MODE, Disk
+from storage.durable import Disk
 
 # Keys are always synced, whatever the store's durability: a lost key loses everything under it.
 _DISK = Disk(sync=True)
@@ -125,13 +125,13 @@ def write_owner_only(path: Path, text: str, *, existing_ok: bool = False) -> Non
         try:
             _write_synced(temporary, text)
             # A link, not a rename: it never replaces a key that another process made meanwhile.
-            path.hardlink_to(temporary)
+            _DISK.link(temporary, path)
         except FileExistsError:
             if not existing_ok:
                 message = f"{path} exists already and was left as it is"
                 raise KeySourceError(message) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            _DISK.remove(temporary)
         _DISK.sync_path(path.parent)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror}"
@@ -152,7 +152,7 @@ def replace_owner_only(path: Path, text: str) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    descriptor = _DISK.create(path)
     try:
         _DISK.write_at(descriptor, text.encode("ascii"), 0)
         _DISK.sync_file(descriptor)

@@ -17,20 +17,19 @@ from dropoff_tus.errors import (
     KeyMissingError,
     MismatchedOffsetError,
     ServerShutdownError,
-    StorageFailedError,
     UploadGoneError,
     UploadInterruptedError,
     UploadLockedError,
 )
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
-from storage.base import Known, StoreBase
+from storage.base import Known, StoreBase, distrusted
 from storage.holder import QUIET_SECONDS, Holder
 from storage.lease import FileLease
 from storage.log import LogState, check_signs
 from storage.pools import Pools
 from storage.reading import open_own_envelope
-from storage.recovery import not_found, read_state, repair
+from storage.recovery import not_found, read_durable, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
@@ -150,8 +149,7 @@ class Leases:
         if not is_upload_id(upload_id):
             raise not_found()
         if upload_id in self._base.distrusted:
-            message = "the disk failed under this upload; it is refused until the server has been restarted"
-            raise StorageFailedError(message)
+            raise distrusted()
         paths = self._base.layout.of(upload_id)
         log = -1
         try:
@@ -162,8 +160,7 @@ class Leases:
                 os.close(log)
             if isinstance(error, FileNotFoundError):
                 raise not_found() from None
-            message = "the disk failed; what was acknowledged stays"
-            raise StorageFailedError(message) from error
+            raise self._base.failed(upload_id, error) from error
 
     def _recover(self, upload_id: str, log: int, data: int, for_append: bool) -> LogState:  # noqa: FBT001
         base = self._base
@@ -175,13 +172,12 @@ class Leases:
                 if os.fstat(data).st_size != state.data_bytes:
                     repair(base.disk, base.layout.of(upload_id), log, data, state, 0)
             else:
-                state, torn = read_state(log, upload_id, base.keys.signing)
+                state, torn = read_durable(base.disk, log, upload_id, base.keys.signing)
                 repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
                 known = Known(state)
                 base.known.put(upload_id, known)
         except OSError as error:
-            message = "the disk failed; what was acknowledged stays"
-            raise StorageFailedError(message) from error
+            raise base.failed(upload_id, error) from error
         if for_append and not state.final and state.ended is None:
             check_signs(base.keys.signing, state)
             if not known.vouched:

@@ -35,6 +35,8 @@ def write_receipts(base: StoreBase, state: LogState, digests: dict[str, bytes]) 
     """
     paths = base.layout.of(state.id)
     if paths.receipt.exists() and paths.url_receipt.exists():
+        # An attempt that died may have renamed it into place and not come to the sync.
+        base.disk.sync_path(paths.keys_folder)
         return
     metadata, seed = _metadata_and_seed(base, state)
     line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)

@@ -85,6 +85,26 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     return jump(replace(state, key=signer), record, line, end), size - end
 
 
+def read_durable(disk: Disk, log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:
+    """Read the state as `read_state` does, and make sure that what it says is durable before anybody is told.
+
+    A process that died, or one that is in the middle of a commit, may have left a line that is not: it would be
+    acknowledged here, and lost in a power cut.
+
+    Raises:
+        SyncFailedError: What the log holds on the medium is unknown.
+        OSError: It cannot be read.
+        UploadNotFoundError, UploadDamagedError, KeyMissingError: As `read_state`.
+    """
+    while True:
+        size = os.fstat(log).st_size
+        disk.sync_file(log)
+        disk.forget_cached(log)
+        found = read_state(log, upload_id, key)
+        if os.fstat(log).st_size == size:
+            return found
+
+
 def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bool) -> Chain:
     """Read and verify the whole log: every `prev` hash, and all signatures or those of the first and last line.
 

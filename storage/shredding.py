@@ -14,7 +14,8 @@ from storage.log import LogState, jump, next_record, sign_line
 
 def seal(base: StoreBase, state: LogState) -> None:
     """Unlink the server's envelopes of a finished upload and its parts, durably."""
-    for upload_id in (*state.parts, state.id):
+    # Its own first: a crash after a part's would leave metadata that asks for a check, and nothing to check with.
+    for upload_id in (state.id, *state.parts):
         paths = base.layout.of(upload_id)
         base.disk.remove(paths.server_envelope)
         failpoint("before-seal-sync")
@@ -30,9 +31,10 @@ def shred(base: StoreBase, state: LogState) -> None:
     """Remove the keys, durably, then the bytes. The log stays as a tombstone."""
     paths = base.layout.of(state.id)
     failpoint("before-shred")
-    removed = [base.disk.remove(path) for path in paths.key_files]
-    if any(removed):
-        base.disk.sync_path(paths.keys_folder)
+    for path in paths.key_files:
+        base.disk.remove(path)
+    # Also if all were gone already, as above.
+    base.disk.sync_path(paths.keys_folder)
     failpoint("after-shred-keys")
     data = base.disk.open_existing(paths.data, write=True)
     try:

@@ -1,6 +1,8 @@
 """A real store in a temporary folder, and bodies to feed it."""
 
 import asyncio
+import copy
+import dataclasses
 import os
 import uuid
 from collections.abc import Sequence
@@ -63,8 +65,22 @@ class StoreKit:
     def open(self) -> FileStore:
         """Open the store anew, with nothing remembered."""
         settings = StoreSettings(self.folder / "store", self.folder / "keys", (self.root,), free_space_floor_bytes=0)
-        self.store = FileStore(settings, load_server_keys(self._places))
+        self.store_keys = load_server_keys(self._places)
+        self.store = FileStore(settings, self.store_keys)
         return self.store
+
+    def at(self, folder: Path) -> "StoreKit":
+        """Return the same store and keys in a copy of the folder, opened anew."""
+        other = copy.copy(self)
+        other.folder = folder
+        secrets = {
+            name: str(folder / Path(getattr(self._places, name)).relative_to(self.folder))
+            for name in ("signing_key", "code_key", "managed_identity")
+        }
+        ingest_dir = folder / self._places.ingest_dir.relative_to(self.folder)
+        other._places = dataclasses.replace(self._places, **secrets, ingest_dir=ingest_dir)  # noqa: SLF001 - of its own kind
+        other.open()
+        return other
 
     async def create(
         self, length: int | None, *, role: Role = Role.REGULAR, parts: Sequence[str] = (), name: bytes = b"x"

@@ -1,0 +1,128 @@
+"""Cut the power at every step: in each state that a disk may be left in, all that was acknowledged is there.
+
+`DROPOFF_TUS_CRASH_POINTS` sets how many states the long run looks at, `DROPOFF_TUS_CRASH_SEED` draws others.
+"""
+
+import asyncio
+import os
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dropoff_tus.errors import DropoffError
+from storage import durable
+from tests.support import crash_scenarios
+from tests.support.crash_scenarios import SCENARIOS, Client, Sent
+from tests.support.power_cut import KilledError, Medium, Recorder
+from tests.support.store_kit import StoreKit
+
+_LUCKS = (0.0, 1.0, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A scenario, and how densely to look at it."""
+
+    name: str
+    points: float
+    draws: int
+    seed: str
+    die_at: int | None = None
+
+
+async def _record(plan: _Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StoreKit, Recorder]:
+    """Run a scenario, killed before one of its calls if asked, and then all that a restart does."""
+    kit = StoreKit(folder, mode=crash_scenarios.mode_of(plan.name))
+    recorder = Recorder(folder)
+    recorder.die_at = plan.die_at
+    monkeypatch.setattr(durable, "calls", recorder)
+    client = Client(kit, recorder.note)
+    try:
+        await SCENARIOS[plan.name](client)
+    except KilledError:
+        await kit.store.close()
+        recorder.revive()
+        kit.open()
+        await crash_scenarios.verify(client)
+    await kit.store.close()
+    monkeypatch.setattr(durable, "calls", durable.Calls())
+    return kit, recorder
+
+
+async def _verify_state(kit: StoreKit, sent: dict[str, Sent], folder: Path, seed: str) -> None:
+    client = Client(kit.at(folder))
+    client.sent = crash_scenarios.copy_of(sent)
+    try:
+        await crash_scenarios.verify(client)
+    except (AssertionError, DropoffError, OSError) as error:
+        message = f"state {seed}: {type(error).__name__}: {error}"
+        raise AssertionError(message) from error
+    finally:
+        await client.kit.store.close()
+
+
+async def _cut_everywhere(kit: StoreKit, recorder: Recorder, folder: Path, plan: _Plan) -> int:
+    """Look at a share of all points of a journal; return how many states that were."""
+    medium, sent = Medium(recorder), {}
+    chance, count = random.Random(plan.seed), 0
+    share = plan.points / sum(change.kind != "note" for change in recorder.journal)
+    for point, change in enumerate(recorder.journal):
+        if change.kind == "note":
+            sent = change.note
+            continue
+        medium.apply(change)
+        if chance.random() >= share:
+            continue
+        for draw in range(plan.draws):
+            luck = _LUCKS[draw] if draw < len(_LUCKS) else 0.5
+            seed = f"{plan.seed}/{point}/{draw}"
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                medium.survive(Path(place), random.Random(seed), luck)
+                await _verify_state(kit, sent, Path(place), seed)
+            count += 1
+    return count
+
+
+def _run(plan: _Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    recorded = Path(tempfile.mkdtemp(dir=tmp_path))
+
+    async def work() -> int:
+        kit, recorder = await _record(plan, recorded, monkeypatch)
+        return await _cut_everywhere(kit, recorder, tmp_path, plan)
+
+    with crash_scenarios.small_segments():
+        return asyncio.run(work())
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut_loses_nothing_acknowledged(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a sample of states every acknowledged byte is there, the upload goes on, and nothing honest is refused."""
+    assert _run(_Plan(name, points=12, draws=3, seed="0"), tmp_path, monkeypatch) > 0
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut_after_a_kill_loses_nothing_acknowledged(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where a killed process left things unsynced, and a second one acknowledged what it found."""
+    for die_at in (13, 29):
+        _run(_Plan(name, points=4, draws=2, seed="0", die_at=die_at), tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut_at_many_points_loses_nothing_acknowledged(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least as many states as asked for, half of the recordings with a kill at any call."""
+    wanted = int(os.environ.get("DROPOFF_TUS_CRASH_POINTS", "2000")) // len(SCENARIOS) + 1
+    seed, count, turn = os.environ.get("DROPOFF_TUS_CRASH_SEED", "1"), 0, 0
+    while count < wanted:
+        die_at = None if turn % 2 == 0 else random.Random(f"{seed}/{turn}").randrange(5, 60)
+        count += _run(_Plan(name, 1000 if die_at is None else 40, 4, f"{seed}/{turn}", die_at), tmp_path, monkeypatch)
+        turn += 1
+    print(f"{name}: {count} states")  # noqa: T201 - the figure a long run is for
