@@ -7,7 +7,6 @@ factory of handlers; tests/unit/server/test_aiohttp.py fails if that changes.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +47,11 @@ class HardenedServer(web.Server):
         self.header_timeout_seconds = header_timeout_seconds
         self._most, self._most_per_address = connections, connections_per_address
         self._trusted = trusted_proxies
-        self._open = 0
-        self._by_address: Counter[str] = Counter()
+        # In the order in which they came.
+        self._open: dict[HardenedHandler, None] = {}
+        self._by_name: dict[str, dict[HardenedHandler, None]] = {}
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> "HardenedHandler":
         """Make the protocol of one connection."""
         return HardenedHandler(self, loop=asyncio.get_running_loop(), **self._arguments)
 
@@ -59,37 +59,52 @@ class HardenedServer(web.Server):
         """Return what a peer's connections are counted under; None for our proxies, who connect for many."""
         return None if in_networks(address, self._trusted) else throttled_as(address)
 
-    def admit(self, name: str | None) -> bool:
-        """Count a new connection in, or refuse it. `name` is from `counted_as`, or None for a unix socket."""
-        if self._most and self._open >= self._most:
+    def admit(self, handler: "HardenedHandler", name: str | None) -> bool:
+        """Let a new connection in, or refuse it; at a limit one that has no request makes place for it.
+
+        So connections that only wait, with half a header or none, keep nobody out.
+
+        Args:
+            handler: The connection.
+            name: From `counted_as`, or None for a unix socket.
+        """
+        same = self._by_name.get(name, {}) if name is not None else {}
+        if self._most_per_address and len(same) >= self._most_per_address and not self._drop_one(same):
             return False
+        if self._most and len(self._open) >= self._most and not self._drop_one(self._open):
+            return False
+        self._open[handler] = None
         if name is not None:
-            if self._most_per_address and self._by_address[name] >= self._most_per_address:
-                return False
-            self._by_address[name] += 1
-        self._open += 1
+            self._by_name.setdefault(name, {})[handler] = None
         return True
 
-    def leave(self, name: str | None) -> None:
-        """Count a connection out."""
-        self._open -= 1
-        if name is not None:
-            self._by_address[name] -= 1
-            if not self._by_address[name]:
-                del self._by_address[name]
+    def leave(self, handler: "HardenedHandler", name: str | None) -> None:
+        """Count a connection out; again is a no-op."""
+        self._open.pop(handler, None)
+        same = self._by_name.get(name, {}) if name is not None else {}
+        same.pop(handler, None)
+        if name is not None and not same:
+            self._by_name.pop(name, None)
+
+    def _drop_one(self, handlers: "dict[HardenedHandler, None]") -> bool:
+        """Close the oldest connection that never had a request, else the oldest that has none now."""
+        waiting = [handler for handler in handlers if not handler.busy]
+        dropped = next((handler for handler in waiting if handler.is_new), waiting[0] if waiting else None)
+        if dropped is not None:
+            dropped.drop()
+        return dropped is not None
 
 
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_admitted", "_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
+    __slots__ = ("_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""
         super().__init__(manager, **arguments)
         self._hardened = manager
         self._name: str | None = None
-        self._admitted = False
         self._half_closed = False
         self._header_timer: asyncio.TimerHandle | None = None
         self._payload: StreamReader | None = None
@@ -100,19 +115,17 @@ class HardenedHandler(RequestHandler):
         """Admit, or drop at once."""
         peer = transport.get_extra_info("peername")
         self._name = self._hardened.counted_as(str(peer[0])) if isinstance(peer, tuple) else None
-        self._admitted = self._hardened.admit(self._name)
+        admitted = self._hardened.admit(self, self._name)
         super().connection_made(transport)
-        if self._admitted:
+        if admitted:
             self._start_timer()
         else:
-            transport.abort()  # type: ignore[attr-defined]
+            self.drop()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count out."""
         self._stop_timer()
-        if self._admitted:
-            self._admitted = False
-            self._hardened.leave(self._name)
+        self._hardened.leave(self, self._name)
         self._lose(exc, _TURNS_TO_BEGIN)
 
     def _lose(self, exc: BaseException | None, turns: int) -> None:
@@ -175,6 +188,17 @@ class HardenedHandler(RequestHandler):
         """Tell whether a request is here: it waits, or has begun and nobody waits for the next one."""
         return bool(self._messages) or (self._payload is not None and self._waiter is None)
 
+    @property
+    def is_new(self) -> bool:
+        """Tell whether no request has begun here so far."""
+        return self._payload is None and not self._messages
+
+    def drop(self) -> None:
+        """Close at once, whatever is on its way."""
+        self._hardened.leave(self, self._name)
+        if self.transport is not None:
+            self.transport.abort()
+
     def _start_timer(self) -> None:
         if self._header_timer is None and self._hardened.header_timeout_seconds:
             loop = asyncio.get_running_loop()
@@ -187,5 +211,5 @@ class HardenedHandler(RequestHandler):
 
     def _expire(self) -> None:
         self._header_timer = None
-        if self.transport is not None and not self.busy:
-            self.transport.abort()
+        if not self.busy:
+            self.drop()

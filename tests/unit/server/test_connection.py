@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 from aiohttp import web
 
-from server.connection import HardenedServer
+from server.connection import HardenedHandler, HardenedServer
 from tests.support.aio import async_test
 
 
@@ -23,6 +23,23 @@ def _server(connections: int, per_address: int) -> HardenedServer:
     )
 
 
+class _Door:
+    """Lets connections in as they come; the test says which of them have a request."""
+
+    def __init__(self, connections: int, per_address: int) -> None:
+        self.server = _server(connections, per_address)
+
+    def come(self, address: str | None, *, busy: bool = True) -> HardenedHandler | None:
+        """Connect; returns the connection if it was let in."""
+        handler = self.server()
+        if not self.server.admit(handler, None if address is None else self.server.counted_as(address)):
+            return None
+        handler._name = None if address is None else self.server.counted_as(address)  # noqa: SLF001 - as connecting does
+        if busy:
+            handler._messages.append((None, None))  # type: ignore[arg-type]  # noqa: SLF001 - a request that waits
+        return handler
+
+
 @pytest.mark.parametrize(
     ("first", "same", "other"),
     [
@@ -35,26 +52,42 @@ def _server(connections: int, per_address: int) -> HardenedServer:
 @async_test
 async def test_connections_of_one_address_are_capped_and_others_are_let_in(first: str, same: str, other: str) -> None:
     """One client, or one IPv6 customer, cannot take all places; what is closed is free again."""
-    server = _server(100, 2)
-    assert server.admit(server.counted_as(first))
-    assert server.admit(server.counted_as(same))
-    assert not server.admit(server.counted_as(first))
-    assert server.admit(server.counted_as(other))
-    server.leave(server.counted_as(same))
-    assert server.admit(server.counted_as(first))
+    door = _Door(100, 2)
+    assert door.come(first)
+    second = door.come(same)
+    assert second
+    assert not door.come(first)
+    assert door.come(other)
+    second.drop()
+    assert door.come(first)
+    assert not door.come(same)
 
 
 @async_test
 async def test_connections_of_a_proxy_and_of_a_unix_socket_count_only_in_all() -> None:
     """A proxy connects for many clients."""
-    server = _server(5, 1)
-    admitted = [server.admit(server.counted_as("10.1.1.1")) for _ in range(3)]
-    admitted += [server.admit(None) for _ in range(3)]
+    door = _Door(5, 1)
+    admitted = [door.come(address) is not None for address in ["10.1.1.1"] * 3 + [None] * 3]
     assert admitted == [True] * 5 + [False]
 
 
 @async_test
 async def test_connections_without_a_limit_are_all_let_in() -> None:
     """Zero switches each cap off."""
-    server = _server(0, 0)
-    assert all(server.admit(server.counted_as("192.0.2.1")) for _ in range(5000))
+    door = _Door(0, 0)
+    assert all(door.come("192.0.2.1") for _ in range(500))
+
+
+@pytest.mark.parametrize(("connections", "per_address"), [(3, 0), (0, 3)], ids=["in-all", "per-address"])
+@async_test
+async def test_connections_that_only_wait_make_place_for_new_ones(connections: int, per_address: int) -> None:
+    """The oldest that has no request goes; those with one stay, and when all have one nobody else is let in."""
+    door = _Door(connections, per_address)
+    working, *waiting = (door.come("192.0.2.1", busy=number == 0) for number in range(3))
+    newer = [door.come("192.0.2.1") for _ in range(2)]
+    assert all(newer)
+    assert not door.come("192.0.2.1")
+    assert working
+    working.drop()
+    assert door.come("192.0.2.1")
+    assert all(handler is not None for handler in waiting)
