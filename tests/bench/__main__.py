@@ -70,7 +70,8 @@ def _start(name: str, folder: Path, scenario: Scenario, given: argparse.Namespac
 
 def _turn(bench: Bench, scenario: Scenario, one: Contestant, outcome: Outcome, *, counts: bool) -> bool:
     """Run one round of one contestant; returns whether it goes on taking part."""
-    one.clean()
+    if scenario.bulk:
+        one.empty()
     os.sync()  # so that nobody pays for what another one wrote
     try:
         measured = scenario.run(bench, one)
@@ -95,7 +96,8 @@ def _race(bench: Bench, scenario: Scenario, folder: Path, given: argparse.Namesp
             except tools.MissingError as error:
                 outcome.skipped[name] = str(error)
                 continue
-            stack.callback(one.clean)
+            if scenario.bulk:
+                stack.callback(one.empty)
             stack.callback(one.stop)
             field.append(one)
             outcome.rounds[name] = []
