@@ -27,7 +27,7 @@ from storage.commit import Committer
 from storage.holder import Holder
 from storage.log import LogState, SegmentEntry, next_record
 from storage.pools import Pools
-from storage.reading import digests_read_back, total_bytes
+from storage.reading import ReadBack, total_bytes
 from storage.receipts import receipt_id, write_receipts
 from storage.shredding import seal, shred, shred_part
 
@@ -129,7 +129,13 @@ class FileLease:
         await self._commit_pending()
         if total_bytes(self._base, self.state) > read_back_bytes:
             return None
-        return await self._pools.run(digests_read_back, self._base, self.state, wanted)
+        reading = ReadBack(self._base, self.state, wanted)
+        try:
+            while (found := await self._pools.run(reading.step)) is None:
+                pass
+        finally:
+            reading.close()
+        return found
 
     async def write_final(self, at: datetime) -> str:
         """Make the final record durable; see the port."""

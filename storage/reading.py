@@ -4,7 +4,7 @@ Source: docs/format.md, Envelope, Segment.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
@@ -13,6 +13,8 @@ from storage.envelope import Envelope, open_envelope
 from storage.keys import parse_identities
 from storage.log import LogState, damaged
 from storage.segment import read_segments
+
+_STEP_BYTES = 64 << 20
 
 
 def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
@@ -53,7 +55,7 @@ def read_plain(
     stop: int | None = None,
     identities: tuple[str, ...] = (),
     unfinished_ok: bool = False,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield plain bytes, in the calling thread; see the port's `read`."""
     chain = base.chain(upload_id)
     state = chain.state
@@ -94,13 +96,31 @@ def _read_parts(
         at += length
 
 
-def digests_read_back(base: StoreBase, state: LogState, names: set[str]) -> dict[str, bytes]:
-    """Compute plaintext digests by reading an upload with the server's own identity."""
-    hashes = {name: new_hash(name) for name in names}
-    for piece in read_plain(base, state.id, unfinished_ok=True):
-        for value in hashes.values():
-            value.update(piece)
-    return {name: value.digest() for name, value in hashes.items()}
+class ReadBack:
+    """Computes plaintext digests by reading an upload with the server's own identity, a step at a time.
+
+    A step keeps its thread for a fraction of a second, so that a stopping server need not wait for a large upload.
+    """
+
+    def __init__(self, base: StoreBase, state: LogState, names: set[str]) -> None:
+        """Read nothing yet; `close` lets go of the files."""
+        self._hashes = {name: new_hash(name) for name in names}
+        self._pieces = read_plain(base, state.id, unfinished_ok=True)
+
+    def step(self) -> dict[str, bytes] | None:
+        """Read on; return the digests once all is read."""
+        left = _STEP_BYTES
+        for piece in self._pieces:
+            for value in self._hashes.values():
+                value.update(piece)
+            left -= len(piece)
+            if left <= 0:
+                return None
+        return {name: value.digest() for name, value in self._hashes.items()}
+
+    def close(self) -> None:
+        """Stop reading. No step may run."""
+        self._pieces.close()
 
 
 def total_bytes(base: StoreBase, state: LogState) -> int:

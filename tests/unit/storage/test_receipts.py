@@ -1,0 +1,202 @@
+"""Receipts: what they say, who can read them, and that nothing unchecked gets one."""
+
+import base64
+import hashlib
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.model import Mode, Role
+from storage import reading
+from storage.age import Identity, KeyType
+from storage.keys import generate_root_identity, read_identity_file
+from tests.support.aio import async_test
+from tests.support.programs import CURRENT_AGE, require_program
+from tests.support.store_kit import StoreKit
+
+CONTENT = b"0123456789" * 10
+KEY_TYPES = ["x25519", "hybrid"]
+_DOMAIN = b"dropoff-tus/receipt/v1\n"
+
+
+async def _finished(kit: StoreKit, *, name: bytes = b"a name.txt") -> tuple[str, str]:
+    """Upload and finish; return token and id."""
+    token, upload = await kit.create(len(CONTENT), name=name)
+    await kit.append(upload.id, 0, CONTENT)
+    await kit.finish(upload.id)
+    return token, upload.id
+
+
+def _verified(line: bytes, public: bytes) -> dict[str, Any]:
+    """Check a receipt as docs/format.md says, with no code of ours."""
+    text, _, signature = line.removesuffix(b"\n").rpartition(b" ")
+    assert not signature.endswith(b"=")
+    Ed25519PublicKey.from_public_bytes(public).verify(
+        base64.b64decode(signature + b"=" * (-len(signature) % 4)), _DOMAIN + text
+    )
+    payload: dict[str, Any] = json.loads(text)
+    assert json.dumps(payload, sort_keys=True, separators=(",", ":")).encode() == text
+    return payload
+
+
+def _decrypted(age: Path, identity: Path, file: Path) -> bytes:
+    return subprocess.run([age, "-d", "-i", identity, file], capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@async_test
+async def test_receipt_says_what_the_format_says(tmp_path: Path, key_type: str, mode: Mode) -> None:
+    """Every member, from the log's lines and the content themselves."""
+    kit = StoreKit(tmp_path, key_type=key_type, mode=mode)
+    token, upload_id = await _finished(kit)
+    line = await kit.store.url_receipt(upload_id, token)
+    assert line is not None
+    payload = _verified(line, kit.keys.signing.public_bytes)
+    first, *_, final = kit.store.layout.of(upload_id).log.read_bytes().splitlines(keepends=True)
+    final_hash = hashlib.sha256(final).hexdigest()
+    assert payload == {
+        "v": 1,
+        "receipt": hashlib.sha256(b"dropoff-tus/receipt-id/v1\n" + final_hash.encode()).hexdigest()[:32],
+        "key": hashlib.sha256(kit.keys.signing.public_bytes).hexdigest()[:16],
+        "drop": kit.drop_id,
+        "upload": upload_id,
+        "path": "a name.txt",
+        "length": len(CONTENT),
+        "created_at": json.loads(first.rpartition(b" ")[0])["at"],
+        "completed_at": json.loads(final.rpartition(b" ")[0])["at"],
+        "final": final_hash,
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
+    assert await kit.store.receipt(upload_id, kit.identities) == payload
+
+
+@async_test
+async def test_receipt_of_a_name_that_is_no_text_has_its_bytes(tmp_path: Path) -> None:
+    """What the client gave is neither lost nor guessed."""
+    kit = StoreKit(tmp_path)
+    _, upload_id = await _finished(kit, name=b"\xffname")
+    payload = await kit.store.receipt(upload_id)
+    assert payload is not None
+    assert payload["path"] == "\ufffdname"
+    assert base64.b64decode(payload["path_base64"]) == b"\xffname"
+
+
+@async_test
+async def test_receipt_with_a_changed_byte_does_not_verify(tmp_path: Path) -> None:
+    """The signature is over all of it, under the receipts' own domain."""
+    kit = StoreKit(tmp_path)
+    token, upload_id = await _finished(kit)
+    line = await kit.store.url_receipt(upload_id, token)
+    assert line is not None
+    with pytest.raises(InvalidSignature):
+        _verified(line.replace(b'"length":100', b'"length":101'), kit.keys.signing.public_bytes)
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@async_test
+async def test_receipt_of_a_drop_off_with_its_own_recipients_is_theirs(tmp_path: Path, key_type: str) -> None:
+    """The configured root opens neither the upload nor its receipt."""
+    own = generate_root_identity(tmp_path / "own.txt", key_type)
+    kit = StoreKit(tmp_path, key_type=key_type, mode=Mode.SEALED, recipients=(own,))
+    _, upload_id = await _finished(kit)
+    payload = await kit.store.receipt(upload_id, read_identity_file(tmp_path / "own.txt"))
+    assert payload is not None
+    assert payload["path"] == "a name.txt"
+    assert await kit.store.receipt(upload_id, kit.identities) is None
+
+
+@async_test
+async def test_receipt_of_a_sealed_upload_is_closed_to_the_server(tmp_path: Path) -> None:
+    """No key of the server opens either copy; the root opens one, the token the other."""
+    kit = StoreKit(tmp_path, mode=Mode.SEALED)
+    token, upload_id = await _finished(kit)
+    kit.open()
+    assert await kit.store.receipt(upload_id) is None
+    assert await kit.store.receipt(upload_id, kit.identities) is not None
+    assert await kit.store.url_receipt(upload_id, token) is not None
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@async_test
+async def test_receipt_copies_open_with_the_age_program(tmp_path: Path, key_type: str) -> None:
+    """The root identity opens one, and the identity that format.md derives from the token opens the other."""
+    age = require_program("age" if key_type == "x25519" else CURRENT_AGE)
+    kit = StoreKit(tmp_path, key_type=key_type, mode=Mode.SEALED)
+    token, upload_id = await _finished(kit)
+    secret = HKDF(hashes.SHA256(), 32, b"", b"dropoff-tus/receipt-url/v1\n").derive(token.encode())
+    url_identity = tmp_path / "url.txt"
+    url_identity.write_text(Identity(KeyType(key_type), secret).secret_text())
+    paths = kit.store.layout.of(upload_id)
+    lines = [
+        _decrypted(age, tmp_path / "root.txt", paths.receipt),
+        _decrypted(age, url_identity, paths.url_receipt),
+    ]
+    assert lines[0] == lines[1] == await kit.store.url_receipt(upload_id, token)
+
+
+@pytest.mark.parametrize("lost", ["envelope", "identity"])
+@async_test
+async def test_sealed_upload_without_receipt_whose_key_is_missing_is_not_complete(tmp_path: Path, lost: str) -> None:
+    """Neither a lost envelope nor a lost identity is `sealed earlier`."""
+    kit = StoreKit(tmp_path, mode=Mode.SEALED)
+    _, upload = await kit.create(len(CONTENT))
+    await kit.append(upload.id, 0, CONTENT)
+    async with kit.store.lease(upload.id) as lease:
+        await lease.write_final(datetime.now(UTC))
+    if lost == "envelope":
+        kit.store.layout.of(upload.id).server_envelope.unlink()
+    else:
+        for path in (tmp_path / "secrets" / "ingest").iterdir():
+            path.unlink()
+    kit.open()
+    async with kit.store.lease(upload.id) as lease:
+        with pytest.raises(KeyMissingError):
+            await lease.complete({}, datetime.now(UTC))
+    assert not kit.store.layout.of(upload.id).receipt.exists()
+
+
+@async_test
+async def test_receipts_again_are_the_same_line_also_with_one_copy_lost(tmp_path: Path) -> None:
+    """A crash between the two copies is followed by the same receipt."""
+    kit = StoreKit(tmp_path)
+    token, upload_id = await _finished(kit)
+    line = await kit.store.url_receipt(upload_id, token)
+    kit.store.layout.of(upload_id).receipt.unlink()
+    kit.open()
+    await kit.finish(upload_id)
+    assert await kit.store.url_receipt(upload_id, token) == line
+    assert await kit.store.receipt(upload_id) is not None
+
+
+@async_test
+async def test_partial_has_no_receipt(tmp_path: Path) -> None:
+    """Receipts are for what partials become."""
+    kit = StoreKit(tmp_path)
+    _, part = await kit.create(0, role=Role.PARTIAL)
+    await kit.finish(part.id)
+    assert [path.name for path in kit.store.layout.of(part.id).keys_folder.glob("*receipt*")] == []
+
+
+@async_test
+async def test_read_back_goes_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is let go of now and then, and the digest is that of the whole."""
+    monkeypatch.setattr(reading, "_STEP_BYTES", 1 << 20)
+    kit = StoreKit(tmp_path)
+    data = bytes(3 << 20) + b"end"
+    _, upload = await kit.create(len(data))
+    await kit.append(upload.id, 0, data)
+    store = kit.open()
+    found = reading.ReadBack(store._base, store.load(upload.id), {"sha256"})  # noqa: SLF001 - the room itself
+    answers = [found.step() for _ in range(4)]
+    found.close()
+    assert answers == [None, None, None, {"sha256": hashlib.sha256(data).digest()}]
