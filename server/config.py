@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from server.config_source import (
     Names,
@@ -122,7 +122,7 @@ class KeysSection(_Section):
 class CatalogSection(_Section):
     """`[catalog]`."""
 
-    url: CatalogUrl
+    url: CatalogUrl = Field(repr=False)  # it may hold a password
 
 
 class DropoffsSection(_Section):

@@ -52,7 +52,9 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             keys = load_server_keys(key_places(config))
-            catalog = await stack.enter_async_context(open_catalog(config.catalog.url))
+            catalog = await stack.enter_async_context(
+                open_catalog(config.catalog.url, durable=config.store.durability == "fsync")
+            )
             store = FileStore(settings, keys)
             await store.start()
         except (KeySourceError, CatalogError) as error:

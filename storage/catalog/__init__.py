@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from storage.catalog.address import check_url, parse_url, sqlite_file
 from storage.catalog.catalog import SqlCatalog
 from storage.catalog.errors import CatalogError
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
@@ -16,20 +15,7 @@ from storage.catalog.sqlite import SqliteEngine
 
 __all__ = ["CatalogError", "SqlCatalog", "check_url", "migrate", "open_catalog"]
 
-
-def check_url(url: str) -> str | None:
-    """Say what is wrong with a catalog URL, or None. Looks at the text alone and never repeats it."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return "is not a URL; write for instance sqlite:////var/lib/dropoff-tus/catalog.sqlite3"
-    if parsed.drivername != "sqlite":
-        return "names a database that is not supported; write sqlite:///PATH"
-    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        return "names no file; write for instance sqlite:////var/lib/dropoff-tus/catalog.sqlite3"
-    if parsed.host or parsed.query:
-        return "has more than a path; write sqlite:///PATH (three slashes, four before an absolute path)"
-    return None
+# asyncpg and what belongs to it are imported where they are needed: a command on SQLite starts without them.
 
 
 def migrate(url: str) -> list[str]:
@@ -40,20 +26,37 @@ def migrate(url: str) -> list[str]:
     Raises:
         CatalogError: It cannot be done; the text says why.
     """
-    return migrate_sqlite(_file(_parsed(url)))
+    parsed = parse_url(url)
+    if parsed.drivername == "sqlite":
+        return migrate_sqlite(sqlite_file(parsed))
+    from storage.catalog.postgres_migration import migrate_postgres  # noqa: PLC0415 - see above
+
+    return migrate_postgres(parsed)
 
 
 @contextlib.asynccontextmanager
-async def open_catalog(url: str) -> AsyncGenerator[SqlCatalog]:
+async def open_catalog(url: str, *, durable: bool = True) -> AsyncGenerator[SqlCatalog]:
     """Open a catalog whose tables are this program's; on leaving, what is queued is done first.
+
+    Args:
+        url: Where it is.
+        durable: Whether an answer has to survive a power cut. A crash of the process never loses one.
 
     Raises:
         CatalogError: It cannot be opened, or `dropoff-tus migrate` has to be run.
     """
-    path = _file(_parsed(url))
+    parsed = parse_url(url)
+    opened = _open_sqlite(parsed, durable) if parsed.drivername == "sqlite" else _open_postgres(parsed, durable)
+    async with opened as catalog:
+        yield catalog
+
+
+@contextlib.asynccontextmanager
+async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[SqlCatalog]:  # noqa: FBT001 - handed on
+    path = sqlite_file(url)
     await asyncio.to_thread(check_sqlite, path)
     try:
-        engine = SqliteEngine(path)
+        engine = SqliteEngine(path, durable=durable)
     except sqlite3.Error as error:
         raise CatalogError(f"cannot open the catalog {path}: {reason(error)}") from error
     try:
@@ -62,12 +65,14 @@ async def open_catalog(url: str) -> AsyncGenerator[SqlCatalog]:
         await engine.close()
 
 
-def _parsed(url: str) -> URL:
-    wrong = check_url(url)
-    if wrong is not None:
-        raise CatalogError(f"catalog.url {wrong}")
-    return make_url(url)
+@contextlib.asynccontextmanager
+async def _open_postgres(url: URL, durable: bool) -> AsyncGenerator[SqlCatalog]:  # noqa: FBT001 - handed on
+    from storage.catalog.postgres import PostgresEngine  # noqa: PLC0415 - see above
+    from storage.catalog.postgres_migration import check_postgres  # noqa: PLC0415 - see above
 
-
-def _file(url: URL) -> Path:
-    return Path(url.database or "")
+    await check_postgres(url)
+    engine = PostgresEngine(url, durable=durable)
+    try:
+        yield SqlCatalog(engine)
+    finally:
+        await engine.close()

@@ -113,12 +113,12 @@ def check_sqlite(path: Path) -> None:
             rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if found else []
     except sqlite3.Error as error:
         raise CatalogError(f"cannot open the catalog {path}: {reason(error)}") from error
-    advice = _advice(rows[0]["version_num"] if rows else None)
-    if advice is not None:
-        raise CatalogError(f"{path}: {advice}")
+    advised = advice(rows[0]["version_num"] if rows else None)
+    if advised is not None:
+        raise CatalogError(f"{path}: {advised}")
 
 
-def _advice(revision: str | None) -> str | None:
+def advice(revision: str | None) -> str | None:
     """Say what to do about tables of a revision; None if they are this program's."""
     if revision == REVISION:
         return None

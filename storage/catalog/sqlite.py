@@ -40,7 +40,6 @@ BUSY_SECONDS = 5.0
 
 _PRAGMAS = (
     "journal_mode = WAL",
-    "synchronous = FULL",
     "foreign_keys = ON",
     "trusted_schema = OFF",
     "wal_autocheckpoint = 4000",
@@ -48,8 +47,13 @@ _PRAGMAS = (
 )
 
 
-def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw") -> sqlite3.Connection:
+def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw", durable: bool = True) -> sqlite3.Connection:
     """Open a database that exists; transactions are the caller's. Never makes a file.
+
+    Args:
+        path: The file.
+        mode: Whether to write.
+        durable: Whether a commit is synced. Without, a power cut loses the newest ones, and the file stays sound.
 
     Raises:
         sqlite3.Error: It cannot be opened.
@@ -63,8 +67,9 @@ def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw") -> sqlite3.Connecti
     )
     connection.row_factory = sqlite3.Row
     try:
-        for pragma in _PRAGMAS if mode == "rw" else ():
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+        if mode == "rw":
+            for pragma in (*_PRAGMAS, f"synchronous = {'FULL' if durable else 'NORMAL'}"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
     except sqlite3.Error:
         connection.close()
         raise
@@ -242,7 +247,7 @@ def _answer(group: list[_Request]) -> None:
 class SqliteEngine:
     """Implements `catalog.Engine`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         """Open three connections to a database that exists and is migrated.
 
         Raises:
@@ -250,7 +255,7 @@ class SqliteEngine:
         """
         connections: list[sqlite3.Connection] = []
         try:
-            connections.extend(connect(path) for _ in range(3))
+            connections.extend(connect(path, durable=durable) for _ in range(3))
         except sqlite3.Error:
             for connection in connections:
                 connection.close()

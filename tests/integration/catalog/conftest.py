@@ -1,10 +1,16 @@
 """The databases under test: a fixture gives the URL of a new, migrated catalog on each of them."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.catalog import migrate
+from tests.support.postgres import PostgresServer
+
+SHARED = "shared"
+_names = itertools.count()
 
 
 @pytest.fixture
@@ -17,7 +23,32 @@ def sqlite_url(tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Run one PostgreSQL for the session, with one migrated database."""
+    with PostgresServer() as server:
+        server.sql(f"CREATE DATABASE {SHARED}")
+        migrate(server.url(SHARED))
+        yield server
+
+
+@pytest.fixture
+def empty_database(postgres: PostgresServer) -> str:
+    """Return the name of a new database without tables."""
+    name = f"catalog_{next(_names)}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """Return the URL of a migrated PostgreSQL catalog with nothing in it: one for all, since making one is slow."""
+    # Its newest change is another than that of a catalog made anew, which no test may notice.
+    postgres.sql("DELETE FROM uploads; DELETE FROM dropoffs", database=SHARED)
+    return postgres.url(SHARED)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
 def catalog_url(request: pytest.FixtureRequest) -> str:
     """Return the URL of a migrated catalog, once for each database."""
     url: str = request.getfixturevalue(f"{request.param}_url")

@@ -1,0 +1,77 @@
+"""The catalog's URL: what is wrong with one, and where it leads. No text made here repeats a URL, nor its password."""
+
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from storage.catalog.errors import CatalogError
+
+_SQLITE_EXAMPLE = "sqlite:////var/lib/dropoff-tus/catalog.sqlite3"
+_POSTGRES_EXAMPLE = "postgresql://user@host/db, or postgresql://user@/db?host=/run/postgresql for a socket's folder"
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_POSTGRES_OPTIONS = frozenset({"host", "port", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"})
+
+
+def check_url(url: str) -> str | None:
+    """Say what is wrong with a catalog URL, or None. Looks at the text alone and never repeats it."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return f"is not a URL; write for instance {_SQLITE_EXAMPLE} or {_POSTGRES_EXAMPLE}"
+    if parsed.drivername == "sqlite":
+        return _check_sqlite(parsed)
+    if parsed.drivername == "postgresql":
+        return _check_postgres(parsed)
+    return "names a database that is not supported; write sqlite:///PATH or postgresql://user@host/db"
+
+
+def parse_url(url: str) -> URL:
+    """Return a URL's parts; their repr hides the password.
+
+    Raises:
+        CatalogError: It is wrong; the text says how.
+    """
+    wrong = check_url(url)
+    if wrong is not None:
+        raise CatalogError(f"catalog.url {wrong}")
+    return make_url(url)
+
+
+def sqlite_file(url: URL) -> Path:
+    """Return the path of an SQLite catalog."""
+    return Path(url.database or "")
+
+
+def _check_sqlite(url: URL) -> str | None:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        return f"names no file; write for instance {_SQLITE_EXAMPLE}"
+    if url.host or url.query:
+        return "has more than a path; write sqlite:///PATH (three slashes, four before an absolute path)"
+    return None
+
+
+def _check_postgres(url: URL) -> str | None:
+    port = url.query.get("port", "1")
+    refusals = {
+        f"names no database; write {_POSTGRES_EXAMPLE}": not url.database,
+        # What is written twice, or holds an unescaped character, would lead somewhere else than it seems to.
+        f"has something behind ? other than, each once, {', '.join(sorted(_POSTGRES_OPTIONS))}": (
+            any(not isinstance(value, str) for value in url.query.values())
+            or not _POSTGRES_OPTIONS.issuperset(url.query)
+        ),
+        "has a / or # that belongs to no part; write %2F and %23 for them in a password or a name": any(
+            character in text for character in "/#" for text in (url.host or "", url.database or "")
+        ),
+        "names two hosts; write one, before the database's name or behind ?host=": (
+            bool(url.host) and "host" in url.query
+        ),
+        "names two ports, or one that is no number; write for instance postgresql://user@host:5432/db": (
+            not (isinstance(port, str) and port.isascii() and port.isdigit())
+            or (url.port is not None and "port" in url.query)
+        ),
+        f"has an sslmode that does not exist; write one of {', '.join(sorted(_SSL_MODES))}": (
+            url.query.get("sslmode", "prefer") not in _SSL_MODES
+        ),
+    }
+    return next((words for words, holds in refusals.items() if holds), None)

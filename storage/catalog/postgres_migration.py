@@ -1,0 +1,97 @@
+"""Bringing a PostgreSQL catalog's tables up to date, and finding out whether they are.
+
+One run is one transaction under an advisory lock, so several that start at once take turns and a crash leaves the
+tables as they were. The role that runs the server needs no right to make tables: it reads their revision, no more.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+from sqlalchemy import NullPool
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from storage.catalog.errors import CatalogError
+from storage.catalog.migration import advice, upgrade
+from storage.catalog.postgres import DRIVER_ERRORS, connect
+
+_LOCK = 0x64726F706F6666  # "dropoff"; advisory locks are per database
+_LOCK_SECONDS = 60
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (asyncpg.InvalidAuthorizationSpecificationError, "it refuses the user or the password"),
+    (asyncpg.InvalidCatalogNameError, "it has no database of this name; make it with createdb"),
+    (asyncpg.InsufficientPrivilegeError, "the user may not do that; migrate as the owner, and grant to the others"),
+    (asyncpg.TooManyConnectionsError, "it has no connection left; raise max_connections"),
+    (asyncpg.CannotConnectNowError, "it is starting or stopping; try again shortly"),
+    (asyncpg.LockNotAvailableError, "another migration is running; try again when it is done"),
+    (FileNotFoundError, "there is no socket at this place; is it running?"),
+    (TimeoutError, "it does not answer in time"),
+)
+
+
+def migrate_postgres(url: URL) -> list[str]:
+    """Make or update the tables; return the revisions applied.
+
+    Raises:
+        CatalogError: It cannot be done; the text says why.
+    """
+    # In a thread, so that whoever calls this may have an event loop of its own.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _migrate(url)).result()
+
+
+async def _migrate(url: URL) -> list[str]:
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: connect(url), poolclass=NullPool, hide_parameters=True
+    )
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            return await connection.run_sync(upgrade)
+    except (*DRIVER_ERRORS, SQLAlchemyError, ValueError) as error:
+        raise CatalogError(f"cannot migrate the catalog in {place(url)}: {reason(error)}") from error
+
+
+async def check_postgres(url: URL) -> None:
+    """Refuse a database that cannot be reached or whose tables are not this program's.
+
+    Raises:
+        CatalogError: With the advice to migrate, or to update the program.
+    """
+    try:
+        connection = await connect(url)
+        try:
+            rows = await connection.fetch("SELECT version_num FROM alembic_version")
+        except asyncpg.UndefinedTableError:
+            rows = []
+        finally:
+            await connection.close()
+    except (*DRIVER_ERRORS, ValueError) as error:
+        raise CatalogError(f"cannot open the catalog in {place(url)}: {reason(error)}") from error
+    advised = advice(rows[0]["version_num"] if rows else None)
+    if advised is not None:
+        raise CatalogError(f"{place(url)}: {advised}")
+
+
+def place(url: URL) -> str:
+    """Name a database for a message: its name and host, nothing else of the URL."""
+    host = url.query.get("host") or url.host
+    return f"PostgreSQL's {url.database}" + (f" on {host}" if host else "")
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words what is in the way, without statements, values or the driver's own text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, words in _REASONS:
+            if isinstance(cause, kind):
+                return words
+        if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate:
+            return f"{type(cause).__name__} ({cause.sqlstate})"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__
+    return "an option of the URL is not understood" if isinstance(error, ValueError) else type(error).__name__
