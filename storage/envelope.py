@@ -20,6 +20,7 @@ from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decry
 from storage.log import LogState, canonical, damaged
 
 MAX_ENVELOPE_BYTES = 64 << 10
+ENVELOPE_VERSION = 1
 MAX_STANZAS = 32
 SALT_BYTES = 32
 _COMMITMENT_DOMAIN = b"dropoff-tus/metadata/v1\n"
@@ -44,7 +45,7 @@ class Envelope:
         """Return the age file for these recipients, all of one key type."""
         plaintext = canonical(
             {
-                "v": 1,
+                "v": ENVELOPE_VERSION,
                 "id": self.upload_id,
                 "identity": self.identity.secret_text(),
                 "salt": self.salt.hex(),
@@ -73,6 +74,10 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
         raise damaged(state.id, "its envelope was changed") from None
     try:
         fields = json.loads(plaintext)
+        if fields["v"] != ENVELOPE_VERSION:
+            raise damaged(
+                state.id, f"its envelope is of version {fields['v']!r:.20}, this program reads {ENVELOPE_VERSION}"
+            )
         envelope = Envelope(
             upload_id=fields["id"],
             identity=Identity.parse(fields["identity"]),
@@ -82,7 +87,8 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
                 tuple((str(key), base64.b64decode(value, validate=True)) for key, value in fields["metadata"])
             ),
         )
-    except (AgeError, binascii.Error, KeyError, TypeError, ValueError):
+    except (AgeError, AttributeError, binascii.Error, KeyError, RecursionError, TypeError, ValueError):
+        # Anybody who can write to the folder can make an envelope of anything, since recipients are public.
         raise damaged(state.id, "its envelope does not follow the format") from None
     recipient = envelope.identity.recipient
     belongs = (

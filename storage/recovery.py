@@ -1,14 +1,14 @@
 """Reading a log back: where an upload stands, what is torn, what is tampering. Needs no decryption key.
 
-A tail is *torn*, an honest crash, only if it lacks its LF or contains NUL (a size that became durable before its
-bytes),
-and is no longer than one record. It is kept aside and cut. Anything else that does not verify is tampering: refused,
-and
-nothing is truncated, so that a flipped bit never costs acknowledged bytes.
+A tail is *torn*, an honest crash, only if it lacks its LF, or if whole sectors of it are NUL (a size that became
+durable before its bytes), and is no longer than one record. It is kept aside and cut. Anything else that does not
+verify is tampering: refused, and nothing is truncated, so that a flipped bit never costs acknowledged bytes. Nor is
+anything read from a line before a signature covers it, its own or, through `prev`, that of a line after it.
 
 Source: docs/format.md, Recovery.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +19,7 @@ from storage.durable import Disk
 from storage.keys import SigningKey
 from storage.layout import UploadPaths
 from storage.log import (
+    FORMAT_VERSION,
     MAX_LINE_BYTES,
     LogState,
     Record,
@@ -31,6 +32,8 @@ from storage.log import (
 )
 
 _TAIL_BYTES = 16 << 10
+_SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 _NAMED_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 
 
@@ -69,6 +72,8 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
         raise not_found()
     state = _create_state(head, upload_id, key)
     end, torn = _whole_end(log, size, upload_id)
+    if torn:
+        _refuse_changed_end(os.pread(log, size - end, end), upload_id, key)
     if end <= len(head):
         return state, size - len(head) if torn else 0
     line = _last_line(log, end)
@@ -113,19 +118,16 @@ def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bo
     """
     state, _ = read_state(log, upload_id, key)
     last_hash, end = state.last_hash, state.log_bytes
-    raw = _read_up_to(log, end, upload_id)
-    lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
-    state = _create_state(lines[0] + b"\n", upload_id, key)
+    lines = _split(_read_up_to(log, end, upload_id))
+    records = _authentic(lines, last_hash, upload_id)
+    state = _create_state(lines[0], upload_id, key)
     segments: list[SegmentEntry] = []
-    for number, text in enumerate(lines[1:], start=2):
-        line = text + b"\n"
+    for number, (line, record) in enumerate(zip(lines[1:], records[1:], strict=True), start=2):
         # Through `prev` the last signature covers every line before it.
-        signed = every_signature or number == len(lines)
-        record = _verified(line, upload_id, key, state) if signed else _parse(line, upload_id)
+        if every_signature or number == len(lines):
+            _check_signer(line, upload_id, key, state)
         state, entries = follow(state, record, line)
         segments += entries
-    if state.last_hash != last_hash:
-        raise damaged(upload_id, "its log changed while it was read")
     return Chain(state, tuple(segments))
 
 
@@ -138,13 +140,14 @@ def check_unchanged(log: int, state: LogState) -> None:
         UploadDamagedError: It is not.
     """
     raw = _read_up_to(log, os.fstat(log).st_size, state.id)
-    lines = raw[:-1].split(b"\n")  # not splitlines, which also splits on CR
-    walked = initial_state(_parse(lines[0] + b"\n", state.id), lines[0] + b"\n")
-    for text in lines[1:]:
-        line = text + b"\n"
-        walked, _ = follow(walked, _parse(line, state.id), line)
-    same = walked.last_hash == state.last_hash and walked.offset == state.offset and len(raw) == state.log_bytes
-    if not same:
+    if len(raw) != state.log_bytes or not raw.endswith(b"\n"):
+        raise damaged(state.id, "its log is not the one that was written")
+    lines = _split(raw)
+    records = _authentic(lines, state.last_hash, state.id)
+    walked = initial_state(records[0], lines[0])
+    for line, record in zip(lines[1:], records[1:], strict=True):
+        walked, _ = follow(walked, record, line)
+    if walked.offset != state.offset:
         raise damaged(state.id, "its log is not the one that was written")
 
 
@@ -177,6 +180,25 @@ def _read_up_to(log: int, end: int, upload_id: str) -> bytes:
     return raw
 
 
+def _split(raw: bytes) -> list[bytes]:
+    """Return lines with their LF. Not by `splitlines`, which also splits on CR."""
+    return [text + b"\n" for text in raw[:-1].split(b"\n")]
+
+
+def _authentic(lines: list[bytes], last_hash: str, upload_id: str) -> list[Record]:
+    """Read lines from the last, whose hash is known, to the first: each is parsed once its hash is the expected one."""
+    records: list[Record] = []
+    expected = last_hash
+    for line in reversed(lines):
+        if hashlib.sha256(line).hexdigest() != expected:
+            raise damaged(upload_id, "a line of its log was changed, moved or taken out")
+        record: Record = json.loads(line.rpartition(b" ")[0])
+        records.append(record)
+        expected = record["prev"]
+    records.reverse()
+    return records
+
+
 def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     found = verify_line(line, key)
     if found is None:
@@ -184,10 +206,14 @@ def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     record, signer = found
     if record.get("t") != "create" or record.get("id") != upload_id or record.get("key") != signer:
         raise damaged(upload_id, "its create record is of another upload")
+    if record["v"] != FORMAT_VERSION:
+        raise damaged(
+            upload_id, f"its format is version {record['v']}, and this program reads version {FORMAT_VERSION}"
+        )
     return initial_state(record, line)
 
 
-def _verified(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> Record:
+def _check_signer(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> None:
     found = verify_line(line, key)
     if found is None:
         raise damaged(upload_id, "a record does not verify")
@@ -196,7 +222,6 @@ def _verified(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> 
     newer_end = record["t"] == "end" and key.is_older(state.key, signer)
     if signer != state.key and not newer_end:
         raise damaged(upload_id, "a record is signed by another key than the one its log was handed to")
-    return record
 
 
 def _check_known(wanted: str, key: SigningKey, upload_id: str) -> None:
@@ -216,16 +241,6 @@ def _unknown_signer(line: bytes, key: SigningKey) -> str:
     return f" (it names the key {found[1].decode('ascii')}, which keys.signing_key does not hold; put it back)"
 
 
-def _parse(line: bytes, upload_id: str) -> Record:
-    try:
-        record = json.loads(line.rpartition(b" ")[0])
-    except ValueError:
-        raise damaged(upload_id, "a record is not readable") from None
-    if not isinstance(record, dict):
-        raise damaged(upload_id, "a record is not readable")
-    return record
-
-
 def _first_line(log: int, size: int) -> bytes | None:
     """Return the first line, or None where creation itself was torn."""
     have = b""
@@ -236,7 +251,7 @@ def _first_line(log: int, size: int) -> bytes | None:
         newline = piece.find(b"\n")
         if newline >= 0:
             line = have + piece[: newline + 1]
-            return None if b"\0" in line else line
+            return None if _lacks_sectors(line, 0) else line
         have += piece
     return None
 
@@ -255,14 +270,27 @@ def _whole_end(log: int, size: int, upload_id: str) -> tuple[int, bool]:
         after = tail[cut + 1 :]
         if after:
             return start + cut + 1, True
-        # The last line has its LF. With NULs in it, its bytes never reached the disk although its size did.
+        # The last line has its LF. With NULs in it, some of its bytes never reached the disk although its size did.
         previous = tail.rfind(b"\n", 0, cut)
         if previous < 0 and start > 0:
             continue
-        if b"\0" in tail[previous + 1 : cut]:
+        if _lacks_sectors(tail[previous + 1 :], start + previous + 1):
             return start + previous + 1, True
         return size, False
     raise damaged(upload_id, "what follows its last whole record is longer than a record")
+
+
+def _lacks_sectors(line: bytes, start: int) -> bool:
+    """Tell whether parts of a line were never written: they are NUL, and whole sectors. A flipped bit is not."""
+    first = -start % _SECTOR_BYTES
+    pieces = [line[:first], *(line[at : at + _SECTOR_BYTES] for at in range(first, len(line), _SECTOR_BYTES))]
+    return b"\0" in line and all(b"\0" not in piece or not piece.strip(b"\0") for piece in pieces)
+
+
+def _refuse_changed_end(tail: bytes, upload_id: str, key: SigningKey) -> None:
+    """Refuse a whole record in whose place of the LF stands something that no crash leaves there."""
+    if tail[-1:] not in {b"\n", b"\0"} and verify_line(tail[:-1] + b"\n", key) is not None:
+        raise damaged(upload_id, "the end of its last record was changed")
 
 
 def _last_line(log: int, end: int) -> bytes:

@@ -1,0 +1,142 @@
+"""What is torn and what is tampering: a changed bit never costs acknowledged bytes; nothing unsigned is believed."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
+from storage.log import LogState
+from storage.recovery import check_unchanged, read_chain, read_state
+from tests.support.store_kit import StoreKit
+
+_SECTOR_BYTES = 512
+
+
+class _Log:
+    """A log of a create record and three commits, in a file to change at will."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kit = StoreKit(folder)
+        self.raw, self.state = asyncio.run(self._make())
+        self.key = self.kit.keys.signing
+        self.lines = [line + b"\n" for line in self.raw[:-1].split(b"\n")]
+
+    async def _make(self) -> tuple[bytes, LogState]:
+        _, upload = await self.kit.create(None)
+        for offset in range(3):
+            await self.kit.append(upload.id, offset, b"x")
+        return self.kit.store.layout.of(upload.id).log.read_bytes(), self.kit.store.load(upload.id)
+
+    def read(self, raw: bytes) -> tuple[LogState, int]:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(raw)
+            return read_state(file.fileno(), self.state.id, self.key)
+
+    def read_chain(self, raw: bytes, *, every_signature: bool) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(raw)
+            read_chain(file.fileno(), self.state.id, self.key, every_signature=every_signature)
+
+    def check_unchanged(self, raw: bytes) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(raw)
+            check_unchanged(file.fileno(), self.state)
+
+    def keeps_all_with(self, raw: bytes) -> bool:
+        """Tell whether a changed log is refused as damaged, or still tells of every acknowledged byte."""
+        try:
+            state, torn = self.read(raw)
+        except UploadDamagedError:
+            return True
+        except UploadNotFoundError:
+            return False
+        return state == self.state and torn == 0
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> _Log:
+    """Make the log once."""
+    return _Log(tmp_path_factory.mktemp("log"))
+
+
+def _flipped(raw: bytes, at: int, bit: int) -> bytes:
+    changed = bytearray(raw)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_flipped_bit_that_makes_or_breaks_a_line_costs_nothing(log: _Log) -> None:
+    """Where a flip gives NUL or LF, or takes an LF away, the log does not look torn."""
+    telling = [
+        (at, bit)
+        for at, byte in enumerate(log.raw)
+        for bit in range(8)
+        if byte ^ 1 << bit in {0, 10} or byte in {10, 32}
+    ]
+    assert len(telling) > 4 * 8
+    assert [place for place in telling if not log.keeps_all_with(_flipped(log.raw, *place))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_flipped_bit_anywhere_costs_nothing(log: _Log) -> None:
+    """Every bit of the log, one after the other."""
+    places = [(at, bit) for at in range(len(log.raw)) for bit in range(8)]
+    assert [place for place in places if not log.keeps_all_with(_flipped(log.raw, *place))] == []
+
+
+def test_last_line_with_sectors_that_were_never_written_is_torn(log: _Log) -> None:
+    """A size can become durable before the bytes: whole sectors of NUL are an honest crash, which is cut."""
+    start = len(log.raw) - len(log.lines[-1])
+    first = start + -start % _SECTOR_BYTES
+    for lost in ((start, first), (first, len(log.raw)), (start, len(log.raw))):
+        raw = bytearray(log.raw)
+        raw[lost[0] : lost[1]] = bytes(lost[1] - lost[0])
+        state, torn = log.read(bytes(raw))
+        assert (state.offset, torn) == (2, len(log.lines[-1]))
+
+
+def test_last_line_cut_anywhere_is_torn(log: _Log) -> None:
+    """Whatever of its end is missing, the commits before it stand."""
+    for missing in range(1, len(log.lines[-1])):
+        state, torn = log.read(log.raw[:-missing])
+        assert (state.offset, torn) == (2, len(log.lines[-1]) - missing)
+
+
+@pytest.mark.parametrize("every_signature", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line.replace(b'"tot":', b'"tou":'),
+        lambda line: line.replace(b'"segs":[{', b'"segs":[1,{'),
+        lambda line: line.replace(b'"t":"segs"', b'"t":"sags"'),
+        lambda line: b"[" * 100_000 + b" " + line.rpartition(b" ")[2],
+        lambda line: b"null " + line.rpartition(b" ")[2],
+        lambda _line: b"\n",
+    ],
+    ids=["no-totals", "odd-segment", "odd-type", "deep", "null", "empty"],
+)
+def test_changed_line_in_the_middle_is_refused_before_it_is_read(
+    log: _Log, change: object, every_signature: bool
+) -> None:
+    """A line that is not authentic is damage, whatever stands in it, and never an error of its reader."""
+    assert callable(change)
+    middle = change(log.lines[1])
+    assert middle != log.lines[1]
+    raw = b"".join([log.lines[0], middle, *log.lines[2:]])
+    with pytest.raises(UploadDamagedError):
+        log.read_chain(raw, every_signature=every_signature)
+    with pytest.raises(UploadDamagedError):
+        log.check_unchanged(raw)
+
+
+def test_line_taken_out_is_refused(log: _Log) -> None:
+    """The chain has no gap that can be closed without the key."""
+    for at in (1, 2):
+        raw = b"".join(line for number, line in enumerate(log.lines) if number != at)
+        with pytest.raises(UploadDamagedError):
+            log.read_chain(raw, every_signature=False)
+        with pytest.raises(UploadDamagedError):
+            log.check_unchanged(raw)
