@@ -60,7 +60,7 @@ def _check_postgres(url: URL) -> str | None:
             any(not isinstance(value, str) for value in url.query.values())
             or not _POSTGRES_OPTIONS.issuperset(url.query)
         ),
-        "has a / or # that belongs to no part; write %2F and %23 for them in a password or a name": any(
+        "has a / or # behind the database's name; write %2F and %23 for those in a user's name or password": any(
             character in text for character in "/#" for text in (url.host or "", url.database or "")
         ),
         "names two hosts; write one, before the database's name or behind ?host=": (

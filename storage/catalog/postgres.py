@@ -46,7 +46,7 @@ CONNECT_SECONDS = 3.0
 _CLOSE_SECONDS = 2.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02
-_WRITERS, _READERS, _LISTERS = 8, 4, 2
+WRITERS, READERS, LISTERS = 8, 4, 2
 """Connections of one process at most, apart so that a crowd of writers never delays the check of a code."""
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -170,7 +170,7 @@ class Lane:
         """Wait for a request that somebody still waits for; None at the end."""
         while True:
             request = await self._queue.get()
-            if request is None or not request.future.done():
+            if request is None or not (request.future.done() or request.deadline <= self._loop.time()):
                 return request
 
     async def connect(self) -> asyncpg.Connection:
@@ -187,9 +187,10 @@ class Lane:
         """How often a connection of this lane went silent: those made before are no longer trusted."""
         return self._lost
 
-    def count_lost(self) -> None:
-        """Distrust all connections, since one of them went silent."""
-        self._lost += 1
+    def count_silent(self, began: float) -> None:
+        """Distrust all connections, if one of them has been silent for long, and not only its request had to wait."""
+        if self._loop.time() - began > self._seconds / 2:
+            self._lost += 1
 
 
 def _give_up(future: asyncio.Future[Any]) -> None:
@@ -251,7 +252,7 @@ class _Worker:
                     raise
 
     async def _attempt(self, work: _Work) -> object:
-        connection = await self._connected()
+        connection, began = await self._connected(), asyncio.get_running_loop().time()
         try:
             if not self._lane.writes:
                 return await greenlet_spawn(work, PostgresTransaction(connection))
@@ -264,9 +265,9 @@ class _Worker:
             self._cut(connection)
             raise
         except (asyncio.CancelledError, TimeoutError):
-            # It went silent, and so may have those of the other tasks.
+            # If it went silent, so may have those of the other tasks.
             self._cut(connection)
-            self._lane.count_lost()
+            self._lane.count_silent(began)
             raise
 
     async def _connected(self) -> asyncpg.Connection:
@@ -329,9 +330,9 @@ class PostgresEngine:
         }
         if not durable:
             settings["synchronous_commit"] = "off"
-        self._writer = Lane(url, _WRITERS, CALL_SECONDS, settings, writes=True)
-        self._reader = Lane(url, _READERS, CALL_SECONDS, settings, writes=False)
-        self._lister = Lane(url, _LISTERS, LIST_SECONDS, settings, writes=False)
+        self._writer = Lane(url, WRITERS, CALL_SECONDS, settings, writes=True)
+        self._reader = Lane(url, READERS, CALL_SECONDS, settings, writes=False)
+        self._lister = Lane(url, LISTERS, LIST_SECONDS, settings, writes=False)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run an operation in a transaction."""

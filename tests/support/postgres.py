@@ -26,6 +26,7 @@ _SETTINGS = (
     "max_connections=150",
     "shared_buffers=16MB",
     "autovacuum=off",
+    "deadlock_timeout=50ms",
     "log_min_messages=error",
 )
 
@@ -46,9 +47,9 @@ class PostgresServer:
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         try:
             self._run("initdb", "--pgdata", "data", "--username", OWNER, "--auth=trust", "--encoding=UTF8", "--no-sync")
-            # Before the line that trusts everyone: a role that needs its password.
+            # Before the line that trusts everyone: a database that asks for passwords.
             rules = self.folder / "data/pg_hba.conf"
-            rules.write_text(f"local all with_password scram-sha-256\n{rules.read_text()}")
+            rules.write_text(f"local with_password all scram-sha-256\n{rules.read_text()}")
             self.start()
         except BaseException:
             shutil.rmtree(self.folder)

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from dropoff_tus.errors import DropoffError, PartInUseError
 from dropoff_tus.model import Dropoff, Role, UploadState
 from storage.catalog import SqlCatalog, migrate, open_catalog
-from tests.integration.catalog.conftest import SHARED
+from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import (
     ENDED,
     HOLDING,
@@ -188,7 +188,7 @@ def test_counters_on_postgres_equal_the_rows_sums(postgres: PostgresServer) -> N
     """The accounting is the same code on both, so fewer examples are enough to hold the statements."""
 
     def empty(_folder: Path) -> str:
-        return postgres.url(SHARED)
+        return postgres.url(SHARED, RUNTIME)
 
     class PostgresMachine(CatalogMachine):
         """Begins with an empty catalog each time."""

@@ -151,10 +151,19 @@ def test_migrate_without_a_folder_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////var/lib/catalog.sqlite3", "sqlite:///catalog.sqlite3", "sqlite:///a%20b/c.sqlite3"]
+    "url",
+    [
+        "sqlite:////var/lib/catalog.sqlite3",
+        "sqlite:///catalog.sqlite3",
+        "sqlite:///a%20b/c.sqlite3",
+        "postgresql://user@host/db",
+        "postgresql://user:p#ss/w%40rd@[::1]:5433/db?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://user@/db?host=/run/postgresql&port=5433",
+        "postgresql:///db",
+    ],
 )
 def test_check_url_accepts(url: str) -> None:
-    """Absolute and relative paths are fine."""
+    """Absolute and relative paths are fine, and a server or the folder of its socket."""
     assert check_url(url) is None
 
 
@@ -173,6 +182,18 @@ def test_check_url_accepts(url: str) -> None:
         "sqlite+aiosqlite:///catalog.sqlite3",
         "mysql://root:hunter2@host/db",
         "postgresql://host:port/db",
+        "postgres://user@host/db",
+        "postgresql+asyncpg://user@host/db",
+        "postgresql://user:hunter2@host",
+        "postgresql://user:hunter2@host/",
+        "postgresql://user:hunter2@host/db?hots=/run",
+        "postgresql://user:hunter2@host/db?password=hunter2",
+        "postgresql://user:hunter2@host/db?host=/run",
+        "postgresql://user@/db?host=/run&host=/run",
+        "postgresql://user:hunter2@host/db/more",
+        "postgresql://user:hunter2@host:5432/db?port=5433",
+        "postgresql://user:hunter2@host/db?port=many",
+        "postgresql://user:hunter2@host/db?sslmode=yes",
     ],
 )
 def test_check_url_refuses_and_repeats_nothing(url: str) -> None:
