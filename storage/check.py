@@ -52,6 +52,8 @@ def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: C
     if state.log_bytes == state.create_bytes:
         # Only its first commit makes an upload's other files durable; until then nothing is acknowledged.
         return Finding(upload_id, None)
+    if not state.final and paths.receipt.exists():
+        return Finding(upload_id, "it has a receipt, but its final record is gone", state.data_bytes)
     try:
         data = store.disk.open_existing(paths.data)
     except OSError:

@@ -70,8 +70,9 @@ class Committer:
         try:
             base.disk.write_at(self._log, line, state.log_bytes)
         except OSError:
-            # A partial line must not stay in front of the next one.
+            # A partial line must not stay in front of the next one, nor come back among its sectors in a power cut.
             base.disk.truncate(self._log, state.log_bytes)
+            base.disk.sync_file(self._log)
             raise
         failpoint("after-log-write")
         base.disk.sync_file(self._log)

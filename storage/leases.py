@@ -29,7 +29,7 @@ from storage.lease import FileLease
 from storage.log import LogState, check_signs
 from storage.pools import Pools
 from storage.reading import open_own_envelope
-from storage.recovery import not_found, read_durable, repair
+from storage.recovery import not_found, read_chain, read_durable, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
@@ -173,6 +173,8 @@ class Leases:
                     repair(base.disk, base.layout.of(upload_id), log, data, state, 0)
             else:
                 state, torn = read_durable(base.disk, log, upload_id, base.keys.signing)
+                # Before anything is cut: the totals of the last record alone could be those of a record moved there.
+                read_chain(log, upload_id, base.keys.signing, every_signature=False)
                 repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
                 known = Known(state)
                 base.known.put(upload_id, known)

@@ -88,7 +88,7 @@ def _read_parts(
     committed = state.final_parts or tuple((p[0], p[1], p[2]) for p in final_parts(base, state))
     at = 0
     for part, final_hash, length in committed:
-        if base.load(part).final_hash != final_hash:
+        if _part(base, state, part).final_hash != final_hash:
             raise damaged(state.id, "a part is not the one that was concatenated")
         begin, until = max(start - at, 0), min(end - at, length)
         if begin < until:
@@ -127,14 +127,21 @@ def total_bytes(base: StoreBase, state: LogState) -> int:
     """Return the length of an upload or of a concatenation's parts."""
     if not state.parts:
         return state.offset
-    return sum(base.load(part).offset for part in state.parts)
+    return sum(_part(base, state, part).offset for part in state.parts)
+
+
+def _part(base: StoreBase, state: LogState, part: str) -> LogState:
+    try:
+        return base.load(part)
+    except UploadNotFoundError:
+        raise damaged(state.id, f"its part {part} is gone") from None
 
 
 def final_parts(base: StoreBase, state: LogState) -> list[list[Any]]:
     """Return (id, hash of the last line, length) of each part of a concatenation."""
     parts: list[list[Any]] = []
     for part in state.parts:
-        part_state = base.load(part)
+        part_state = _part(base, state, part)
         if not part_state.final:
             raise damaged(state.id, "a part of the concatenation is not finished")
         parts.append([part, part_state.final_hash, part_state.offset])

@@ -14,7 +14,7 @@ from storage.age import AgeError, KeyType, NoMatchingIdentity, decrypt, encrypt
 from storage.base import StoreBase
 from storage.durable import failpoint
 from storage.keys import parse_identities, parse_recipient, receipt_identity, receipt_seed, roots_hash
-from storage.log import LogState, Record, sign_receipt, stamp, verify_receipt
+from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
 from storage.reading import open_own_envelope, open_with
 
 RECEIPT_VERSION = 1
@@ -108,7 +108,22 @@ def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[st
             line = decrypt(blob, [envelope.identity])
     except (FileNotFoundError, AgeError, KeyMissingError, UploadNotFoundError):
         return None
-    return None if verify_receipt(line, base.keys.signing) is None else line
+    _own_payload(base, upload_id, line)
+    return line
+
+
+def _own_payload(base: StoreBase, upload_id: str, line: bytes) -> Record:
+    """Return the payload of an opened receipt.
+
+    Raises:
+        UploadDamagedError: This server did not sign it, or it is of another upload or another state of it.
+    """
+    payload = verify_receipt(line, base.keys.signing)
+    if payload is None:
+        raise damaged(upload_id, "its receipt is not signed by this server")
+    if payload.get("upload") != upload_id or payload.get("final") != base.load(upload_id).final_hash:
+        raise damaged(upload_id, "its receipt is of another upload")
+    return payload
 
 
 def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> dict[str, Any] | None:
@@ -121,6 +136,8 @@ def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | Non
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
         blob = base.layout.of(upload_id).url_receipt.read_bytes()
-        return decrypt(blob, [receipt_identity(receipt_seed(token), KeyType(base.load(upload_id).key_type))])
+        line = decrypt(blob, [receipt_identity(receipt_seed(token), KeyType(base.load(upload_id).key_type))])
     except (FileNotFoundError, AgeError):
         return None
+    _own_payload(base, upload_id, line)
+    return line

@@ -155,9 +155,11 @@ def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState,
     """Under the lease: keep a torn log tail aside and cut it, and cut `data` to what is committed.
 
     Raises:
-        UploadDamagedError: `data` is shorter than what was committed; nothing was changed.
+        UploadDamagedError: `data` is shorter than what was committed, or the log than it was; nothing was changed.
     """
     have = os.fstat(data).st_size
+    if not state.final and state.ended is None and paths.receipt.exists():
+        raise damaged(state.id, "it has a receipt, but its final record is gone")
     if have < state.data_bytes and state.ended is None:
         raise damaged(state.id, "its data is shorter than what was committed")
     if torn:

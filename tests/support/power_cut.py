@@ -45,7 +45,7 @@ class Recorder(Calls):
         self.root = root
         self.journal: list[Change] = []
         self.die_at: int | None = None
-        self._dead = False
+        self.dead = False
         self._lock = threading.Lock()
         self._calls = 0
         self.start = list(_snapshot(root))
@@ -56,7 +56,7 @@ class Recorder(Calls):
 
     def revive(self) -> None:
         """Let a new process begin."""
-        self._dead, self.die_at = False, None
+        self.dead, self.die_at = False, None
 
     @property
     def calls(self) -> int:
@@ -127,8 +127,8 @@ class Recorder(Calls):
 
     def _step(self) -> threading.Lock:
         with self._lock:
-            if self._dead or (self.die_at is not None and self._calls >= self.die_at):
-                self._dead = True
+            if self.dead or (self.die_at is not None and self._calls >= self.die_at):
+                self.dead = True
                 raise KilledError
             self._calls += 1
         return self._lock
