@@ -140,8 +140,11 @@ def _log(data: bytes, upload: _Upload) -> None:
     with _file_of(data) as log:
         with contextlib.suppress(UploadDamagedError, UploadNotFoundError, KeyMissingError):
             state, torn = read_state(log, upload_id, key)
-            # What is read is a stretch of the log from its start, and at most one line's worth is thrown away.
-            assert upload.log.startswith(data[: state.log_bytes])
+            # It looks at the first line and the last whole one; both are as they were written.
+            whole = data[: state.log_bytes]
+            lines = upload.log.splitlines(keepends=True)
+            assert whole.startswith(lines[0])
+            assert whole.endswith(tuple(lines))
             assert torn == len(data) - state.log_bytes
         for every_signature in (False, True):
             with contextlib.suppress(UploadDamagedError, UploadNotFoundError, KeyMissingError):
