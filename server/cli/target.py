@@ -116,7 +116,12 @@ def _publish(file: BinaryIO, hidden: Path | None, target: Path, *, replace: bool
 
 def _link(file: BinaryIO, name: Path) -> None:
     """Name an unnamed file. Source: open(2), O_TMPFILE."""
-    os.link(f"/proc/self/fd/{file.fileno()}", name, follow_symlinks=True)
+    # Before Python 3.14 only a link by folder descriptor follows the symbolic link that such a name is.
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(str(file.fileno()), name, src_dir_fd=descriptors, follow_symlinks=True)
+    finally:
+        os.close(descriptors)
 
 
 def _rename_new(old: Path, new: Path) -> None:
