@@ -14,36 +14,61 @@ _FETCH_BYTES = 1 << 20
 _RATE_GRACE_SECONDS = 30.0
 
 
+class Pace:
+    """What is due before a body is waited for: the go-ahead to send it, once, and a look at how fast it comes."""
+
+    def __init__(
+        self, before_first_byte: Callable[[], Awaitable[None]] | None = None, min_bytes_per_second: float = 0
+    ) -> None:
+        """Take what sends 100 Continue once the checks have passed, and the rate below which a body is ended."""
+        self._before_first_byte = before_first_byte
+        self._min_rate, self._started = min_bytes_per_second, time.monotonic()
+
+    async def keep(self, received_bytes: int) -> None:
+        """Do what is due.
+
+        Raises:
+            BodyCutError: The client went away.
+            BodyTimeoutError: The body comes too slowly.
+        """
+        if self._before_first_byte is not None:
+            first, self._before_first_byte = self._before_first_byte, None
+            try:
+                await first()
+            except ConnectionError:
+                raise cut_error() from None
+        seconds = time.monotonic() - self._started
+        if self._min_rate and seconds > _RATE_GRACE_SECONDS and received_bytes < self._min_rate * seconds:
+            message = "the body came too slowly; what arrived is kept, resume with HEAD"
+            raise BodyTimeoutError(message)
+
+
+def cut_error() -> BodyCutError:
+    """Make the one error for a connection that ended in the middle of its body."""
+    message = "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
+    return BodyCutError(message)
+
+
 class StreamBody:
     """Implements `dropoff_tus.ports.Body` over aiohttp's parsed stream.
 
     `wait` runs on the event loop and `receive_into` in a worker, never at the same time: the engine alternates.
     """
 
-    def __init__(
-        self,
-        content: StreamReader,
-        *,
-        before_first_byte: Callable[[], Awaitable[None]] | None = None,
-        min_bytes_per_second: float = 0,
-    ) -> None:
-        """Take the stream. `before_first_byte` sends 100 Continue once the checks have passed."""
-        self._content = content
+    def __init__(self, content: StreamReader, pace: Pace | None = None) -> None:
+        """Take the stream."""
+        self._content, self._pace = content, pace or Pace()
         self._chunks: deque[memoryview] = deque()
         self._ended = False
         self._failure: BaseException | None = None
         self._pending: asyncio.Task[bytes] | None = None
         self._waker: asyncio.Future[None] | None = None
         self._woken = False
-        self._before_first_byte = before_first_byte
-        self._min_rate, self._started, self.received_bytes = min_bytes_per_second, time.monotonic(), 0
+        self.received_bytes = 0
 
     async def wait(self, timeout_seconds: float) -> None:
         """Return when bytes or the end are there, when woken, or after the timeout."""
-        if self._before_first_byte is not None:
-            first, self._before_first_byte = self._before_first_byte, None
-            await first()
-        self._check_rate()
+        await self._pace.keep(self.received_bytes)
         if self._chunks or self._ended or self._failure is not None:
             return
         if self._pending is None and self._take():
@@ -89,10 +114,7 @@ class StreamBody:
             self.received_bytes += filled
             return filled
         if self._failure is not None:
-            message = (
-                "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
-            )
-            raise BodyCutError(message)
+            raise cut_error()
         return 0 if self._ended else None
 
     async def close(self) -> None:
@@ -102,11 +124,11 @@ class StreamBody:
             await asyncio.wait({self._pending})
             self._pending = None
 
-    def _take(self) -> bool:
+    def _take(self, most_bytes: int = _FETCH_BYTES) -> bool:
         """Fetch what is parsed already; tell whether there is anything to do."""
         try:
             fetched = 0
-            while fetched < _FETCH_BYTES:
+            while fetched < most_bytes:
                 piece = self._content.read_nowait(-1)
                 if not piece:
                     break
@@ -128,9 +150,3 @@ class StreamBody:
     def _keep(self, piece: bytes) -> None:
         if piece:
             self._chunks.append(memoryview(piece))
-
-    def _check_rate(self) -> None:
-        seconds = time.monotonic() - self._started
-        if self._min_rate and seconds > _RATE_GRACE_SECONDS and self.received_bytes < self._min_rate * seconds:
-            message = "the body came too slowly; what arrived is kept, resume with HEAD"
-            raise BodyTimeoutError(message)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import StreamReader, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http import HttpRequestParser
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestHandler, RequestPayloadError
 
 from dropoff_tus.messages import TUS_VERSION
 from server.forwarded import Network, in_networks, throttled_as
@@ -98,11 +99,12 @@ class HardenedServer(web.Server):
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
+    __slots__ = ("_arguments", "_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""
         super().__init__(manager, **arguments)
+        self._arguments = arguments
         self._hardened = manager
         self._name: str | None = None
         self._half_closed = False
@@ -198,6 +200,21 @@ class HardenedHandler(RequestHandler):
         self._hardened.leave(self, self._name)
         if self.transport is not None:
             self.transport.abort()
+
+    def renew_parser(self) -> None:
+        """Read the next request with a fresh parser: the present one still waits for a body that went another way."""
+        arguments = self._arguments
+        self._parser = HttpRequestParser(
+            self,
+            asyncio.get_running_loop(),
+            arguments["read_bufsize"],
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=RequestPayloadError,
+            auto_decompress=arguments["auto_decompress"],
+            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+        )
 
     def _start_timer(self) -> None:
         if self._header_timer is None and self._hardened.header_timeout_seconds:

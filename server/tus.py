@@ -11,8 +11,9 @@ from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
-from server.body import StreamBody
+from server.body import Pace, StreamBody
 from server.forwarded import base_url, client_of
+from server.socket_body import request_body
 
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
@@ -53,11 +54,7 @@ def _body(request: web.Request) -> StreamBody:
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0
 
-    return StreamBody(
-        request.content,
-        before_first_byte=send_continue,
-        min_bytes_per_second=float(request.app[CONFIG].limits.min_body_rate),
-    )
+    return request_body(request, Pace(send_continue, float(request.app[CONFIG].limits.min_body_rate)))
 
 
 async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
