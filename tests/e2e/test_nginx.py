@@ -1,11 +1,14 @@
 """The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
 
+import json
 import random
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +60,11 @@ class Proxy:
     def command(self) -> list[str]:
         """Return the command line without an action."""
         return [str(self._nginx), "-p", str(self.prefix), "-c", str(self.prefix / "nginx.conf")]
+
+    @property
+    def origin(self) -> str:
+        """Return its URL."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def site(self) -> TusSite:
@@ -177,10 +185,14 @@ def test_nginx_logs_no_token_and_no_code(proxy: Proxy, site: TusSite) -> None:
     url = site.upload(b"hello", {"Upload-Metadata": metadata(filename="secret-name")})
     site.head(url)
     site.patch(url, 0, b"x")
-    for odd in ("/extra", "/receipt", "?token=1", "//", "/../x", "/%2e%2e/"):
+    token = token_of(url)
+    spellings = ("/extra", "?token=1", "//", "/../x", "/%2e%2e/", f"/{token}", f"//{token}/", "/receipt", "/receipt/x")
+    for odd in spellings:
         site.request("PATCH", url + odd, {"Tus-Resumable": TUS, "Referer": url, "User-Agent": url})
     site.request("HEAD", url.replace("/files/", "//files/", 1), {})
     site.request("HEAD", url.replace("/files/", "/%66iles/", 1), {})
+    for elsewhere in ("/", "/x/", "/d/", "/prefix/files/x/", "/FILES/x/", "/files/"):
+        site.request("HEAD", proxy.origin + elsewhere + token_of(url), {"X-Request-ID": token_of(url)})
     for broken in (f"HEAD {url} HTTP/9", f"HEAD {url}", f"BREW {url} HTTP/1.1\r\nHost"):
         with site.connect(timeout_seconds=3) as connection:
             connection.send(f"{broken}\r\nDropoff-Code: {site.code}\r\n\r\n".encode())
@@ -191,9 +203,11 @@ def test_nginx_logs_no_token_and_no_code(proxy: Proxy, site: TusSite) -> None:
         connection.send(site.message("PATCH", url, headers, b"cut"))
     time.sleep(0.3)
     logs = proxy.logs
-    assert "/files/" in logs
+    assert f"/files/{proxy.server.drop.id}/[token] " in logs
+    assert f"/files/{proxy.server.drop.id}/[token]/receipt " in logs
     assert token_of(url) not in logs
     assert (site.code or "-") not in logs
+    assert token_of(url) not in proxy.server.log_text
 
 
 def test_nginx_answers_head_in_a_restart_with_423(proxy: Proxy, site: TusSite) -> None:
@@ -213,3 +227,70 @@ def test_nginx_answers_head_in_a_restart_with_423(proxy: Proxy, site: TusSite) -
     assert site.patch(url, 5, b"world").status == 204
     assert proxy.server.export(url) == b"helloworld"
     assert token_of(url) not in proxy.logs
+
+
+def test_nginx_and_a_killed_server_make_tus_js_resume_and_not_start_again(
+    proxy: Proxy, site: TusSite, tmp_path: Path
+) -> None:
+    """A browser's client that loses the server in the middle waits, goes on, and never begins a second upload."""
+    content = random.randbytes(1_500_000)
+    (tmp_path / "source.bin").write_bytes(content)
+    seen = proxy.logs.count('"PATCH ')
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_tus_js, site, tmp_path / "source.bin")
+        deadline = time.monotonic() + 20
+        while proxy.logs.count('"PATCH ') < seen + 3:
+            assert time.monotonic() < deadline
+            assert not running.done(), running.result()
+            time.sleep(0.005)
+        proxy.server.kill9()
+        time.sleep(1)
+        proxy.server.start()
+        outcome = running.result()
+    assert outcome["outcome"] == "success", outcome
+    asked = [(request["method"], request["status"]) for request in outcome["requests"]]
+    assert [method for method, _ in asked].count("POST") == 1
+    assert {status for method, status in asked if method == "HEAD"} == {200, 423}
+    assert {status for method, status in asked if method == "PATCH"} == {204, 503}
+    assert_received(proxy.server, proxy.server.drop, outcome["url"], content, filename="killed.bin")
+    assert token_of(outcome["url"]) not in proxy.logs
+
+
+def test_nginx_keeps_connections_to_the_server_open(proxy: Proxy, site: TusSite) -> None:
+    """Many requests of many clients share few connections upstream."""
+    pid = proxy.server.pid
+    for _ in range(20):
+        site.head(f"{site.upload_url}{'0' * 32}")
+    connections = [link for link in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in _target(link)]
+    before = len(connections)
+    for _ in range(40):
+        site.head(f"{site.upload_url}{'0' * 32}")
+    after = len([link for link in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in _target(link)])
+    assert after <= before + 1
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
+
+
+def _tus_js(site: TusSite, file: Path) -> Any:  # noqa: ANN401 - what JSON gives
+    """Upload a file in small chunks with a client that retries for a long time."""
+    job = {
+        "endpoint": site.upload_url,
+        "file": str(file),
+        "headers": {"Dropoff-Code": site.code},
+        "metadata": {"filename": "killed.bin"},
+        "options": {"chunkSize": 50_000, "retryDelays": [100] * 200},
+    }
+    done = subprocess.run(
+        [require_program("node"), Path(__file__).parent / "clients" / "upload.mjs"],
+        input=json.dumps(job).encode(),
+        capture_output=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
