@@ -16,6 +16,7 @@ from server.uploads import Uploads, UploadSettings
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, load_server_keys
+from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
 
@@ -34,14 +35,9 @@ class Services:
     uploads: Uploads
 
 
-@contextlib.asynccontextmanager
-async def open_services(config: Config) -> AsyncIterator[Services]:
-    """Open keys, store and catalog.
-
-    Raises:
-        StartError: One of them cannot be opened.
-    """
-    settings = StoreSettings(
+def store_settings(config: Config) -> StoreSettings:
+    """Return what the configuration says of the store."""
+    return StoreSettings(
         root=Path(config.store.dir),
         keys_dir=Path(config.store.keys_dir),
         root_recipients=tuple(config.keys.root_recipients),
@@ -49,8 +45,20 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         digest=config.store.digest,
         free_space_floor_bytes=config.store.free_space_floor,
     )
+
+
+@contextlib.asynccontextmanager
+async def open_services(config: Config) -> AsyncIterator[Services]:
+    """Open keys, store and catalog.
+
+    Raises:
+        StartError: One of them cannot be opened.
+    """
+    settings = store_settings(config)
     async with contextlib.AsyncExitStack() as stack:
         try:
+            # Before the keys are read: they stay what they are as long as this is held.
+            stack.enter_context(hold_store(settings.root))
             keys = load_server_keys(key_places(config))
             catalog = await stack.enter_async_context(
                 open_catalog(config.catalog.url, durable=config.store.durability == "fsync")

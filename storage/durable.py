@@ -200,12 +200,20 @@ class Disk:
         failpoint("truncate")
         calls.ftruncate(descriptor, size_bytes)
 
-    def replace(self, path: Path, data: bytes) -> None:
-        """Write a small file whole: temporary name, sync, rename, sync of the folder."""
+    def replace(self, path: Path, data: bytes, *, before_rename: Callable[[Path], None] | None = None) -> None:
+        """Write a small file whole: temporary name, sync, rename, sync of the folder.
+
+        Args:
+            path: What to replace, or to make.
+            data: All of it.
+            before_rename: Called with the temporary file; raising leaves the old one.
+        """
         temporary = path.with_name(path.name + ".new")
         self.remove(temporary)
         self.write_new(temporary, data)
         self.sync_path(temporary)
+        if before_rename is not None:
+            before_rename(temporary)
         failpoint("rename")
         calls.rename(temporary, path)
         self.sync_path(path.parent)

@@ -52,6 +52,11 @@ class FileStore:
         self._leases = Leases(self._base, self._pools)
 
     @property
+    def base(self) -> StoreBase:
+        """What the store stands on, for what looks after it beside the ports."""
+        return self._base
+
+    @property
     def layout(self) -> Layout:
         """Where the files lie."""
         return self._base.layout

@@ -31,6 +31,8 @@ from storage.keysource import KeySourceError, read_source, write_owner_only
 __all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here
 
 SIGNATURE_BYTES = 64
+MAX_RECIPIENTS = 16
+"""More, with all the metadata a client may send, would not fit into an envelope."""
 _DISK = Disk(sync=True)
 _KEY_BYTES = 32
 _SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-private", "ed25519-retired-public"
@@ -191,6 +193,20 @@ def parse_recipient(text: str) -> Recipient:
 def roots_hash(recipients: Sequence[str]) -> str:
     """Name a list of recipients, in whatever order: hex SHA-256 of the sorted texts, joined by LF."""
     return hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()
+
+
+def check_recipients(texts: Sequence[str]) -> None:
+    """Refuse a list that one envelope cannot be for.
+
+    Raises:
+        KeySourceError: It has something else in it, mixes key types, or is too long.
+    """
+    if len({check_recipient(text) for text in texts}) > 1:
+        message = "all recipients must be of one type: age1… (X25519) or age1pq1… (hybrid)"
+        raise KeySourceError(message)
+    if len(texts) > MAX_RECIPIENTS:
+        message = f"at most {MAX_RECIPIENTS} recipients; of a larger circle give one identity to several people"
+        raise KeySourceError(message)
 
 
 def check_recipient(text: str) -> str:

@@ -6,6 +6,9 @@ Source: docs/format.md, Files.
 from dataclasses import dataclass
 from pathlib import Path
 
+NEW_SUFFIX = ".new"
+"""Of a file that is written beside the one it will replace."""
+
 
 @dataclass(frozen=True, slots=True)
 class UploadPaths:
@@ -27,8 +30,10 @@ class UploadPaths:
 
     @property
     def key_files(self) -> tuple[Path, ...]:
-        """Everything to shred, the envelopes first."""
-        return (self.root_envelope, self.server_envelope, self.receipt, self.url_receipt)
+        """Everything to shred, the envelopes first; then what a crash may have left beside those that are replaced."""
+        replaced = (self.root_envelope, self.receipt, self.url_receipt)
+        left = tuple(path.with_name(path.name + NEW_SUFFIX) for path in replaced)
+        return (self.root_envelope, self.server_envelope, self.receipt, self.url_receipt, *left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,12 +87,10 @@ def load_keys(config: Config) -> ServerKeys:
 
 
 def one_type(recipients: tuple[str, ...]) -> None:
-    """Refuse recipients that are none, or of two types."""
-    from storage.keys import check_recipient
+    """Refuse recipients that are none, of two types, or too many for one envelope."""
+    from storage.keys import check_recipients
 
-    if len({check_recipient(text) for text in recipients}) > 1:
-        message = "all recipients must be of one type: age1… or age1pq1…"
-        raise CommandError(message)
+    check_recipients(recipients)
 
 
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import signal
 import sys
 from types import FrameType
 
-from server.cli import doctor, drop, init, receipts, run, signing, store, upload
+from server.cli import doctor, drop, init, keys, receipts, run, signing, store, upload
 from server.cli.context import group
 from server.cli.output import writing
 
@@ -42,8 +42,8 @@ app.add_typer(drop.app, name="drop")
 app.add_typer(upload.app, name="upload")
 receipts.register(app, upload.app)
 app.add_typer(store.app, name="store")
-signing.register(store.keys_app)
-app.add_typer(store.keys_app, name="keys")
+signing.register(keys.app)
+app.add_typer(keys.app, name="keys")
 doctor.register(app)
 
 

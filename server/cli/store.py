@@ -1,17 +1,16 @@
-"""`store …` and `keys …`."""
+"""`store …`: verify and clean what is stored."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_services
-from server.cli.output import CommandError, note, print_json, say
+from server.cli.output import note, print_json, say
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from storage.check import Finding
 
 app = group("Verify and clean the store.")
-keys_app = group("Make keys, and show the public one.")
 
 
 @app.command()
@@ -91,25 +89,3 @@ def sweep(
         print_json(done)
     else:
         say(f"{'would remove' if dry_run else 'removed'} {len(done['orphans'])} orphans, expired {done['expired']}")
-
-
-@keys_app.command()
-def generate(
-    output: Annotated[Path, typer.Option("--output", help="A new file for the identity.", show_default=False)],
-    key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519.")] = "hybrid",
-    as_json: JsonOption = False,
-) -> None:
-    """Make an age identity in a file of yours alone, and print its recipient.
-
-    Example: dropoff-tus keys generate --output root-identity.txt
-    """
-    if key_type not in {"hybrid", "x25519"}:
-        message = "--key-type must be hybrid or x25519"
-        raise CommandError(message)
-    from storage.keys import generate_root_identity
-
-    recipient = generate_root_identity(output, key_type)
-    if as_json:
-        print_json({"identity_file": str(output), "recipient": recipient})
-    else:
-        say(recipient)

@@ -55,30 +55,35 @@ class StoreKit:
     ) -> None:
         """Make keys below a folder; `recipients` are the drop-off's own."""
         self.folder, self.mode, self.recipients = folder, mode, recipients
-        self._places = generate_server_keys(folder / "secrets")
+        self.places = generate_server_keys(folder / "secrets")
         self.root = generate_root_identity(folder / "root.txt", key_type)
+        self.roots: tuple[str, ...] = (self.root,)
         self.identities = read_identity_file(folder / "root.txt")
         self.drop_id = str(uuid.uuid4())
-        self.keys = load_server_keys(self._places)
+        self.keys = load_server_keys(self.places)
         self.store = self.open()
 
     def open(self) -> FileStore:
         """Open the store anew, with nothing remembered."""
-        settings = StoreSettings(self.folder / "store", self.folder / "keys", (self.root,), free_space_floor_bytes=0)
-        self.store_keys = load_server_keys(self._places)
-        self.store = FileStore(settings, self.store_keys)
+        self.store_keys = load_server_keys(self.places)
+        self.store = FileStore(self.settings, self.store_keys)
         return self.store
+
+    @property
+    def settings(self) -> StoreSettings:
+        """The store's settings, with the roots of now."""
+        return StoreSettings(self.folder / "store", self.folder / "keys", self.roots, free_space_floor_bytes=0)
 
     def at(self, folder: Path) -> "StoreKit":
         """Return the same store and keys in a copy of the folder, opened anew."""
         other = copy.copy(self)
         other.folder = folder
         secrets = {
-            name: str(folder / Path(getattr(self._places, name)).relative_to(self.folder))
+            name: str(folder / Path(getattr(self.places, name)).relative_to(self.folder))
             for name in ("signing_key", "code_key", "managed_identity")
         }
-        ingest_dir = folder / self._places.ingest_dir.relative_to(self.folder)
-        other._places = dataclasses.replace(self._places, **secrets, ingest_dir=ingest_dir)  # noqa: SLF001 - of its own kind
+        ingest_dir = folder / self.places.ingest_dir.relative_to(self.folder)
+        other.places = dataclasses.replace(self.places, **secrets, ingest_dir=ingest_dir)
         other.open()
         return other
 

@@ -1,0 +1,255 @@
+"""`keys generate` and `keys rotate`."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, find_upload, group, read_config, with_services
+from server.cli.output import CommandError, note, print_json, say
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.services import Services
+    from storage.rewrap import Rewrapped, Rewrapper
+    from storage.rotation import Handed, SigningRotation
+
+T = TypeVar("T")
+app = group("Make, show and rotate keys.")
+
+
+@app.command()
+def generate(
+    output: Annotated[Path, typer.Option("--output", help="A new file for the identity.", show_default=False)],
+    key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519.")] = "hybrid",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an age identity in a file of yours alone, and print its recipient.
+
+    The recipient goes into keys.root_recipients or --recipient; the file opens uploads and belongs on another machine.
+
+    Example: dropoff-tus keys generate --output root-identity.txt
+    """
+    del config  # taken by every command; nothing of it is needed here
+    if key_type not in {"hybrid", "x25519"}:
+        message = "--key-type must be hybrid or x25519"
+        raise CommandError(message)
+    from storage.keys import generate_root_identity
+
+    recipient = generate_root_identity(output, key_type)
+    if as_json:
+        print_json({"identity_file": str(output), "recipient": recipient})
+    else:
+        say(recipient)
+
+
+def _public_key(raw: bytes) -> dict[str, str]:
+    from storage.keys import key_id
+
+    return {"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")}
+
+
+@app.command()
+def rotate(
+    upload: Annotated[str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.")] = None,
+    drop: Annotated[str | None, typer.Option("--drop", help="The uploads of this drop-off only.")] = None,
+    identity: Annotated[
+        list[Path] | None,
+        typer.Option("--identity", help="A root identity that opens uploads now; sealed ones need it. Repeatable."),
+    ] = None,
+    signing: Annotated[bool, typer.Option("--signing", help="Rotate the server's signing key instead.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="With --signing: a new file, where the key does not come from a file."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wrap the envelopes of uploads for the root recipients of today, or change the signing key.
+
+    Roots: write the new list into keys.root_recipients, restart the server, then run this; the server may go on.
+    Uploads of a drop-off with recipients of its own are wrapped for those. Sealed uploads need --identity. Exits with 1
+    if any was skipped, and says why. Stopped at any moment, a second run goes on.
+
+    Signing key: stop the server, run `keys rotate --signing`, start it. What the old key signed stays valid.
+
+    Example: dropoff-tus keys rotate --identity old-root-identity.txt
+    """
+    if signing:
+        if upload or drop or identity:
+            message = "--signing is for all uploads and needs no identity; leave UPLOAD, --drop and --identity out"
+            raise CommandError(message)
+        _rotate_signing(config, output, dry_run=dry_run, as_json=as_json)
+        return
+    if output is not None:
+        message = "--output belongs to --signing"
+        raise CommandError(message)
+    from storage.keys import check_recipients, read_identity_file
+    from storage.rewrap import Rewrapper
+
+    identities = [text for path in identity or () for text in read_identity_file(path)]
+
+    async def work(services: Services, conf: Config) -> list[Rewrapped]:
+        check_recipients(conf.keys.root_recipients)
+        ids = await _chosen(services, upload, drop)
+        with Rewrapper(services.store.base, identities, dry_run=dry_run) as rewrapper:
+            rotation = _RootRotation(services, conf.keys.root_recipients, rewrapper)
+            return [await rotation.one(upload_id) for upload_id in _tracked(ids, "re-wrap")]
+
+    _report_roots(with_services(config, work), dry_run=dry_run, as_json=as_json)
+
+
+async def _chosen(services: Services, upload: str | None, drop: str | None) -> list[str]:
+    """Return the ids to rotate; a concatenation comes with its parts."""
+    if upload is not None and drop is not None:
+        message = "give UPLOAD or --drop, not both"
+        raise CommandError(message)
+    if upload is not None:
+        found = await find_upload(services, upload)
+        return [found, *(await services.store.stat(found)).parts]
+    if drop is None:
+        return await services.store.upload_ids()
+    if await services.catalog.dropoff(drop) is None:
+        message = "there is no such drop-off; list them with `dropoff-tus drop list`"
+        raise CommandError(message)
+    return [row.id for row in await services.catalog.uploads(drop_id=drop)]
+
+
+@dataclass(slots=True)
+class _RootRotation:
+    """Finds out for whom an upload is to be wrapped, and has it done."""
+
+    services: Services
+    roots: tuple[str, ...]
+    rewrapper: Rewrapper
+    wanted: dict[str, tuple[str, ...] | str] = field(default_factory=dict)
+    """Recipients by drop-off, or why they are not known."""
+
+    async def one(self, upload_id: str) -> Rewrapped:
+        """Rotate one upload."""
+        from dropoff_tus.errors import DropoffError
+        from storage.rewrap import Outcome, Rewrapped
+
+        try:
+            drop_id = (await self.services.store.stat(upload_id)).drop_id
+        except DropoffError as error:
+            return Rewrapped(upload_id, Outcome.SKIPPED, error.message)
+        if drop_id not in self.wanted:
+            self.wanted[drop_id] = await self._of(drop_id)
+        wanted = self.wanted[drop_id]
+        if isinstance(wanted, str):
+            return Rewrapped(upload_id, Outcome.SKIPPED, wanted)
+        return await self.services.store.run(self.rewrapper.rewrap, upload_id, wanted)
+
+    async def _of(self, drop_id: str) -> tuple[str, ...] | str:
+        from dropoff_tus.errors import DropoffError
+
+        dropoff = await self.services.catalog.dropoff(drop_id)
+        if dropoff is None:
+            return f"its drop-off {drop_id} is not in the catalog, so for whom it is cannot be known"
+        try:
+            self.services.keys.verify_policy(drop_id, dropoff.policy)
+        except DropoffError as error:
+            return error.message
+        return dropoff.policy.recipients or self.roots or "keys.root_recipients is empty"
+
+
+def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:
+    from storage.rewrap import Outcome
+
+    counts = Counter(item.outcome for item in done)
+    skipped = [item for item in done if item.outcome is Outcome.SKIPPED]
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                **{outcome.value: counts[outcome] for outcome in Outcome if outcome is not Outcome.SKIPPED},
+                "skipped": [{"id": item.upload_id, "why": item.why} for item in skipped],
+            }
+        )
+    else:
+        for item in skipped:
+            say(f"{item.upload_id}: skipped: {item.why}")
+        would = "would be " if dry_run else ""
+        say(f"{would}re-wrapped {counts[Outcome.REWRAPPED]}, current {counts[Outcome.CURRENT]}, skipped {len(skipped)}")
+    if skipped:
+        sys.exit(1)
+
+
+def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
+    from server.services import store_settings
+    from storage.rotation import SigningRotation, hold_store
+
+    loaded = read_config(config)
+    settings = store_settings(loaded)
+    with hold_store(settings.root, alone=True):
+        rotation = SigningRotation(settings, loaded.keys.signing_key, output)
+        try:
+            reports = _hand_over(rotation, dry_run=dry_run)
+        except OSError as error:
+            message = f"the disk failed ({error.strerror}); nothing was lost, run the command again to go on"
+            raise CommandError(message) from None
+    _report_signing(rotation, reports, output, dry_run=dry_run, as_json=as_json)
+
+
+def _hand_over(rotation: SigningRotation, *, dry_run: bool) -> list[Handed]:
+    if not dry_run:
+        rotation.prepare()
+    ids = _tracked(rotation.upload_ids(), "hand over")
+    reports = [rotation.hand_over(upload_id, dry_run=dry_run) for upload_id in ids]
+    if not dry_run:
+        rotation.finish()
+    return [report for report in reports if report is not None]
+
+
+def _report_signing(
+    rotation: SigningRotation, reports: list[Handed], output: Path | None, *, dry_run: bool, as_json: bool
+) -> None:
+    skipped = [report for report in reports if not report.handed]
+    found: dict[str, Any] = {
+        "dry_run": dry_run,
+        "resumed": rotation.resumed,
+        "old": rotation.old_id,
+        # A key that was only thought of is not worth a name.
+        "new": None if dry_run and not rotation.resumed else _public_key(rotation.new_public),
+        "handed_over": len(reports) - len(skipped),
+        "skipped": [{"id": report.upload_id, "why": report.why} for report in skipped],
+    }
+    if as_json:
+        print_json(found)
+    else:
+        for item in skipped:
+            say(f"{item.upload_id}: skipped: {item.why}")
+        would = "would be " if dry_run else ""
+        say(f"{would}handed over {found['handed_over']} unfinished uploads, skipped {len(skipped)}")
+        if found["new"]:
+            say(f"signing: {found['new']['key']}  ({found['new']['id']})")
+        if output is not None and not dry_run:
+            note(f"put {output} in the place that keys.signing_key names before the server starts")
+    if skipped:
+        sys.exit(1)
+
+
+def _tracked(items: Iterable[T], what: str) -> Iterator[T]:
+    """Yield the items with a progress bar on a terminal."""
+    listed = list(items)
+    if not sys.stderr.isatty():
+        yield from listed
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as drawn:
+        task = drawn.add_task(what, total=len(listed))
+        for item in listed:
+            yield item
+            drawn.advance(task)
