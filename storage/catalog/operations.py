@@ -134,13 +134,12 @@ def add_upload(transaction: Transaction, row: UploadRow, decide: Decide, parts: 
     """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
     if row.state not in HOLDING:
         raise ValueError("an upload begins open")
-    _lock(transaction, row.drop_id)
-    present = upload(transaction, row.id)
-    if present is not None:
-        return _same(transaction, present, row, parts)
-    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=row.drop_id)
+    rows = transaction.rows(statements.ADMISSION, drop_id=row.drop_id, upload_id=row.id)
     if not rows:
         raise AccessDeniedError("there is no such drop-off, or the code is wrong")
+    present = upload(transaction, row.id) if rows[0]["present_id"] is not None else None
+    if present is not None:
+        return _same(transaction, present, row, parts)
     used_bytes = 0
     if row.role is Role.FINAL:
         used_bytes = sum(part.size_bytes or 0 for part in _claimable(transaction, row, parts))
@@ -319,14 +318,11 @@ def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
 # ---- helpers --------------------------------------------------------------------------------------------------
 
 
-def _lock(transaction: Transaction, drop_id: str) -> None:
-    """Keep other writers off a drop-off. Everything that counts takes this lock first, so none wait in a circle."""
-    if not transaction.alone:
-        transaction.rows(statements.LOCK_DROPOFF, drop_id=drop_id)
-
-
 def _lock_of_upload(transaction: Transaction, upload_id: str) -> None:
-    """Lock the drop-off of an upload; then what is read of the upload is what its last writer left."""
+    """Keep other writers off an upload's drop-off; then what is read of the upload is what its last writer left.
+
+    Everything that counts takes the drop-off's lock first, so none wait in a circle.
+    """
     if not transaction.alone:
         transaction.rows(statements.LOCK_DROPOFF_OF_UPLOAD, upload_id=upload_id)
 

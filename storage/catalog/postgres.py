@@ -3,9 +3,8 @@
 An operation is an ordinary function, as on SQLite; it runs in a greenlet, which waits where a statement is sent, so no
 thread is needed. Statements are SQLAlchemy Core's, compiled once for the driver.
 
-Locks. A transaction that counts locks the drop-off's row before it reads what it decides on (`operations._lock`), and
-everything else after it; one that changes a drop-off locks the catalog's version before the row. So none wait in a
-circle. Isolation is READ COMMITTED, and what is read behind the lock is what the last holder left. Should the database
+Locks. A transaction that counts locks the drop-off's row as it reads what it decides on, and everything else after it;
+one that changes a drop-off locks the catalog's version before the row. So none wait in a circle. Isolation is READ COMMITTED, and what is read behind the lock is what the last holder left. Should the database
 undo a transaction all the same, or lose the connection before COMMIT was sent, it is repeated a few times.
 
 A call ends in bounded time, whatever the database does: what does not answer has its connection cut. A connection is
@@ -51,7 +50,12 @@ WRITERS, READERS, LISTERS = 8, 4, 2
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """Whatever the driver raises when the database does not do what it was asked."""
-_UNDONE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.InvalidCachedStatementError)
+_UNDONE = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,  # the tables were migrated meanwhile
+    asyncpg.UniqueViolationError,  # see `statements.ADMISSION`: the next attempt sees what came meanwhile
+)
 """The database undid the transaction, and it may succeed when it is repeated."""
 
 

@@ -2,17 +2,26 @@
 
 import functools
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from storage.catalog.schema import dropoffs
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_COUNTERS = ("used_uploads", "used_bytes", "reserved_bytes")
+_FIXED_NAMES = tuple(name for name in dropoffs.c.keys() if name not in _COUNTERS)  # noqa: SIM118 - of names
+_FIXED = len(_FIXED_NAMES)
+"""A drop-off's counters are its table's last columns; those before them change with the drop-off alone."""
 
 
 class Row(Protocol):
-    """What both drivers' rows are: values by the name of their column."""
+    """What both drivers' rows are: values by the name of their column, or all in their order."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the values."""
 
     def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - each column has its type
         """Return one column's value."""
@@ -40,8 +49,6 @@ def _write_texts(texts: tuple[str, ...]) -> str:
     return json.dumps(texts)
 
 
-# The same few lists are read with every creation.
-@functools.lru_cache(maxsize=1024)
 def _read_texts(written: str) -> tuple[str, ...]:
     return tuple(json.loads(written))
 
@@ -72,7 +79,14 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
 
 
 def read_dropoff(row: Row) -> Dropoff:
-    """Read a drop-off."""
+    """Read a drop-off: the first columns of a row, as the table has them."""
+    return _read_dropoff(tuple(row)[:_FIXED])
+
+
+# Every creation reads the same row twice; equal columns are an equal value, which nobody can change.
+@functools.lru_cache(maxsize=1024)
+def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
+    row = dict(zip(_FIXED_NAMES, values, strict=True))
     return Dropoff(
         id=row["id"],
         name=row["name"],

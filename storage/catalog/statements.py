@@ -57,6 +57,26 @@ DROPOFF_AND_USAGE = select(dropoffs, _outstanding.scalar_subquery().label("outst
     dropoffs.c.id == _drop_id
 )
 
+_others = select(func.coalesce(func.sum(_promised.c.reserved_bytes), _ZERO)).where(
+    _promised.c.reserved_bytes > _ZERO, _promised.c.id != _drop_id
+)
+
+ADMISSION = (
+    select(
+        dropoffs,
+        cast(_others.scalar_subquery() + dropoffs.c.reserved_bytes, BigInteger).label("outstanding_bytes"),
+        select(uploads.c.id).where(uploads.c.id == _upload_id).scalar_subquery().label("present_id"),
+    )
+    .where(dropoffs.c.id == _drop_id)
+    .with_for_update(of=dropoffs)
+)
+"""All that the creation of an upload is decided on, and the lock, in one.
+
+Whoever had to wait for the lock sees the drop-off's row as its last holder left it, and the rest as it was when the
+wait began: hence the drop-off's own reservations are added from its row. An upload of this id that came meanwhile is
+not seen; then INSERT_UPLOAD finds the id taken.
+"""
+
 LOCK_DROPOFF = select(dropoffs.c.id).where(dropoffs.c.id == _drop_id).with_for_update()
 """Before a decision, where several writers exist."""
 

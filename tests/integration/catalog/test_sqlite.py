@@ -42,7 +42,7 @@ async def test_database_files_are_the_owners_alone(sqlite_url: str) -> None:
 async def test_catalog_closed_leaves_no_thread_and_one_file(sqlite_url: str) -> None:
     """Everything that opening made is gone again."""
     async with open_catalog(sqlite_url) as catalog:
-        assert len(_threads()) == 3
+        assert len(_threads()) == 2
         await catalog.add_dropoff(make_dropoff())
     assert _threads() == []
     assert [path.name for path in _file(sqlite_url).parent.iterdir()] == ["catalog.sqlite3"]
@@ -194,12 +194,13 @@ def _listing(
         (statements.END_PARTS, "ix_uploads_final_id"),
         (statements.OUTSTANDING, "ix_dropoffs_reserved_bytes"),
         (statements.DROPOFF_AND_USAGE, "ix_dropoffs_reserved_bytes"),
+        (statements.ADMISSION, "ix_dropoffs_reserved_bytes"),
     ],
-    ids=["expirable", "sealed-parts", "open", "parts", "end-parts", "outstanding", "usage"],
+    ids=["expirable", "sealed-parts", "open", "parts", "end-parts", "outstanding", "usage", "admission"],
 )
 def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: statements.Statement, index: str) -> None:
     """What runs often never walks through all finished uploads."""
-    values = {"drop_id": "d", "final_id": "f", "before": 0, "new_state": "expired", "at": 0}
+    values = {"drop_id": "d", "upload_id": "u", "final_id": "f", "before": 0, "new_state": "expired", "at": 0}
     with contextlib.closing(connect(_file(sqlite_url))) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sqlite.compiled(statement)}", values).fetchall()
     assert any(index in row["detail"] for row in plan), [row["detail"] for row in plan]
