@@ -4,8 +4,9 @@ An operation is an ordinary function, as on SQLite; it runs in a greenlet, which
 thread is needed. Statements are SQLAlchemy Core's, compiled once for the driver.
 
 Locks. A transaction that counts locks the drop-off's row as it reads what it decides on, and everything else after it;
-one that changes a drop-off locks the catalog's version before the row. So none wait in a circle. Isolation is READ COMMITTED, and what is read behind the lock is what the last holder left. Should the database
-undo a transaction all the same, or lose the connection before COMMIT was sent, it is repeated a few times.
+one that changes a drop-off locks the catalog's version before the row. So none wait in a circle. Isolation is READ
+COMMITTED, and what is read behind the lock is what the last holder left. Should the database undo a transaction all the
+same, or lose the connection before COMMIT was sent, it is repeated a few times.
 
 A call ends in bounded time, whatever the database does: what does not answer has its connection cut. A connection is
 made when it is needed, so when the database is back nothing has to be restarted.
