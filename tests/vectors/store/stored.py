@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dropoff_tus.messages import AppendPlan
 from storage.engine import FileStore, StoreSettings
-from storage.keys import KeyPlaces, ServerKeys, load_server_keys, read_identity_file
+from storage.keys import KeyPlaces, load_server_keys, read_identity_file
+from storage.layout import Layout
 from tests.support.store_kit import BytesBody
 
 FOLDER = Path(__file__).parent / "v1"
@@ -22,9 +22,12 @@ def plaintext(size: int) -> bytes:
     return bytes(place * place % 251 for place in range(size))
 
 
-def places(folder: Path) -> KeyPlaces:
-    """Return where a stored server's keys lie."""
+def copy_secrets(folder: Path) -> KeyPlaces:
+    """Copy the stored server's keys below a folder, for the owner alone: Git does not keep who may read a file."""
     secrets = folder / "secrets"
+    shutil.copytree(FOLDER / "secrets", secrets)
+    for path in secrets.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
     return KeyPlaces(
         str(secrets / "signing-key"),
         str(secrets / "code-key"),
@@ -39,37 +42,35 @@ def load_uploads() -> list[dict[str, Any]]:
     return uploads
 
 
-@dataclass(frozen=True, slots=True)
 class StoredServer:
-    """A copy of the stored server."""
+    """The stored server's keys, on uploads below a folder."""
 
-    folder: Path
-    keys: ServerKeys
-    store: FileStore
-    identities: tuple[str, ...]
+    def __init__(self, folder: Path, places: KeyPlaces) -> None:
+        """Use keys from `copy_secrets`."""
+        self.folder, self._places = folder, places
+        self.keys = load_server_keys(places)
+        self.identities = tuple(text for name in _ROOTS for text in read_identity_file(FOLDER / "secrets" / name))
+        self.store = self._open()
 
-    @classmethod
-    def copied_to(cls, folder: Path, *, uploads: bool = True) -> "StoredServer":
-        """Copy it below a folder: with its uploads, or its keys alone."""
-        shutil.copytree(FOLDER / "secrets", folder / "secrets")
-        if uploads:
-            for name in ("store", "keys"):
-                shutil.copytree(FOLDER / name, folder / name)
-        # Git does not keep who may read a file.
-        for path in (folder / "secrets").rglob("*"):
-            path.chmod(0o700 if path.is_dir() else 0o600)
-        identities = tuple(text for name in _ROOTS for text in read_identity_file(FOLDER / "secrets" / name))
-        return cls._opened(folder, identities)
+    def _open(self) -> FileStore:
+        settings = StoreSettings(
+            self.folder / "store", self.folder / "keys", (), durability="os", free_space_floor_bytes=0
+        )
+        return FileStore(settings, self.keys)
 
-    @classmethod
-    def _opened(cls, folder: Path, identities: tuple[str, ...]) -> "StoredServer":
-        settings = StoreSettings(folder / "store", folder / "keys", (), durability="os", free_space_floor_bytes=0)
-        keys = load_server_keys(places(folder))
-        return cls(folder, keys, FileStore(settings, keys), identities)
+    def reopen(self) -> None:
+        """Be what a new process would find."""
+        self.store = self._open()
 
-    def reopened(self) -> "StoredServer":
-        """Return what a new process would find."""
-        return self._opened(self.folder, self.identities)
+    def copy_uploads(self, *upload_ids: str) -> None:
+        """Copy uploads from the repository."""
+        for upload_id in upload_ids:
+            there, here = Layout(FOLDER / "store", FOLDER / "keys").of(upload_id), self.store.layout.of(upload_id)
+            shutil.copytree(there.folder, here.folder)
+            here.keys_folder.mkdir(parents=True, exist_ok=True)
+            for path in there.key_files:
+                if path.exists():
+                    shutil.copy(path, here.keys_folder)
 
     async def read(self, upload_id: str, *, with_roots: bool = True) -> bytes:
         """Return the whole plaintext, opened with the roots or by the server."""
