@@ -11,6 +11,7 @@ from aiohttp import web
 
 from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError, MethodNotAllowedError
+from dropoff_tus.messages import TUS_VERSION
 from server.appkeys import CONFIG, METRICS
 from server.connection import SERVER_NAME
 from server.forwarded import is_trusted
@@ -114,6 +115,8 @@ def _decorate(request: web.Request, response: web.StreamResponse, request_id: st
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = SERVER_NAME
+    if request.path.startswith("/files"):
+        response.headers["Tus-Resumable"] = TUS_VERSION
     origins = request.app[CONFIG].tus.cors_origins
     if not origins:
         return

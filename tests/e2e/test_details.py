@@ -283,6 +283,30 @@ def test_cors_is_off_unless_origins_are_listed(site: TusSite) -> None:
         assert not [name for name, _ in answer.headers if name.lower().startswith("access-control-")]
 
 
+def test_receipt_is_where_the_last_answer_says(site: TusSite) -> None:
+    """The answer that completes an upload names its receipt, which whoever has the URL can read, and nobody else."""
+    url = site.create(5)
+    receipt = site.patch(url, 0, b"hello").needed("Dropoff-Receipt")
+    assert receipt == f"{url}/receipt"
+    answer = site.request("GET", receipt, {})
+    assert (answer.status, answer.needed("Cache-Control")) == (200, "no-store")
+    assert answer.body
+    assert_refused(site.request("GET", f"{site.upload_url}{'0' * 32}/receipt", {}), 404)
+    assert_refused(site.request("GET", f"{site.create(5)}/receipt", {}), 404)
+    assert assert_refused(site.request("POST", receipt, {"Tus-Resumable": TUS}), 405).needed("Allow") == "GET"
+
+
+def test_every_answer_below_files_says_which_tus_it_is(site: TusSite) -> None:
+    """Whatever is asked of whatever: the version, and that the type is not to be guessed; never what we run on."""
+    url = site.upload(b"hello")
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
+        for path in ("", "x", "0" * 32, url.rpartition("/")[2], f"{url.rpartition('/')[2]}/receipt", "a/b/c/d"):
+            answer = site.request(method, site.upload_url + path, {})
+            assert answer.needed("Tus-Resumable") == TUS
+            assert answer.needed("X-Content-Type-Options") == "nosniff"
+            assert answer.needed("Server") == "dropoff-tus"
+
+
 # ---- HTTP itself ---------------------------------------------------------------------------------
 
 
