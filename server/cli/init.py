@@ -41,8 +41,9 @@ managed_identity = "secrets/managed-identity.txt"
 ingest_dir = "secrets/ingest"
 
 [catalog]
-url = "sqlite:///catalog.sqlite3"
+url = {catalog_url}
 """
+_SQLITE = "sqlite:///catalog.sqlite3"
 _LAST_PORT = 65534
 
 
@@ -58,6 +59,13 @@ def init(
         list[str] | None, typer.Option(help="An age recipient (age1…) that can open every upload. May be repeated.")
     ] = None,
     key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519, for a new root identity.")] = "hybrid",
+    catalog_url: Annotated[
+        str,
+        typer.Option(
+            help="Where drop-offs are kept; an empty PostgreSQL database is postgresql://user@host/db (a password is "
+            "best in ~/.pgpass)."
+        ),
+    ] = _SQLITE,
     as_json: JsonOption = False,
 ) -> None:
     """Make a configuration, keys, folders and a first drop-off.
@@ -85,7 +93,7 @@ def init(
         message = f"cannot make a folder in {target.parent}: {error.strerror}; choose another --dir"
         raise CommandError(message) from None
     try:
-        made = _build(building, listen, f"{host}:{int(port) + 1}", recipients, key_type)
+        made = _build(building, listen, f"{host}:{int(port) + 1}", recipients, key_type, catalog_url)
         if target.exists():
             target.rmdir()
         os.rename(building, target)  # noqa: PTH104, TID251 - the last step, of a folder nobody uses yet
@@ -95,7 +103,9 @@ def init(
     _answer(target, made, rooted=not recipients, as_json=as_json)
 
 
-def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], key_type: str) -> dict[str, object]:
+def _build(
+    folder: Path, listen: str, monitoring: str, recipients: list[str], key_type: str, catalog_url: str
+) -> dict[str, object]:
     from storage.catalog import migrate
     from storage.keys import generate_root_identity, generate_server_keys
 
@@ -107,7 +117,10 @@ def _build(folder: Path, listen: str, monitoring: str, recipients: list[str], ke
     file = folder / "config.toml"
     file.write_text(
         _TEMPLATE.format(
-            listen=json.dumps(listen), monitoring=json.dumps(monitoring), recipients=json.dumps(recipients)
+            listen=json.dumps(listen),
+            monitoring=json.dumps(monitoring),
+            recipients=json.dumps(recipients),
+            catalog_url=json.dumps(catalog_url),
         ),
         "utf-8",
     )
@@ -133,6 +146,9 @@ async def _first_drop(config: Config) -> dict[str, object]:
     from storage.catalog import open_catalog
 
     async with open_catalog(config.catalog.url) as catalog:
+        if await catalog.dropoffs():
+            message = "the catalog holds drop-offs already, which other keys have signed; name an empty database"
+            raise CommandError(message)
         new = NewDrop(name="First drop-off", limits=Limits())
         return created_json(config, *await create_drop(catalog, load_keys(config), new))
 

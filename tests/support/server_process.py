@@ -74,12 +74,15 @@ class ProgramError(AssertionError):
 class ServerProcess:
     """One server with a folder, a pair of ports and a first drop-off of its own."""
 
-    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, environment: Mapping[str, str] | None = None, init_options: Sequence[str] = ()
+    ) -> None:
         """Make the folder's content with `init`; nothing runs yet.
 
         Args:
             folder: An existing folder; the data, the keys and the logs come to lie below it.
             environment: Overrides, by `SECTION__KEY`, of the configuration.
+            init_options: Further options of `init`.
         """
         self.folder = folder
         self.data = folder / "data"
@@ -90,9 +93,8 @@ class ServerProcess:
         self._err = folder / "serve.stderr"
         self._process: subprocess.Popen[bytes] | None = None
         self._seen_bytes = 0
-        made = json.loads(
-            self._run("init", "--dir", str(self.data), "--listen", f"127.0.0.1:{self.port}", "--json").stdout
-        )
+        options = ("--dir", str(self.data), "--listen", f"127.0.0.1:{self.port}", *init_options)
+        made = json.loads(self._run("init", *options, "--json").stdout)
         self.config = Path(made["config"])
         self.drop = Drop(**made["drop"])
 

@@ -1,0 +1,105 @@
+"""The real program with its catalog in a real PostgreSQL, which goes away and comes back."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.answers import assert_head, assert_refused
+from tests.support.postgres import OWNER, PostgresServer
+from tests.support.server_process import ProgramError, ServerProcess
+
+_PASSWORD = "hunter2"
+_DATABASE = "with_password"  # the cluster's rules ask for passwords there
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL with an empty database that asks for a password."""
+    with PostgresServer() as server:
+        server.sql(f"ALTER ROLE {OWNER} PASSWORD '{_PASSWORD}'")
+        server.sql(f"CREATE DATABASE {_DATABASE}")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[ServerProcess]:
+    """Run the program, made by `init` on that database."""
+    url = postgres.url(_DATABASE).replace("@", f":{_PASSWORD}@")
+    folder = tmp_path_factory.mktemp("on-postgres")
+    with ServerProcess(folder, init_options=["--catalog-url", url]) as server:
+        yield server
+        assert _PASSWORD not in server.log_text
+
+
+def test_upload_goes_on_while_the_database_is_away_and_completes_after(
+    running: ServerProcess, postgres: PostgresServer
+) -> None:
+    """Bytes are taken, what needs the catalog answers 503, and once it is back everything completes by itself."""
+    site = running.drop.site
+    url, whole = site.create(10), site.upload(b"before")
+    assert site.patch(url, 0, b"hel").status == 204
+    postgres.stop()
+    try:
+        assert site.patch(url, 3, b"lo").status == 204
+        assert site.head(url).offset == 5
+        began = time.monotonic()
+        for answer in (site.post({"Upload-Length": "5"}), site.patch(url, 5, b"world")):
+            refused = assert_refused(answer, 503)
+            assert int(refused.needed("Retry-After")) >= 1
+        # All bytes are here, but nobody may be told that the upload is complete.
+        assert site.head(url).status in {423, 503}
+        assert time.monotonic() - began < 10
+    finally:
+        postgres.start()
+    deadline = time.monotonic() + 20
+    while site.head(url).status != 200 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert site.head(url).offset == 10
+    assert running.row(url)["state"] == "complete"
+    assert running.export(url) == b"helloworld"
+    assert running.export(whole) == b"before"
+    assert running.export(site.upload(b"after")) == b"after"
+
+
+def test_commands_work_beside_the_server(running: ServerProcess) -> None:
+    """What the command line changes holds for the next request at once."""
+    assert b"up to date" in running.cli("migrate").stdout
+    running.cli("check-config")
+    drop = running.create_drop(name="other")
+    assert drop.id in {row["id"] for row in running.cli_json("drop", "list")}
+    first = drop.site.upload(b"one")
+    code = running.cli_json("drop", "new-code", drop.id)["code"]
+    assert_refused(drop.site.post({"Upload-Length": "5"}), 403)
+    assert drop.site.post({"Upload-Length": "5", "Dropoff-Code": code}).status == 201
+    running.cli("drop", "close", drop.id)
+    assert_refused(drop.site.post({"Upload-Length": "5", "Dropoff-Code": code}), 403)
+    running.cli("upload", "delete", running.row(first)["id"], "--yes")
+    assert_head(drop.site.head(first), 410)
+
+
+@pytest.mark.usefixtures("running")
+def test_init_on_a_database_in_use_is_refused_and_says_no_password(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Another server's drop-offs are not taken over, and nothing is left behind."""
+    url = postgres.url(_DATABASE).replace("@", f":{_PASSWORD}@")
+    with pytest.raises(ProgramError, match="other keys have signed") as caught:
+        ServerProcess(tmp_path, init_options=["--catalog-url", url])
+    assert _PASSWORD not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_password_is_a_sentence_without_it(running: ServerProcess, postgres: PostgresServer) -> None:
+    """Every command that needs the catalog says what is wrong, in one line, and repeats no part of the URL's secret."""
+    before = running.environment
+    running.environment = {"CATALOG__URL": postgres.url(_DATABASE).replace("@", ":swordfish@")}
+    try:
+        for command in (("drop", "list"), ("migrate",), ("upload", "list")):
+            done = running.cli(*command, check=False)
+            said = (done.stdout + done.stderr).decode()
+            assert done.returncode != 0
+            assert "refuses the user or the password" in said
+            assert "Traceback" not in said
+            assert "swordfish" not in said
+    finally:
+        running.environment = before
