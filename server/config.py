@@ -132,6 +132,8 @@ class DropoffsSection(_Section):
     max_upload_bytes: Size = 0
     max_total_bytes: Size = 0
     max_uploads: Count = 0
+    allowed_types: tuple[str, ...] = ()
+    name_patterns: tuple[str, ...] = ()
     sealed: bool = False
 
 

@@ -45,6 +45,7 @@ class NewDrop:
     with_code: bool = True
     recipients: tuple[str, ...] = ()
     sealed: bool = False
+    opens_at: datetime | None = None
     expires_at: datetime | None = None
 
 
@@ -68,6 +69,7 @@ async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tu
         policy=keys.sign_policy(drop_id, mode, new.recipients),
         code_mac=keys.code_mac(code) if code is not None else None,
         limits=new.limits,
+        opens_at=new.opens_at,
         expires_at=new.expires_at,
     )
     try:
@@ -126,10 +128,13 @@ def _json(config: Config, dropoff: Dropoff) -> dict[str, Any]:
         "has_code": dropoff.code_mac is not None,
         "closed": dropoff.closed,
         "created_at": stamp(dropoff.created_at),
+        "opens_at": stamp(dropoff.opens_at),
         "expires_at": stamp(dropoff.expires_at),
         "max_upload_bytes": limits.max_upload_bytes,
         "max_total_bytes": limits.max_total_bytes,
         "max_uploads": limits.max_uploads,
+        "allowed_types": list(limits.allowed_types),
+        "name_patterns": list(limits.name_patterns),
         "recipients": list(dropoff.policy.recipients),
     }
 
@@ -139,10 +144,17 @@ def create(  # noqa: PLR0917 - its options
     name: Annotated[str, typer.Option(help="What you call it.", show_default=False)],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
+    opens: Annotated[str | None, typer.Option(help="When it begins to take uploads: 2d, or a time; 0: now.")] = None,
     expires: Annotated[str | None, typer.Option(help="7d, or 2030-01-31T12:00:00Z; 0: never.")] = None,
     max_upload_bytes: Annotated[str | None, typer.Option(help="Of one upload; e.g. 10GiB. 0: no limit.")] = None,
     max_total_bytes: Annotated[str | None, typer.Option(help="Of all uploads together.")] = None,
     max_uploads: Annotated[int | None, typer.Option(help="How many.", min=0, max=MOST_UPLOADS)] = None,
+    allow_type: Annotated[
+        list[str] | None, typer.Option(help="A media type it takes, e.g. text/csv or image/*. May be repeated.")
+    ] = None,
+    allow_name: Annotated[
+        list[str] | None, typer.Option(help="A pattern of file names it takes, e.g. '*.vcf.gz'. May be repeated.")
+    ] = None,
     recipient: Annotated[
         list[str] | None, typer.Option(help="An age recipient instead of the configured roots. May be repeated.")
     ] = None,
@@ -152,7 +164,8 @@ def create(  # noqa: PLR0917 - its options
 ) -> None:
     """Make a drop-off and show its URL and its code, which is shown this once.
 
-    Send the code and the address in separate messages. What is not said here comes from section [dropoffs].
+    Send the code and the address in separate messages. What is not said here comes from section [dropoffs]. Types and
+    names are compared without case, and are what the client says they are: nobody looks into the file.
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
@@ -164,6 +177,13 @@ def create(  # noqa: PLR0917 - its options
     recipients = tuple(recipient or ())
     one_type(recipients)
     _check_name(name)
+    _check_patterns(allow_type, "--allow-type", "text/csv or image/*", needed="/")
+    _check_patterns(allow_name, "--allow-name", "'*.vcf.gz'")
+    opens_at = time_option(opens, "--opens")
+    expires_at = time_option(defaults.expires if expires is None else expires, "--expires")
+    if opens_at is not None and expires_at is not None and opens_at >= expires_at:
+        message = "--opens lies after the drop-off has expired; write an earlier time, or a later --expires"
+        raise CommandError(message)
     new = NewDrop(
         name=name,
         id=drop_id,
@@ -172,10 +192,13 @@ def create(  # noqa: PLR0917 - its options
             max_upload_bytes=size_option(max_upload_bytes, defaults.max_upload_bytes, "--max-upload-bytes"),
             max_total_bytes=size_option(max_total_bytes, defaults.max_total_bytes, "--max-total-bytes"),
             max_uploads=defaults.max_uploads if max_uploads is None else max_uploads,
+            allowed_types=defaults.allowed_types if allow_type is None else tuple(allow_type),
+            name_patterns=defaults.name_patterns if allow_name is None else tuple(allow_name),
         ),
         recipients=recipients,
         sealed=sealed or defaults.sealed,
-        expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
+        opens_at=opens_at,
+        expires_at=expires_at,
     )
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
@@ -199,6 +222,14 @@ def _check_name(name: str) -> None:
     except UnicodeEncodeError:
         message = "--name is not text in this terminal's encoding (UTF-8 is expected)"
         raise CommandError(message) from None
+
+
+def _check_patterns(patterns: list[str] | None, option: str, example: str, *, needed: str = "") -> None:
+    """Refuse a pattern that no file could match by mistake: empty, with spaces around, or no media type."""
+    for pattern in patterns or ():
+        if not pattern or pattern != pattern.strip() or needed not in pattern:
+            message = f"{option} {pattern!r} matches nothing; write e.g. {example}"
+            raise CommandError(message)
 
 
 @app.command("list")

@@ -1,0 +1,69 @@
+"""What `drop create` can ask of uploads: a window, types and names; and how a mistake is told."""
+
+import time
+
+import pytest
+
+from tests.support.server_process import ServerProcess
+from tests.support.tus_raw import metadata
+
+
+def test_drop_off_that_is_not_open_yet_answers_403_until_it_is(server: ServerProcess) -> None:
+    """The window begins by itself."""
+    drop = server.create_drop("--opens", "4s")
+    shown = server.cli_json("drop", "show", drop.id)
+    assert shown["opens_at"] is not None
+    answer = drop.site.post({"Upload-Length": "1"})
+    assert (answer.status, answer.error_code) == (403, "ERR_DROPOFF_NOT_OPEN")
+    deadline = time.monotonic() + 15
+    while (answer := drop.site.post({"Upload-Length": "1"})).status == 403:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (metadata(filename="a.CSV", filetype="text/csv"), 201),
+        (metadata(name="b.csv", type="TEXT/CSV; charset=utf-8"), 201),
+        (metadata(filename="picture.csv", filetype="image/png"), 201),
+        (metadata(filename="a.csv", filetype="text/plain"), 422),
+        (metadata(filename="a.txt", filetype="text/csv"), 422),
+        (metadata(filetype="text/csv"), 422),
+        (metadata(filename="a.csv"), 422),
+        (None, 422),
+    ],
+    ids=["both", "other-keys", "wildcard", "wrong-type", "wrong-name", "no-name", "no-type", "nothing"],
+)
+def test_drop_off_takes_the_types_and_names_it_was_made_for(
+    server: ServerProcess, sent: str | None, status: int
+) -> None:
+    """What the client says of the file is held against the lists, without case."""
+    options = ("--allow-type", "text/csv", "--allow-type", "image/*", "--allow-name", "*.csv")
+    answer = server.create_drop(*options).site.post({"Upload-Length": "1", "Upload-Metadata": sent})
+    assert answer.status == status
+    assert status == 201 or answer.error_code == "ERR_TYPE_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--opens", "yesterday"),
+        ("--opens", "2d", "--expires", "1d"),
+        ("--allow-type", "csv"),
+        ("--allow-type", " text/csv"),
+        ("--allow-name", ""),
+    ],
+    ids=["no-time", "after-expiry", "no-type", "spaces", "empty"],
+)
+def test_drop_create_with_a_mistake_says_which_and_makes_nothing(
+    server: ServerProcess, options: tuple[str, ...]
+) -> None:
+    """One sentence that names the option."""
+    before = len(server.cli_json("drop", "list"))
+    done = server.cli("drop", "create", "--name", "x", *options, check=False)
+    assert done.returncode != 0
+    assert options[0].encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert len(server.cli_json("drop", "list")) == before
