@@ -119,16 +119,16 @@ class ServerProcess:
 
     # ---- the process ------------------------------------------------------------------------------------
 
-    def start(self, *, timeout_seconds: float = 30) -> None:
-        """Run `serve` and wait until it says that it accepts.
+    def start(self, *, timeout_seconds: float = 30, failpoint: str | None = None) -> None:
+        """Run `serve` and wait until it says that it accepts. At a failpoint (`name:count`) it kills itself.
 
         Raises:
             ProgramError: It ended, or did not get ready in time.
         """
-        self.launch()
+        self.launch(failpoint=failpoint)
         self.wait_until_ready(timeout_seconds=timeout_seconds)
 
-    def launch(self) -> None:
+    def launch(self, *, failpoint: str | None = None) -> None:
         """Run `serve` and do not wait."""
         self._seen_bytes = self._out.stat().st_size if self._out.exists() else 0
         with self._out.open("ab") as out, self._err.open("ab") as err:
@@ -138,7 +138,7 @@ class ServerProcess:
                 stdout=out,
                 stderr=err,
                 cwd=self.folder,
-                env=self._environment(),
+                env={**self._environment(), **({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})},
             )
 
     def wait_until_ready(self, *, timeout_seconds: float = 30) -> None:
