@@ -1,13 +1,25 @@
-"""`store check`: verify uploads, with no key."""
+"""`store check`: verify uploads, with no key unless decrypting is asked for.
+
+An upload may be written while it is looked at, by a running server. So what looks wrong is looked at again where its
+log has changed meanwhile, and only what stays wrong is a finding.
+"""
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from dropoff_tus.errors import DropoffError, UploadNotFoundError
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
+from dropoff_tus.model import Mode, Role
+from storage.base import StoreBase, new_hash
 from storage.engine import FileStore
+from storage.log import LogState
+from storage.reading import open_with, read_plain
+from storage.receipts import read_receipt
+from storage.recovery import Chain
 from storage.segment import ciphertext_matches
+
+_LOOKS = 3
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,62 +31,149 @@ class Finding:
     ciphertext_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How far to look: the chains alone; or every ciphertext byte; or, with identities, every plain one too."""
+
+    quick: bool = False
+    identities: tuple[str, ...] = ()
+    advance: Advance = lambda _count: None
+    """Called in worker threads with each count of bytes verified."""
+
+
+_DEFAULT_DEPTH = Depth()
+
+
+class _ProblemError(Exception):
+    """What is wrong with an upload, in a few words."""
+
+
 async def check_store(
-    store: FileStore, upload_ids: Sequence[str] | None = None, *, quick: bool = False
+    store: FileStore, upload_ids: Sequence[str] | None = None, depth: Depth = _DEFAULT_DEPTH
 ) -> AsyncIterator[Finding]:
-    """Verify uploads one by one: every signature and hash of the chain, and unless quick every ciphertext byte.
+    """Verify uploads one by one: every signature and hash of the chain, and what `depth` says.
 
     Args:
         store: The store.
         upload_ids: Which; None means all.
-        quick: The chains alone.
+        depth: How far to look.
 
     Yields:
         One finding an upload.
     """
     for upload_id in await store.upload_ids() if upload_ids is None else upload_ids:
-        yield await store.run(_check, store, upload_id, quick)
+        yield await store.run(_check, store.base, upload_id, depth)
 
 
-def _check(store: FileStore, upload_id: str, quick: bool) -> Finding:  # noqa: C901, FBT001, PLR0911, PLR0912 - one line a rule
-    paths = store.layout.of(upload_id)
+async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
+    """Return how many ciphertext bytes uploads have on disk."""
+
+    def work() -> int:
+        total = 0
+        for upload_id in upload_ids:
+            try:
+                total += store.layout.of(upload_id).data.stat().st_size
+            except OSError:
+                continue
+        return total
+
+    return await store.run(work)
+
+
+def _check(base: StoreBase, upload_id: str, depth: Depth) -> Finding:
+    problem, size = None, 0
+    for _ in range(_LOOKS):
+        before = _log_bytes(base, upload_id)
+        try:
+            size = _verify(base, upload_id, depth)
+        except UploadNotFoundError:
+            problem = _without_log(base, upload_id)
+            if problem is None:
+                return Finding(upload_id, None)
+        except (DropoffError, _ProblemError) as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"it cannot be read: {error.strerror}"
+        else:
+            return Finding(upload_id, None, size)
+        if _log_bytes(base, upload_id) == before:
+            break
+    return Finding(upload_id, problem, size)
+
+
+def _without_log(base: StoreBase, upload_id: str) -> str | None:
+    """Tell a creation that a crash cut off, of which nothing was acknowledged, from an upload whose log is gone."""
+    paths = base.layout.of(upload_id)
+    holds = paths.receipt.exists() or (paths.data.exists() and paths.data.stat().st_size > 0)
+    return "its log is gone" if holds else None
+
+
+def _log_bytes(base: StoreBase, upload_id: str) -> int:
     try:
-        chain = store.chain(upload_id, every_signature=True)
-    except UploadNotFoundError:
-        # A creation that a crash cut off: nothing was ever acknowledged, and `store sweep` removes what is left of it.
-        return Finding(upload_id, "its log is gone" if paths.receipt.exists() else None)
-    except DropoffError as error:
-        return Finding(upload_id, error.message)
-    state = chain.state
+        return base.layout.of(upload_id).log.stat().st_size
+    except OSError:
+        return -1
+
+
+def _verify(base: StoreBase, upload_id: str, depth: Depth) -> int:
+    """Return the ciphertext bytes that were verified."""
+    chain = base.chain(upload_id, every_signature=True)
+    state, paths = chain.state, base.layout.of(upload_id)
     if state.ended is not None:
         left = [path.name for path in paths.key_files if path.exists()]
-        return Finding(upload_id, "it has ended, but keys are left; run store sweep" if left else None)
+        if left or paths.data.stat().st_size:
+            raise _ProblemError("it has ended, but keys or bytes of it are left; run `dropoff-tus store sweep`")
+        return 0
     if state.log_bytes == state.create_bytes:
         # Only its first commit makes an upload's other files durable; until then nothing is acknowledged.
-        return Finding(upload_id, None)
+        return 0
     if not state.final and paths.receipt.exists():
-        return Finding(upload_id, "it has a receipt, but its final record is gone", state.data_bytes)
-    try:
-        data = store.disk.open_existing(paths.data)
-    except OSError:
-        return Finding(upload_id, "its data cannot be opened")
+        raise _ProblemError("it has a receipt, but its final record is gone")
+    _verify_bytes(base, chain, depth)
+    if not paths.root_envelope.exists():
+        raise _ProblemError("its envelope is missing: not even the root identities open it")
+    if state.final and state.mode is Mode.MANAGED and not paths.server_envelope.exists():
+        raise _ProblemError("the server's envelope is missing")
+    for part in state.parts:
+        part_state = base.load(part)
+        if part_state.ended is not None:
+            raise _ProblemError(f"its part {part} was {part_state.ended.value}")
+    if depth.identities:
+        _decrypt(base, state, depth)
+    return state.data_bytes
+
+
+def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
+    state = chain.state
+    data = base.disk.open_existing(base.layout.of(state.id).data)
     try:
         size = os.fstat(data).st_size
         if size < state.data_bytes or (state.final and size != state.data_bytes):
-            return Finding(upload_id, f"its data has {size} bytes, committed are {state.data_bytes}")
-        for entry in () if quick else chain.segments:
-            if not ciphertext_matches(data, upload_id, entry):
-                return Finding(upload_id, f"segment {entry.index} is not what was committed", state.data_bytes)
+            raise _ProblemError(f"its data has {size} bytes, committed are {state.data_bytes}")
+        # Decrypting reads and verifies the same bytes.
+        for entry in () if depth.quick or depth.identities else chain.segments:
+            if not ciphertext_matches(data, state.id, entry):
+                raise _ProblemError(f"segment {entry.index} is not what was committed")
+            depth.advance(entry.data_length)
     finally:
         os.close(data)
-    if not paths.root_envelope.exists():
-        return Finding(upload_id, "its envelope is missing", state.data_bytes)
-    if state.final and state.mode is Mode.MANAGED and not paths.server_envelope.exists():
-        return Finding(upload_id, "the server's envelope is missing", state.data_bytes)
-    for part in state.parts:
-        try:
-            if store.load(part).ended is not None:
-                return Finding(upload_id, f"its part {part} was {UploadState.TERMINATED.value}")
-        except DropoffError as error:
-            return Finding(upload_id, f"its part {part}: {error.message}")
-    return Finding(upload_id, None, state.data_bytes)
+
+
+def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
+    """Open the envelope and every chunk, and compare the whole with the digests of its receipt."""
+    try:
+        open_with(base, state, depth.identities)
+    except KeyMissingError:
+        raise _ProblemError("none of the identities opens it") from None
+    if depth.quick or (state.role is Role.FINAL and not state.final):
+        return
+    receipt = read_receipt(base, state.id, depth.identities) or {}
+    hashes = {name: new_hash(name) for name in ("sha256", "sha512", "blake3") if name in receipt}
+    for piece in read_plain(base, state.id, identities=depth.identities, unfinished_ok=True):
+        for running in hashes.values():
+            running.update(piece)
+        if not state.parts:
+            depth.advance(len(piece))
+    wrong = [name for name, running in hashes.items() if running.hexdigest() != receipt[name]]
+    if wrong:
+        raise _ProblemError(f"its {', '.join(wrong)} is not the one of its receipt")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
     from storage.catalog import SqlCatalog
+    from storage.engine import FileStore
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
@@ -60,7 +61,7 @@ def read_config(given: Path | None) -> Config:
 def with_services(given: Path | None, work: Callable[[Services, Config], Awaitable[T]]) -> T:
     """Open everything, do the work, close everything."""
     config = read_config(given)
-    _silence_logs()
+    silence_logs()
     from server.services import open_services
 
     async def run() -> T:
@@ -73,7 +74,7 @@ def with_services(given: Path | None, work: Callable[[Services, Config], Awaitab
 def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaitable[T]]) -> T:
     """Open the catalog alone: quicker, and possible where the keys are not at hand."""
     config = read_config(given)
-    _silence_logs()
+    silence_logs()
     from storage.catalog import open_catalog
 
     async def run() -> T:
@@ -83,7 +84,7 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
     return asyncio.run(run())
 
 
-def _silence_logs() -> None:
+def silence_logs() -> None:
     """Let the command alone speak: what it has to say of a failure it says itself, in a sentence."""
     logging.disable(logging.CRITICAL)
 
@@ -119,7 +120,7 @@ def size_option(text: str | None, default: int, option: str) -> int:
         raise CommandError(message) from None
 
 
-async def find_upload(services: Services, text: str) -> str:
+async def find_upload(catalog: SqlCatalog, store: FileStore, text: str) -> str:
     """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
 
     Raises:
@@ -137,11 +138,11 @@ async def find_upload(services: Services, text: str) -> str:
         message = "that is no upload id, token or upload URL; list them with `dropoff-tus upload list`"
         raise CommandError(message)
     for candidate in candidates:
-        if await services.catalog.upload(candidate) is not None:
+        if await catalog.upload(candidate) is not None:
             return candidate
     for candidate in candidates:
         try:
-            await services.store.stat(candidate)
+            await store.stat(candidate)
         except UploadNotFoundError:
             continue
         return candidate

@@ -114,7 +114,7 @@ async def _chosen(services: Services, upload: str | None, drop: str | None) -> l
         message = "give UPLOAD or --drop, not both"
         raise CommandError(message)
     if upload is not None:
-        found = await find_upload(services, upload)
+        found = await find_upload(services.catalog, services.store, upload)
         return [found, *(await services.store.stat(found)).parts]
     if drop is None:
         return await services.store.upload_ids()

@@ -39,7 +39,9 @@ def receipt(
     identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> bytes | None:
-        return await services.store.signed_receipt(await find_upload(services, upload), identities)
+        return await services.store.signed_receipt(
+            await find_upload(services.catalog, services.store, upload), identities
+        )
 
     line = with_services(config, work)
     if line is None:

@@ -2,90 +2,150 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_services
-from server.cli.output import note, print_json, say
+from server.cli.context import ConfigOption, JsonOption, find_upload, group, read_config, silence_logs, with_services
+from server.cli.output import CommandError, note, print_json, progress, say
+from server.cli.upload import IdentityOption, identities_in
 
 if TYPE_CHECKING:
+    from server.cli.sweep import Sweep
     from server.config import Config
     from server.services import Services
     from storage.check import Finding
+    from storage.keys import ServerKeys
 
 app = group("Verify and clean the store.")
+_LEAST_AGE_SECONDS = 600.0
 
 
 @app.command()
 def check(
-    upload: Annotated[str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.")] = None,
+    upload: Annotated[
+        str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.", show_default=False)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The signed logs alone, not every byte.")] = False,
+    identity: IdentityOption = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key", metavar="K", help="A public signing key (`keys show`) instead of the configured one. Repeatable."
+        ),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read and verify every byte of ciphertext, with no key. Exits with 1 on any finding.
+    """Verify what is stored, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
 
-    Example: dropoff-tus store check --quick
+    Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads the signed logs
+    alone. With --identity everything is decrypted too, in memory, and compared with the digests of the receipts.
+
+    Example: dropoff-tus store check --identity root-identity.txt
     """
-    from storage.check import check_store
+    loaded = read_config(config)
+    silence_logs()
+    from server.cli.compare import compare
+    from server.services import store_settings
+    from storage.catalog import open_catalog
+    from storage.check import Depth, check_store, stored_bytes
+    from storage.engine import FileStore
 
-    async def work(services: Services, _conf: Config) -> list[Finding]:
-        ids = [await find_upload(services, upload)] if upload else await services.store.upload_ids()
-        return [finding async for finding in check_store(services.store, ids, quick=quick)]
+    identities = tuple(identities_in(identity))
+    keys = _verifying_keys(loaded, key or [])
 
-    findings = with_services(config, work)
+    async def work() -> list[Finding]:
+        store = FileStore(store_settings(loaded), keys)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(store.close)
+            catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
+            one = await find_upload(catalog, store, upload) if upload else None
+            ids = await store.upload_ids() if one is None else [one]
+            # What has no folder is the comparison's to tell.
+            ids = [upload_id for upload_id in ids if store.layout.of(upload_id).folder.exists()]
+            with progress("check", 0 if quick else await stored_bytes(store, ids)) as advance:
+                depth = Depth(quick, identities, advance)
+                findings = [finding async for finding in check_store(store, ids, depth)]
+            known = {finding.upload_id for finding in findings if finding.problem is not None}
+            disagreements = await compare(catalog, store, one)
+            return findings + [finding for finding in disagreements if finding.upload_id not in known]
+
+    findings = asyncio.run(work())
     bad = [finding for finding in findings if finding.problem is not None]
+    checked = len({finding.upload_id for finding in findings})
     if as_json:
-        answer: dict[str, Any] = {
-            "checked": len(findings),
-            "bytes": sum(finding.ciphertext_bytes for finding in findings),
-            "findings": [asdict(finding) for finding in bad],
-        }
-        print_json(answer)
+        total = sum(finding.ciphertext_bytes for finding in findings)
+        print_json({"checked": checked, "bytes": total, "findings": [asdict(finding) for finding in bad]})
     else:
         for finding in bad:
             say(f"{finding.upload_id}: {finding.problem}")
-        note(f"{len(findings)} uploads checked, {len(bad)} with findings")
+        note(f"{checked} uploads checked, {len(bad)} with findings")
     if bad:
         sys.exit(1)
+
+
+def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
+    """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
+    import base64
+
+    from storage.keys import load_signing_key, verifying_keys
+
+    if not texts:
+        signing = load_signing_key(config.keys.signing_key)
+        texts = [base64.b64encode(raw).decode("ascii") for raw in (*signing.retired, signing.public_bytes)]
+    return verifying_keys(texts, config.keys.ingest_dir)
 
 
 @app.command()
 def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    min_age: Annotated[
+        str, typer.Option("--min-age", metavar="T", help="How old an upload must be that the catalog does not know.")
+    ] = "1h",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End what has expired, and remove files of uploads that the catalog does not know and that hold no byte.
+    """Remove what has expired, what is left of ended uploads, and empty uploads that the catalog does not know.
+
+    Safe beside a running server. Finished, begun and unreadable uploads are never removed.
 
     Example: dropoff-tus store sweep --dry-run
     """
-    from dropoff_tus.errors import DropoffError
-    from dropoff_tus.model import Role
+    from server.units import parse_duration
 
-    async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        orphans: list[str] = []
-        for upload_id in await services.store.upload_ids():
-            if await services.catalog.upload(upload_id) is not None:
-                continue
-            # Damaged, finished or begun uploads are never removed, whatever the catalog says: they may be all there is.
-            with suppress(DropoffError):
-                stored = await services.store.stat(upload_id)
-                if stored.offset == 0 and not stored.final and stored.role is not Role.FINAL and not stored.parts:
-                    orphans.append(upload_id)
-        expired = 0
-        if not dry_run:
-            for upload_id in orphans:
-                await services.store.forget(upload_id)
-            expired = await services.uploads.expire()
-        return {"dry_run": dry_run, "orphans": orphans, "expired": expired}
+    try:
+        age = parse_duration(min_age)
+    except ValueError as error:
+        message = f"--min-age {error}"
+        raise CommandError(message) from None
+    if age < _LEAST_AGE_SECONDS:
+        message = "--min-age must be 10m or more: a younger upload may be a creation that has not come to its end"
+        raise CommandError(message)
+
+    async def work(services: Services, conf: Config) -> Sweep:
+        from server.cli import sweep as sweeping
+
+        return await (sweeping.plan if dry_run else sweeping.sweep)(services, conf, age)
 
     done = with_services(config, work)
     if as_json:
-        print_json(done)
-    else:
-        say(f"{'would remove' if dry_run else 'removed'} {len(done['orphans'])} orphans, expired {done['expired']}")
+        _print_sweep(done, dry_run=dry_run)
+        return
+    for item in done.items:
+        say(f"{item.upload_id}  {item.why}")
+    for upload_id, reason in done.kept:
+        note(f"{upload_id} stays: {reason}")
+    note(f"{'would remove' if dry_run else 'removed'} {len(done.items)}")
+
+
+def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
+    answer: dict[str, Any] = {"dry_run": dry_run}
+    for name, why in (("expired", "expired"), ("leftovers", "leftover"), ("orphans", "orphan")):
+        answer[name] = [item.upload_id for item in done.items if item.why == why]
+    answer["kept"] = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
+    print_json(answer)

@@ -111,7 +111,7 @@ def show_upload(
     identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        found = await find_upload(services, upload)
+        found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is None:
             message = (
@@ -161,7 +161,7 @@ def export(
         raise CommandError(message)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        found = await find_upload(services, upload)
+        found = await find_upload(services.catalog, services.store, upload)
         total = await _finished_bytes(services, found)
         start, stop = _within(wanted, total)
         pieces = services.store.read(found, start=start, stop=stop, identities=identities)
@@ -249,7 +249,7 @@ def delete(
     async def work(services: Services, _conf: Config) -> str:
         from dropoff_tus.model import Role
 
-        found = await find_upload(services, upload)
+        found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is not None and row.role is Role.PARTIAL and row.final_id is not None:
             message = f"it is a part of upload {row.final_id}; delete that one. Nothing was changed"

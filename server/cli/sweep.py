@@ -1,0 +1,142 @@
+"""What `store sweep` removes: expired uploads, what is left of ended ones, and empty ones nobody knows.
+
+It may run beside the server: each upload is looked at again under its lease, and what nobody knows has to be old, since
+a creation in progress could look like it. Finished, begun and unreadable uploads are never removed, whatever the
+catalog says: they may be all there is.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import Role, StoredUpload, UploadState
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.services import Services
+
+_LEASE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One upload to be removed: `why` is expired, leftover or orphan."""
+
+    upload_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What goes or went, and what had to stay: ids with the reason."""
+
+    items: list[Item]
+    kept: list[tuple[str, str]]
+
+
+async def plan(services: Services, config: Config, min_age_seconds: float) -> Sweep:
+    """Say what `sweep` would remove now; changes nothing."""
+    now = datetime.now(UTC)
+    items = await _expired(services, config, now)
+    kept: list[tuple[str, str]] = []
+    taken = {item.upload_id for item in items}
+    for upload_id in await services.store.upload_ids():
+        if upload_id in taken:
+            continue
+        try:
+            stored = await services.store.stat(upload_id)
+        except DropoffError as error:
+            kept.append((upload_id, f"unreadable, never removed: {error.message}"))
+            continue
+        if stored.ended is not None:
+            if _has_leftovers(services, upload_id):
+                items.append(Item(upload_id, "leftover"))
+        elif await services.catalog.upload(upload_id) is None:
+            reason = _reason_to_keep(services, stored, now, min_age_seconds)
+            if reason is None:
+                items.append(Item(upload_id, "orphan"))
+            else:
+                kept.append((upload_id, reason))
+    return Sweep(items, kept)
+
+
+async def sweep(services: Services, config: Config, min_age_seconds: float) -> Sweep:
+    """Remove what `plan` says; what cannot be had, or is no longer so under its lease, stays."""
+    planned = await plan(services, config, min_age_seconds)
+    done: list[Item] = []
+    kept = list(planned.kept)
+    await services.uploads.expire()
+    for item in planned.items:
+        try:
+            if item.why == "expired":
+                row = await services.catalog.upload(item.upload_id)
+                gone = row is None or row.state is UploadState.EXPIRED
+            else:
+                gone = await _remove(services, item, min_age_seconds)
+        except DropoffError as error:
+            kept.append((item.upload_id, error.message))
+            continue
+        if gone:
+            done.append(item)
+        else:
+            kept.append((item.upload_id, "it changed meanwhile, or is in use"))
+    return Sweep(done, kept)
+
+
+async def _expired(services: Services, config: Config, now: datetime) -> list[Item]:
+    if not config.tus.expire_after:
+        return []
+    before = now - timedelta(seconds=config.tus.expire_after)
+    rows = await services.catalog.uploads(states=[UploadState.OPEN], created_before=before)
+    rows += await services.catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
+    items: list[Item] = []
+    for row in rows:
+        with suppress(DropoffError):
+            stored = await services.store.stat(row.id)
+            finishes = stored.whole and row.state is UploadState.OPEN
+            if stored.last_commit_at <= before and not finishes:
+                items.append(Item(row.id, "expired"))
+    return items
+
+
+def _has_leftovers(services: Services, upload_id: str) -> bool:
+    paths = services.store.layout.of(upload_id)
+    if any(path.exists() for path in paths.key_files):
+        return True
+    try:
+        return paths.data.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _reason_to_keep(services: Services, stored: StoredUpload, now: datetime, min_age_seconds: float) -> str | None:
+    """Say why an upload that the catalog does not know is not removed; None if it may be."""
+    if stored.final or stored.whole or stored.role is Role.FINAL:
+        return "finished, never removed"
+    state = services.store.load(stored.id)
+    if stored.offset or state.data_bytes or state.log_bytes > state.create_bytes:
+        return "begun, never removed"
+    if stored.created_at > now - timedelta(seconds=min_age_seconds):
+        return "younger than --min-age"
+    return None
+
+
+async def _remove(services: Services, item: Item, min_age_seconds: float) -> bool:
+    async with services.store.lease(item.upload_id, timeout_seconds=_LEASE_SECONDS) as lease:
+        stored = lease.upload
+        if item.why == "leftover":
+            if stored.ended is None:
+                return False
+            await lease.end(stored.ended, "repeated by the operator", datetime.now(UTC))
+            return True
+        unknown = await services.catalog.upload(item.upload_id) is None
+        if not unknown or stored.ended is not None:
+            return False
+        if _reason_to_keep(services, stored, datetime.now(UTC), min_age_seconds) is not None:
+            return False
+        await services.store.forget(item.upload_id)
+        return True
