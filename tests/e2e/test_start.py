@@ -1,12 +1,15 @@
 """From `serve` to `ready`: addresses first, then everything else; and what is said when an address is taken."""
 
 import socket
+import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.certificate import make_certificate
 from tests.support.server_process import ProgramError, ServerProcess
 
 
@@ -71,6 +74,26 @@ def test_unix_socket_of_a_dead_server_is_taken_over(server: ServerProcess, tmp_p
         client.connect(str(path))
         client.sendall(b"OPTIONS /files/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_tls_is_served_with_the_certificate_and_a_bad_one_is_a_sentence(server: ServerProcess, tmp_path: Path) -> None:
+    """Without a proxy the server speaks TLS itself, and says so in its URL."""
+    certificate, key = make_certificate(tmp_path)
+    (tmp_path / "go").touch()
+    server.environment |= {"SERVER__TLS_CERT": str(certificate), "SERVER__TLS_KEY": str(key)}
+    server.start()
+    assert f"ready https://127.0.0.1:{server.port}\n" in server.log_text
+    site, url = server.drop.site, f"https://127.0.0.1:{server.port}/files/{server.drop.id}/"
+    headers = {name: value or "" for name, value in site.post_headers({"Upload-Length": "5"}).items()}
+    asked = urllib.request.Request(url, method="POST", headers=headers)
+    with urllib.request.urlopen(asked, context=ssl.create_default_context(cafile=str(certificate))) as answer:
+        assert answer.status == 201
+        assert answer.headers["Location"].startswith(url)
+    server.stop()
+    key.write_text("no key")
+    with pytest.raises(ProgramError, match="ended with 1"):
+        server.start()
+    assert "server.tls_cert or server.tls_key cannot be used" in server.log_text.splitlines()[-1]
 
 
 def _wait_for(path: Path) -> None:
