@@ -26,10 +26,10 @@ def _export(
     """Run the script with nothing of the project on the PATH, and neither catalog nor server keys."""
     secrets = kit.folder / "secrets"
     away = secrets.rename(kit.folder / "away")
-    arguments = [kit.folder / "store", kit.folder / "keys", upload_id, kit.folder / identity, kit.folder / output]
+    paths = [str(kit.folder / name) for name in ("store", "keys", identity, output)]
     try:
         return subprocess.run(
-            ["/bin/sh", SCRIPT, *arguments],
+            ["/bin/sh", str(SCRIPT), *paths[:2], upload_id, *paths[2:]],
             capture_output=True,
             env={"PATH": "/usr/bin:/bin", "AGE": str(age)},
             cwd=kit.folder,
