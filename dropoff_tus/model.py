@@ -135,7 +135,7 @@ class UploadRow:
     """An upload as the catalog knows it: nothing of its content, name or token.
 
     `reserved_bytes` is what it may still take; `size_bytes` what it took once complete. `final_id` names the
-    concatenation that claimed a partial. `epoch` names the ingest identity a sealed upload waits for.
+    concatenation that claimed a partial.
     """
 
     id: str
@@ -149,7 +149,6 @@ class UploadRow:
     size_bytes: int | None = None
     completed_at: datetime | None = None
     final_id: str | None = None
-    epoch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,6 @@ class StoredUpload:
     final: bool = False
     ended: UploadState | None = None
     parts: tuple[str, ...] = ()
-    epoch: str | None = None
     key_type: str = "hybrid"
 
     @property

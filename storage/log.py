@@ -178,7 +178,6 @@ class LogState:
             final=self.final,
             ended=self.ended,
             parts=self.parts,
-            epoch=self.create["epoch"],
             key_type=self.key_type,
         )
 

@@ -133,7 +133,6 @@ def upload_values(upload: UploadRow, *, used_bytes: int) -> dict[str, object]:
         "reserved_bytes": upload.reserved_bytes,
         "used_bytes": used_bytes,
         "final_id": upload.final_id,
-        "epoch": upload.epoch,
     }
 
 
@@ -151,5 +150,4 @@ def read_upload(row: Row) -> UploadRow:
         size_bytes=row["size_bytes"],
         completed_at=_moment_or_none(row["completed_at"]),
         final_id=row["final_id"],
-        epoch=row["epoch"],
     )

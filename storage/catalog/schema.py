@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dropoff_tus.model import Mode, Role, UploadState
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -104,7 +104,6 @@ uploads = Table(
     Column("reserved_bytes", BigInteger, nullable=False),
     Column("used_bytes", BigInteger, nullable=False),
     Column("final_id", Text, ForeignKey("uploads.id")),
-    Column("epoch", Text),
     CheckConstraint(among("role", Role), name="role"),
     CheckConstraint(among("mode", Mode), name="mode"),
     CheckConstraint(among("state", UploadState), name="state"),

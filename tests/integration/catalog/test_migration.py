@@ -62,7 +62,7 @@ def test_migrate_from_nothing_makes_the_tables_of_the_schema(path: Path, tmp_pat
 
 def test_migrate_again_applies_nothing(path: Path) -> None:
     """Repeating it is harmless."""
-    assert migrate(f"sqlite:///{path}") == [REVISION]
+    assert migrate(f"sqlite:///{path}") == ["0001", REVISION]
     before = path.read_bytes()
     assert migrate(f"sqlite:///{path}") == []
     assert path.read_bytes() == before
@@ -89,7 +89,7 @@ def test_migrate_from_several_processes_at_once_applies_once(path: Path) -> None
     ]
     said = sorted(process.communicate()[0].decode().strip() for process in processes)
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
-    assert said == ["['0001']", "[]", "[]", "[]"]
+    assert said == ["['0001', '0002']", "[]", "[]", "[]"]
 
 
 def test_migrate_that_fails_halfway_leaves_nothing(path: Path) -> None:

@@ -32,7 +32,7 @@ from tests.support.aio import async_test
 async def test_add_upload_with_every_field_set_comes_back_equal(catalog_url: str) -> None:
     """Nothing of a row is lost or changed on its way through the database."""
     dropoff = make_dropoff()
-    row = replace(make_upload(dropoff, 2**62, length=2**62), mode=Mode.SEALED, epoch="2026-03-04")
+    row = replace(make_upload(dropoff, 2**62, length=2**62), mode=Mode.SEALED)
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         assert await catalog.add_upload(row, allow) == row
