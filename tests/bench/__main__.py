@@ -52,16 +52,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="where servers keep their data (build/bench, on this checkout's disk)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
     parser.add_argument("--base", metavar="PROGRAM", help="what the contestant base runs")
-    parser.add_argument("--postgresql", metavar="URL", help="of an empty database, for the variant postgresql")
     return parser.parse_args()
 
 
 def _start(name: str, folder: Path, scenario: Scenario, given: argparse.Namespace) -> Contestant:
     if scenario.contestants and name.split("-", maxsplit=1)[0] not in scenario.contestants:
         raise tools.MissingError("it has nothing like it")
-    one = contestants.make(name, folder, base=given.base, postgresql=given.postgresql)
+    one = contestants.make(name, folder, base=given.base)
     try:
-        one.start(dict(scenario.settings))
+        one.start(scenario.settings)
     except BaseException:
         one.stop()
         raise
@@ -76,7 +75,8 @@ def _turn(bench: Bench, scenario: Scenario, one: Contestant, outcome: Outcome, *
     try:
         measured = scenario.run(bench, one)
     except RefusedError as error:
-        outcome.skipped[one.name] = str(error)
+        said = f"it ended and said {one.ended}" if one.ended is not None else str(error)
+        outcome.skipped[one.name] = " ".join(said.split())[:300]
         outcome.rounds.pop(one.name, None)
         return False
     if counts:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -12,11 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tests.bench import tools
+from tests.support.postgres import PostgresServer
+from tests.support.programs import find_program
 from tests.support.server_process import REPOSITORY, free_port_pair, program
 
 _READY_SECONDS = 30
@@ -44,7 +46,7 @@ class Contestant(ABC):
         self._log: IO[bytes] | None = None
 
     @abstractmethod
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: Mapping[str, str]) -> None:
         """Start and wait until it accepts; settings are the product's, by `SECTION__KEY`."""
 
     @property
@@ -66,8 +68,20 @@ class Contestant(ABC):
 
     @property
     def pids(self) -> list[int]:
-        """Return the processes whose time and memory count."""
+        """Return the processes whose memory counts."""
         return [process.pid for process in self._processes]
+
+    @property
+    def working_pids(self) -> list[int]:
+        """Return the processes whose time counts."""
+        return self.pids
+
+    @property
+    def ended(self) -> str | None:
+        """Return what a process that ended by itself said last; None if all run."""
+        if all(process.poll() is None for process in self._processes):
+            return None
+        return (self.folder / "log").read_text("utf-8", "replace")[-300:]
 
     def stop(self) -> None:
         """End it and wait."""
@@ -116,18 +130,18 @@ class Contestant(ABC):
 class Product(Contestant):
     """This program, made with `init` and run with `serve`."""
 
-    def __init__(self, name: str, folder: Path, command: list[str], options: list[str], postgresql: str | None) -> None:
-        """Make its folder with `init`, and its tables in PostgreSQL if a variant wants them there.
+    def __init__(self, name: str, folder: Path, command: list[str], options: list[str]) -> None:
+        """Make its folder with `init`, and its tables in a PostgreSQL of its own if a variant wants them there.
 
         Args:
             name: Of the contestant.
             folder: An empty one.
             command: What runs the program.
             options: Words of the variant: durability, digest, key type, catalog.
-            postgresql: The URL of an empty database, for the variant that wants one.
         """
         super().__init__(name, folder)
         self.command = command
+        self._postgres: PostgresServer | None = None
         self._settings: dict[str, str] = {}
         for word in options:
             if word in _DURABILITIES:
@@ -140,34 +154,63 @@ class Product(Contestant):
         self.config = Path(made["config"])
         drop = made["drop"]
         if "postgresql" in options:
-            if postgresql is None:
-                raise tools.MissingError("it needs --postgresql URL of an empty database")
-            text = self.config.read_text("utf-8")
-            self.config.write_text(re.sub(r'(?m)^url = "sqlite.*$', f"url = {json.dumps(postgresql)}", text), "utf-8")
-            self._command("migrate", "--config", str(self.config))
-            drop = self._ask("drop", "create", "--name", f"bench {secrets.token_hex(4)}", "--config", str(self.config))
+            drop = self._move_to_postgresql()
         self.path = urlsplit(drop["upload_url"]).path
         self.code = drop["code"]
 
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: Mapping[str, str]) -> None:
         """Run `serve`."""
-        overrides = {f"DROPOFF_TUS__{name}": value for name, value in {**self._settings, **settings}.items()}
-        self._spawn([*self.command, "serve", "--config", str(self.config)], **overrides)
+        self._spawn([*self.command, "serve", "--config", str(self.config)], **self.environment(settings))
         self._wait_until_open(self.port)
+
+    def stop(self) -> None:
+        """End it, and its PostgreSQL."""
+        super().stop()
+        if self._postgres is not None:
+            self._postgres.close()
+            self._postgres = None
+
+    @property
+    def working_pids(self) -> list[int]:
+        """Return its process, and PostgreSQL's, which works for it."""
+        if self._postgres is None:
+            return self.pids
+        first_line = (self._postgres.folder / "data/postmaster.pid").read_text("ascii").splitlines()[0]
+        return [*self.pids, int(first_line)]
 
     @property
     def uploads(self) -> Path:
         """Return the store."""
         return self.folder / "data" / "store"
 
+    def environment(self, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the environment for its commands: the variant's settings, and more if given."""
+        overrides = {f"DROPOFF_TUS__{name}": value for name, value in {**self._settings, **(settings or {})}.items()}
+        return {**_outer_environment(), **overrides}
+
     def export_command(self, location: str) -> list[str]:
         """Return the command that writes an upload's plain bytes to its standard output."""
         url = f"http://127.0.0.1:{self.port}{location}"
         return [*self.command, "upload", "export", url, "--output", "-", "--config", str(self.config)]
 
+    def _move_to_postgresql(self) -> dict[str, str]:
+        """Start a PostgreSQL with the settings it ships with, and make tables and a drop-off there."""
+        if find_program("initdb") is None:
+            raise tools.MissingError("PostgreSQL is missing (apt-get install postgresql)")
+        self._postgres = PostgresServer(("listen_addresses=''",))
+        try:
+            self._postgres.sql("CREATE DATABASE bench")
+            self._settings["CATALOG__URL"] = self._postgres.url("bench")
+            self._command("migrate", "--config", str(self.config))
+            drop: dict[str, str] = self._ask("drop", "create", "--name", "bench", "--config", str(self.config))
+        except BaseException:
+            self.stop()
+            raise
+        return drop
+
     def _command(self, *arguments: str) -> bytes:
         done = subprocess.run(
-            [*self.command, *arguments], cwd=self.folder, env=_outer_environment(), capture_output=True, check=False
+            [*self.command, *arguments], cwd=self.folder, env=self.environment(), capture_output=True, check=False
         )
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip()
@@ -190,7 +233,7 @@ class Tusd(Contestant):
         if hooks:
             self.code = secrets.token_hex(8)
 
-    def start(self, settings: dict[str, str]) -> None:  # noqa: ARG002 - they are the product's
+    def start(self, settings: Mapping[str, str]) -> None:  # noqa: ARG002 - they are the product's
         """Run the endpoint of the hooks, then tusd."""
         options = ["-host", "127.0.0.1", "-port", str(self.port), "-upload-dir", str(self.uploads)]
         if self._hooks:
@@ -222,7 +265,7 @@ class TusJs(Contestant):
         self.path = "/files"
         self.uploads.mkdir()
 
-    def start(self, settings: dict[str, str]) -> None:  # noqa: ARG002 - they are the product's
+    def start(self, settings: Mapping[str, str]) -> None:  # noqa: ARG002 - they are the product's
         """Run it."""
         self._spawn([*self._command, str(self.port), str(self.uploads)])
         self._wait_until_open(self.port)
@@ -233,14 +276,13 @@ class TusJs(Contestant):
         return self.folder / "uploads"
 
 
-def make(name: str, folder: Path, *, base: str | None, postgresql: str | None) -> Contestant:
+def make(name: str, folder: Path, *, base: str | None) -> Contestant:
     """Make a contestant by its name, in a folder that is made too.
 
     Args:
         name: `tusd`, `tusd-hooks`, `tusjs`, or `product` or `base` with words of a variant, e.g. `product-os-none`.
         folder: Does not exist yet.
         base: The program that `base` runs: another checkout's `.venv/bin/dropoff-tus`.
-        postgresql: The URL of an empty database, for the variant `postgresql`.
 
     Raises:
         tools.MissingError: It cannot run here; the text says why.
@@ -255,7 +297,7 @@ def make(name: str, folder: Path, *, base: str | None, postgresql: str | None) -
         return Tusd(name, folder, hooks=bool(words))
     if kind == "tusjs":
         return TusJs(name, folder)
-    return Product(name, folder, [base] if kind == "base" and base else program(), words, postgresql)
+    return Product(name, folder, [base] if kind == "base" and base else program(), words)
 
 
 def check_name(name: str) -> None:

@@ -61,6 +61,15 @@ class Round:
         """Return the server's processor time for an upload or a request."""
         return self.cpu_seconds * 1000 / self.requests
 
+    def speed(self, *, bulk: bool) -> float:
+        """Return what a bulk scenario, or one of small uploads, is about."""
+        return self.gib_per_second if bulk else self.per_second
+
+    def cost(self, *, bulk: bool) -> float:
+        """Return the server's processor time for it, at least one tick of the clock in all, so that it divides."""
+        ticked = max(self.cpu_seconds, 0.01)
+        return ticked / (self.sent_bytes / GIB) if bulk else ticked * 1000 / self.requests
+
     def as_json(self) -> dict[str, float]:
         """Return what was measured, with what follows from it."""
         derived = ("gib_per_second", "per_second", "cpu_seconds", "cpu_per_gib", "cpu_ms_each")

@@ -90,16 +90,17 @@ def show(outcome: Outcome) -> str:
 
 
 def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
-    """Return ours by theirs: speed (more is better), processor time and end memory (less is better)."""
-    names = list(outcome.rounds)
+    """Return ours by theirs: speed (more is better), processor time, p99 and memory at the end (less is better)."""
+    names, bulk = list(outcome.rounds), outcome.scenario.bulk
     ours = [name for name in names if name.startswith("product")]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for mine in ours:
         for other in (name for name in names if name != mine and not (name in ours and ours.index(name) > 0)):
             pair = outcome.rounds[mine], outcome.rounds[other]
             found.setdefault(mine, {})[other] = {
-                "speed": paired_ratio(*([one.requests / one.wall_seconds for one in rounds] for rounds in pair)),
-                "cpu": paired_ratio(*([max(one.cpu_ms_each, 1e-3) for one in rounds] for rounds in pair)),
+                "speed": paired_ratio(*([one.speed(bulk=bulk) for one in rounds] for rounds in pair)),
+                "cpu": paired_ratio(*([one.cost(bulk=bulk) for one in rounds] for rounds in pair)),
+                "p99": paired_ratio(*([one.p99_ms for one in rounds] for rounds in pair)),
                 "memory": paired_ratio(*([float(max(one.end_rss_bytes, 1)) for one in rounds] for rounds in pair)),
             }
     return found
@@ -107,7 +108,8 @@ def ratios(outcome: Outcome) -> dict[str, dict[str, dict[str, float]]]:
 
 def _ratio_lines(outcome: Outcome) -> list[str]:
     return [
-        f"{mine} / {other}: speed {figures['speed']:.2f}x, CPU {figures['cpu']:.2f}x, memory {figures['memory']:.2f}x"
+        f"{mine} / {other}: speed {figures['speed']:.2f}x, CPU {figures['cpu']:.2f}x, p99 {figures['p99']:.2f}x, "
+        f"memory {figures['memory']:.2f}x"
         for mine, others in ratios(outcome).items()
         for other, figures in others.items()
     ]

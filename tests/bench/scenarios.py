@@ -91,10 +91,10 @@ def _start(bench: Bench, contestant: Contestant, mode: str, **values: object) ->
 def _measured(contestant: Contestant, work: Callable[[], dict[str, float]]) -> Round:
     """Run the client and bill the server for what it used meanwhile, and just after."""
     processes.forget_peak(contestant.pids)
-    before = processes.cpu(contestant.pids)
+    before = processes.cpu(contestant.working_pids)
     result = work()
     time.sleep(_SETTLE_SECONDS)
-    used = processes.cpu(contestant.pids) - before
+    used = processes.cpu(contestant.working_pids) - before
     peak, end = processes.memory(contestant.pids)
     return Round(
         wall_seconds=result["wall"],
@@ -210,7 +210,9 @@ def _export(bench: Bench, contestant: Contestant) -> Round:
     assert isinstance(contestant, Product)
     command = contestant.export_command(_one_upload(bench, contestant))
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=contestant.environment()
+    ) as process:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -275,8 +277,8 @@ _ALL = (
     Scenario("get", "GET of one upload, whole", _get(0, 1, 1), bulk=True, settings=_DOWNLOAD, contestants=_READABLE),
     Scenario(
         "range",
-        f"GET of 256 ranges of {write_size(_RANGE_BYTES)} on 8 connections",
-        _get(_RANGE_BYTES, 8, 256),
+        f"GET of 256 ranges of {write_size(_RANGE_BYTES)}, one after another",
+        _get(_RANGE_BYTES, 1, 256),
         bulk=True,
         settings=_DOWNLOAD,
         contestants=_READABLE,

@@ -34,8 +34,9 @@ _SETTINGS = (
 class PostgresServer:
     """One cluster. Its folder is removed by `close`."""
 
-    def __init__(self) -> None:
-        """Make the cluster with `initdb` and start it."""
+    def __init__(self, settings: Sequence[str] = _SETTINGS) -> None:
+        """Make the cluster with `initdb` and start it; settings are for its life."""
+        self._settings = settings
         # The folder that has initdb has the rest, also where only initdb is linked to from elsewhere.
         self._programs = require_program("initdb").resolve().parent
         self._as: dict[str, Any] = {}
@@ -69,7 +70,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it and return once it accepts."""
-        options = " ".join(f"-c {setting}" for setting in (*_SETTINGS, f"unix_socket_directories={self.folder}"))
+        options = " ".join(f"-c {setting}" for setting in (*self._settings, f"unix_socket_directories={self.folder}"))
         self._run("pg_ctl", "start", "--pgdata=data", "--wait", "--log=log", f"--options={options}")
 
     def stop(self, mode: str = "immediate") -> None:
