@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, str] = {
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "openssl": "openssl",
 }
 """Debian package of each program, by the name that tests use."""
 
