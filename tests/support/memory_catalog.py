@@ -21,6 +21,15 @@ _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
 _BACK = {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}
 
 
+def _used_bytes(row: UploadRow) -> int:
+    """Return what an upload that has not ended takes besides its reservation."""
+    if row.final_id is not None:
+        return 0  # its final has it
+    if row.state is UploadState.COMPLETE:
+        return row.size_bytes or 0
+    return (row.length or 0) if row.role is Role.FINAL else 0
+
+
 class MemoryCatalog:
     """Implements `dropoff_tus.ports.Catalog`. `asked` counts transactions; `down` makes all of them fail."""
 
@@ -68,8 +77,7 @@ class MemoryCatalog:
         reserved = {row.id: row.reserved_bytes for row in rows if row.state in _TAKING and row.id != without}
         return Usage(
             uploads=sum(row.role is not Role.PARTIAL for row in mine),
-            bytes=sum(row.size_bytes or 0 for row in mine if row.state is UploadState.COMPLETE)
-            + sum(reserved.get(row.id, 0) for row in mine),
+            bytes=sum(_used_bytes(row) + reserved.get(row.id, 0) for row in mine),
             outstanding_bytes=sum(reserved.values()),
         )
 
@@ -106,30 +114,29 @@ class MemoryCatalog:
         drop = self.drops.get(row.drop_id)
         if drop is None:
             raise AccessDeniedError("there is no such drop-off, or the code is wrong")
-        claimed = self._claimable(row, parts)
-        if claimed:
+        if row.role is Role.FINAL:
+            claimed = self._claimable(row, parts)
             total = sum(part.size_bytes or 0 for part in claimed)
             usage = self._usage(row.drop_id)
             decide(drop, replace(usage, bytes=usage.bytes - total))
-            row = replace(row, length=total, reserved_bytes=total)
+            row = replace(row, length=total, reserved_bytes=0)
             for part in claimed:
-                self.rows[part.id] = replace(part, final_id=row.id, size_bytes=0)
+                self.rows[part.id] = replace(part, final_id=row.id)
         else:
             decide(drop, self._usage(row.drop_id))
         self.rows[row.id] = row
         return row
 
     def _claimable(self, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
-        found: list[UploadRow] = []
-        for part_id in parts:
-            part = self.rows.get(part_id)
-            if part is None or part.drop_id != row.drop_id:
-                raise PartNotFoundError("no upload of this drop-off")
-            if part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE:
-                raise InvalidConcatError("no finished partial upload")
-            if part.final_id is not None:
-                raise PartInUseError("belongs to another upload already")
-            found.append(part)
+        if not parts or len(set(parts)) != len(parts):
+            raise InvalidConcatError("each part once, and at least one")
+        found = [part for part_id in parts if (part := self.rows.get(part_id)) is not None]
+        if len(found) != len(parts) or any(part.drop_id != row.drop_id for part in found):
+            raise PartNotFoundError("no upload of this drop-off")
+        if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
+            raise InvalidConcatError("no finished partial upload")
+        if any(part.final_id is not None for part in found):
+            raise PartInUseError("belongs to another upload already")
         return found
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
@@ -153,7 +160,7 @@ class MemoryCatalog:
         self.rows.pop(upload_id, None)
         for row in list(self.rows.values()):
             if row.final_id == upload_id:
-                self.rows[row.id] = replace(row, final_id=None, size_bytes=row.length)
+                self.rows[row.id] = replace(row, final_id=None)
 
     async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
         """Mark an upload complete."""
