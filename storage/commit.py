@@ -4,6 +4,7 @@ Source: docs/format.md, Order of writes.
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -76,6 +77,8 @@ class Committer:
             raise
         failpoint("after-log-write")
         base.disk.sync_file(self._log)
+        if not (os.fstat(self._log).st_nlink and os.fstat(self._data).st_nlink):
+            raise SyncFailedError(errno.ESTALE, "the upload's files were removed")
         failpoint("after-log-sync")
         self.state = jump(state, record, line, state.log_bytes + len(line))
         base.known.advance(self.state)

@@ -1,21 +1,26 @@
-"""Kill the real process in the middle of uploads: nothing acknowledged is ever lost."""
+"""Kill the real process in the middle of uploads: nothing acknowledged is ever lost.
+
+Long runs: `DROPOFF_TUS_KILLS` is how many random kills there are, `DROPOFF_TUS_CRASH_SEED` repeats them, and
+`DROPOFF_TUS_BYTE_STEP` is the distance of the bytes after which a small upload's server dies.
+"""
 
 import hashlib
 import http.client
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.server_process import free_port_pair
+from tests.support.server_process import free_port_pair, run_warm
+from tests.support.warm_server import WarmServer
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 30
@@ -42,23 +47,23 @@ def _answer(*arguments: str) -> str:
 class _Server:
     """The real server, killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: WarmServer) -> None:
+        self.folder, self.warm = folder, warm
         self.listen = f"127.0.0.1:{free_port_pair()}"
         made = json.loads(_answer("init", "--dir", str(folder / "data"), "--listen", self.listen, "--json"))
         self.config, self.drop = made["config"], made["drop"]
-        self.identity = folder / "data" / "root-identity.txt"
-        self.process: subprocess.Popen[str] | None = None
+        self.process = 0
+        self.kills = 0
 
-    def start(self, environment: dict[str, str] | None = None) -> None:
-        self.process = _program("serve", "--config", self.config, environment=environment)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith("ready "), "the server did not start"
+    def start(self, *, failpoint: str = "", die_at_byte: int = 0) -> None:
+        output = self.folder / "serve.out"
+        self.process = self.warm.start(self.config, output, failpoint=failpoint, die_at_byte=die_at_byte)
 
     def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.communicate()
-            self.process = None
+        if self.process:
+            self.warm.kill(self.process)
+            self.process = 0
+            self.kills += 1
 
     def request(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> http.client.HTTPResponse:
         host, _, port = self.listen.rpartition(":")
@@ -104,9 +109,14 @@ class _Server:
         assert response.status == 204, response.status
         return int(response.headers["Upload-Offset"])
 
+    def command(self, *arguments: str) -> None:
+        """Run a command that must succeed."""
+        done = run_warm(*arguments, "--config", self.config, folder=self.folder)
+        assert done.returncode == 0, done.stderr
+
     def export(self, path: str, folder: Path) -> bytes:
         output = folder / "out.bin"
-        _answer("upload", "export", path, "--output", str(output), "--force", "--config", self.config)
+        self.command("upload", "export", path, "--output", str(output), "--force")
         return output.read_bytes()
 
 
@@ -139,52 +149,104 @@ def _round(server: _Server, folder: Path, chance: random.Random) -> None:
     assert hashlib.sha256(exported).digest() == hashlib.sha256(data).digest()
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmServer]:
+    """Import the program once for all the servers of this module."""
+    made = WarmServer(ROOT)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, warm: WarmServer) -> Iterator[_Server]:
+    """Make a server; whatever a test leaves must pass the store's check."""
+    made = _Server(tmp_path, warm)
+    yield made
+    made.kill()
+    made.command("store", "check")
+
+
 @pytest.mark.timeout(120)
-def test_kill_at_random_bytes_loses_nothing_acknowledged(tmp_path: Path) -> None:
+def test_kill_at_random_bytes_loses_nothing_acknowledged(server: _Server, tmp_path: Path) -> None:
     """After every kill HEAD is not below what was acknowledged, and the export is what was sent."""
     chance = random.Random(7)
-    server = _Server(tmp_path)
     server.start()
-    try:
-        for _ in range(2):
-            _round(server, tmp_path, chance)
-    finally:
-        server.kill()
-    _answer("store", "check", "--config", server.config)
+    for _ in range(2):
+        _round(server, tmp_path, chance)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_kill_at_random_bytes_a_hundred_rounds(tmp_path: Path) -> None:
-    """The same, a hundred times."""
-    chance = random.Random()
-    server = _Server(tmp_path)
+@pytest.mark.timeout(7200)
+def test_kill_at_random_bytes_many_rounds(server: _Server, tmp_path: Path) -> None:
+    """The same, as often and from the seed that the environment says."""
+    wanted = int(os.environ.get("DROPOFF_TUS_KILLS", "300"))
+    seed = os.environ.get("DROPOFF_TUS_CRASH_SEED") or str(time.time_ns())
+    print(f"seed {seed}")  # noqa: T201 - repeats the run
+    chance = random.Random(seed)
     server.start()
-    try:
-        for _ in range(100):
-            _round(server, tmp_path, chance)
-    finally:
-        server.kill()
-    _answer("store", "check", "--config", server.config)
+    while server.kills < wanted:
+        _round(server, tmp_path, chance)
+        print(f"{server.kills} kills", flush=True)  # noqa: T201 - the figure a long run is for
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("point", ["before-data-sync", "after-data-sync", "after-log-write", "after-log-sync"])
-def test_kill_at_a_step_of_the_commit_is_recovered(tmp_path: Path, point: str) -> None:
+def test_kill_at_a_step_of_the_commit_is_recovered(server: _Server, tmp_path: Path, point: str) -> None:
     """Whatever step of a commit the process dies at, the upload resumes and ends whole."""
-    server = _Server(tmp_path)
-    server.start({"DROPOFF_TUS_FAILPOINT": f"{point}:1"})
+    server.start(failpoint=f"{point}:1")
+    data = os.urandom(200_000)
+    path = server.create(len(data))
+    with pytest.raises((http.client.HTTPException, OSError)):
+        server.patch(path, 0, data[:150_000])
+    server.kill()
+    server.start()
+    offset = server.head(path)
+    assert offset in {0, 150_000}
+    server.patch(path, offset, data[offset:])
+    assert server.export(path, tmp_path) == data
+
+
+_SMALL = bytes(range(100))
+
+
+def _die_at_byte(server: _Server, number: int) -> bool:
+    """Send a small upload to a server that dies after a written byte; tell whether it lived to the end."""
+    server.start(die_at_byte=number)
+    path, acknowledged = "", 0
     try:
-        data = os.urandom(200_000)
-        path = server.create(len(data))
-        with pytest.raises((http.client.HTTPException, OSError)):
-            server.patch(path, 0, data[:150_000])
-        server.kill()
-        server.start()
+        path = server.create(len(_SMALL))
+        acknowledged = server.patch(path, 0, _SMALL[:60])
+        acknowledged = server.patch(path, 60, _SMALL[60:])
+    except (http.client.HTTPException, OSError):
+        pass
+    lived = acknowledged == len(_SMALL)
+    server.kill()
+    server.start()
+    if path:
         offset = server.head(path)
-        assert offset in {0, 150_000}
-        server.patch(path, offset, data[offset:])
-        assert server.export(path, tmp_path) == data
-    finally:
-        server.kill()
-    _answer("store", "check", "--config", server.config)
+        assert offset >= acknowledged, f"byte {number}: {offset} of {acknowledged}"
+        if offset < len(_SMALL):
+            assert server.patch(path, offset, _SMALL[offset:]) == len(_SMALL)
+        assert server.export(path, server.folder) == _SMALL, f"byte {number}"
+    else:
+        # Its creation died with it: the next one works.
+        server.create(1)
+    server.kill()
+    return lived
+
+
+@pytest.mark.timeout(180)
+def test_kill_after_a_written_byte_is_recovered(server: _Server) -> None:
+    """In the middle of an envelope, the create record, a segment, a log line and a receipt."""
+    for number in (100, 2500, 6200, 6900, 7400):
+        _die_at_byte(server, number)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(36000)
+def test_kill_after_every_written_byte_is_recovered(server: _Server) -> None:
+    """At each byte that a small upload writes, in steps of what the environment says."""
+    step, number = int(os.environ.get("DROPOFF_TUS_BYTE_STEP", "1")), 1
+    while not _die_at_byte(server, number):
+        number += step
+        print(f"byte {number}, {server.kills} kills", flush=True)  # noqa: T201 - the figure a long run is for

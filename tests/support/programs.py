@@ -18,6 +18,7 @@ import pytest
 
 PACKAGES: Mapping[str, str] = {
     "age": "age",
+    "cc": "gcc",
     "curl": "curl",
     "initdb": "postgresql",
     "nginx": "nginx-light",

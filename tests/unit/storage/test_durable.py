@@ -1,0 +1,100 @@
+"""The one place that changes files: nothing of storage goes past it, and what fails there is told."""
+
+import ast
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+import storage
+from storage import durable
+from storage.durable import Disk, SyncFailedError
+
+_METHODS = {"unlink", "rmdir", "mkdir", "rename", "hardlink_to", "symlink_to", "write_bytes", "write_text", "touch"}
+_OS_CALLS = {
+    "unlink",
+    "remove",
+    "rmdir",
+    "mkdir",
+    "makedirs",
+    "rename",
+    "replace",
+    "link",
+    "symlink",
+    "pwrite",
+    "write",
+}
+
+
+def _changes(path: Path) -> list[str]:
+    """Return the calls of a module that change files without `storage.durable`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, owner = node.func.attr, node.func.value
+            of_os = isinstance(owner, ast.Name) and owner.id == "os"
+            if (of_os and name in _OS_CALLS) or (not of_os and name in _METHODS):
+                found.append(f"{path.name}:{node.lineno} {name}")
+    return found
+
+
+def test_durable_is_the_only_module_that_changes_files() -> None:
+    """A change that went past it would be seen by no crash test. The catalog's files are the database's own."""
+    root = Path(str(storage.__file__)).parent
+    modules = [path for path in root.rglob("*.py") if path.name != "durable.py" and "catalog" not in path.parts]
+    assert len(modules) > 20
+    assert [change for path in modules for change in _changes(path)] == []
+
+
+def test_durable_write_is_completed_however_little_each_call_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that writes some of the bytes is followed by one for the rest."""
+
+    class ByteByByte(durable.Calls):
+        def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+            return super().pwrite(descriptor, data[:1], offset)
+
+    monkeypatch.setattr(durable, "calls", ByteByByte())
+    Disk(sync=True).write_new(tmp_path / "file", b"some bytes")
+    assert (tmp_path / "file").read_bytes() == b"some bytes"
+
+
+def test_durable_failed_sync_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever catches it must stop trusting the file, which another error does not ask for."""
+
+    class Failing(durable.Calls):
+        def fdatasync(self, descriptor: int) -> None:
+            del descriptor
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def fsync(self, descriptor: int) -> None:
+            self.fdatasync(descriptor)
+
+    disk = Disk(sync=True)
+    disk.write_new(tmp_path / "file", b"x")
+    monkeypatch.setattr(durable, "calls", Failing())
+    descriptor = disk.open_existing(tmp_path / "file", write=True)
+    with pytest.raises(SyncFailedError):
+        disk.sync_file(descriptor)
+    os.close(descriptor)
+    with pytest.raises(SyncFailedError):
+        disk.sync_path(tmp_path)
+    assert Disk(sync=False).sync_path(tmp_path) is None  # type: ignore[func-returns-value]
+
+
+def test_durable_replace_leaves_the_old_file_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is replaced whole, or stays."""
+
+    class Full(durable.Calls):
+        def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+            del descriptor, data, offset
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    disk = Disk(sync=True)
+    disk.write_new(tmp_path / "file", b"old")
+    monkeypatch.setattr(durable, "calls", Full())
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        disk.replace(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
