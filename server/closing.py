@@ -34,14 +34,10 @@ class ClosedDropoffs:
             CatalogUnavailableError: Look again later.
         """
         version = await self._catalog.version()
-        changed = version != self._seen_version
-        if not changed and not self._unended:
-            return
-        ended = {drop.id for drop in await self._catalog.dropoffs() if drop.ended}
-        # One that was opened again keeps what it still has.
-        self._unended = ended if changed else self._unended & ended
-        self._seen_version = version
-        if changed:
+        if version != self._seen_version:
+            # One that was opened again keeps what it still has.
+            self._unended = {drop.id for drop in await self._catalog.dropoffs() if drop.ended}
+            self._seen_version = version
             self._waiting.clear()
             self._waited.clear()
         for drop_id in self._unended - self._running.keys():

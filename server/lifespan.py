@@ -1,7 +1,6 @@
 """The application's services and background loops, from the first request to the last."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -52,6 +51,10 @@ async def services(app: web.Application) -> AsyncIterator[None]:
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        with contextlib.suppress(DropoffError):
+        try:
             await work()
+        except DropoffError as error:
+            _log.debug("background work is repeated", extra={"code": error.code})
+        except Exception:  # noqa: BLE001 - one failure must not end what watches over closing and expiry
+            _log.exception("background work failed")
         await asyncio.sleep(seconds)
