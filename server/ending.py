@@ -57,7 +57,7 @@ class Ender:
         """
         protocol.check_delete(stored, terminate_finished=self._terminate_finished)
         async with AsyncExitStack() as stack:
-            if self._terminate_finished:
+            if self._terminate_finished and stored.role is Role.PARTIAL:
                 await stack.enter_async_context(self.claims)
             lease = await stack.enter_async_context(self._store.lease(stored.id))
             if lease.upload.ended is not None:
@@ -94,10 +94,14 @@ class Ender:
             PartInUseError: A final has it, and would be damaged.
             UploadLockedError: Another process has it.
         """
-        async with self.claims, self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
-            if lease.upload.role is Role.PARTIAL and lease.upload.ended is None and await self._is_claimed(upload_id):
-                raise PartInUseError("this upload is a part of another one; delete that one")
-            await self.end(lease, UploadState.DELETED, "by the operator")
+        stored = await self._store.stat(upload_id)
+        async with AsyncExitStack() as stack:
+            if stored.role is Role.PARTIAL:
+                await stack.enter_async_context(self.claims)
+                if stored.ended is None and await self._is_claimed(upload_id):
+                    raise PartInUseError("this upload is a part of another one; delete that one")
+            lease = self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS)
+            await self.end(await stack.enter_async_context(lease), UploadState.DELETED, "by the operator")
 
     async def end_open(self, drop_id: str) -> int:
         """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.

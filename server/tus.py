@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from dropoff_tus import wire
+from dropoff_tus import protocol, wire
 from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
 from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
@@ -119,10 +119,14 @@ async def _receipt(request: web.Request, drop_id: str, token: str) -> web.Stream
         raise _absent()
     store = request.app[STORE]
     stored = await store.stat(upload_id(token))
-    line = await store.url_receipt(stored.id, token) if stored.drop_id == drop_id else None
+    if stored.drop_id != drop_id:
+        raise _absent()
+    if stored.ended is not None:
+        raise protocol.gone(stored.ended)
+    line = await store.url_receipt(stored.id, token)
     if line is None:
         raise _absent()
-    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    headers = {"Tus-Resumable": "1.0.0", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
 

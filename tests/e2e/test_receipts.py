@@ -39,6 +39,8 @@ def _get(site: TusSite, url: str) -> Response:
 def _payload(answer: Response) -> dict[str, Any]:
     assert answer.status == 200
     assert answer.header("Cache-Control") == "no-store"
+    assert answer.header("Tus-Resumable") == TUS
+    assert answer.header("X-Content-Type-Options") == "nosniff"
     text, _, signature = answer.body.rpartition(b" ")
     assert len(base64.b64decode(signature.strip() + b"==")) == 64
     payload: dict[str, Any] = json.loads(text)
@@ -145,7 +147,8 @@ def test_receipt_of_an_ended_upload_is_gone(server: ServerProcess, drops: dict[s
     site = drops["managed-hybrid"].site
     url = site.upload(CONTENT)
     server.cli("upload", "delete", url, "--yes")
-    assert _get(site, url).status in {404, 410}
+    answer = _get(site, url)
+    assert (answer.status, answer.error_code) == (410, "ERR_UPLOAD_GONE")
 
 
 @pytest.fixture
