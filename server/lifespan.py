@@ -26,7 +26,13 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, app[appkeys.CONFIG].limits.wrong_codes_per_hour)
         app[appkeys.METRICS] = Metrics()
-        app.on_shutdown.append(lambda _: opened.store.stop_appends())
+
+        async def stop(_app: web.Application) -> None:
+            # In this order: what is checked in the background would hold its lease until it is read.
+            await opened.uploads.close()
+            await opened.store.stop_appends()
+
+        app.on_shutdown.append(stop)
         report = await opened.uploads.reconcile()
         _log.info(
             "reconciled",
