@@ -113,6 +113,14 @@ def test_environment_reads_a_key_from_a_file(load: Load, tmp_path: Path) -> None
     assert config.catalog.url == "postgresql://user:secret@host/db"
 
 
+def test_password_of_the_catalog_is_in_no_repr(load: Load) -> None:
+    """Whatever shows the configuration shows no secret of its URL."""
+    config = load(environment={"DROPOFF_TUS__CATALOG__URL": "postgresql://user:hunter2@host/db"})
+    assert "hunter2" in config.catalog.url
+    for shown in (config, config.catalog):
+        assert "hunter2" not in f"{shown} {shown!r}"
+
+
 def test_config_path_is_the_given_one_then_the_variable_then_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest word wins."""
     monkeypatch.delenv("DROPOFF_TUS_CONFIG", raising=False)
