@@ -45,11 +45,12 @@ def test_upload_goes_on_while_the_database_is_away_and_completes_after(
         assert site.patch(url, 3, b"lo").status == 204
         assert site.head(url).offset == 5
         began = time.monotonic()
-        for answer in (site.post({"Upload-Length": "5"}), site.patch(url, 5, b"world")):
-            refused = assert_refused(answer, 503)
+        page = site.request("GET", f"{running.drop.page_url}/info", {"Dropoff-Code": site.code})
+        for answer in (page, site.post({"Upload-Length": "5"}), site.patch(url, 5, b"world")):
+            refused = assert_refused(answer, 503, "ERR_CATALOG_UNAVAILABLE")
             assert int(refused.needed("Retry-After")) >= 1
         # All bytes are here, but nobody may be told that the upload is complete.
-        assert site.head(url).status in {423, 503}
+        assert int(assert_head(site.head(url), 423).needed("Retry-After")) >= 1
         assert time.monotonic() - began < 10
     finally:
         postgres.start()
@@ -61,6 +62,23 @@ def test_upload_goes_on_while_the_database_is_away_and_completes_after(
     assert running.export(url) == b"helloworld"
     assert running.export(whole) == b"before"
     assert running.export(site.upload(b"after")) == b"after"
+    assert "the catalog does not answer" in running.log_text
+    assert "Traceback" not in running.log_text
+
+
+def test_server_does_not_start_without_its_database(running: ServerProcess, postgres: PostgresServer) -> None:
+    """A database that is not there is a sentence, and nothing gets ready."""
+    running.stop()
+    postgres.stop()
+    try:
+        done = running.cli("serve", check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"dropoff-tus: ")
+        assert b"Traceback" not in done.stderr
+        assert done.stdout == b""
+    finally:
+        postgres.start()
+        running.start()
 
 
 def test_commands_work_beside_the_server(running: ServerProcess) -> None:
