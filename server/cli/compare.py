@@ -102,5 +102,5 @@ def _unknown_to_catalog(store: FileStore, upload_id: str, stored: StoredUpload |
     if stored.final:
         return f"it is finished, but the catalog does not know it; `dropoff-tus upload export {upload_id}` reads it"
     if stored.offset or stored.whole or stored.role is Role.FINAL:
-        return f"it has begun ({stored.offset} bytes), but the catalog does not know it, so no client can go on"
+        return f"it has begun ({stored.offset} bytes), but the catalog does not know it"
     return "it holds nothing and the catalog does not know it; `dropoff-tus store sweep` removes it"

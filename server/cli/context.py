@@ -58,9 +58,17 @@ def read_config(given: Path | None) -> Config:
     return load_config(given)
 
 
-def with_services(given: Path | None, work: Callable[[Services, Config], Awaitable[T]]) -> T:
-    """Open everything, do the work, close everything."""
+def with_services(given: Path | None, work: Callable[[Services, Config], Awaitable[T]], *, reading: bool = False) -> T:
+    """Open everything, do the work, close everything.
+
+    Args:
+        given: The configuration that the command names.
+        work: What to do.
+        reading: Nothing is written, so nothing is synced before it is told either; for a list that is most of the time.
+    """
     config = read_config(given)
+    if reading:
+        config = config.model_copy(update={"store": config.store.model_copy(update={"durability": "os"})})
     silence_logs()
     from server.services import open_services
 

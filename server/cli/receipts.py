@@ -43,7 +43,7 @@ def receipt(
             await find_upload(services.catalog, services.store, upload), identities
         )
 
-    line = with_services(config, work)
+    line = with_services(config, work, reading=True)
     if line is None:
         message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
         raise CommandError(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from contextlib import suppress
@@ -29,6 +30,7 @@ IdentityOption = Annotated[
     Path | None,
     typer.Option("--identity", metavar="FILE", help="A file with age identities, for sealed uploads."),
 ]
+_SIDE_BY_SIDE = 64
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
 
 
@@ -89,9 +91,13 @@ def list_uploads(
             message = "there is no such drop-off; list them with `dropoff-tus drop list`"
             raise CommandError(message)
         rows = await services.catalog.uploads(drop_id=drop, partials=every)
-        return [await _row_json(services, row, []) for row in rows]
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(rows), _SIDE_BY_SIDE):
+            some = rows[start : start + _SIDE_BY_SIDE]
+            found += await asyncio.gather(*(_row_json(services, row, []) for row in some))
+        return found
 
-    found = with_services(config, work)
+    found = with_services(config, work, reading=True)
     if as_json:
         print_json(found)
         return
@@ -121,7 +127,7 @@ def show_upload(
             raise CommandError(message)
         return await _row_json(services, row, identities)
 
-    found = with_services(config, work)
+    found = with_services(config, work, reading=True)
     if as_json:
         print_json(found)
         return
@@ -175,7 +181,7 @@ def export(
                 await _to_file(Path(output), pieces, advance, replace=force)
         return {"id": found, "output": output, "start": start, "bytes": stop - start}
 
-    done = with_services(config, work)
+    done = with_services(config, work, reading=True)
     if as_json:
         print_json(done)
 

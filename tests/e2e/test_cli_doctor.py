@@ -17,6 +17,7 @@ from tests.support.server_process import ServerProcess, free_port_pair
 
 _BAD = """
 daemon off;
+master_process off;
 pid nginx.pid;
 error_log error.log;
 events {{}}
