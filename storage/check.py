@@ -103,9 +103,8 @@ def _check(base: StoreBase, upload_id: str, depth: Depth) -> Finding:
 
 def _without_log(base: StoreBase, upload_id: str) -> str | None:
     """Tell a creation that a crash cut off, of which nothing was acknowledged, from an upload whose log is gone."""
-    paths = base.layout.of(upload_id)
-    holds = paths.receipt.exists() or (paths.data.exists() and paths.data.stat().st_size > 0)
-    return "its log is gone" if holds else None
+    # Bytes alone say nothing: before the first commit a power cut may keep them and lose the log.
+    return "its log is gone" if base.layout.of(upload_id).receipt.exists() else None
 
 
 def _log_bytes(base: StoreBase, upload_id: str) -> int:

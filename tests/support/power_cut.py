@@ -6,6 +6,7 @@ of its sizes (bytes that did not make it are NUL) and each of its 512-byte secto
 What was synced is there. Names are drawn one by one, so no order among them is taken for granted.
 """
 
+import dataclasses
 import os
 import random
 import stat
@@ -35,6 +36,8 @@ class Change:
     offset: int = 0
     data: bytes = b""
     note: Any = None
+    call: int = 0
+    """The number of the call, by which `die_at` counts."""
 
 
 class Recorder(Calls):
@@ -134,7 +137,7 @@ class Recorder(Calls):
         return self._lock
 
     def _add(self, change: Change) -> None:
-        self.journal.append(change)
+        self.journal.append(dataclasses.replace(change, call=self._calls))
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.root))
