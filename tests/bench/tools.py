@@ -58,7 +58,7 @@ def tusd() -> Path:
     folder = CACHE / f"tusd-{TUSD_VERSION}"
     program = folder / "tusd"
     if not program.exists():
-        go = _need("go", "which installs tusd (apt-get install golang)")
+        go = _need("go", "which builds tusd: version 1.25 or newer, from go.dev or a Debian newer than 12")
         folder.mkdir(parents=True, exist_ok=True)
         _run([go, "install", f"github.com/tus/tusd/v2/cmd/tusd@{TUSD_VERSION}"], folder, GOBIN=str(folder))
     return program
