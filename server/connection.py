@@ -139,7 +139,8 @@ class HardenedHandler(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Run the header deadline from a request's first byte to the end of its headers."""
-        if not self.busy:
+        # aiohttp calls itself with no data to go on parsing.
+        if data and not self.busy:
             self._start_timer()
         super().data_received(data)
         if self.busy:
