@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -92,6 +92,42 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
     return asyncio.run(run())
 
 
+def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[FileStore], Awaitable[T]]) -> T:
+    """Open a copy of the store alone, with neither catalog nor any key of the server, to read with identities.
+
+    Args:
+        given: The configuration; of the keys that it names none is looked at.
+        public_keys: Public signing keys to verify with, as text or in files, oldest first.
+        work: What to do.
+    """
+    config = read_config(given)
+    silence_logs()
+    from server.services import store_settings
+    from storage.engine import FileStore
+    from storage.keys import verifying_keys
+
+    keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
+
+    async def run() -> T:
+        store = FileStore(store_settings(config), keys)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def key_text(text: str) -> str:
+    """Return the public key that `--key` gives, itself or in a file."""
+    path = Path(text)
+    try:
+        return path.read_text("ascii").strip() if path.is_file() else text.strip()
+    except (OSError, ValueError):
+        message = "--key is neither a public key nor a file with one"
+        raise CommandError(message) from None
+
+
 def silence_logs() -> None:
     """Let the command alone speak: what it has to say of a failure it says itself, in a sentence."""
     logging.disable(logging.CRITICAL)
@@ -128,8 +164,10 @@ def size_option(text: str | None, default: int, option: str) -> int:
         raise CommandError(message) from None
 
 
-async def find_upload(catalog: SqlCatalog, store: FileStore, text: str) -> str:
+async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -> str:
     """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
+
+    Without a catalog, as on another machine, the store alone is asked.
 
     Raises:
         CommandError: It is none of these, or unknown.
@@ -146,7 +184,7 @@ async def find_upload(catalog: SqlCatalog, store: FileStore, text: str) -> str:
         message = "that is no upload id, token or upload URL; list them with `dropoff-tus upload list`"
         raise CommandError(message)
     for candidate in candidates:
-        if await catalog.upload(candidate) is not None:
+        if catalog is not None and await catalog.upload(candidate) is not None:
             return candidate
     for candidate in candidates:
         try:

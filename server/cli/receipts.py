@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, with_services
+from server.cli.context import ConfigOption, JsonOption, find_upload, key_text, with_services
 from server.cli.output import CommandError, note, print_json, progress, say, show
 from server.cli.upload import IdentityOption, UploadArgument, identities_in
 
@@ -81,7 +81,7 @@ def verify(
     if not key:
         message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
         raise CommandError(message)
-    keys = verifying_keys([_key_text(text) for text in key], Path("/nonexistent"))
+    keys = verifying_keys([key_text(text) for text in key], Path("/nonexistent"))
     payload = verify_receipt(_receipt_line(receipt_file), keys.signing)
     if payload is None:
         message = "the receipt was not signed by this key, or was changed since; do not rely on it"
@@ -95,15 +95,6 @@ def verify(
         note("the signature is the server's")
         if compared is not None:
             note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
-
-
-def _key_text(text: str) -> str:
-    path = Path(text)
-    try:
-        return path.read_text("ascii").strip() if path.is_file() else text.strip()
-    except (OSError, ValueError):
-        message = "--key is neither a public key nor a file with one"
-        raise CommandError(message) from None
 
 
 def _receipt_line(name: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_services
+from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_copy, with_services
 from server.cli.output import CommandError, note, print_json, progress, say, show, stamp
 from server.cli.target import new_file
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dropoff_tus.model import UploadRow
     from server.config import Config
     from server.services import Services
+    from storage.catalog import SqlCatalog
+    from storage.engine import FileStore
 
 app = group("List, export and delete what was received.")
 UploadArgument = Annotated[
@@ -146,6 +148,15 @@ def export(
         str | None, typer.Option("--range", metavar="START-END", help="These bytes alone, both ends included.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="K",
+            help="On another machine: the server's public key (`keys show`), or a file with it; retired ones first. "
+            "Neither catalog nor server keys are looked at then. Repeatable.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,7 +164,8 @@ def export(
 
     Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
     on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
-    rest.
+    rest. With --key and --identity it reads a copy of store and envelopes on a machine that has neither the server's
+    keys nor its catalog: a copy of the configuration will do, whose other files need not be there.
 
     Example: dropoff-tus upload export 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --output scan.zip
     """
@@ -166,11 +178,15 @@ def export(
         message = "stdout is a terminal, which the file could steer; send it on with > or |, or write to a file"
         raise CommandError(message)
 
-    async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        found = await find_upload(services.catalog, services.store, upload)
-        total = await _finished_bytes(services, found)
+    if key and not identities:
+        message = "with --key the server's own keys are not looked at; give --identity FILE as well"
+        raise CommandError(message)
+
+    async def work(store: FileStore, catalog: SqlCatalog | None) -> dict[str, Any]:
+        found = await find_upload(catalog, store, upload)
+        total = await _finished_bytes(store, catalog, found)
         start, stop = _within(wanted, total)
-        pieces = services.store.read(found, start=start, stop=stop, identities=identities)
+        pieces = store.read(found, start=start, stop=stop, identities=identities)
         with progress("export", stop - start) as advance:
             if output == "-":
                 async for piece in pieces:
@@ -181,7 +197,10 @@ def export(
                 await _to_file(Path(output), pieces, advance, replace=force)
         return {"id": found, "output": output, "start": start, "bytes": stop - start}
 
-    done = with_services(config, work, reading=True)
+    if key:
+        done = with_copy(config, key, lambda store: work(store, None))
+    else:
+        done = with_services(config, lambda services, _conf: work(services.store, services.catalog), reading=True)
     if as_json:
         print_json(done)
 
@@ -207,15 +226,15 @@ def _within(wanted: tuple[int, int | None] | None, total: int) -> tuple[int, int
     return start, total if stop is None else min(stop, total)
 
 
-async def _finished_bytes(services: Services, upload_id: str) -> int:
+async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_id: str) -> int:
     """Return the length of an upload that may be exported: finished here, and not refused by the catalog.
 
     One whose row was lost with the catalog may be: the store is the truth about bytes.
     """
     from dropoff_tus.model import UploadState
 
-    stored = await services.store.stat(upload_id)
-    row = await services.catalog.upload(upload_id)
+    stored = await store.stat(upload_id)
+    row = None if catalog is None else await catalog.upload(upload_id)
     if stored.ended is not None:
         message = f"the upload was {stored.ended.value}; its content is gone"
         raise CommandError(message)
