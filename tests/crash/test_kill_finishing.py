@@ -26,7 +26,7 @@ SEALED_STEPS = [
     "after-seal",
 ]
 MANAGED_STEPS = SEALED_STEPS[:7]
-QUICK_STEPS = {"after-log-sync", "between-receipts", "after-seal", "after-shred-keys"}
+QUICK_STEPS = {"between-receipts", "after-seal", "after-shred-keys"}
 REJECTING_STEPS = ["after-log-write", "after-log-sync", "before-shred", "after-shred-keys"]
 CONTENT = os.urandom(200_000)
 
