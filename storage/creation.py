@@ -16,7 +16,7 @@ from dropoff_tus.ports import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope
-from storage.keys import KeySourceError, parse_recipient, receipt_seed, roots_hash
+from storage.keys import MAX_RECIPIENTS, KeySourceError, parse_recipient, receipt_seed, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
@@ -28,6 +28,10 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     roots = [parse_recipient(text) for text in texts]
     if not roots:
         message = "no root recipient is configured (keys.root_recipients); nothing was stored"
+        raise KeyMissingError(message)
+    if len(roots) > MAX_RECIPIENTS:
+        # Such an envelope could be too large to be read again.
+        message = f"keys.root_recipients has more than {MAX_RECIPIENTS} recipients; nothing was stored"
         raise KeyMissingError(message)
     identity = Identity.generate(roots[0].key_type)
     envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_seed(new.token), new.metadata)

@@ -10,7 +10,9 @@ import pytest
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage import durable
+from storage.age import Identity, KeyType
 from storage.check import check_store
+from storage.keys import MAX_RECIPIENTS
 from tests.support.aio import async_test
 from tests.support.attacker import opened
 from tests.support.store_kit import StoreKit
@@ -229,6 +231,23 @@ async def test_store_without_roots_takes_nothing_and_goes_on(tmp_path: Path) -> 
     kit.roots = roots
     kit.open()
     await kit.create(10)
+
+
+@async_test
+async def test_envelope_for_the_most_recipients_reads_back_and_for_more_is_never_made(tmp_path: Path) -> None:
+    """With hybrid keys and all the metadata a client may send it stays below what is read again."""
+    kit = StoreKit(tmp_path, key_type="hybrid")
+    more = [str(Identity.generate(KeyType.HYBRID).recipient) for _ in range(MAX_RECIPIENTS)]
+    kit.roots = (kit.root, *more)
+    kit.open()
+    with pytest.raises(KeyMissingError, match="nothing was stored"):
+        await kit.create(2)
+    kit.roots = kit.roots[:MAX_RECIPIENTS]
+    kit.open()
+    _, upload = await kit.create(2, name=bytes(16 << 10))
+    await kit.append(upload.id, 0, b"hi")
+    await kit.finish(upload.id)
+    assert await kit.read(upload.id) == b"hi"
 
 
 async def _finish_again(kit: StoreKit, upload_id: str) -> None:
