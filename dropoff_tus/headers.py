@@ -5,7 +5,7 @@ Source: tus 1.0.0, Headers, and the extensions' header sections.
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from dropoff_tus.checksum import CHECKSUM_SIZES, DIGEST_SIZES, ExpectedChecksum, ExpectedDigest
@@ -26,6 +26,20 @@ from dropoff_tus.model import Metadata
 Headers = Sequence[tuple[str, str]]
 """A request's headers in order, duplicates and all."""
 
+
+class Fields(list[tuple[str, str]]):
+    """Headers that are looked up by name often: the names are folded once."""
+
+    __slots__ = ("by_name",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Take the pairs in order."""
+        super().__init__(pairs)
+        self.by_name: dict[str, list[str]] = {}
+        for name, value in self:
+            self.by_name.setdefault(name.lower(), []).append(value)
+
+
 MAX_NUMBER = 2**63 - 1
 MAX_METADATA_BYTES = 16 << 10
 MAX_CONCAT_BYTES = 30 << 10
@@ -45,7 +59,10 @@ def get(headers: Headers, name: str, error: type[DropoffError] = MalformedReques
         DropoffError: It is there twice; of the kind given.
     """
     wanted = name.lower()
-    values = [value for key, value in headers if key.lower() == wanted]
+    if isinstance(headers, Fields):
+        values = headers.by_name.get(wanted, [])
+    else:
+        values = [value for key, value in headers if key.lower() == wanted]
     if len(values) > 1:
         message = f"{name} was sent more than once; send it once"
         raise error(message)

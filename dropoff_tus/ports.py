@@ -179,6 +179,10 @@ class Store(Protocol):
         """
         ...
 
+    def held(self, upload_id: str) -> bool:
+        """Tell whether a request of this process has the lease now."""
+        ...
+
     async def settle(self, upload_id: str) -> None:
         """Ask a writer that received nothing for a second to commit, and wait for it; at most about two seconds.
 

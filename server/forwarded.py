@@ -7,6 +7,7 @@ left of it is the client's invention. At nonsense the reading stops.
 Source: RFC 7239; docs/http.md, Behind a proxy.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class Origin:
 
 def in_networks(address: str, networks: Sequence[Network]) -> bool:
     """Tell whether an address lies in one of the networks."""
-    parsed = _address(address)
+    parsed = _address(address) if networks else None
     return parsed is not None and any(parsed in network for network in networks)
 
 
@@ -165,6 +166,7 @@ def _node(text: str) -> str | None:
     return None if parsed is None else str(parsed)
 
 
+@functools.lru_cache(maxsize=4096)
 def _address(text: str) -> Address | None:
     """Read an address; an IPv4 one in IPv6's clothes is that IPv4 one."""
     try:

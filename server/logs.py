@@ -7,6 +7,7 @@ secrets are masked wherever they stand, forms that look like secrets likewise, a
 
 import contextlib
 import errno
+import functools
 import logging
 import re
 import sys
@@ -14,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, TextIO
@@ -42,7 +43,9 @@ _SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 _ERROR_CODE = re.compile(r"ERR_[A-Z_]+")
+_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 _MAX_DEPTH = 6
+_SHORT = 64
 _MAX_FRAMES = 8
 _MAX_CAUSES = 4
 
@@ -70,12 +73,6 @@ def configure(log_format: str, level: str) -> None:
 
 def make_handler(log_format: str, stream: TextIO) -> logging.Handler:
     """Return the handler that writes records, masked, as `json` or for people (`console`)."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -83,13 +80,28 @@ def make_handler(log_format: str, stream: TextIO) -> logging.Handler:
     )
     handler = _Handler(stream)
     handler.addFilter(_mask_arguments)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, renderer],
-        )
-    )
+    handler.setFormatter(_Formatter(renderer))
     return handler
+
+
+class _Formatter(logging.Formatter):
+    """Turns a record into an event, masks it and lets structlog render it.
+
+    structlog's own ProcessorFormatter does the same for five times the CPU time, a tenth of a small request's.
+    """
+
+    def __init__(self, renderer: Any) -> None:  # noqa: ANN401 - structlog's renderers share no type
+        """Take the renderer."""
+        super().__init__()
+        self._renderer = renderer
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        event: dict[str, Any] = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
+        event.update((name, value) for name, value in record.__dict__.items() if name not in _RECORD_FIELDS)
+        event["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        event["exc_info"] = record.exc_info
+        return str(self._renderer(None, "", redact(None, "", event)))
 
 
 def log_what_nobody_caught() -> None:
@@ -145,25 +157,40 @@ def _mask_arguments(record: logging.LogRecord) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)
+def _means_a_secret(name: str) -> bool:
+    words = _WORDS.findall(name.lower())
+    return bool(words) and words[-1].removesuffix("s") in _SECRET_WORDS
+
+
 def _safe_under(key: object, value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
     """Return a named value as it may be shown."""
-    words = _WORDS.findall(str(key).lower())
-    if words and words[-1].removesuffix("s") in _SECRET_WORDS and value is not None:
+    if value is not None and _means_a_secret(str(key)):
         return value if isinstance(value, str) and _ERROR_CODE.fullmatch(value) else _MASKED
     return _safe(value, depth)
 
 
 def _safe(value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes
     """Return a value as it may be shown."""
+    if type(value) is str:
+        return _masked(value) if len(value) <= _SHORT else _mask(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (str, date, PurePath, UUID)):
-        return _SECRET_TEXT.sub(_MASKED, _URL_TOKEN.sub(r"\1[token]", str(value)))
+        return _mask(str(value))
     if isinstance(value, BaseException):
         return describe(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"[{len(value)} bytes]"
     return _safe_members(value, depth) if depth < _MAX_DEPTH else f"[{type(value).__name__}]"
+
+
+def _mask(text: str) -> str:
+    return _SECRET_TEXT.sub(_MASKED, _URL_TOKEN.sub(r"\1[token]", text))
+
+
+# The same names, levels and ids come again and again.
+_masked = functools.lru_cache(maxsize=1024)(_mask)
 
 
 def _safe_members(value: object, depth: int) -> Any:  # noqa: ANN401 - what JSON takes

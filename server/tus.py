@@ -7,6 +7,7 @@ from aiohttp import web
 
 from dropoff_tus import protocol, wire
 from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
+from dropoff_tus.headers import Fields
 from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
@@ -35,8 +36,8 @@ async def handle(request: web.Request) -> web.StreamResponse:
     return await _on_upload(request, pieces[0], pieces[1])
 
 
-def _headers(request: web.Request) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+def _headers(request: web.Request) -> Fields:
+    return Fields((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers)
 
 
 def _respond(reply: wire.Reply) -> web.Response:

@@ -233,27 +233,33 @@ class Uploads:
         Raises:
             DropoffError: Whatever refuses or ends it; what arrived is durable, unless the error says otherwise.
         """
-        stored = await self._stat(drop_id, token)
-        server_max = self._settings.max_upload_bytes
-        plan = protocol.decide_patch(stored, request, server_max)
+        if not is_token(token):
+            raise protocol.absent()
+        found, server_max = upload_id(token), self._settings.max_upload_bytes
+        if self._store.held(found):
+            # A hopeless request must not interrupt a healthy one.
+            protocol.decide_patch(await self._stat(drop_id, token), request, server_max)
         receipt = False
-        if plan.ignore_body and (state := await recorded_state(self._catalog, stored.id)) is not None:
-            receipt = state is UploadState.COMPLETE and stored.role is not Role.PARTIAL
-            return Appended(stored.offset, receipt=f"{upload_url}/receipt" if receipt and upload_url else None)
-        async with self._store.lease(stored.id, offset=request.offset) as lease:
-            self._check_present(lease.upload)
-            plan = protocol.decide_patch(lease.upload, request, server_max)
-            protocol.check_offset(lease.upload, plan)
-            if not plan.ignore_body:
-                if lease.upload.length is None:
-                    # Under the lease: who declares a length settles what is reserved, and another may be writing.
-                    body = await self._reservations.prepare(lease.upload, plan, body)
-                if plan.declare_length is not None:
-                    await lease.declare_length(plan.declare_length, self._clock.now())
-                await self._append(lease, body, plan)
-            if protocol.is_whole(lease.upload):
-                receipt = await self._finisher.finish(lease)
-            upload = lease.upload
+        try:
+            async with self._store.lease(found, offset=request.offset) as lease:
+                self._check_owned(drop_id, lease.upload)
+                plan = protocol.decide_patch(lease.upload, request, server_max)
+                if not plan.ignore_body:
+                    protocol.check_offset(lease.upload, plan)
+                    if lease.upload.length is None:
+                        # Under the lease: who declares a length settles what is reserved, and another may be writing.
+                        body = await self._reservations.prepare(lease.upload, plan, body)
+                    if plan.declare_length is not None:
+                        await lease.declare_length(plan.declare_length, self._clock.now())
+                    await self._append(lease, body, plan)
+                upload = lease.upload
+                if plan.ignore_body and (state := await recorded_state(self._catalog, found)) is not None:
+                    receipt = state is UploadState.COMPLETE and upload.role is not Role.PARTIAL
+                elif protocol.is_whole(upload):
+                    receipt = await self._finisher.finish(lease)
+                    upload = lease.upload
+        except UploadNotFoundError:
+            raise await self._absent_or_gone(drop_id, found) from None
         url = f"{upload_url}/receipt" if receipt and upload_url else None
         return Appended(upload.offset, self._expires_at(upload), url)
 
@@ -311,14 +317,22 @@ class Uploads:
         try:
             stored = await self._store.stat(found)
         except UploadNotFoundError:
-            row = await self._catalog.upload(found)
-            if row is not None and row.drop_id == drop_id and row.state in protocol.ENDED:
-                raise protocol.gone(row.state) from None
-            raise
+            raise await self._absent_or_gone(drop_id, found) from None
+        self._check_owned(drop_id, stored)
+        return stored
+
+    async def _absent_or_gone(self, drop_id: str, found: str) -> DropoffError:
+        """Return what to say of an upload that the store does not have."""
+        row = await self._catalog.upload(found)
+        if row is not None and row.drop_id == drop_id and row.state in protocol.ENDED:
+            return protocol.gone(row.state)
+        return protocol.absent()
+
+    def _check_owned(self, drop_id: str, stored: StoredUpload) -> None:
+        """Refuse an upload of another drop-off, one that has ended and one that is expired."""
         if stored.drop_id != drop_id:
             raise protocol.absent()
         self._check_present(stored)
-        return stored
 
     def _check_present(self, stored: StoredUpload) -> None:
         protocol.check_present(stored, self._clock.now(), self._settings.expire_after_seconds)

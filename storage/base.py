@@ -20,7 +20,8 @@ from blake3 import blake3
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import StorageFailedError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata
+from dropoff_tus.model import Metadata, SignedPolicy
+from storage.age import Recipient
 from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
 from storage.layout import Layout
@@ -28,6 +29,7 @@ from storage.log import LogState
 from storage.recovery import Chain, not_found, read_chain, read_durable
 
 _CACHE_ENTRIES = 4096
+_POLICIES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Known:
     hashes: dict[str, Any] = field(default_factory=dict)
     metadata: Metadata | None = None
     receipt_seed: bytes | None = field(default=None, repr=False)
+    recipient: Recipient | None = None
     vouched: bool = False
 
 
@@ -104,6 +107,28 @@ class StoreBase:
         """Bytes on disk by upload, of uploads that still hold a reservation."""
         self.distrusted: set[str] = set()
         """Uploads whose state on disk is unknown since a sync failed."""
+        self._policies: set[tuple[str, SignedPolicy]] = set()
+
+    def recipient_of(self, state: LogState) -> Recipient:
+        """Return an upload's own recipient, parsed once."""
+        known = self.known.get(state.id)
+        if known is None:
+            return state.recipient
+        if known.recipient is None:
+            known.recipient = state.recipient
+        return known.recipient
+
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        """Refuse a policy that this server did not sign for this drop-off; the same one is verified once.
+
+        Raises:
+            PolicyTamperedError: It did not.
+        """
+        if (drop_id, policy) not in self._policies:
+            self.keys.verify_policy(drop_id, policy)
+            if len(self._policies) >= _POLICIES:
+                self._policies.clear()
+            self._policies.add((drop_id, policy))
 
     def load(self, upload_id: str) -> LogState:
         """Return the log's state, from memory while the log's size is the one remembered.

@@ -23,7 +23,7 @@ from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stam
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     """Make an upload with no bytes; see the port."""
-    base.keys.verify_policy(new.drop_id, new.policy)
+    base.verify_policy(new.drop_id, new.policy)
     texts = new.policy.recipients or base.settings.root_recipients
     roots = [parse_recipient(text) for text in texts]
     if not roots:
@@ -52,8 +52,10 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
-        base.disk.write_new(paths.root_envelope, envelope.seal(roots))
-        base.disk.write_new(paths.server_envelope, envelope.seal([server.recipient]))
+        for path, blob in zip(
+            (paths.root_envelope, paths.server_envelope), envelope.seal(roots, [server.recipient]), strict=True
+        ):
+            base.disk.write_new(path, blob)
         base.disk.write_new(paths.data, b"")
         base.disk.write_new(paths.log, line)
     except OSError as error:
@@ -64,7 +66,14 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     names = base.wanted_digests(new.digests) if new.role is not Role.FINAL else set()
     base.known.put(
         new.id,
-        Known(state, {name: new_hash(name) for name in names}, new.metadata, envelope.receipt_seed, vouched=True),
+        Known(
+            state,
+            {name: new_hash(name) for name in names},
+            new.metadata,
+            envelope.receipt_seed,
+            identity.recipient,
+            vouched=True,
+        ),
     )
     return state.stored()
 

@@ -48,7 +48,7 @@ class FileStore:
     ) -> None:
         """Take settings and keys; `start` makes the folders."""
         self._base = StoreBase(settings, keys, clock)
-        self._pools = Pools()
+        self._pools = Pools(sync=settings.durability == "fsync")
         self._leases = Leases(self._base, self._pools)
 
     @property
@@ -148,6 +148,10 @@ class FileStore:
     ) -> AbstractAsyncContextManager[FileLease]:
         """Take an upload over; see the port."""
         return self._leases.lease(upload_id, offset=offset, timeout_seconds=timeout_seconds)
+
+    def held(self, upload_id: str) -> bool:
+        """Tell whether a request of this process has the lease now."""
+        return self._leases.held(upload_id)
 
     async def settle(self, upload_id: str) -> None:
         """Let a quiet writer commit; see the port."""

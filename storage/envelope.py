@@ -41,8 +41,8 @@ class Envelope:
         """Return the hex digest that the create record carries."""
         return hashlib.sha256(_COMMITMENT_DOMAIN + self.salt + _metadata_text(self.metadata)).hexdigest()
 
-    def seal(self, recipients: Sequence[Recipient]) -> bytes:
-        """Return the age file for these recipients, all of one key type."""
+    def seal(self, *readers: Sequence[Recipient]) -> list[bytes]:
+        """Return an age file for each group of recipients; within a group all are of one key type."""
         plaintext = canonical(
             {
                 "v": ENVELOPE_VERSION,
@@ -53,7 +53,7 @@ class Envelope:
                 "metadata": [[key, base64.b64encode(value).decode()] for key, value in self.metadata.pairs],
             }
         )
-        return encrypt(plaintext, recipients)
+        return [encrypt(plaintext, recipients) for recipients in readers]
 
 
 def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) -> Envelope:

@@ -164,16 +164,20 @@ class ServerKeys:
 
 
 def receipt_seed(token: str) -> bytes:
-    """Derive, from an upload's token, the 32 secret bytes of the identity that opens the uploader's receipt.
+    """Derive, from an upload's token, the 32 secret bytes of the identity that opens its receipt.
 
     Source: docs/format.md, Receipt.
     """
     return derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
 
 
-def receipt_identity(seed: bytes, key_type: KeyType) -> Identity:
-    """Return the identity that opens the uploader's receipt."""
-    return Identity(key_type, seed)
+def receipt_identity(seed: bytes) -> Identity:
+    """Return the identity that opens a receipt.
+
+    X25519 whatever the upload's keys are: its recipient is as secret as itself, so there is no public key for a quantum
+    computer to work on.
+    """
+    return Identity(KeyType.X25519, seed)
 
 
 @functools.lru_cache(maxsize=256)

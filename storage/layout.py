@@ -3,6 +3,7 @@
 Source: docs/format.md, Files.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,6 @@ class UploadPaths:
     root_envelope: Path
     server_envelope: Path
     receipt: Path
-    url_receipt: Path
 
     @property
     def torn_log(self) -> Path:
@@ -31,9 +31,9 @@ class UploadPaths:
     @property
     def key_files(self) -> tuple[Path, ...]:
         """Everything to shred, the envelopes first; then what a crash may have left beside those that are replaced."""
-        replaced = (self.root_envelope, self.receipt, self.url_receipt)
+        replaced = (self.root_envelope, self.receipt)
         left = tuple(path.with_name(path.name + NEW_SUFFIX) for path in replaced)
-        return (self.root_envelope, self.server_envelope, self.receipt, self.url_receipt, *left)
+        return (self.root_envelope, self.server_envelope, self.receipt, *left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Layout:
         """The folder of all uploads."""
         return self.root / "uploads"
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 - one object a process; paths cost more to make than to keep
     def of(self, upload_id: str) -> UploadPaths:
         """Return the paths of an upload whose id has been validated."""
         folder = self.uploads / upload_id[:2] / upload_id
@@ -60,5 +61,4 @@ class Layout:
             root_envelope=keys / f"{upload_id}.age",
             server_envelope=keys / f"{upload_id}.server.age",
             receipt=keys / f"{upload_id}.receipt.age",
-            url_receipt=keys / f"{upload_id}.receipt.url.age",
         )

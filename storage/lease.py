@@ -28,7 +28,7 @@ from storage.holder import Holder
 from storage.log import LogState, SegmentEntry, next_record
 from storage.pools import Pools
 from storage.reading import ReadBack, total_bytes
-from storage.receipts import receipt_id, write_receipts
+from storage.receipts import receipt_id, write_receipt
 from storage.shredding import seal, shred, shred_part
 
 
@@ -42,6 +42,7 @@ class FileLease:
         self._committer = Committer(base, state, log, data)
         self._leased = Leased(base, pools, holder, self._committer, data)
         self._pending: list[SegmentEntry] = []
+        self._shown: tuple[tuple[LogState, SegmentEntry | None], StoredUpload] | None = None
         known = base.known.get(state.id)
         # Empty when they were not carried from the first byte.
         self._hashes: dict[str, Any] = known.hashes if known is not None else {}
@@ -54,11 +55,13 @@ class FileLease:
     @property
     def upload(self) -> StoredUpload:
         """The upload's state now; with a last commit held back, as it will be."""
-        stored = self.state.stored()
-        if not self._pending:
-            return stored
-        last = self._pending[-1]
-        return replace(stored, offset=last.offset + last.length)
+        key = (self.state, self._pending[-1] if self._pending else None)
+        if self._shown is None or self._shown[0][0] is not key[0] or self._shown[0][1] is not key[1]:
+            stored = self.state.stored()
+            if key[1] is not None:
+                stored = replace(stored, offset=key[1].offset + key[1].length)
+            self._shown = (key, stored)
+        return self._shown[1]
 
     async def declare_length(self, length: int, at: datetime) -> None:
         """Fix a deferred length, durably."""
@@ -152,7 +155,7 @@ class FileLease:
             state = self.state
             try:
                 if state.role is not Role.PARTIAL:
-                    write_receipts(self._base, state, digests)
+                    write_receipt(self._base, state, digests)
                     if state.mode is Mode.SEALED:
                         seal(self._base, state)
             except OSError as error:

@@ -45,6 +45,10 @@ class Leases:
         self._holders: dict[str, Holder] = {}
         self._closing = False
 
+    def held(self, upload_id: str) -> bool:
+        """Tell whether a request of this process has the lease now."""
+        return upload_id in self._holders
+
     # ---- asking holders -------------------------------------------------------------------------------------
 
     async def stop(self) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 _DISK_THREADS = 16
+"""Syncs side by side share a commit of the file system's journal."""
+_OTHER_THREADS = 4
 
 
 class Pools:
@@ -18,12 +20,12 @@ class Pools:
     and buffers, may be let go of afterwards.
     """
 
-    def __init__(self) -> None:
-        """Make the pools; threads start when there is work."""
+    def __init__(self, *, sync: bool = True) -> None:
+        """Make the pools; threads start when there is work. Without syncs few threads wait for the disk."""
         cores = max(2, os.cpu_count() or 2)
         self._sealers = ThreadPoolExecutor(cores, thread_name_prefix="seal")
         self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
-        self._workers = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
+        self._workers = ThreadPoolExecutor(_DISK_THREADS if sync else _OTHER_THREADS, thread_name_prefix="disk")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work."""
@@ -43,14 +45,13 @@ class Pools:
             pool.shutdown(wait=True)
 
 
-async def _run(pool: Executor, work: Callable[..., T], *arguments: object) -> T:
-    future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
+    running = pool.submit(work, *arguments)
     try:
-        return await asyncio.shield(future)
+        return await asyncio.wrap_future(running)
     except asyncio.CancelledError:
-        while not future.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({future})
-        if not future.cancelled():
-            future.exception()  # seen: the caller is gone
+        # Work that had not begun is cancelled with its caller; work that has goes on.
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await asyncio.shield(asyncio.wrap_future(running))
         raise

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Metadata, Mode
-from storage.age import AgeError, KeyType, NoMatchingIdentity, decrypt, encrypt
+from dropoff_tus.model import Metadata
+from storage.age import AgeError, decrypt, encrypt
 from storage.base import StoreBase
 from storage.durable import failpoint
-from storage.keys import parse_identities, parse_recipient, receipt_identity, receipt_seed, roots_hash
+from storage.keys import receipt_identity, receipt_seed
 from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
 from storage.reading import open_own_envelope, open_with
 
@@ -26,26 +26,23 @@ def receipt_id(final_hash: str) -> str:
     return hashlib.sha256(_ID_DOMAIN + final_hash.encode()).hexdigest()[:32]
 
 
-def write_receipts(base: StoreBase, state: LogState, digests: dict[str, bytes]) -> None:
-    """Write both copies, durably; does nothing where both are there.
+def write_receipt(base: StoreBase, state: LogState, digests: dict[str, bytes]) -> None:
+    """Write the receipt, durably; does nothing where it is there.
 
     Raises:
         KeyMissingError: The metadata cannot be read. Sealing comes after the receipts, so without them this upload
             was never checked to its end, whatever became of its envelope: it must not be called complete.
     """
     paths = base.layout.of(state.id)
-    if paths.receipt.exists() and paths.url_receipt.exists():
+    if paths.receipt.exists():
         # An attempt that died may have renamed it into place and not come to the sync.
         base.disk.sync_path(paths.keys_folder)
         return
     metadata, seed = _metadata_and_seed(base, state)
     line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)
-    own = receipt_identity(seed, KeyType(state.key_type))
-    failpoint("before-receipts")
-    base.disk.replace(paths.url_receipt, encrypt(line, own.recipient))
-    failpoint("between-receipts")
-    base.disk.replace(paths.receipt, _for_operators(base, state, line))
-    failpoint("after-receipts")
+    failpoint("before-receipt")
+    base.disk.replace(paths.receipt, encrypt(line, receipt_identity(seed).recipient))
+    failpoint("after-receipt")
 
 
 def _metadata_and_seed(base: StoreBase, state: LogState) -> tuple[Metadata, bytes]:
@@ -80,34 +77,17 @@ def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict
     }
 
 
-def _for_operators(base: StoreBase, state: LogState, line: bytes) -> bytes:
-    """Encrypt to those who can open the upload, and to nobody else.
-
-    They all have U's identity from the envelope, also where the drop-off has recipients of its own and after the roots
-    were rotated. The configured roots and the managed identity open it at once besides, where they may at all.
-    """
-    recipients = [state.recipient]
-    texts = base.settings.root_recipients
-    if roots_hash(texts) == state.create["roots"]:
-        recipients += [parse_recipient(text) for text in texts]
-    managed = base.keys.managed_identity(state.key_type)
-    if state.mode is Mode.MANAGED and managed is not None:
-        recipients.append(managed.recipient)
-    return encrypt(line, recipients)
-
-
 def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> bytes | None:
     """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
-    at_hand = [*parse_identities(identities), *base.keys.managed]
     try:
+        seed = open_with(base, base.load(upload_id), identities).receipt_seed
         blob = base.layout.of(upload_id).receipt.read_bytes()
-        try:
-            line = decrypt(blob, at_hand)
-        except NoMatchingIdentity:
-            envelope = open_with(base, base.load(upload_id), identities)
-            line = decrypt(blob, [envelope.identity])
-    except (FileNotFoundError, AgeError, KeyMissingError, UploadNotFoundError):
+    except (FileNotFoundError, KeyMissingError, UploadNotFoundError):
         return None
+    try:
+        line = decrypt(blob, [receipt_identity(seed)])
+    except AgeError:
+        raise damaged(upload_id, "its receipt was changed") from None
     _own_payload(base, upload_id, line)
     return line
 
@@ -135,8 +115,8 @@ def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
-        blob = base.layout.of(upload_id).url_receipt.read_bytes()
-        line = decrypt(blob, [receipt_identity(receipt_seed(token), KeyType(base.load(upload_id).key_type))])
+        blob = base.layout.of(upload_id).receipt.read_bytes()
+        line = decrypt(blob, [receipt_identity(receipt_seed(token))])
     except (FileNotFoundError, AgeError):
         return None
     _own_payload(base, upload_id, line)

@@ -23,7 +23,7 @@ class Sealing:
     def __init__(self, base: StoreBase, pools: Pools, state: LogState, data: int, digests: Sequence[Any]) -> None:
         """Begin at the committed end. `digests` are running hashes of the plaintext, fed with everything taken."""
         self._base, self._pools, self._data = base, pools, data
-        self._recipient = state.recipient
+        self._recipient = base.recipient_of(state)
         self._digests = digests
         # Where the next segment starts.
         self._index, self._offset, self._data_offset = state.segments, state.offset, state.data_bytes

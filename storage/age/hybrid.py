@@ -5,7 +5,7 @@ RFC 9180, section 6.1.
 """
 
 import hashlib
-from typing import Final
+from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
@@ -51,6 +51,14 @@ class PublicKey:
         self.raw = raw
         self._key = hpke.MLKEM768X25519PublicKey(mlkem_key, X25519PublicKey.from_public_bytes(point))
 
+    @classmethod
+    def of(cls, mlkem_key: MLKEM768PublicKey, x25519_key: X25519PublicKey) -> Self:
+        """Put together the halves of a private key's public key, which need no check."""
+        made = cls.__new__(cls)
+        made.raw = mlkem_key.public_bytes_raw() + x25519_key.public_bytes_raw()
+        made._key = hpke.MLKEM768X25519PublicKey(mlkem_key, x25519_key)  # noqa: SLF001 - its own
+        return made
+
     def wrap(self, file_key: bytes) -> Stanza:
         """Wrap a file key of 16 bytes."""
         sealed = _SUITE.encrypt(file_key, self._key, info=_INFO)
@@ -68,7 +76,7 @@ class PrivateKey:
         mlkem_key = MLKEM768PrivateKey.from_seed_bytes(expanded[:_MLKEM_SEED_BYTES])
         x25519_key = X25519PrivateKey.from_private_bytes(expanded[_MLKEM_SEED_BYTES:])
         self._key = hpke.MLKEM768X25519PrivateKey(mlkem_key, x25519_key)
-        self.public = PublicKey(mlkem_key.public_key().public_bytes_raw() + x25519_key.public_key().public_bytes_raw())
+        self.public = PublicKey.of(mlkem_key.public_key(), x25519_key.public_key())
 
     def unwrap(self, stanza: Stanza) -> bytes | None:
         """Unwrap a file key; None if the stanza is for somebody else.

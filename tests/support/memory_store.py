@@ -123,6 +123,10 @@ class MemoryStore:
         """Return how many they are."""
         return len(self.content(upload_id))
 
+    def held(self, upload_id: str) -> bool:
+        """Tell whether somebody has the lease now."""
+        return upload_id in self._holders
+
     async def settle(self, upload_id: str) -> None:
         """Ask a writer to commit. Here every writer is taken for quiet."""
         holder = self._holders.get(upload_id)
