@@ -1,6 +1,8 @@
 """After a crash: repair the catalog from the store, which is the truth about bytes."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from dropoff_tus import protocol
@@ -11,6 +13,8 @@ from server.ending import Ender
 from server.finishing import Finisher
 
 _log = logging.getLogger(__name__)
+_AHEAD = 32
+"""How many logs are read side by side: mostly their syncs are waited for."""
 _UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 
 
@@ -37,9 +41,9 @@ async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: E
     report = ReconcileReport()
     # What may be read back before the first request, in all: the start must not take longer for it.
     left_bytes = finisher.read_back_bytes
-    for row in await catalog.uploads(states=_UNFINISHED):
+    async for row, found in _stats(store, await catalog.uploads(states=_UNFINISHED)):
         try:
-            stored = await _repair_one(row, store, catalog, ender, report)
+            stored = await _repair_one(row, found, store, catalog, ender, report)
             if stored is None:
                 continue
             size_bytes = row.length or stored.offset
@@ -60,16 +64,32 @@ async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: E
     return report
 
 
+async def _stats(
+    store: Store, rows: Sequence[UploadRow]
+) -> AsyncIterator[tuple[UploadRow, StoredUpload | BaseException]]:
+    """Yield the rows in order, each with what the store knows of it, or why it does not."""
+    for start in range(0, len(rows), _AHEAD):
+        group = rows[start : start + _AHEAD]
+        found = await asyncio.gather(*(store.stat(row.id) for row in group), return_exceptions=True)
+        for pair in zip(group, found, strict=True):
+            yield pair
+
+
 async def _repair_one(
-    row: UploadRow, store: Store, catalog: Catalog, ender: Ender, report: ReconcileReport
+    row: UploadRow,
+    stored: StoredUpload | BaseException,
+    store: Store,
+    catalog: Catalog,
+    ender: Ender,
+    report: ReconcileReport,
 ) -> StoredUpload | None:
     """Bring one row in line; return what is whole and so to be finished."""
-    try:
-        stored = await store.stat(row.id)
-    except UploadNotFoundError:
+    if isinstance(stored, UploadNotFoundError):
         await catalog.drop_upload(row.id)
         report.dropped += 1
         return None
+    if isinstance(stored, BaseException):
+        raise stored
     if stored.ended is not None:
         async with store.lease(row.id) as lease:
             # Again, since the crash may have come before the last key was gone.
