@@ -186,7 +186,7 @@ class Store(Protocol):
     async def settle(self, upload_id: str) -> None:
         """Ask a writer that received nothing for a second to commit, and wait for it; at most about two seconds.
 
-        Returns at once when nobody writes, when nothing is uncommitted, or when bytes keep coming.
+        Returns at once when nobody writes, or a checksum is to hold, and soon when bytes keep coming.
         """
         ...
 

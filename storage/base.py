@@ -21,7 +21,7 @@ from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import StorageFailedError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, SignedPolicy
-from storage.age import Recipient
+from storage.age import Identity, Recipient
 from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
 from storage.layout import Layout
@@ -51,7 +51,7 @@ class Known:
     state: LogState
     hashes: dict[str, Any] = field(default_factory=dict)
     metadata: Metadata | None = None
-    receipt_seed: bytes | None = field(default=None, repr=False)
+    receipt_identity: Identity | None = None
     recipient: Recipient | None = None
     vouched: bool = False
 

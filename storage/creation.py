@@ -16,7 +16,7 @@ from dropoff_tus.ports import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope
-from storage.keys import MAX_RECIPIENTS, KeySourceError, parse_recipient, receipt_seed, roots_hash
+from storage.keys import MAX_RECIPIENTS, KeySourceError, parse_recipient, receipt_identity, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
@@ -34,7 +34,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         message = f"keys.root_recipients has more than {MAX_RECIPIENTS} recipients; nothing was stored"
         raise KeyMissingError(message)
     identity = Identity.generate(roots[0].key_type)
-    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_seed(new.token), new.metadata)
+    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_identity(new.token), new.metadata)
     mode, epoch = new.policy.mode, None
     if mode is Mode.SEALED:
         try:
@@ -53,7 +53,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
         for path, blob in zip(
-            (paths.root_envelope, paths.server_envelope), envelope.seal(roots, [server.recipient]), strict=True
+            (paths.root_envelope, paths.server_envelope), envelope.seal_each(roots, [server.recipient]), strict=True
         ):
             base.disk.write_new(path, blob)
         base.disk.write_new(paths.data, b"")
@@ -70,7 +70,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
             state,
             {name: new_hash(name) for name in names},
             new.metadata,
-            envelope.receipt_seed,
+            envelope.receipt_identity,
             identity.recipient,
             vouched=True,
         ),

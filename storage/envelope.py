@@ -33,7 +33,7 @@ class Envelope:
     upload_id: str
     identity: Identity
     salt: bytes = field(repr=False)
-    receipt_seed: bytes = field(repr=False)
+    receipt_identity: Identity
     """Of the identity that opens the uploader's copy of the receipt; derived from the upload's token."""
     metadata: Metadata = field(repr=False)
 
@@ -41,19 +41,26 @@ class Envelope:
         """Return the hex digest that the create record carries."""
         return hashlib.sha256(_COMMITMENT_DOMAIN + self.salt + _metadata_text(self.metadata)).hexdigest()
 
-    def seal(self, *readers: Sequence[Recipient]) -> list[bytes]:
-        """Return an age file for each group of recipients; within a group all are of one key type."""
-        plaintext = canonical(
+    def seal(self, recipients: Sequence[Recipient]) -> bytes:
+        """Return the age file for these recipients, all of one key type."""
+        return encrypt(self._plaintext(), recipients)
+
+    def seal_each(self, *readers: Sequence[Recipient]) -> list[bytes]:
+        """Return an age file for each group of recipients, with the plaintext put together once."""
+        plaintext = self._plaintext()
+        return [encrypt(plaintext, recipients) for recipients in readers]
+
+    def _plaintext(self) -> bytes:
+        return canonical(
             {
                 "v": ENVELOPE_VERSION,
                 "id": self.upload_id,
                 "identity": self.identity.secret_text(),
                 "salt": self.salt.hex(),
-                "receipt": self.receipt_seed.hex(),
+                "receipt": self.receipt_identity.secret_text(),
                 "metadata": [[key, base64.b64encode(value).decode()] for key, value in self.metadata.pairs],
             }
         )
-        return [encrypt(plaintext, recipients) for recipients in readers]
 
 
 def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) -> Envelope:
@@ -82,7 +89,7 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
             upload_id=fields["id"],
             identity=Identity.parse(fields["identity"]),
             salt=bytes.fromhex(fields["salt"]),
-            receipt_seed=bytes.fromhex(fields["receipt"]),
+            receipt_identity=Identity.parse(fields["receipt"]),
             metadata=Metadata(
                 tuple((str(key), base64.b64decode(value, validate=True)) for key, value in fields["metadata"])
             ),

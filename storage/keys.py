@@ -163,20 +163,15 @@ class ServerKeys:
             raise PolicyTamperedError(text)
 
 
-def receipt_seed(token: str) -> bytes:
-    """Derive, from an upload's token, the 32 secret bytes of the identity that opens its receipt.
-
-    Source: docs/format.md, Receipt.
-    """
-    return derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
-
-
-def receipt_identity(seed: bytes) -> Identity:
-    """Return the identity that opens a receipt.
+def receipt_identity(token: str) -> Identity:
+    """Derive, from an upload's token, the identity that opens its receipt.
 
     X25519 whatever the upload's keys are: its recipient is as secret as itself, so there is no public key for a quantum
     computer to work on.
+
+    Source: docs/format.md, Receipt.
     """
+    seed = derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
     return Identity(KeyType.X25519, seed)
 
 

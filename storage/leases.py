@@ -33,6 +33,7 @@ from storage.recovery import not_found, read_chain, read_durable, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
+_SETTLE_POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
 
 
@@ -72,22 +73,17 @@ class Leases:
         """Let a quiet writer commit; see the port."""
         holder = self._holders.get(upload_id)
         deadline = time.monotonic() + _SETTLE_SECONDS
-        if holder is None or not holder.uncommitted or holder.checksummed:
+        if holder is None or holder.body is None or holder.checksummed:
             return
+        # Also when nothing is uncommitted: the last bytes before a lost link may be in the kernel still.
         seen = holder.received_at
-        while time.monotonic() < deadline:
-            if holder.received_at != seen or holder.released.is_set() or not self._holds_uncommitted(holder):
-                return
-            quiet = time.monotonic() - holder.received_at
+        while (now := time.monotonic()) < deadline and holder.received_at == seen and not holder.released.is_set():
+            quiet = now - seen
             if quiet >= QUIET_SECONDS:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - time.monotonic()))
+                    await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - now))
                 return
-            await asyncio.sleep(min(0.1, QUIET_SECONDS - quiet + 0.01))
-
-    @staticmethod
-    def _holds_uncommitted(holder: Holder) -> bool:
-        return holder.uncommitted
+            await asyncio.sleep(min(_SETTLE_POLL_SECONDS, QUIET_SECONDS - quiet))
 
     # ---- taking over ----------------------------------------------------------------------------------------
 
@@ -203,7 +199,7 @@ class Leases:
             if state.segments == 0:
                 raise not_found() from None
             raise
-        known.metadata, known.receipt_seed = envelope.metadata, envelope.receipt_seed
+        known.metadata, known.receipt_identity = envelope.metadata, envelope.receipt_identity
         known.vouched = True
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, decrypt, encrypt
+from storage.age import AgeError, Identity, decrypt, encrypt
 from storage.base import StoreBase
 from storage.durable import failpoint
-from storage.keys import receipt_identity, receipt_seed
+from storage.keys import receipt_identity
 from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
 from storage.reading import open_own_envelope, open_with
 
@@ -38,19 +38,19 @@ def write_receipt(base: StoreBase, state: LogState, digests: dict[str, bytes]) -
         # An attempt that died may have renamed it into place and not come to the sync.
         base.disk.sync_path(paths.keys_folder)
         return
-    metadata, seed = _metadata_and_seed(base, state)
+    metadata, identity = _metadata_and_identity(base, state)
     line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)
     failpoint("before-receipt")
-    base.disk.replace(paths.receipt, encrypt(line, receipt_identity(seed).recipient))
+    base.disk.replace(paths.receipt, encrypt(line, identity.recipient))
     failpoint("after-receipt")
 
 
-def _metadata_and_seed(base: StoreBase, state: LogState) -> tuple[Metadata, bytes]:
+def _metadata_and_identity(base: StoreBase, state: LogState) -> tuple[Metadata, Identity]:
     known = base.known.get(state.id)
-    if known is not None and known.metadata is not None and known.receipt_seed is not None:
-        return known.metadata, known.receipt_seed
+    if known is not None and known.metadata is not None and known.receipt_identity is not None:
+        return known.metadata, known.receipt_identity
     envelope = open_own_envelope(base, state)
-    return envelope.metadata, envelope.receipt_seed
+    return envelope.metadata, envelope.receipt_identity
 
 
 def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict[str, bytes]) -> Record:
@@ -80,12 +80,12 @@ def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict
 def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> bytes | None:
     """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
     try:
-        seed = open_with(base, base.load(upload_id), identities).receipt_seed
+        identity = open_with(base, base.load(upload_id), identities).receipt_identity
         blob = base.layout.of(upload_id).receipt.read_bytes()
     except (FileNotFoundError, KeyMissingError, UploadNotFoundError):
         return None
     try:
-        line = decrypt(blob, [receipt_identity(seed)])
+        line = decrypt(blob, [identity])
     except AgeError:
         raise damaged(upload_id, "its receipt was changed") from None
     _own_payload(base, upload_id, line)
@@ -116,7 +116,7 @@ def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | Non
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
         blob = base.layout.of(upload_id).receipt.read_bytes()
-        line = decrypt(blob, [receipt_identity(receipt_seed(token))])
+        line = decrypt(blob, [receipt_identity(token)])
     except (FileNotFoundError, AgeError):
         return None
     _own_payload(base, upload_id, line)

@@ -23,7 +23,7 @@ def seal(base: StoreBase, state: LogState) -> None:
         base.disk.sync_path(paths.keys_folder)
         known = base.known.get(upload_id)
         if known is not None:
-            known.metadata = known.receipt_seed = None
+            known.metadata = known.receipt_identity = None
     failpoint("after-seal")
 
 
@@ -44,7 +44,7 @@ def shred(base: StoreBase, state: LogState) -> None:
     base.unfinished.pop(state.id, None)
     known = base.known.get(state.id)
     if known is not None:
-        known.metadata = known.receipt_seed = None
+        known.metadata = known.receipt_identity = None
         known.hashes = {}
 
 

@@ -26,6 +26,7 @@ from storage.keys import (
     load_server_keys,
     new_signing_key,
     public_of,
+    receipt_identity,
     verifying_keys,
 )
 
@@ -92,7 +93,9 @@ def _everything_shown(thing: object) -> bytes:
 def test_no_key_object_shows_its_secret(places: KeyPlaces, keys: ServerKeys) -> None:
     """Neither repr, str, format nor a log line of any kind has one secret byte."""
     identity = keys.managed[0]
-    envelope = Envelope("0" * 32, identity, b"\xabS" * 16, b"\xabR" * 16, Metadata((("filename", b"SECRET-name"),)))
+    envelope = Envelope(
+        "0" * 32, identity, b"\xabS" * 16, receipt_identity("0" * 32), Metadata((("filename", b"SECRET-name"),))
+    )
     today = keys.ingest.epochs()[0]
     things: list[object] = [
         keys,

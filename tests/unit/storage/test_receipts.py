@@ -136,9 +136,9 @@ async def test_receipt_opens_with_the_age_program(tmp_path: Path, key_type: str)
     secret = HKDF(hashes.SHA256(), 32, b"", b"dropoff-tus/receipt-url/v1\n").derive(token.encode())
     age = require_program("age" if key_type == "x25519" else CURRENT_AGE)
     opened = json.loads(_decrypted(age, tmp_path / "root.txt", paths.root_envelope))
-    assert opened["receipt"] == secret.hex()
+    assert opened["receipt"] == Identity(KeyType.X25519, secret).secret_text()
     identity = tmp_path / "receipt.txt"
-    identity.write_text(Identity(KeyType.X25519, secret).secret_text())
+    identity.write_text(opened["receipt"])
     line = _decrypted(require_program("age"), identity, paths.receipt)
     assert line == await kit.store.url_receipt(upload_id, token)
 

@@ -61,8 +61,8 @@ async def test_managed_upload_opens_so_that_the_search_is_worth_something(tmp_pa
     await kit.append(upload.id, 0, b"12345")
     await kit.finish(upload.id)
     names = {name.rpartition("/")[2] for name in _all(kit)}
-    # The root's own envelope alone stays closed; the receipt opens with the upload's key.
-    assert names == {"data@0", *(f"{upload.id}.{kind}.age@0" for kind in ("server", "receipt", "receipt.url"))}
+    # The root's own envelope alone stays closed; the receipt opens with the key beside the upload's.
+    assert names == {"data@0", *(f"{upload.id}.{kind}.age@0" for kind in ("server", "receipt"))}
 
 
 @async_test

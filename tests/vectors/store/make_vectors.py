@@ -13,7 +13,7 @@ from storage import age
 from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
 from storage.envelope import Envelope
-from storage.keys import ServerKeys, SigningKey, new_signing_key
+from storage.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
 from storage.layout import Layout
 from storage.log import Record, sign_line, sign_receipt
 
@@ -53,7 +53,6 @@ class _Vectors:
             "envelope": paths.root_envelope,
             "server": paths.server_envelope,
             "receipt": paths.receipt,
-            "receipt.url": paths.url_receipt,
         }
         return {name: path.read_bytes() for name, path in files.items() if path.exists()}
 
@@ -203,7 +202,7 @@ class _Vectors:
             fields["id"],
             Identity.parse(fields["identity"]),
             bytes.fromhex(fields["salt"]),
-            bytes.fromhex(fields["receipt"]),
+            Identity.parse(fields["receipt"]),
             Metadata(tuple((key, base64.b64decode(value)) for key, value in fields["metadata"])),
         )
         mine = [identity.recipient]
@@ -289,10 +288,11 @@ class _Vectors:
             self._add(f"receipt-{name}", comment, self._done, {"receipt": raw}, expect)
 
         self._add("receipt-untouched", "as it was written", self._done, {}, _FINISHED)
-        line = age.decrypt(blob, list(self._keys.managed))
+        identity = receipt_identity(str(self._rows[self._done]["token"]))
+        recipients = [identity.recipient]
+        line = age.decrypt(blob, [identity])
         payload = json.loads(line.rpartition(b" ")[0])
-        recipients = [identity.recipient for identity in self._keys.managed if identity.key_type is KeyType.X25519]
-        add("changed", "its last byte", _flip(blob, -1), "none")
+        add("changed", "its last byte", _flip(blob, -1), "damaged")
         foreign = sign_receipt(payload, SigningKey(new_signing_key()))
         add("of-a-foreign-key", "signed by a key that is not ours", age.encrypt(foreign, recipients), "damaged")
         add(
@@ -303,6 +303,8 @@ class _Vectors:
         )
         other = line.replace(b'"length":18', b'"length":19')
         add("with-another-length", "its signature does not fit", age.encrypt(other, recipients), "damaged")
+        managed = [own.recipient for own in self._keys.managed if own.key_type is KeyType.X25519]
+        add("to-somebody-else", "signed by us, encrypted to another key", age.encrypt(line, managed), "damaged")
 
 
 def _seal(stanzas: list[Stanza], file_key: bytes, plain: bytes) -> bytes:

@@ -149,7 +149,6 @@ def _lay_out(vector: dict[str, Any], server: StoredServer) -> None:
         "envelope": paths.root_envelope,
         "server": paths.server_envelope,
         "receipt": paths.receipt,
-        "receipt.url": paths.url_receipt,
     }
     paths.folder.mkdir(parents=True)
     paths.keys_folder.mkdir(parents=True)
