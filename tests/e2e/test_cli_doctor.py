@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from tests.support.programs import require_program
 from tests.support.server_process import ServerProcess, free_port_pair
 
-_BAD = """
+_MAIN = """
 daemon off;
 master_process off;
 pid nginx.pid;
@@ -24,37 +23,50 @@ events {{}}
 http {{
     access_log off;
     client_body_temp_path .; proxy_temp_path .; fastcgi_temp_path .; uwsgi_temp_path .; scgi_temp_path .;
+    {hosts}
+}}
+"""
+_HOST = """
     server {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://127.0.0.1:{server_port};
             proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
             {settings}
         }}
     }}
-}}
 """
 _GOOD = "client_max_body_size 0; proxy_request_buffering off;"
+_SETTINGS = {
+    "good": _GOOD,
+    "buffering": "client_max_body_size 0;",
+    "body size": "proxy_request_buffering off;",
+    "request header": f"{_GOOD} proxy_set_header Dropoff-Code '';",
+    "response header": f"{_GOOD} proxy_hide_header Upload-Expires;",
+    "method": f"{_GOOD} limit_except GET POST HEAD OPTIONS {{ deny all; }}",
+    "other site": f"{_GOOD} proxy_hide_header Tus-Version;",
+}
 
 
-@contextmanager
-def _behind(folder: Path, settings: str) -> Iterator[tuple[ServerProcess, str]]:
-    """Run a server with nginx in front; yields it with nginx's address, which is the configured public URL."""
-    port = free_port_pair()
-    url = f"http://127.0.0.1:{port}"
-    (folder / "server").mkdir()
-    prefix = folder / "nginx"
-    prefix.mkdir()
-    with ServerProcess(folder / "server", environment={"SERVER__PUBLIC_URL": url}) as server:
-        text = _BAD.format(port=port, server_port=server.port, settings=settings)
-        (prefix / "nginx.conf").write_text(text, "utf-8")
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, dict[str, str]]]:
+    """Run one server with an nginx in front, which has an address for each way to set it up."""
+    with ServerProcess(tmp_path_factory.mktemp("doctor")) as server:
+        ports = {name: free_port_pair() for name in _SETTINGS}
+        hosts = "".join(
+            _HOST.format(port=ports[name], server_port=server.port, settings=settings)
+            for name, settings in _SETTINGS.items()
+        )
+        prefix = tmp_path_factory.mktemp("nginx")
+        (prefix / "nginx.conf").write_text(_MAIN.format(hosts=hosts), "utf-8")
         command = [str(require_program("nginx")), "-p", str(prefix), "-e", "error.log", "-c", "nginx.conf"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as nginx:
             try:
                 deadline = time.monotonic() + 10
                 while not (prefix / "nginx.pid").exists() and time.monotonic() < deadline:
                     time.sleep(0.02)
-                yield server, url
+                yield server, {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
             finally:
                 nginx.terminate()
 
@@ -72,43 +84,46 @@ def _problems(server: ServerProcess) -> dict[str, str]:
     return {name: check["advice"] for name, check in _checks(server).items() if check["status"] == "problem"}
 
 
-def test_doctor_of_a_healthy_server_makes_an_upload_and_leaves_nothing(tmp_path: Path) -> None:
+def test_doctor_of_a_healthy_server_makes_an_upload_and_leaves_nothing(
+    proxied: tuple[ServerProcess, dict[str, str]],
+) -> None:
     """Behind nginx, every step is done; the upload is shredded, the drop-off closed, and used again the next time."""
-    with _behind(tmp_path, _GOOD) as (server, url):
-        checks = _checks(server)
-        assert {name for name, check in checks.items() if check["status"] == "problem"} == set()
-        done = {"reach", "clock", "public_url", "buffering", "upload", "export", "monitoring", "space", "keys"}
-        assert done <= checks.keys()
-        assert checks["root identity"]["status"] == "warning"
-        assert url in checks["upload"]["detail"]
-        (row,) = server.uploads()
-        assert row["state"] == "deleted"
-        assert _problems(server) == {}
-        ours = [drop for drop in server.cli_json("drop", "list") if drop["name"] == "dropoff-tus doctor"]
-        assert [drop["closed"] for drop in ours] == [True]
-        said = server.cli("doctor").stdout.decode()
-        assert re.search(r"^ok +export: what is read back is what was sent$", said, re.MULTILINE)
-        assert not re.search(r"[0-9a-f]{32}", said)
+    server, urls = proxied
+    server.environment = {"SERVER__PUBLIC_URL": urls["good"]}
+    checks = _checks(server)
+    assert {name for name, check in checks.items() if check["status"] == "problem"} == set()
+    done = {"reach", "clock", "public_url", "buffering", "upload", "export", "monitoring", "space", "keys"}
+    assert done <= checks.keys()
+    assert checks["root identity"]["status"] == "warning"
+    assert urls["good"] in checks["upload"]["detail"]
+    assert {row["state"] for row in server.uploads()} == {"deleted"}
+    said = server.cli("doctor").stdout.decode()
+    assert re.search(r"^ok +export: what is read back is what was sent$", said, re.MULTILINE)
+    assert not re.search(r"[0-9a-f]{32}", said)
+    ours = [drop for drop in server.cli_json("drop", "list") if drop["name"] == "dropoff-tus doctor"]
+    assert [drop["closed"] for drop in ours] == [True]
 
 
 @pytest.mark.parametrize(
-    ("settings", "check", "advice"),
+    ("setting", "check", "advice"),
     [
-        ("client_max_body_size 0;", "buffering", "proxy_request_buffering off"),
-        ("proxy_request_buffering off;", "send", "client_max_body_size 0"),
-        (f"{_GOOD} proxy_set_header Dropoff-Code '';", "create", "let the proxy pass the header Dropoff-Code"),
-        (f"{_GOOD} proxy_hide_header Upload-Expires;", "headers", "let the proxy pass response headers"),
-        (f"{_GOOD} limit_except GET POST HEAD OPTIONS {{ deny all; }}", "send", "let it pass POST, HEAD, PATCH"),
-        (f"{_GOOD} proxy_hide_header Tus-Version;", "reach", "let the proxy forward /files/"),
+        ("buffering", "buffering", "proxy_request_buffering off"),
+        ("body size", "send", "client_max_body_size 0"),
+        ("request header", "create", "let the proxy pass the header Dropoff-Code"),
+        ("response header", "headers", "let the proxy pass response headers"),
+        ("method", "send", "let it pass POST, HEAD, PATCH"),
+        ("other site", "reach", "let the proxy forward /files/"),
     ],
-    ids=["buffering", "body size", "request header", "response header", "method", "other site"],
 )
-def test_doctor_names_what_a_proxy_does_wrong(tmp_path: Path, settings: str, check: str, advice: str) -> None:
+def test_doctor_names_what_a_proxy_does_wrong(
+    proxied: tuple[ServerProcess, dict[str, str]], setting: str, check: str, advice: str
+) -> None:
     """And what to write in nginx."""
-    with _behind(tmp_path, settings) as (server, _):
-        checks = _checks(server)
-        assert check in checks, checks
-        assert advice in checks[check]["advice"], checks
+    server, urls = proxied
+    server.environment = {"SERVER__PUBLIC_URL": urls[setting]}
+    checks = _checks(server)
+    assert check in checks, checks
+    assert advice in checks[check]["advice"], checks
 
 
 def test_doctor_names_a_wrong_address_and_what_is_wrong_on_this_machine(tmp_path: Path) -> None:
