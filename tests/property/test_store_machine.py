@@ -32,7 +32,6 @@ from dropoff_tus.errors import (
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.check import check_store
-from storage.engine import StoreSettings
 from storage.keys import load_server_keys
 from storage.rotation import SigningRotation, hold_store
 from tests.support.nonce_spy import NonceSpy
@@ -46,17 +45,6 @@ _SECTOR_BYTES = 512
 # Around the sizes of a chunk and of a body that is taken in one turn.
 _SIZES = st.sampled_from([1, 2, 65_535, 65_536, 65_537, 131_072, 262_144, 262_145]) | st.integers(1, 3000)
 _SEEDS = st.integers(0, 2**32)
-
-
-class _Kit(StoreKit):
-    """Without syncs: a crash is made here by rewriting files."""
-
-    @property
-    def settings(self) -> StoreSettings:
-        """The settings, fast."""
-        return StoreSettings(
-            self.folder / "store", self.folder / "keys", self.roots, durability="os", free_space_floor_bytes=0
-        )
 
 
 @dataclass
@@ -89,7 +77,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.stack.enter_context(self.spy.watching())
         self.loop = asyncio.new_event_loop()
-        self.kit = _Kit(self.folder)
+        # A crash is made here by rewriting files.
+        self.kit = StoreKit(self.folder, durability="os")
         self.uploads: list[_Model] = []
         self.do(self.kit.store.start())
 
@@ -426,7 +415,7 @@ def _run(examples: int, steps: int) -> None:
 
 def test_store_in_any_order_of_events_keeps_what_it_acknowledged() -> None:
     """A few runs."""
-    _run(8, 20)
+    _run(20, 25)
 
 
 @pytest.mark.slow

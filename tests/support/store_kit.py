@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from dropoff_tus import ids
 from dropoff_tus.errors import BodyCutError
@@ -51,10 +52,16 @@ class StoreKit:
     """A store with its keys; `reopen` is a restart of the process."""
 
     def __init__(
-        self, folder: Path, *, key_type: str = "x25519", mode: Mode = Mode.MANAGED, recipients: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *,
+        key_type: str = "x25519",
+        mode: Mode = Mode.MANAGED,
+        recipients: tuple[str, ...] = (),
+        durability: Literal["fsync", "os"] = "fsync",
     ) -> None:
-        """Make keys below a folder; `recipients` are the drop-off's own."""
-        self.folder, self.mode, self.recipients = folder, mode, recipients
+        """Make keys below a folder; `recipients` are the drop-off's own. Many commits are faster without syncs."""
+        self.folder, self.mode, self.recipients, self.durability = folder, mode, recipients, durability
         self.places = generate_server_keys(folder / "secrets")
         self.root = generate_root_identity(folder / "root.txt", key_type)
         self.roots: tuple[str, ...] = (self.root,)
@@ -72,7 +79,13 @@ class StoreKit:
     @property
     def settings(self) -> StoreSettings:
         """The store's settings, with the roots of now."""
-        return StoreSettings(self.folder / "store", self.folder / "keys", self.roots, free_space_floor_bytes=0)
+        return StoreSettings(
+            self.folder / "store",
+            self.folder / "keys",
+            self.roots,
+            durability=self.durability,
+            free_space_floor_bytes=0,
+        )
 
     def at(self, folder: Path) -> "StoreKit":
         """Return the same store and keys in a copy of the folder, opened anew."""
