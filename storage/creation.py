@@ -6,6 +6,7 @@ Source: docs/format.md, Files, Envelope, Log.
 import base64
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -46,15 +47,16 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     if server is None:
         message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
         raise KeyMissingError(message)
+    blobs = envelope.seal_each(roots, [server.recipient])
     record = _create_record(base, new, envelope, texts, epoch)
+    # Before the first commit nothing is synced: this tells the next process whether the roots' envelope is still whole.
+    record["root"] = hashlib.sha256(blobs[0]).hexdigest()
     line = sign_line(record, base.keys.signing)
     paths = base.layout.of(new.id)
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
-        for path, blob in zip(
-            (paths.root_envelope, paths.server_envelope), envelope.seal_each(roots, [server.recipient]), strict=True
-        ):
+        for path, blob in zip((paths.root_envelope, paths.server_envelope), blobs, strict=True):
             base.disk.write_new(path, blob)
         base.disk.write_new(paths.data, b"")
         base.disk.write_new(paths.log, line)

@@ -9,6 +9,7 @@ Source: docs/format.md, Leases, Recovery.
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -180,11 +181,30 @@ class Leases:
                 base.known.put(upload_id, known)
         except OSError as error:
             raise base.failed(upload_id, error) from error
+        if not known.vouched and state.log_bytes == state.create_bytes:
+            self._check_creation(state, known)
         if for_append and not state.final and state.ended is None:
             check_signs(base.keys.signing, state)
             if not known.vouched:
                 self._vouch(state, known)
         return state
+
+    def _check_creation(self, state: LogState, known: Known) -> None:
+        """Before the first commit to an upload of another process: whatever a power cut took, nothing was acknowledged.
+
+        Raises:
+            UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
+        """
+        paths = self._base.layout.of(state.id)
+        try:
+            root, server = paths.root_envelope.read_bytes(), paths.server_envelope.read_bytes()
+        except FileNotFoundError:
+            raise not_found() from None
+        found = hashlib.sha256(root).hexdigest()
+        if found != state.create.get("root", found) or not server:
+            raise not_found()
+        with contextlib.suppress(KeyMissingError):
+            self._vouch(state, known)
 
     def _vouch(self, state: LogState, known: Known) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""

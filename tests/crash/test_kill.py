@@ -10,8 +10,6 @@ import json
 import os
 import random
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,25 +21,6 @@ from tests.support.server_process import free_port_pair, run_warm
 from tests.support.warm_server import WarmServer
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 30
-
-
-def _program(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "server.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def _answer(*arguments: str) -> str:
-    process = _program(*arguments)
-    output, _ = process.communicate(timeout=_START_SECONDS)
-    assert process.returncode == 0, arguments
-    return output
 
 
 class _Server:
@@ -50,7 +29,8 @@ class _Server:
     def __init__(self, folder: Path, warm: WarmServer) -> None:
         self.folder, self.warm = folder, warm
         self.listen = f"127.0.0.1:{free_port_pair()}"
-        made = json.loads(_answer("init", "--dir", str(folder / "data"), "--listen", self.listen, "--json"))
+        done = run_warm("init", "--dir", str(folder / "data"), "--listen", self.listen, "--json", folder=folder)
+        made = json.loads(done.stdout)
         self.config, self.drop = made["config"], made["drop"]
         self.process = 0
         self.kills = 0

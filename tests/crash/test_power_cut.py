@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from storage import durable
 from tests.support import crash_scenarios
+from tests.support.aio import async_test
 from tests.support.crash_scenarios import SCENARIOS, Client, Sent
 from tests.support.power_cut import KilledError, Medium, Recorder
 from tests.support.store_kit import StoreKit
@@ -134,6 +135,30 @@ def test_power_cut_after_a_kill_before_a_sync_loses_nothing_acknowledged(
     assert syncs
     for die_at in syncs:
         _run(_Plan("small", points=15, draws=1, seed="0", die_at=die_at), tmp_path, monkeypatch)
+
+
+def _leave(path: Path, left: bytes | None) -> None:
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+
+
+@pytest.mark.parametrize("name", ["root_envelope", "server_envelope"])
+@pytest.mark.parametrize("left", [None, b"", bytes(519)])
+@async_test
+async def test_power_cut_that_takes_an_envelope_takes_the_creation(
+    tmp_path: Path, name: str, left: bytes | None
+) -> None:
+    """Bytes that the roots, or the server, could never open are not taken: the upload is as if it had not been."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(10)
+    _leave(getattr(kit.store.layout.of(upload.id), name), left)
+    kit.open()
+    with pytest.raises(UploadNotFoundError):
+        await kit.append(upload.id, 0, b"0123456789")
+    with pytest.raises(UploadNotFoundError):
+        await kit.finish(upload.id)
+    await kit.store.close()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_READY_SECONDS = 60
+_READY_SECONDS = 120
 
 
 class WarmServer:
@@ -77,8 +77,12 @@ class WarmServer:
 
     def close(self) -> None:
         """End the process that forks."""
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            self._process.communicate(timeout=10)
+            self._process.stdin.close()
+        self._process.wait(_READY_SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def _serve() -> None:
