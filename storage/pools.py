@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 _DISK_THREADS = 16
 """Syncs side by side share a commit of the file system's journal."""
 _OTHER_THREADS = 4
+_BESIDE_BYTES = 128 << 10
+"""From this size on, handing the hashing to another thread costs less than it saves."""
 
 
 class Pools:
@@ -22,7 +24,9 @@ class Pools:
 
     def __init__(self, *, sync: bool = True) -> None:
         """Make the pools; threads start when there is work. Without syncs few threads wait for the disk."""
-        cores = max(2, os.cpu_count() or 2)
+        cores = self._cores = max(2, os.cpu_count() or 2)
+        self._turns = 0
+        """Uploads that are being received and sealed, or wait for a worker to do so."""
         self._sealers = ThreadPoolExecutor(cores, thread_name_prefix="seal")
         self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
         self._workers = ThreadPoolExecutor(_DISK_THREADS if sync else _OTHER_THREADS, thread_name_prefix="disk")
@@ -33,16 +37,36 @@ class Pools:
 
     async def run_sealing(self, work: Callable[..., T], *arguments: object) -> T:
         """Run the receiving and sealing of a body."""
-        return await _run(self._sealers, work, *arguments)
+        self._turns += 1
+        try:
+            return await _run(self._sealers, work, *arguments)
+        finally:
+            self._turns -= 1
 
-    def digest_beside(self, work: Callable[..., None], *arguments: object) -> "Future[None]":
-        """Start hashing beside the calling worker, which waits for the result before it lets go of the bytes."""
-        return self._digesters.submit(work, *arguments)
+    def digest_beside(self, work: Callable[[memoryview], object], data: memoryview) -> Callable[[], None]:
+        """Hash beside the calling worker, where that helps: a large piece, and a core that no other worker uses.
+
+        Returns:
+            What waits for the end of it; the bytes stay as they are until then.
+        """
+        if data.nbytes < _BESIDE_BYTES or self._turns >= self._cores:
+            work(data)
+            return _nothing
+        running = self._digesters.submit(work, data)
+
+        def wait() -> None:
+            running.result()
+
+        return wait
 
     def close(self) -> None:
         """Let the threads end what they do, and go."""
         for pool in (self._sealers, self._digesters, self._workers):
             pool.shutdown(wait=True)
+
+
+def _nothing() -> None:
+    """Stand for work that has ended."""
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:

@@ -13,9 +13,6 @@ from storage.log import MAX_SEGMENTS, LogState, SegmentEntry
 from storage.pools import Pools
 from storage.segment import ROLL_BYTES, SegmentWriter
 
-_BESIDE_BYTES = 128 << 10
-"""From this size on, handing the hashing to another thread costs less than it saves."""
-
 
 class Sealing:
     """Seals what is received after an upload's committed end. Used by one worker at a time."""
@@ -69,15 +66,12 @@ class Sealing:
             writer = self._writer = self._open_segment()
         writer.plain_bytes += fresh.nbytes
         full = writer.plain_bytes >= ROLL_BYTES
-        if self._digests and fresh.nbytes >= _BESIDE_BYTES:
-            beside = self._pools.digest_beside(self._digest, fresh)
-            try:
-                sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
-            finally:
-                beside.result()
-        else:
-            self._digest(fresh)
-            sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
+        beside = self._pools.digest_beside
+        digested = beside(self._digest, fresh)
+        try:
+            sealed = writer.write(self._base.disk, self._data, buffer[:filled], beside, last=full)
+        finally:
+            digested()
         self.held = bytes(buffer[sealed:filled])
         if full:
             self._close_segment(writer)
@@ -86,7 +80,7 @@ class Sealing:
         """Seal what is held back as the segment's last chunk."""
         writer = self._writer
         if writer is not None:
-            writer.write(self._base.disk, self._data, memoryview(self.held), last=True)
+            writer.write(self._base.disk, self._data, memoryview(self.held), self._pools.digest_beside, last=True)
             self.held = b""
             self._close_segment(writer)
 
