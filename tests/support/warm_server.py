@@ -5,6 +5,7 @@ own `main`, and may be told to die by SIGKILL at a failpoint or once it has writ
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -86,10 +87,9 @@ class WarmServer:
 
 
 def _serve() -> None:
-    import server.cli.main  # noqa: PLC0415 - these imports are what we are here for
-    import server.cli.run  # noqa: PLC0415
-    import server.lifespan  # noqa: F401, PLC0415
-
+    # These imports are what we are here for; `serve` does them when it runs.
+    for module in ("server.cli", "server.app", "server.lifespan"):
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         child = os.fork()

@@ -97,6 +97,10 @@ class Vault:
                 async with store.lease(upload, offset=sent.told.offset) as lease:
                     await lease.append(BytesBody(b"x"), AppendPlan(sent.told.offset, 1, 1), idle_timeout_seconds=5)
                 return "it was appended to"
+            if (await store.stat(upload)).length is not None and not (await store.stat(upload)).final:
+                # What lost its final record looks open: whoever goes on with it must not cut what was finished.
+                async with store.lease(upload):
+                    return "it was taken over"
             pieces = [piece async for piece in store.read(upload, identities=self.kit.identities)]
         except DropoffError as error:
             named = upload in error.message or any(part in error.message for part in sent.parts)
