@@ -66,12 +66,12 @@ class Sealing:
             writer = self._writer = self._open_segment()
         writer.plain_bytes += fresh.nbytes
         full = writer.plain_bytes >= ROLL_BYTES
-        beside = self._pools.digest_beside
-        digested = beside(self._digest, fresh)
+        digested = self._pools.digest_beside(self._digest, fresh) if self._digests else None
         try:
-            sealed = writer.write(self._base.disk, self._data, buffer[:filled], beside, last=full)
+            sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
         finally:
-            digested()
+            if digested is not None:
+                digested()
         self.held = bytes(buffer[sealed:filled])
         if full:
             self._close_segment(writer)
@@ -80,7 +80,7 @@ class Sealing:
         """Seal what is held back as the segment's last chunk."""
         writer = self._writer
         if writer is not None:
-            writer.write(self._base.disk, self._data, memoryview(self.held), self._pools.digest_beside, last=True)
+            writer.write(self._base.disk, self._data, memoryview(self.held), last=True)
             self.held = b""
             self._close_segment(writer)
 

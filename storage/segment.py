@@ -10,7 +10,7 @@ import bisect
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
@@ -62,10 +62,6 @@ def _sealed_buffer(plain_bytes: int) -> memoryview:
     return memoryview(bytearray(sealed_size(plain_bytes) + _HEADER_BYTES))
 
 
-Beside = Callable[[Callable[[memoryview], object], memoryview], Callable[[], None]]
-"""Begins work on a buffer and returns what waits for its end; until then nobody may change the buffer."""
-
-
 class SegmentWriter:
     """Seals one segment into `data`. Used by one worker thread at a time."""
 
@@ -79,14 +75,13 @@ class SegmentWriter:
         self.plain_bytes = 0
         """Plaintext taken in, held back bytes included."""
 
-    def write(self, disk: Disk, descriptor: int, plain: memoryview, beside: Beside, *, last: bool) -> int:
+    def write(self, disk: Disk, descriptor: int, plain: memoryview, *, last: bool) -> int:
         """Seal what can be sealed of `plain`, which starts with the bytes held back before.
 
         Args:
             disk: Where to write.
             descriptor: The open `data` file.
             plain: At most BATCH_BYTES + CHUNK_BYTES.
-            beside: Starts the hashing of the ciphertext, and returns what waits for it.
             last: Seal everything: the segment ends here.
 
         Returns:
@@ -102,11 +97,9 @@ class SegmentWriter:
         used += self._sealer.seal_chunks(plain[:whole], out[used:])
         if last:
             used += self._sealer.seal_last(plain[whole:], out[used:])
-        hashed = beside(self._hash.update, out[:used])
-        try:
-            disk.write_at(descriptor, out[:used], self._data_offset + self._written)
-        finally:
-            hashed()
+        disk.write_at(descriptor, out[:used], self._data_offset + self._written)
+        # Here and not in a thread of its own: that was measured to cost more than it saves, see docs/performance.md.
+        self._hash.update(out[:used])
         self._written += used
         return plain.nbytes if last else whole
 
