@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import (
@@ -80,6 +87,8 @@ class StoreMachine(RuleBasedStateMachine):
         # A crash is made here by rewriting files.
         self.kit = StoreKit(self.folder, durability="os")
         self.uploads: list[_Model] = []
+        self.appended = False
+        """Whether there is something that a restart could lose: else most steps would be restarts."""
         self.do(self.kit.store.start())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -97,6 +106,15 @@ class StoreMachine(RuleBasedStateMachine):
     def room(self, upload: _Model, size: int) -> int:
         """Return how much of a body fits."""
         return size if upload.length is None else min(size, upload.length - len(upload.content))
+
+    @initialize(mode=st.sampled_from(Mode), size=_SIZES, seed=_SEEDS)
+    def begin(self, mode: Mode, size: int, seed: int) -> None:
+        """Have some uploads from the start, one with bytes, since what happens to these is what counts."""
+        self.create(mode, Role.REGULAR, None)
+        self.create(mode, Role.PARTIAL, None)
+        body = random.Random(seed).randbytes(size)
+        self.do(self.kit.append(self.uploads[0].id, 0, body))
+        self.uploads[0].content = body
 
     # ---- requests -------------------------------------------------------------------------------------------
 
@@ -126,6 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
                 plan = AppendPlan(offset, expected, expected)
                 await lease.append(BytesBody(body, cut=cut), plan, idle_timeout_seconds=5, hold_last=hold)
 
+        self.appended = True
         try:
             self.do(work())
             assert not cut
@@ -268,9 +287,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- what happens to servers ----------------------------------------------------------------------------
 
+    @precondition(lambda self: self.appended)
     @rule()
     def restart(self) -> None:
         """Begin a new process."""
+        self.appended = False
         self.do(self.kit.store.close())
         self.kit.open()
 
@@ -288,6 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         paths = self.kit.store.layout.of(upload.id)
         log_bytes, data_bytes = paths.log.stat().st_size, paths.data.stat().st_size
+        self.appended = True
         self.do(self.kit.append(upload.id, len(upload.content), body))
         self.do(self.kit.store.close())
         log, stored = bytearray(paths.log.read_bytes()), bytearray(paths.data.read_bytes())
@@ -305,9 +327,11 @@ class StoreMachine(RuleBasedStateMachine):
         paths.data.write_bytes(stored)
         self.kit.open()
 
+    @precondition(lambda self: self.appended)
     @rule()
     def rotate_the_signing_key(self) -> None:
         """Hand over every log to a new key, with the server stopped."""
+        self.appended = False
         self.do(self.kit.store.close())
         with hold_store(self.kit.settings.root, alone=True):
             rotation = SigningRotation(self.kit.settings, self.kit.places.signing_key)
@@ -415,7 +439,7 @@ def _run(examples: int, steps: int) -> None:
 
 def test_store_in_any_order_of_events_keeps_what_it_acknowledged() -> None:
     """A few runs."""
-    _run(20, 25)
+    _run(12, 25)
 
 
 @pytest.mark.slow
