@@ -437,9 +437,10 @@ def _run(examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.timeout(300)
 def test_store_in_any_order_of_events_keeps_what_it_acknowledged() -> None:
     """A few runs."""
-    _run(12, 25)
+    _run(8, 20)
 
 
 @pytest.mark.slow
