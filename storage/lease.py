@@ -15,7 +15,6 @@ from dropoff_tus.errors import (
     LengthFixedError,
     MaxSizeExceededError,
     MismatchedOffsetError,
-    UploadDamagedError,
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
@@ -114,11 +113,18 @@ class FileLease:
                 try:
                     self._committer.segments(pending)
                 except OSError as error:
-                    self._hashes = {}
-                    self._base.known.update(self.state, self._hashes)
+                    self._lose_digests()
                     raise self._committer.failed(error) from error
+                except DropoffError:
+                    self._lose_digests()
+                    raise
 
             await self._pools.run(work)
+
+    def _lose_digests(self) -> None:
+        """Forget the running digests, which hold bytes that are not committed: the upload is read back at its end."""
+        self._hashes = {}
+        self._base.known.update(self.state, self._hashes)
 
     # ---- finishing ------------------------------------------------------------------------------------------
 
@@ -167,15 +173,16 @@ class FileLease:
         return await self._pools.run(work)
 
     def _write_final(self, at: datetime) -> None:
+        pending, self._pending = self._pending, []
         try:
-            self._committer.final(self._pending, at)
+            self._committer.final(pending, at)
         except OSError as error:
+            self._lose_digests()
             raise self._committer.failed(error) from error
-        except UploadDamagedError:
-            # Nothing is added to a log that was tampered with.
-            self._pending = []
+        except DropoffError:
+            # Nothing is added to a log that was tampered with; what was held back is cut by whoever comes next.
+            self._lose_digests()
             raise
-        self._pending = []
 
     async def end(self, state: UploadState, why: str, at: datetime) -> None:
         """Tombstone first, so that a crash is followed by the same end; then envelopes, then data."""

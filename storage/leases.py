@@ -115,11 +115,13 @@ class Leases:
             lease = await self._open(upload_id, holder, deadline, for_append=offset is not None)
             yield lease
         finally:
-            if lease is not None:
-                await lease.release()
-            del self._holders[upload_id]
-            holder.let_go_of_body()
-            holder.released.set()
+            try:
+                if lease is not None:
+                    await lease.release()
+            finally:
+                del self._holders[upload_id]
+                holder.let_go_of_body()
+                holder.released.set()
 
     async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> FileLease:
         while True:
