@@ -164,7 +164,7 @@ def test_receipt_after_a_kill_in_the_middle_has_both_copies(own_server: ServerPr
     url = site.create(len(CONTENT))
     site.patch(url, 0, CONTENT[:5000])
     own_server.kill9()
-    own_server.start(failpoint="before-receipts:1")
+    own_server.start(failpoint="before-receipt:1")
     with pytest.raises(ConnectionCutError):
         site.patch(url, 5000, CONTENT[5000:])
     own_server.kill9()
