@@ -289,6 +289,14 @@ class Catalog(Protocol):
         """Return a counter that every change of any drop-off raises; cheap to poll."""
         ...
 
+    async def store_id(self) -> str | None:
+        """Return the id of the store that this catalog speaks of, or None before its first start."""
+        ...
+
+    async def keep_store_id(self, new: str) -> str:
+        """Keep the store's id if there is none yet, and return the one that is kept: it never changes."""
+        ...
+
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
 

@@ -3,12 +3,16 @@
 It knows nothing of HTTP, so that a command starts without a web server's imports.
 """
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dropoff_tus.errors import CatalogUnavailableError
+from dropoff_tus.model import UploadState
+from dropoff_tus.ports import Catalog
 from server.clock import SystemClock
 from server.config import Config
 from server.places import key_places
@@ -16,9 +20,12 @@ from server.uploads import Uploads, UploadSettings
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, load_server_keys
+from storage.layout import Layout
+from storage.marker import WrongStoreError, adopt_store, check_store
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
+_ALIVE = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING, UploadState.COMPLETE)
 
 
 class StartError(Exception):
@@ -47,6 +54,26 @@ def store_settings(config: Config) -> StoreSettings:
     )
 
 
+async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True) -> None:
+    """Make sure that the configured folders are those of the catalog's store, before anything believes them.
+
+    Args:
+        config: Names the folders.
+        catalog: Knows the store's id.
+        adopt: A catalog that knows none, and its folders, get one: the first start, also after an update.
+
+    Raises:
+        WrongStoreError: They are not; nothing was made.
+        CatalogUnavailableError, OSError: It could not be found out.
+    """
+    layout = Layout(Path(config.store.dir), Path(config.store.keys_dir))
+    store_id = await catalog.store_id()
+    if store_id is None and adopt:
+        in_use = bool(await catalog.uploads(states=_ALIVE))
+        store_id = await catalog.keep_store_id(await asyncio.to_thread(adopt_store, layout, in_use=in_use))
+    await asyncio.to_thread(check_store, layout, store_id)
+
+
 @contextlib.asynccontextmanager
 async def open_services(config: Config) -> AsyncIterator[Services]:
     """Open keys, store and catalog.
@@ -57,15 +84,15 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     settings = store_settings(config)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            # Before the keys are read: they stay what they are as long as this is held.
-            stack.enter_context(hold_store(settings.root))
-            keys = load_server_keys(key_places(config))
             catalog = await stack.enter_async_context(
                 open_catalog(config.catalog.url, durable=config.store.durability == "fsync")
             )
+            await identify_store(config, catalog)
+            # Before the keys are read: they stay what they are as long as this is held.
+            stack.enter_context(hold_store(settings.root))
+            keys = load_server_keys(key_places(config))
             store = FileStore(settings, keys)
-            await store.start()
-        except (KeySourceError, CatalogError) as error:
+        except (KeySourceError, CatalogError, CatalogUnavailableError, WrongStoreError) as error:
             raise StartError(str(error)) from error
         except OSError as error:
             message = f"cannot use the store at {settings.root}: {error.strerror}"

@@ -46,7 +46,7 @@ class FileStore:
     def __init__(
         self, settings: StoreSettings, keys: ServerKeys, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        """Take settings and keys; `start` makes the folders."""
+        """Take settings and keys. The folders are there: `storage.marker` makes them, or refuses others."""
         self._base = StoreBase(settings, keys, clock)
         self._pools = Pools(sync=settings.durability == "fsync")
         self._leases = Leases(self._base, self._pools)
@@ -67,15 +67,6 @@ class FileStore:
         return self._base.disk
 
     # ---- life -----------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Make the store's folders."""
-
-        def work() -> None:
-            self.disk.make_root(self.layout.uploads)
-            self.disk.make_root(self._base.settings.keys_dir)
-
-        await self.run(work)
 
     async def stop_appends(self) -> None:
         """Stop running appends: each commits and raises ServerShutdownError. New ones are refused."""

@@ -50,8 +50,8 @@ def hold_store(root: Path, *, alone: bool = False) -> Iterator[None]:
 
     Raises:
         RotationError: Someone uses it alone, or alone was asked for and someone uses it.
+        FileNotFoundError: There is no such folder.
     """
-    Disk(sync=False).make_folder(root)
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

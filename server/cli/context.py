@@ -105,11 +105,13 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
     from server.services import store_settings
     from storage.engine import FileStore
     from storage.keys import verifying_keys
+    from storage.marker import check_store
 
     keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
 
     async def run() -> T:
         store = FileStore(store_settings(config), keys)
+        check_store(store.layout, None)
         try:
             return await work(store)
         finally:

@@ -143,6 +143,7 @@ def _read(file: Path) -> Config:
 
 async def _first_drop(config: Config) -> dict[str, object]:
     from dropoff_tus.model import Limits
+    from server.services import identify_store
     from storage.catalog import open_catalog
 
     async with open_catalog(config.catalog.url) as catalog:
@@ -150,7 +151,9 @@ async def _first_drop(config: Config) -> dict[str, object]:
             message = "the catalog holds drop-offs already, which other keys have signed; name an empty database"
             raise CommandError(message)
         new = NewDrop(name="First drop-off", limits=Limits())
-        return created_json(config, *await create_drop(catalog, load_keys(config), new))
+        created = created_json(config, *await create_drop(catalog, load_keys(config), new))
+        await identify_store(config, catalog)
+        return created
 
 
 def _shown_settings() -> dict[str, str]:

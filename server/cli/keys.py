@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, group, read_config, with_services
+from server.cli.context import (
+    ConfigOption,
+    JsonOption,
+    find_upload,
+    group,
+    read_config,
+    with_catalog,
+    with_services,
+)
 from server.cli.output import CommandError, note, print_json, say
 
 if TYPE_CHECKING:
@@ -186,11 +194,13 @@ def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> Non
 
 
 def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
-    from server.services import store_settings
+    from server.services import identify_store, store_settings
     from storage.rotation import SigningRotation, hold_store
 
     loaded = read_config(config)
     settings = store_settings(loaded)
+    # With another folder in its place the old key would retire, and what it signed would stay behind.
+    with_catalog(config, lambda catalog, conf: identify_store(conf, catalog, adopt=not dry_run))
     with hold_store(settings.root, alone=True):
         rotation = SigningRotation(settings, loaded.keys.signing_key, output)
         try:

@@ -25,6 +25,7 @@ _OUR_ERRORS = (
     ("dropoff_tus.errors", "DropoffError"),
     ("server.config", "ConfigError"),
     ("server.services", "StartError"),
+    ("storage.marker", "WrongStoreError"),
     ("storage.catalog", "CatalogError"),
     ("storage.keys", "KeySourceError"),
 )

@@ -51,7 +51,7 @@ def check(
     loaded = read_config(config)
     silence_logs()
     from server.cli.compare import compare
-    from server.services import store_settings
+    from server.services import identify_store, store_settings
     from storage.catalog import open_catalog
     from storage.check import Depth, check_store, stored_bytes
     from storage.engine import FileStore
@@ -65,6 +65,7 @@ def check(
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
+            await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None
             ids = await store.upload_ids() if one is None else [one]
             # What has no folder is the comparison's to tell.

@@ -71,6 +71,14 @@ class SqlCatalog:
         """Return the counter of drop-off changes."""
         return await self._engine.read(operations.version)
 
+    async def store_id(self) -> str | None:
+        """Return the id of the store that this catalog speaks of, or None."""
+        return await self._engine.read(operations.store_id)
+
+    async def keep_store_id(self, new: str) -> str:
+        """Keep the store's id, if none is kept; return the one that is."""
+        return await self._engine.write(lambda transaction: operations.keep_store_id(transaction, new))
+
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload.
 

@@ -127,6 +127,18 @@ def version(transaction: Transaction) -> int:
     return found
 
 
+def store_id(transaction: Transaction) -> str | None:
+    """Return the store's id, or None."""
+    found: str | None = transaction.rows(statements.STORE_ID)[0]["store_id"]
+    return found
+
+
+def keep_store_id(transaction: Transaction, new: str) -> str:
+    """Keep the store's id if there is none yet; return the one that is kept."""
+    transaction.run(statements.SET_STORE_ID, new_store_id=new)
+    return store_id(transaction) or new
+
+
 # ---- uploads: created -----------------------------------------------------------------------------------------
 
 

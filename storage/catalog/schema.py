@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dropoff_tus.model import Mode, Role, UploadState
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -131,11 +131,12 @@ Index(
     postgresql_where=text(_UNCLAIMED),
 )
 
-# One row: the version that every change of a drop-off raises.
+# One row: the version that every change of a drop-off raises, and the id of the store (see `storage.marker`).
 catalog_state = Table(
     "catalog_state",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),
+    Column("store_id", Text),
     CheckConstraint("id = 1", name="one_row"),
 )

@@ -116,6 +116,14 @@ VERSION = select(catalog_state.c.version)
 
 RAISE_VERSION = update(catalog_state).values(version=catalog_state.c.version + literal_column("1"))
 
+STORE_ID = select(catalog_state.c.store_id)
+
+SET_STORE_ID = (
+    update(catalog_state)
+    .where(catalog_state.c.store_id.is_(None))
+    .values(store_id=bindparam("new_store_id", type_=catalog_state.c.store_id.type))
+)
+
 # ---- uploads --------------------------------------------------------------------------------------------------
 
 INSERT_UPLOAD = insert(uploads)

@@ -42,7 +42,7 @@ from storage.check import check_store
 from storage.keys import load_server_keys
 from storage.rotation import SigningRotation, hold_store
 from tests.support.nonce_spy import NonceSpy
-from tests.support.store_kit import BytesBody, StoreKit
+from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.uploads: list[_Model] = []
         self.appended = False
         """Whether there is something that a restart could lose: else most steps would be restarts."""
-        self.do(self.kit.store.start())
+        make_roots(self.kit.store)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end."""

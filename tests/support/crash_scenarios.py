@@ -15,7 +15,7 @@ from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, UploadNotFou
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.check import check_store
-from tests.support.store_kit import BytesBody, StoreKit
+from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
 ROLL_BYTES = 64 << 10
 _READ_BACK_BYTES = 1 << 30
@@ -138,7 +138,7 @@ class Client:
 async def verify(client: Client) -> None:
     """Hold a fresh store against what the client was told, then resume, finish and read everything."""
     kit = client.kit
-    await kit.store.start()
+    make_roots(kit.store)
     problems = {found.upload_id: found.problem async for found in check_store(kit.store) if found.problem is not None}
     await client.ask()
     for upload_id, sent in list(client.sent.items()):

@@ -40,6 +40,7 @@ class MemoryCatalog:
         self.asked = 0
         self.down = False
         self._version = 0
+        self._store_id: str | None = None
 
     async def _begin(self) -> None:
         # Others run meanwhile, as with a real database; what follows in each method is one transaction.
@@ -105,6 +106,17 @@ class MemoryCatalog:
         """Return the change counter."""
         await self._begin()
         return self._version
+
+    async def store_id(self) -> str | None:
+        """Return the store's id."""
+        await self._begin()
+        return self._store_id
+
+    async def keep_store_id(self, new: str) -> str:
+        """Keep the store's id, once."""
+        await self._begin()
+        self._store_id = self._store_id or new
+        return self._store_id
 
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload, or claim the parts of a concatenation."""

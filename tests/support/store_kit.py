@@ -48,6 +48,12 @@ class BytesBody:
         return count
 
 
+def make_roots(store: FileStore) -> None:
+    """Make a store's folders, as its first start does; an id needs only what is kept beside a catalog."""
+    for root in (store.layout.uploads, store.layout.keys_dir):
+        store.disk.make_root(root)
+
+
 class StoreKit:
     """A store with its keys; `reopen` is a restart of the process."""
 
@@ -104,7 +110,7 @@ class StoreKit:
         self, length: int | None, *, role: Role = Role.REGULAR, parts: Sequence[str] = (), name: bytes = b"x"
     ) -> tuple[str, StoredUpload]:
         """Create an upload; returns its token and state."""
-        await self.store.start()
+        make_roots(self.store)
         token = os.urandom(16).hex()
         new = NewUpload(
             id=ids.upload_id(token),

@@ -13,7 +13,7 @@ from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
 from dropoff_tus.ports import Body, Clock, Lease, NewUpload, Store
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryStore
-from tests.support.store_kit import StoreKit
+from tests.support.store_kit import StoreKit, make_roots
 
 METADATA = Metadata((("filename", b"a name.txt"), ("empty", b"")))
 
@@ -55,7 +55,7 @@ class FileBackend:
 
     async def start(self) -> None:
         """Make the folders."""
-        await self._kit.store.start()
+        make_roots(self._kit.store)
 
     def reopen(self) -> None:
         """Open the folders anew."""

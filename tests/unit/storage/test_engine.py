@@ -22,7 +22,7 @@ from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports import NewUpload
 from storage.check import check_store
 from tests.support.aio import async_test
-from tests.support.store_kit import BytesBody, StoreKit
+from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
 
 @pytest.mark.parametrize("key_type", ["x25519", "hybrid"])
@@ -172,7 +172,7 @@ async def test_swapped_envelope_is_refused(tmp_path: Path) -> None:
 async def test_policy_changed_behind_the_server_is_refused(tmp_path: Path) -> None:
     """A drop-off made managed by SQL does not carry the server's signature."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
-    await kit.store.start()
+    make_roots(kit.store)
     signed = kit.keys.sign_policy(kit.drop_id, Mode.SEALED, ())
     forged = SignedPolicy(Mode.MANAGED, (), signed.signature)
     new = NewUpload(

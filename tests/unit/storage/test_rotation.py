@@ -332,6 +332,7 @@ async def test_key_that_comes_from_a_command_is_rotated_into_another_file(tmp_pa
 
 def test_store_is_held_by_many_or_by_one(tmp_path: Path) -> None:
     """A rotation waits for nobody and lets nobody in."""
+    (tmp_path / "store").mkdir()
 
     def held(*, alone: bool) -> bool:
         try:

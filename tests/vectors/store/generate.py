@@ -21,7 +21,7 @@ from dropoff_tus.model import Metadata, Mode, Role, UploadState
 from dropoff_tus.ports import NewUpload
 from storage.engine import FileStore, StoreSettings
 from storage.keys import generate_root_identity, generate_server_keys, load_server_keys
-from tests.support.store_kit import BytesBody
+from tests.support.store_kit import BytesBody, make_roots
 from tests.vectors.store import make_vectors
 from tests.vectors.store.stored import plaintext
 
@@ -110,7 +110,7 @@ class _Maker:
 
 async def _make(folder: Path) -> None:
     maker = _Maker(folder)
-    await maker.store.start()
+    make_roots(maker.store)
     row = await maker.create("example", len(b"".join(_EXAMPLE)))
     await maker.append(row, _EXAMPLE[0])
     await maker.finish(row, _EXAMPLE[1])
