@@ -108,6 +108,8 @@ class Dropoff:
     closed: bool = False
     ended: bool = False
     """`drop close --now`: what is open has been ended too."""
+    notify: tuple[str, ...] = ()
+    """Mail addresses that are told of uploads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,16 @@
 A section is a model of typed keys (`server.setting_types`); paths are relative to the file.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from server.addresses import is_allowed
 from server.config_source import (
     Names,
     Overrides,
@@ -23,7 +26,9 @@ from server.setting_types import (
     CatalogUrl,
     Count,
     Duration,
+    Events,
     FilePath,
+    HookUrl,
     KeySource,
     Listen,
     Networks,
@@ -31,6 +36,7 @@ from server.setting_types import (
     PublicUrl,
     Size,
     SocketPath,
+    Timeout,
     When,
 )
 
@@ -147,6 +153,53 @@ class LimitsSection(_Section):
     min_body_rate: Size = 0
 
 
+def _check_hook(url: str, allowed: Networks) -> None:
+    """Refuse a URL that could never be asked: an address that is not allowed, or none that may go without TLS."""
+    parts = urlsplit(url)
+    plain = parts.scheme != "https"
+    if plain and not allowed:
+        message = (
+            "an http URL needs allow_private_addresses, where nobody reads along, "
+            'e.g. ["127.0.0.1"]; write an https URL, or list the address'
+        )
+        raise ValueError(message)
+    try:
+        address = ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return  # a name: its addresses are looked at with each connection
+    if not is_allowed(address, allowed, plain=plain):
+        message = "the URL's address is private or has no TLS; list it in allow_private_addresses, or write another URL"
+        raise ValueError(message)
+
+
+class WebhookSection(_Section):
+    """`[webhook]`: who is told of events."""
+
+    url: HookUrl | None = Field(default=None, repr=False)  # its path or query may be a secret
+    secret: KeySource | None = None
+    format: Literal["v2", "v1"] = "v2"
+    events: Events = (
+        "upload.complete",
+        "upload.rejected",
+        "upload.terminated",
+        "upload.expired",
+        "upload.deleted",
+    )
+    metadata: tuple[str, ...] = ()
+    timeout: Timeout = 10.0
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 18
+    allow_private_addresses: Networks = ()
+
+    @model_validator(mode="after")
+    def _usable(self) -> "WebhookSection":
+        if self.url is not None:
+            _check_hook(self.url, self.allow_private_addresses)
+            if self.secret is None:
+                message = 'url needs secret, which signs what is sent; write e.g. secret = "secrets/webhook-secret"'
+                raise ValueError(message)
+        return self
+
+
 class LogSection(_Section):
     """`[log]`."""
 
@@ -165,6 +218,7 @@ class Config(_Section):
     catalog: CatalogSection
     dropoffs: DropoffsSection = DropoffsSection()
     limits: LimitsSection = LimitsSection()
+    webhook: WebhookSection = WebhookSection()
     log: LogSection = LogSection()
 
     @model_validator(mode="after")

@@ -10,21 +10,24 @@ from dropoff_tus.errors import DropoffError
 from server import appkeys
 from server.auth import Auth
 from server.closing import ClosedDropoffs
+from server.deliveries import open_deliveries
 from server.health import Metrics
 from server.services import open_services
 
 _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0
 _POLL_EVERY_SECONDS = 2.0
+_DELIVER_EVERY_SECONDS = 1.0
 
 
 async def services(app: web.Application) -> AsyncIterator[None]:
     """Open everything before the first request, and close it after the last. For `cleanup_ctx`."""
-    async with open_services(app[appkeys.CONFIG]) as opened:
+    config = app[appkeys.CONFIG]
+    async with open_services(config) as opened, open_deliveries(config, opened) as deliveries:
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
         app[appkeys.UPLOADS] = opened.uploads
-        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, app[appkeys.CONFIG].limits.wrong_codes_per_hour)
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, config.limits.wrong_codes_per_hour)
         app[appkeys.METRICS] = Metrics()
 
         async def stop(_app: web.Application) -> None:
@@ -47,6 +50,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         loops = [
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
+            *(asyncio.create_task(_repeat(_DELIVER_EVERY_SECONDS, sink.look)) for sink in deliveries),
         ]
         yield
         for loop in loops:

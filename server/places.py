@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from server.config import Config
-from storage.keys import KeyPlaces
+from storage.keys import KeyPlaces, KeySourceError
+from storage.keysource import read_source
+
+__all__ = ["KeySourceError", "key_places", "read_source"]
 
 
 def key_places(config: Config) -> KeyPlaces:

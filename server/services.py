@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import UploadState
+from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports import Catalog
 from server.clock import SystemClock
 from server.config import Config
@@ -74,6 +75,14 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
     await asyncio.to_thread(check_store, layout, store_id)
 
 
+def sinks_of(config: Config) -> Sinks:
+    """Return who the configuration says is told of events."""
+    sinks: dict[SinkName, Sink] = {}
+    if config.webhook.url is not None:
+        sinks[SinkName.WEBHOOK] = Sink(frozenset(EventKind(name) for name in config.webhook.events))
+    return sinks
+
+
 @contextlib.asynccontextmanager
 async def open_services(config: Config) -> AsyncIterator[Services]:
     """Open keys, store and catalog.
@@ -85,7 +94,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             catalog = await stack.enter_async_context(
-                open_catalog(config.catalog.url, durable=config.store.durability == "fsync")
+                open_catalog(config.catalog.url, durable=config.store.durability == "fsync", sinks=sinks_of(config))
             )
             await identify_store(config, catalog)
             # Before the keys are read: they stay what they are as long as this is held.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
+from dropoff_tus.outbox import EventKind
 from server.units import parse_duration, parse_size, parse_time
 
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
@@ -22,6 +23,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _PATH = re.compile(r"[!-~]*")
 _SOCKET_PATH_BYTES = 107
 """What the system has room for in the name of a unix socket."""
+_LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
 _ELSEWHERE = ("command:", "env:")
 
 
@@ -97,6 +99,30 @@ def _url(value: object) -> Any:  # noqa: ANN401 - urllib's parts, or None
     return parts if parts.scheme in {"http", "https"} and _HOST.fullmatch(host) else None
 
 
+def _hook_url(value: object) -> object:
+    parts = _url(value)
+    if parts is None or parts.fragment:
+        message = 'is not an http or https URL without user and fragment; write e.g. "https://portal.example.org/hooks"'
+        raise ValueError(message)
+    return value
+
+
+def _events(value: object) -> object:
+    known = [kind.value for kind in EventKind]
+    if not isinstance(value, tuple) or any(item not in known for item in value):
+        message = f"must be a list of events; there are {', '.join(known)}"
+        raise ValueError(message)
+    return value
+
+
+def _timeout(value: object) -> object:
+    seconds = parse_duration(value)
+    if not _LEAST_TIMEOUT_SECONDS <= seconds <= _MOST_TIMEOUT_SECONDS:
+        message = f'must be from {_LEAST_TIMEOUT_SECONDS:g} to {_MOST_TIMEOUT_SECONDS:g} seconds; write e.g. "10s"'
+        raise ValueError(message)
+    return seconds
+
+
 def _when(value: object) -> object:
     parse_time(value, datetime.now(UTC))
     return value.isoformat() if isinstance(value, datetime) else str(value)
@@ -150,6 +176,9 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+HookUrl = Annotated[str, BeforeValidator(_hook_url)]
+Events = Annotated[tuple[str, ...], BeforeValidator(_events)]
+Timeout = Annotated[float, BeforeValidator(_timeout)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 SocketPath = Annotated[Path, BeforeValidator(_socket)]

@@ -93,6 +93,7 @@ def _deeper(config: Config) -> tuple[list[str], list[str]]:
         load_server_keys(key_places(config))
     except KeySourceError as error:
         mistakes.append(f"keys: {error}")
+    mistakes += _wrong_secrets(config)
     if config.server.tls_cert and config.server.tls_key:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.server.tls_cert, config.server.tls_key)
@@ -105,6 +106,18 @@ def _deeper(config: Config) -> tuple[list[str], list[str]]:
     if socket is not None and not socket.parent.is_dir():
         mistakes.append(f"server.unix_socket: there is no folder {socket.parent}; make it, or write another path")
     return mistakes, remarks
+
+
+def _wrong_secrets(config: Config) -> list[str]:
+    """Try the sources of what signs and logs in elsewhere."""
+    from server.deliveries import secrets_of
+    from server.services import StartError
+
+    try:
+        secrets_of(config)
+    except StartError as error:
+        return [str(error)]
+    return []
 
 
 def migrate_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:

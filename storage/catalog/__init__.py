@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator
 
 from sqlalchemy.engine import URL
 
+from dropoff_tus.outbox import Sinks
 from storage.catalog.address import check_url, parse_url, sqlite_file
-from storage.catalog.catalog import SqlCatalog
+from storage.catalog.catalog import Engine, SqlCatalog
 from storage.catalog.errors import CatalogError
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
 from storage.catalog.sqlite import SqliteEngine
@@ -35,24 +36,25 @@ def migrate(url: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def open_catalog(url: str, *, durable: bool = True) -> AsyncGenerator[SqlCatalog]:
+async def open_catalog(url: str, *, durable: bool = True, sinks: Sinks | None = None) -> AsyncGenerator[SqlCatalog]:
     """Open a catalog whose tables are this program's; on leaving, what is queued is done first.
 
     Args:
         url: Where it is.
         durable: Whether an answer has to survive a power cut. A crash of the process never loses one.
+        sinks: Who is told of what happens to uploads; rows for them are written with each change.
 
     Raises:
         CatalogError: It cannot be opened, or `dropoff-tus migrate` has to be run.
     """
     parsed = parse_url(url)
     opened = _open_sqlite(parsed, durable) if parsed.drivername == "sqlite" else _open_postgres(parsed, durable)
-    async with opened as catalog:
-        yield catalog
+    async with opened as engine:
+        yield SqlCatalog(engine, sinks)
 
 
 @contextlib.asynccontextmanager
-async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[SqlCatalog]:  # noqa: FBT001 - handed on
+async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[Engine]:  # noqa: FBT001 - handed on
     path = sqlite_file(url)
     await asyncio.to_thread(check_sqlite, path)
     try:
@@ -60,19 +62,19 @@ async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[SqlCatalog]:  
     except sqlite3.Error as error:
         raise CatalogError(f"cannot open the catalog {path}: {reason(error)}") from error
     try:
-        yield SqlCatalog(engine)
+        yield engine
     finally:
         await engine.close()
 
 
 @contextlib.asynccontextmanager
-async def _open_postgres(url: URL, durable: bool) -> AsyncGenerator[SqlCatalog]:  # noqa: FBT001 - handed on
+async def _open_postgres(url: URL, durable: bool) -> AsyncGenerator[Engine]:  # noqa: FBT001 - handed on
     from storage.catalog.postgres import PostgresEngine  # noqa: PLC0415 - see above
     from storage.catalog.postgres_migration import check_postgres  # noqa: PLC0415 - see above
 
     await check_postgres(url)
     engine = PostgresEngine(url, durable=durable)
     try:
-        yield SqlCatalog(engine)
+        yield engine
     finally:
         await engine.close()

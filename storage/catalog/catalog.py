@@ -5,9 +5,11 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dropoff_tus.model import Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports import Decide
 from storage.catalog import operations
-from storage.catalog.operations import Transaction
+from storage.catalog.outbox import SqlOutbox
+from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -38,8 +40,11 @@ class SqlCatalog:
     `decide` may run in the database's own thread: it must neither block nor touch what belongs to the event loop.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, sinks: Sinks | None = None) -> None:
+        """Take the database, and who is told of changes; `outbox` has what is to be told."""
         self._engine = engine
+        self._sinks: Sinks = sinks or {}
+        self.outbox = SqlOutbox(engine)
 
     async def add_dropoff(self, dropoff: Dropoff) -> None:
         """Insert a drop-off."""
@@ -91,7 +96,7 @@ class SqlCatalog:
             QuotaError: Beyond what can be counted.
         """
         return await self._engine.write(
-            lambda transaction: operations.add_upload(transaction, row, decide, tuple(parts))
+            lambda transaction: operations.add_upload(transaction, row, decide, tuple(parts), self._sinks)
         )
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
@@ -113,12 +118,14 @@ class SqlCatalog:
     async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
         """Mark COMPLETE; also False for an upload that ended or is unknown."""
         return await self._engine.write(
-            lambda transaction: operations.complete_upload(transaction, upload_id, size_bytes, at)
+            lambda transaction: operations.complete_upload(transaction, upload_id, size_bytes, at, self._sinks)
         )
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move to CHECKING or to an end; also False for CHECKING of what is no longer unfinished."""
-        return await self._engine.write(lambda transaction: operations.set_state(transaction, upload_id, state, at))
+        return await self._engine.write(
+            lambda transaction: operations.set_state(transaction, upload_id, state, at, self._sinks)
+        )
 
     async def upload(self, upload_id: str) -> UploadRow | None:
         """Return one upload, or None."""

@@ -9,7 +9,6 @@ Source: dropoff_tus.ports.Catalog.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
 from dropoff_tus.errors import (
     AccessDeniedError,
@@ -21,8 +20,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports import Decide
-from storage.catalog import statements
+from storage.catalog import outbox, statements
 from storage.catalog.rows import (
     Row,
     dropoff_values,
@@ -33,27 +33,10 @@ from storage.catalog.rows import (
     upload_values,
 )
 from storage.catalog.schema import ENDED, HOLDING
-from storage.catalog.statements import Statement
+from storage.catalog.transaction import Transaction
 
 _MOST_BYTES = (1 << 63) - 1
 """What a column and a database's sum can hold."""
-
-
-class Transaction(Protocol):
-    """One transaction of either database. Values are bound by name."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other writer can be between BEGIN and COMMIT now, so that rows need no locks."""
-        ...
-
-    def rows(self, statement: Statement, **values: object) -> Sequence[Row]:
-        """Run a statement and return its rows."""
-        ...
-
-    def run(self, statement: Statement, **values: object) -> int:
-        """Run a statement and return how many rows it changed."""
-        ...
 
 
 @dataclass(slots=True)
@@ -142,7 +125,9 @@ def keep_store_id(transaction: Transaction, new: str) -> str:
 # ---- uploads: created -----------------------------------------------------------------------------------------
 
 
-def add_upload(transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str]) -> UploadRow:
+def add_upload(
+    transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks
+) -> UploadRow:
     """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
     if row.state not in HOLDING:
         raise ValueError("an upload begins open")
@@ -165,6 +150,7 @@ def add_upload(transaction: Transaction, row: UploadRow, decide: Decide, parts: 
         transaction.run(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
     # What a final uses, its parts used until now: that counter stays.
     _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes).apply(transaction, row.drop_id)
+    outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
     return row
 
 
@@ -236,6 +222,7 @@ def drop_upload(transaction: Transaction, upload_id: str) -> None:
             if part["state"] == UploadState.COMPLETE.value:
                 change.used_bytes += part["size_bytes"]
         transaction.run(statements.RELEASE_PARTS, final_id=upload_id)
+    transaction.run(statements.DELETE_EVENTS, upload_id=upload_id)
     transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
     change.apply(transaction, present.drop_id)
 
@@ -243,7 +230,7 @@ def drop_upload(transaction: Transaction, upload_id: str) -> None:
 # ---- uploads: ended well or not -------------------------------------------------------------------------------
 
 
-def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, at: datetime) -> bool:
+def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, at: datetime, sinks: Sinks) -> bool:
     """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
     _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
@@ -253,10 +240,11 @@ def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, a
     transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])
+    outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
     return True
 
 
-def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: datetime) -> bool:
+def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks) -> bool:
     """Move to CHECKING, which only an unfinished upload can, or to an end, from which there is no way back.
 
     One end may follow another (an operator deletes what expired). Parts follow a final to its end alone: while it is
@@ -285,6 +273,9 @@ def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: 
     if present.role is Role.FINAL:
         transaction.run(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
     _given_back(rows[0], present).apply(transaction, present.drop_id)
+    kind = kind_of(state)
+    if kind is not None:
+        outbox.note(transaction, sinks, kind, present, at)
     return True
 
 

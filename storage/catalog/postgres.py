@@ -26,9 +26,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.util import await_, greenlet_spawn
 
 from dropoff_tus.errors import CatalogUnavailableError
-from storage.catalog.operations import Transaction
 from storage.catalog.rows import Row
 from storage.catalog.statements import Statement
+from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
 _Work = Callable[[Transaction], Any]
@@ -89,7 +89,7 @@ def compiled(statement: Statement) -> tuple[str, tuple[str, ...]]:
 
 
 class PostgresTransaction:
-    """Implements `operations.Transaction`, inside a greenlet."""
+    """Implements `transaction.Transaction`, inside a greenlet."""
 
     alone = False
 

@@ -2,19 +2,21 @@
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from storage.catalog.schema import dropoffs
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _COUNTERS = ("used_uploads", "used_bytes", "reserved_bytes")
-_FIXED_NAMES = tuple(name for name in dropoffs.c.keys() if name not in _COUNTERS)  # noqa: SIM118 - of names
-_FIXED = len(_FIXED_NAMES)
-"""A drop-off's counters are its table's last columns; those before them change with the drop-off alone."""
+_NAMES = tuple(dropoffs.c.keys())
+_FIXED_NAMES = tuple(name for name in _NAMES if name not in _COUNTERS)
+"""What changes with the drop-off alone."""
+_FIRST_COUNTER, _BEHIND_COUNTERS = _NAMES.index(_COUNTERS[0]), _NAMES.index(_COUNTERS[-1]) + 1
 
 
 class Row(Protocol):
@@ -75,12 +77,14 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
         "used_uploads": 0,
         "used_bytes": 0,
         "reserved_bytes": 0,
+        "notify": _write_texts(dropoff.notify),
     }
 
 
 def read_dropoff(row: Row) -> Dropoff:
     """Read a drop-off: the first columns of a row, as the table has them."""
-    return _read_dropoff(tuple(row)[:_FIXED])
+    values = tuple(row)
+    return _read_dropoff(values[:_FIRST_COUNTER] + values[_BEHIND_COUNTERS : len(_NAMES)])
 
 
 # Every creation reads the same row twice; equal columns are an equal value, which nobody can change.
@@ -104,6 +108,7 @@ def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
         expires_at=_moment_or_none(row["expires_at"]),
         closed=bool(row["closed"]),
         ended=bool(row["ended"]),
+        notify=_read_texts(row["notify"]),
     )
 
 
@@ -150,4 +155,25 @@ def read_upload(row: Row) -> UploadRow:
         size_bytes=row["size_bytes"],
         completed_at=_moment_or_none(row["completed_at"]),
         final_id=row["final_id"],
+    )
+
+
+def has_notify(rows: Sequence[Row]) -> bool:
+    """Tell whether a drop-off names someone to notify."""
+    return bool(rows) and bool(_read_texts(rows[0]["notify"]))
+
+
+def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:
+    """Read an event that waits, with another number of attempts if given."""
+    return OutboxRow(
+        event_id=row["event_id"],
+        sink=SinkName(row["sink"]),
+        kind=EventKind(row["kind"]),
+        drop_id=row["drop_id"],
+        upload_id=row["upload_id"],
+        at=from_micros(row["at"]),
+        next_at=from_micros(row["next_at"]),
+        attempts=row["attempts"] if attempts is None else attempts,
+        dead=bool(row["dead"]),
+        problem=row["problem"],
     )

@@ -28,8 +28,9 @@ from sqlalchemy import (
 )
 
 from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -75,6 +76,7 @@ dropoffs = Table(
     Column("used_uploads", BigInteger, nullable=False),
     Column("used_bytes", BigInteger, nullable=False),
     Column("reserved_bytes", BigInteger, nullable=False),
+    Column("notify", Text, nullable=False, server_default="[]"),
     CheckConstraint(among("mode", Mode), name="mode"),
     CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="flags"),
     CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="counters"),
@@ -130,6 +132,30 @@ Index(
     sqlite_where=text(_UNCLAIMED),
     postgresql_where=text(_UNCLAIMED),
 )
+
+# Events that wait for delivery: ids and fixed words. A delivered one is gone.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("sink", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("drop_id", Text, nullable=False),
+    Column("upload_id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("dead", SmallInteger, nullable=False),
+    Column("problem", Text),
+    CheckConstraint(among("sink", SinkName), name="sink"),
+    CheckConstraint(among("kind", EventKind), name="kind"),
+    CheckConstraint("dead IN (0, 1)", name="dead"),
+)
+
+Index(
+    "ix_outbox_due", outbox.c.sink, outbox.c.next_at, sqlite_where=text("dead = 0"), postgresql_where=text("dead = 0")
+)
+Index("ix_outbox_upload_id", outbox.c.upload_id)
 
 # One row: the version that every change of a drop-off raises, and the id of the store (see `storage.marker`).
 catalog_state = Table(

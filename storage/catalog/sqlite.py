@@ -28,8 +28,8 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.errors import CatalogUnavailableError
-from storage.catalog.operations import Transaction
 from storage.catalog.statements import Statement
+from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
 _Work = Callable[[Transaction], Any]
@@ -87,7 +87,7 @@ def compiled(statement: Statement) -> str:
 
 
 class SqliteTransaction:
-    """Implements `operations.Transaction` on the driver's cursor."""
+    """Implements `transaction.Transaction` on the driver's cursor."""
 
     alone = True
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from dropoff_tus.model import Role, UploadState
-from storage.catalog.schema import catalog_state, dropoffs, uploads
+from storage.catalog.schema import catalog_state, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
 """Whatever stands below."""
@@ -218,3 +218,61 @@ def list_uploads(
         # As the partial index says it, or SQLite does not see that it may use it.
         conditions += [uploads.c.role == _PARTIAL, uploads.c.final_id.is_(None)]
     return select(uploads).where(*conditions).order_by(uploads.c.created_at, uploads.c.id)
+
+
+# ---- outbox ---------------------------------------------------------------------------------------------------
+
+NOTIFY = select(dropoffs.c.notify).where(dropoffs.c.id == _drop_id)
+
+INSERT_EVENT = insert(outbox)
+"""Values: every column."""
+
+_sink = bindparam("sink", type_=outbox.c.sink.type)
+_held_id = bindparam("held_id", type_=outbox.c.event_id.type)
+_until = bindparam("until", type_=BigInteger)
+_held = (outbox.c.event_id == _held_id) & (outbox.c.sink == bindparam("held_sink", type_=outbox.c.sink.type))
+_claimed = _held & (outbox.c.attempts == bindparam("held_attempts", type_=BigInteger))
+
+EVENT = select(outbox.c.event_id).where(
+    outbox.c.event_id == bindparam("event_id", type_=outbox.c.event_id.type), outbox.c.sink == _sink
+)
+
+DUE = (
+    select(outbox)
+    .where(outbox.c.sink == _sink, outbox.c.dead == _ZERO, outbox.c.next_at <= bindparam("now", type_=BigInteger))
+    .order_by(outbox.c.next_at, outbox.c.drop_id, outbox.c.at)
+    .limit(bindparam("most", type_=BigInteger))
+    .offset(_ZERO)  # or SQLite's gets a bound one without a name of ours
+)
+
+CLAIM = DUE.with_for_update(skip_locked=True)
+"""Values: as DUE."""
+
+HOLD_EVENT = update(outbox).where(_held).values(next_at=_until, attempts=outbox.c.attempts + literal_column("1"))
+"""Values: held_id, held_sink, until."""
+
+DELETE_EVENT = delete(outbox).where(_claimed)
+"""Values: held_id, held_sink, held_attempts."""
+
+FAIL_EVENT = (
+    update(outbox)
+    .where(_claimed)
+    .values(
+        next_at=_until,
+        dead=bindparam("now_dead", type_=outbox.c.dead.type),
+        problem=bindparam("why", type_=outbox.c.problem.type),
+    )
+)
+"""Values: as DELETE_EVENT, until, now_dead, why."""
+
+DELETE_EVENTS = delete(outbox).where(outbox.c.upload_id == _upload_id)
+
+EVENTS = select(outbox).order_by(outbox.c.at, outbox.c.event_id, outbox.c.sink)
+
+DEAD_EVENTS = EVENTS.where(outbox.c.dead != _ZERO)
+
+_anew = {"next_at": _until, "attempts": _ZERO, "dead": _ZERO}
+
+RESEND_DEAD = update(outbox).where(outbox.c.dead != _ZERO).values(_anew)
+
+RESEND_EVENT = update(outbox).where(outbox.c.event_id == _held_id).values(_anew)

@@ -36,11 +36,17 @@ class Watch:
         self.seen.append((dropoff, usage))
 
 
-def make_dropoff(name: str = "Survey", *, code_mac: bytes | None = None, limits: Limits = _NO_LIMITS) -> Dropoff:
+def make_dropoff(
+    name: str = "Survey",
+    *,
+    code_mac: bytes | None = None,
+    limits: Limits = _NO_LIMITS,
+    notify: tuple[str, ...] = (),
+) -> Dropoff:
     """Return a new drop-off; each is a second younger than the one before."""
     policy = SignedPolicy(Mode.MANAGED, (), b"s" * 64)
     created_at = NOW + timedelta(seconds=next(_seconds))
-    return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits)
+    return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits, notify=notify)
 
 
 def make_upload(

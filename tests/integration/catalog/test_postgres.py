@@ -15,9 +15,9 @@ from dropoff_tus.model import Dropoff
 from storage.catalog import CatalogError, SqlCatalog, migrate, open_catalog, statements
 from storage.catalog import postgres as engine
 from storage.catalog.address import parse_url
-from storage.catalog.operations import Transaction
 from storage.catalog.postgres import PostgresEngine
 from storage.catalog.schema import REVISION
+from storage.catalog.transaction import Transaction
 from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, summed_usage
 from tests.support.aio import async_test

@@ -22,6 +22,8 @@ ingest_dir = "ingest"
 url = "sqlite:///catalog.sqlite3"
 """
 Load = Callable[..., Config]
+HOOK = "https://portal.example/hooks"
+KEY = 'secret = "webhook-secret"'
 
 
 @pytest.fixture
@@ -173,6 +175,18 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ("[sever]\n", "sever: there is no such section; did you mean [server]?"),
         ('listen = "a:1"', "listen: there is no such section; did you mean server.listen?"),
         ("server = 1", "server: must be a section; write its name in [ ] on a line of its own, and its keys below"),
+        # webhook
+        (
+            f'[webhook]\nurl = "{HOOK}"',
+            'webhook: url needs secret, which signs what is sent; write e.g. secret = "secrets/',
+        ),
+        (f'[webhook]\nurl = "http://portal.example"\n{KEY}', "webhook: an http URL needs allow_private_addresses"),
+        (f'[webhook]\nurl = "https://169.254.169.254/"\n{KEY}', "webhook: the URL's address is private or has no TLS"),
+        (f'[webhook]\nurl = "https://[::ffff:10.0.0.1]/"\n{KEY}', "webhook: the URL's address is private"),
+        (f'[webhook]\nurl = "https://user:pass@portal.example/"\n{KEY}', "webhook.url: is not an http or https URL"),
+        ('[webhook]\nevents = ["upload.done"]', "webhook.events: must be a list of events; there are upload.created"),
+        ('[webhook]\ntimeout = "0"', 'webhook.timeout: must be from 0.1 to 120 seconds; write e.g. "10s"'),
+        ("[webhook]\nmax_attempts = 0", "webhook.max_attempts: must be 1 or more"),
         # server
         ('[server]\nlisten = "8080"', 'server.listen: is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"'),
         ('[server]\nlisten = "host:70000"', "server.listen: is not HOST:PORT"),

@@ -1,0 +1,142 @@
+"""What the outside is told of uploads: events, the rows that wait for delivery, and when a delivery is repeated.
+
+An event is written in the transaction that changes the upload's state, one row for each sink that wants it. Rows hold
+ids and fixed words; what is told beyond them is made at delivery. Delivery is at least once: the id of an event is made
+of what happened, so it is the same at each repetition, also after a catalog was put back from a copy.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from dropoff_tus.model import UploadState
+
+_EVENT_ID_DOMAIN = "dropoff-tus/event-id/v1\n"
+_FIRST_WAIT_SECONDS = 5.0
+_LONGEST_WAIT_SECONDS = 6 * 3600.0
+
+
+class EventKind(StrEnum):
+    """What happened to an upload. Partial uploads have no events: what they become has."""
+
+    CREATED = "upload.created"
+    COMPLETE = "upload.complete"
+    REJECTED = "upload.rejected"
+    TERMINATED = "upload.terminated"
+    EXPIRED = "upload.expired"
+    DELETED = "upload.deleted"
+
+
+_OF_STATE = {
+    UploadState.OPEN: EventKind.CREATED,
+    UploadState.COMPLETE: EventKind.COMPLETE,
+    UploadState.REJECTED: EventKind.REJECTED,
+    UploadState.TERMINATED: EventKind.TERMINATED,
+    UploadState.EXPIRED: EventKind.EXPIRED,
+    UploadState.DELETED: EventKind.DELETED,
+}
+
+
+def kind_of(state: UploadState) -> EventKind | None:
+    """Return the event of entering a state; None if there is none."""
+    return _OF_STATE.get(state)
+
+
+def event_id(upload_id: str, kind: EventKind) -> str:
+    """Return the id of an event: 32 hex digits, the same however often it is delivered."""
+    return hashlib.sha256(f"{_EVENT_ID_DOMAIN}{upload_id}\n{kind.value}".encode("ascii")).hexdigest()[:32]
+
+
+class SinkName(StrEnum):
+    """Where events go."""
+
+    WEBHOOK = "webhook"
+    MAIL = "mail"
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Which events a sink wants, and how they are gathered.
+
+    With `window_seconds` events become due at the end of their window of this length, counted from 1970, so those of
+    one window are due together; 0 is at once. `notified_only`: only of drop-offs that name someone to notify.
+    """
+
+    kinds: frozenset[EventKind]
+    window_seconds: int = 0
+    notified_only: bool = False
+
+    def due_at(self, at: datetime) -> datetime:
+        """Return when what happens at a time is to be delivered."""
+        if not self.window_seconds:
+            return at
+        passed = int(at.timestamp()) % self.window_seconds
+        return at.replace(microsecond=0) + timedelta(seconds=self.window_seconds - passed)
+
+
+Sinks = Mapping[SinkName, Sink]
+"""The sinks that are configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """An event that waits for a sink. `attempts` counts deliveries begun; `problem` is a fixed phrase.
+
+    A dead one was attempted as often as it may be; it waits for the operator.
+    """
+
+    event_id: str
+    sink: SinkName
+    kind: EventKind
+    drop_id: str
+    upload_id: str
+    at: datetime
+    next_at: datetime
+    attempts: int = 0
+    dead: bool = False
+    problem: str | None = None
+
+
+def retry_seconds(attempts: int, chance: float) -> float:
+    """Return how long to wait after a number of attempts (1 or more): doubling, with jitter.
+
+    Args:
+        attempts: How many there were.
+        chance: From 0 to 1, drawn anew each time, so that many rows do not come back as one crowd.
+    """
+    longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 32))
+    return longest * (0.5 + chance / 2)
+
+
+class Outbox(Protocol):
+    """Events that wait for delivery. Every method is one short transaction; errors are the catalog's."""
+
+    async def is_due(self, sink: SinkName, now: datetime) -> bool:
+        """Tell whether anything is to be delivered; cheap to poll."""
+        ...
+
+    async def claim(self, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
+        """Take rows that are due, oldest first, and count an attempt of each.
+
+        Until the given time no other process gets them. Whoever dies meanwhile leaves them for then.
+        """
+        ...
+
+    async def delivered(self, rows: Sequence[OutboxRow]) -> None:
+        """Forget claimed rows. One that another process has claimed since is left to it."""
+        ...
+
+    async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
+        """Keep claimed rows for another attempt, or as dead if they had their number. As `delivered` otherwise."""
+        ...
+
+    async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
+        """Return what waits, oldest first."""
+        ...
+
+    async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
+        """Make rows due now, with attempts counted anew: of these events, or (None) all dead ones; return how many."""
+        ...

@@ -1,0 +1,96 @@
+"""`outbox …`: what waits to be delivered."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, group, with_catalog
+from server.cli.output import CommandError, note, print_json, say, stamp
+
+if TYPE_CHECKING:
+    from dropoff_tus.outbox import OutboxRow
+    from server.config import Config
+    from storage.catalog import SqlCatalog
+
+app = group("See what webhook and mail have not been told yet, and tell it again.")
+_EVENT_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@app.command("list")
+def list_events(
+    dead: Annotated[bool, typer.Option("--dead", help="Only what was given up.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the events that wait: pending ones, and dead ones, which were tried as often as the configuration says.
+
+    What was delivered is not kept; the log has its event id.
+
+    Example: dropoff-tus outbox list --dead
+    """
+
+    async def work(catalog: SqlCatalog, _config: Config) -> list[OutboxRow]:
+        return await catalog.outbox.rows(dead_only=dead)
+
+    found = [_json(row) for row in with_catalog(config, work)]
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        problem = f"  {item['problem']}" if item["problem"] else ""
+        say(f"{item['event_id']}  {item['state']}  {item['sink']}  {item['kind']}  {item['at']}")
+        say(f"  upload {item['upload_id']}, attempts {item['attempts']}, next {item['next_at'] or 'never'}{problem}")
+    if not found:
+        note("nothing waits")
+
+
+@app.command()
+def resend(
+    event: Annotated[
+        list[str] | None, typer.Argument(metavar="EVENT...", help="Event ids.", show_default=False)
+    ] = None,
+    all_dead: Annotated[bool, typer.Option("--all-dead", help="Everything that was given up.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deliver events now, with their attempts counted anew; a running server does it within a second or so.
+
+    The receiver gets the same event ids as before.
+
+    Example: dropoff-tus outbox resend --all-dead
+    """
+    if bool(event) == all_dead:
+        raise CommandError("name event ids, or write --all-dead; list them with `dropoff-tus outbox list`")
+    for text in event or ():
+        if _EVENT_ID.fullmatch(text) is None:
+            raise CommandError("an event id has 32 digits, 0-9 and a-f; list them with `dropoff-tus outbox list`")
+
+    async def work(catalog: SqlCatalog, _config: Config) -> int:
+        return await catalog.outbox.resend(None if all_dead else event, datetime.now(UTC))
+
+    count = with_catalog(config, work)
+    if not count and not all_dead:
+        raise CommandError("no such event waits; list them with `dropoff-tus outbox list`")
+    if as_json:
+        print_json({"resent": count})
+    else:
+        note(f"{count} to be delivered now")
+
+
+def _json(row: OutboxRow) -> dict[str, Any]:
+    return {
+        "event_id": row.event_id,
+        "sink": row.sink.value,
+        "kind": row.kind.value,
+        "drop_id": row.drop_id,
+        "upload_id": row.upload_id,
+        "at": stamp(row.at),
+        "state": "dead" if row.dead else "pending",
+        "attempts": row.attempts,
+        "next_at": None if row.dead else stamp(row.next_at),
+        "problem": row.problem,
+    }

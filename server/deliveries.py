@@ -1,0 +1,91 @@
+"""What delivers events, put together from the configuration; only the server delivers, so only it reads the secrets."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from server.clock import SystemClock
+from server.config import Config
+from server.outbound import OutboundClient
+from server.outbox.loop import Courier, Deliveries
+from server.outbox.signing import SecretError, read_secret
+from server.outbox.webhook import WebhookCourier, WebhookSettings
+from server.places import KeySourceError, read_source
+from server.services import Services, StartError
+
+
+@contextlib.asynccontextmanager
+async def open_deliveries(config: Config, services: Services) -> AsyncIterator[list[Deliveries]]:
+    """Make one for each sink that is configured.
+
+    Raises:
+        StartError: A secret cannot be had.
+    """
+    clock, secrets = SystemClock(), secrets_of(config)
+    async with contextlib.AsyncExitStack() as stack:
+        couriers: list[Courier] = []
+        if config.webhook.url is not None:
+            client = OutboundClient(config.webhook.url, config.webhook.allow_private_addresses, config.webhook.timeout)
+            stack.push_async_callback(client.close)
+            couriers.append(
+                WebhookCourier(
+                    client, services.store, services.catalog, clock, _webhook_settings(config, secrets.webhook)
+                )
+            )
+        yield [Deliveries(services.catalog.outbox, clock, courier) for courier in couriers]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What signs and logs in; empty where the configuration has no use for it."""
+
+    webhook: bytes = b""
+
+
+def secrets_of(config: Config) -> Secrets:
+    """Read all secrets that the configuration names.
+
+    Raises:
+        StartError: One is not to be had.
+    """
+    section = config.webhook
+    return Secrets(
+        webhook=_hook_secret("webhook-secret", "webhook.secret", section.secret) if section.url else b"",
+    )
+
+
+def _hook_secret(name: str, key: str, source: str | None) -> bytes:
+    """Read a secret for signatures.
+
+    Args:
+        name: What it is called, also below `$CREDENTIALS_DIRECTORY`.
+        key: Where the configuration has its source, for the sentence.
+        source: That source.
+
+    Raises:
+        StartError: It is not to be had there, or is none.
+    """
+    try:
+        return read_secret(read_source(name, source or ""))
+    except KeySourceError as error:
+        raise StartError(f"{key}: {error}") from None
+    except SecretError as error:
+        raise StartError(f"{key}: what is there {error}") from None
+
+
+def public_path(config: Config) -> str:
+    """Return what stands before `/files/` in the paths that clients see."""
+    return urlsplit(config.server.base_url).path.rstrip("/")
+
+
+def _webhook_settings(config: Config, secret: bytes) -> WebhookSettings:
+    section = config.webhook
+    return WebhookSettings(
+        secret=secret,
+        version=section.format,
+        metadata=section.metadata,
+        public_path=public_path(config),
+        timeout_seconds=section.timeout,
+        max_attempts=section.max_attempts,
+    )

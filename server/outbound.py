@@ -1,0 +1,103 @@
+"""Requests that we make to addresses from the configuration: what a hostile or broken receiver can do is bounded here.
+
+The address is checked where the socket is made, so it is the one connected to, whatever a name said before. Redirects
+are not followed, proxies of the environment and cookies not used, and of an answer the status and so many bytes of the
+body are looked at, in so much time.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.connector import AddrInfoType
+
+from server.addresses import Networks, is_allowed
+
+
+class OutboundError(Exception):
+    """A request got no answer; the text is a fixed phrase, nothing of the address or of the answer."""
+
+
+class _AddressRefusedError(OSError):
+    """The configuration does not allow this address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is looked at of an answer. `body` is None where it is longer than was asked for."""
+
+    status: int
+    body: bytes | None
+
+
+class OutboundClient:
+    """Posts to one URL."""
+
+    def __init__(self, url: str, allowed: Networks, timeout_seconds: float) -> None:
+        """Take where to, which addresses besides the public ones are allowed, and how long one request may take."""
+        self._url, self._allowed = url, allowed
+        self._plain = urlsplit(url).scheme != "https"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, most_bytes: int) -> Answer:
+        """Post JSON and return the answer.
+
+        Raises:
+            OutboundError: There was none in time, or it was none of HTTP, or the address is not allowed.
+        """
+        try:
+            async with self._opened().post(
+                self._url, data=body, headers={"Content-Type": "application/json", **headers}, allow_redirects=False
+            ) as response:
+                return Answer(response.status, await _capped(response.content, most_bytes))
+        except TimeoutError:
+            raise OutboundError("no answer in time") from None
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, _AddressRefusedError):
+                raise OutboundError("the address is not allowed; see allow_private_addresses") from None
+            raise OutboundError("cannot connect") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise OutboundError("the answer is not HTTP, or was cut off") from None
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                use_dns_cache=False, socket_factory=self._make_socket, force_close=True, limit=0
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                read_bufsize=1 << 14,
+                headers={"User-Agent": "dropoff-tus", "Accept-Encoding": "identity"},
+            )
+        return self._session
+
+    def _make_socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _name, place = info
+        # An IPv6 address may carry its zone.
+        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+        if not is_allowed(address, self._allowed, plain=self._plain):
+            raise _AddressRefusedError("not allowed")
+        return socket.socket(family, kind, protocol)
+
+
+async def _capped(content: aiohttp.StreamReader, most_bytes: int) -> bytes | None:
+    """Read a body; None once it is longer than most_bytes, the rest unread."""
+    body = bytearray()
+    while piece := await content.read(most_bytes + 1 - len(body)):
+        body += piece
+        if len(body) > most_bytes:
+            return None
+    return bytes(body)

@@ -1,0 +1,91 @@
+"""What receivers are sent: the JSON of tusd's hooks, as its version 2 writes it or its version 1.
+
+Made at delivery from ids. Never in it: the token of an upload's URL, a code, a digest that was not asked for. Of the
+client's metadata only the keys that the configuration lists, of its headers likewise.
+
+Source: the documentation of tusd, Hooks (HookRequest; for version 1 the header `Hook-Name`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from dropoff_tus.model import Metadata
+
+Format = Literal["v2", "v1"]
+
+TYPES = {
+    "upload.created": "post-create",
+    "upload.complete": "post-finish",
+    "upload.rejected": "post-terminate",
+    "upload.terminated": "post-terminate",
+    "upload.expired": "post-terminate",
+    "upload.deleted": "post-terminate",
+}
+"""tusd's names of our events: what is not here any more was terminated, for whatever reason."""
+METHODS = {"pre-create": "POST", "post-create": "POST", "post-finish": "PATCH", "post-terminate": "DELETE"}
+
+
+def upload_json(
+    *,
+    upload_id: str,
+    length: int | None,
+    offset: int,
+    metadata: Mapping[str, str],
+    partial: bool = False,
+    final: bool = False,
+    parts: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return tusd's FileInfo. Sizes are bytes; parts are upload ids."""
+    return {
+        "ID": upload_id,
+        "Size": length or 0,
+        "SizeIsDeferred": length is None,
+        "Offset": offset,
+        "MetaData": dict(metadata),
+        "IsPartial": partial,
+        "IsFinal": final,
+        "PartialUploads": list(parts) or None,
+        "Storage": None,
+    }
+
+
+def listed_metadata(metadata: Metadata | None, keys: Sequence[str]) -> dict[str, str]:
+    """Return what the configuration lists of the client's metadata, as text."""
+    if metadata is None:
+        return {}
+    return {key: value.decode("utf-8", "replace") for key, value in metadata.pairs if key in keys}
+
+
+def hook_request(
+    hook: str,
+    upload: Mapping[str, Any],
+    uri: str,
+    version: Format,
+    *,
+    headers: Mapping[str, Sequence[str]] | None = None,
+    ours: Mapping[str, Any] | None = None,
+) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a hook's request.
+
+    Args:
+        hook: tusd's name of the event.
+        upload: What `upload_json` made.
+        uri: What to say that the client asked for; with the id, never the token.
+        version: Which of tusd's forms.
+        headers: Of the client's request.
+        ours: What tusd does not know, under `Dropoff`.
+    """
+    event: dict[str, Any] = {
+        "Upload": upload,
+        "HTTPRequest": {
+            "Method": METHODS[hook],
+            "URI": uri,
+            "RemoteAddr": "",
+            "Header": {name: list(values) for name, values in (headers or {}).items()},
+        },
+    }
+    tree = {"Type": hook, "Event": event} if version == "v2" else event
+    if ours is not None:
+        tree = {**tree, "Dropoff": dict(ours)}
+    return json.dumps(tree, separators=(",", ":")).encode("ascii"), {"Hook-Name": hook}

@@ -1,0 +1,94 @@
+"""The webhook: one POST for each event, to the one URL of the configuration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import Role
+from dropoff_tus.outbox import OutboxRow, SinkName
+from dropoff_tus.ports import Catalog, Clock, Store
+from server.outbound import OutboundClient, OutboundError
+from server.outbox.loop import DeliveryError
+from server.outbox.payload import TYPES, Format, hook_request, listed_metadata, upload_json
+from server.outbox.signing import signed_headers
+
+_SIDE_BY_SIDE = 8
+_ANSWER_BYTES = 1 << 16
+_TAKEN = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """What the configuration says."""
+
+    secret: bytes = field(repr=False)
+    version: Format = "v2"
+    metadata: tuple[str, ...] = ()
+    public_path: str = ""
+    timeout_seconds: float = 10.0
+    max_attempts: int = 18
+
+
+class WebhookCourier:
+    """Implements `loop.Courier`."""
+
+    sink = SinkName.WEBHOOK
+    claim_rows = _SIDE_BY_SIDE
+
+    def __init__(
+        self, client: OutboundClient, store: Store, catalog: Catalog, clock: Clock, settings: WebhookSettings
+    ) -> None:
+        """Take what posts, where uploads are looked up, and the settings."""
+        self._client, self._store, self._catalog, self._clock = client, store, catalog, clock
+        self._settings = settings
+        self.timeout_seconds = settings.timeout_seconds
+        self.max_attempts = settings.max_attempts
+
+    def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
+        """Deliver each event by itself."""
+        return [[row] for row in rows]
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
+        """Post an event.
+
+        Raises:
+            DeliveryError: There was no answer, or its status is not 2xx.
+        """
+        for row in rows:
+            body, headers = await self._made(row)
+            now = int(self._clock.now().timestamp())
+            signed = signed_headers(self._settings.secret, row.event_id, now, body)
+            try:
+                answer = await self._client.post(body, {**headers, **signed}, most_bytes=_ANSWER_BYTES)
+            except OutboundError as error:
+                raise DeliveryError(str(error)) from None
+            if answer.status not in _TAKEN:
+                raise DeliveryError(f"status {answer.status}")
+
+    async def _made(self, row: OutboxRow) -> tuple[bytes, dict[str, str]]:
+        """Make body and headers from what is so now. Of an upload that is gone the ids are told."""
+        settings = self._settings
+        upload = await self._catalog.upload(row.upload_id)
+        metadata = None
+        if settings.metadata:
+            try:
+                metadata = await self._store.metadata(row.upload_id)
+            except DropoffError:
+                metadata = None  # shredded
+        is_final = upload is not None and upload.role is Role.FINAL
+        told = upload_json(
+            upload_id=row.upload_id,
+            length=upload.length if upload is not None else None,
+            offset=(upload.size_bytes or 0) if upload is not None else 0,
+            metadata=listed_metadata(metadata, settings.metadata),
+            final=is_final,
+            parts=[part.id for part in await self._catalog.parts(row.upload_id)] if is_final else (),
+        )
+        ours = {
+            "Event": row.kind.value,
+            "EventID": row.event_id,
+            "DropID": row.drop_id,
+            "At": row.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        uri = f"{settings.public_path}/files/{row.drop_id}/{row.upload_id}"
+        return hook_request(TYPES[row.kind.value], told, uri, settings.version, ours=ours)

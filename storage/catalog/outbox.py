@@ -1,0 +1,132 @@
+"""The outbox: events written with the change that they tell of, and claimed by whoever delivers them.
+
+A claim is a deadline in the row. On PostgreSQL several processes claim at once: each passes over the rows that another
+is claiming. `attempts` is what fences: whoever was too slow, so that a row was claimed again, changes it no more.
+
+Source: dropoff_tus.outbox.Outbox.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from dropoff_tus.model import Role, UploadRow
+from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, Sinks, event_id
+from storage.catalog import statements
+from storage.catalog.rows import has_notify, read_event, to_micros
+from storage.catalog.transaction import Transaction
+
+T = TypeVar("T")
+
+
+def note(transaction: Transaction, sinks: Sinks, kind: EventKind, upload: UploadRow, at: datetime) -> None:
+    """Write an event for each sink that wants it. One that waits already is not written twice."""
+    if upload.role is Role.PARTIAL:
+        return
+    found = event_id(upload.id, kind)
+    for name, sink in sinks.items():
+        if kind not in sink.kinds:
+            continue
+        if sink.notified_only and not has_notify(transaction.rows(statements.NOTIFY, drop_id=upload.drop_id)):
+            continue
+        key = {"event_id": found, "sink": name.value}
+        if not transaction.rows(statements.EVENT, **key):
+            transaction.run(
+                statements.INSERT_EVENT,
+                kind=kind.value,
+                drop_id=upload.drop_id,
+                upload_id=upload.id,
+                at=to_micros(at),
+                next_at=to_micros(sink.due_at(at)),
+                attempts=0,
+                dead=0,
+                problem=None,
+                **key,
+            )
+
+
+def is_due(transaction: Transaction, sink: SinkName, now: datetime) -> bool:
+    """Tell whether anything is due."""
+    return bool(transaction.rows(statements.DUE, sink=sink.value, now=to_micros(now), most=1))
+
+
+def claim(transaction: Transaction, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
+    """Take what is due."""
+    found = transaction.rows(statements.CLAIM, sink=sink.value, now=to_micros(now), most=limit)
+    for row in found:
+        transaction.run(statements.HOLD_EVENT, held_id=row["event_id"], held_sink=sink.value, until=to_micros(until))
+    return [read_event(row, attempts=row["attempts"] + 1) for row in found]
+
+
+def delivered(transaction: Transaction, rows: Sequence[OutboxRow]) -> None:
+    """Forget rows."""
+    for row in rows:
+        transaction.run(statements.DELETE_EVENT, **_claimed(row))
+
+
+def failed(
+    transaction: Transaction, rows: Sequence[OutboxRow], problem: str, next_at: datetime, max_attempts: int
+) -> None:
+    """Keep rows for later, or as dead."""
+    for row in rows:
+        transaction.run(
+            statements.FAIL_EVENT,
+            until=to_micros(next_at),
+            now_dead=int(row.attempts >= max_attempts),
+            why=problem,
+            **_claimed(row),
+        )
+
+
+def events(transaction: Transaction, *, dead_only: bool) -> list[OutboxRow]:
+    """Return what waits."""
+    return [read_event(row) for row in transaction.rows(statements.DEAD_EVENTS if dead_only else statements.EVENTS)]
+
+
+def resend(transaction: Transaction, event_ids: Sequence[str] | None, now: datetime) -> int:
+    """Begin anew."""
+    until = to_micros(now)
+    if event_ids is None:
+        return transaction.run(statements.RESEND_DEAD, until=until)
+    return sum(transaction.run(statements.RESEND_EVENT, held_id=found, until=until) for found in event_ids)
+
+
+def _claimed(row: OutboxRow) -> dict[str, object]:
+    return {"held_id": row.event_id, "held_sink": row.sink.value, "held_attempts": row.attempts}
+
+
+class _Engine(Protocol):
+    async def write(self, work: Callable[[Transaction], T]) -> T: ...
+    async def read(self, work: Callable[[Transaction], T]) -> T: ...
+    async def read_many(self, work: Callable[[Transaction], T]) -> T: ...
+
+
+class SqlOutbox:
+    """Implements `dropoff_tus.outbox.Outbox`."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+
+    async def is_due(self, sink: SinkName, now: datetime) -> bool:
+        """Tell whether anything is due."""
+        return await self._engine.read(lambda transaction: is_due(transaction, sink, now))
+
+    async def claim(self, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
+        """Take what is due."""
+        return await self._engine.write(lambda transaction: claim(transaction, sink, now, until, limit))
+
+    async def delivered(self, rows: Sequence[OutboxRow]) -> None:
+        """Forget rows."""
+        await self._engine.write(lambda transaction: delivered(transaction, rows))
+
+    async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
+        """Keep rows for later, or as dead."""
+        await self._engine.write(lambda transaction: failed(transaction, rows, problem, next_at, max_attempts))
+
+    async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
+        """Return what waits."""
+        return await self._engine.read_many(lambda transaction: events(transaction, dead_only=dead_only))
+
+    async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
+        """Begin anew."""
+        return await self._engine.write(lambda transaction: resend(transaction, event_ids, now))

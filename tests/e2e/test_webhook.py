@@ -1,0 +1,159 @@
+"""Webhooks of the real server at a real receiver: at least once with one id, signed, and with nothing confidential."""
+
+import base64
+import hashlib
+import hmac
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.e2e import needles
+from tests.support.hook_server import HookServer, Received
+from tests.support.server_process import ServerProcess, token_of, upload_id_of
+from tests.support.tus_raw import metadata
+
+_SECRET = "a secret of the webhook, long enough"
+_NAME = "name-marker-5f2a91.txt"
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Iterator[HookServer]:
+    """Run one receiver."""
+    with HookServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def told(hooks: HookServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Run one server that tells the receiver."""
+    folder = tmp_path_factory.mktemp("told")
+    secret = folder / "webhook-secret"
+    secret.write_text(_SECRET)
+    secret.chmod(0o600)
+    settings = {
+        "WEBHOOK__URL": hooks.url,
+        "WEBHOOK__SECRET": str(secret),
+        "WEBHOOK__TIMEOUT": "1s",
+        "WEBHOOK__MAX_ATTEMPTS": "1",
+        "WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+    }
+    with ServerProcess(folder, environment=settings) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _nothing_yet(hooks: HookServer) -> None:
+    hooks.received.clear()
+    hooks.answer = None
+
+
+def _upload(server: ServerProcess, content: bytes = b"content", **more: str) -> str:
+    sent = metadata(filename=_NAME, **more)
+    answer = server.drop.site.post(
+        {
+            "Upload-Length": str(len(content)),
+            "Upload-Metadata": sent,
+            "Content-Type": "application/offset+octet-stream",
+        },
+        content,
+    )
+    url = answer.header("Location")
+    return url or answer.body.decode()
+
+
+def _verify(received: Received) -> None:
+    """Check as docs/webhooks.md tells receivers to."""
+    got = {name.lower(): value for name, value in received.headers.items()}
+    signed = f"{got['webhook-id']}.{got['webhook-timestamp']}.".encode() + received.body
+    digest = hmac.new(_SECRET.encode(), signed, hashlib.sha256).digest()
+    assert f"v1,{base64.b64encode(digest).decode()}" in got["webhook-signature"].split()
+    assert abs(time.time() - int(got["webhook-timestamp"])) < 60
+
+
+def test_finished_upload_is_told_in_tusds_form_and_signed(told: ServerProcess, hooks: HookServer) -> None:
+    """The id stands where tusd had it; neither token nor name nor code is sent."""
+    url = _upload(told)
+    (received,) = hooks.wait_for(1)
+    _verify(received)
+    got, found = received.json, upload_id_of(url)
+    assert got["Type"] == "post-finish"
+    assert received.headers["Hook-Name"] == "post-finish"
+    upload = got["Event"]["Upload"]
+    assert (upload["ID"], upload["Size"], upload["Offset"], upload["MetaData"]) == (found, 7, 7, {})
+    assert got["Event"]["HTTPRequest"]["URI"] == f"/files/{told.drop.id}/{found}"
+    assert got["Dropoff"]["Event"] == "upload.complete"
+    everything = received.body + repr(received.headers).encode()
+    for secret in (token_of(url), _NAME, told.drop.code or ""):
+        assert not any(needle in everything for needle in needles.of_text(secret))
+
+
+def test_rejected_upload_is_told(told: ServerProcess, hooks: HookServer) -> None:
+    """It is the end that tusd calls terminated."""
+    _upload(told, sha256="0" * 64)
+    (received,) = hooks.wait_for(1)
+    assert (received.json["Type"], received.json["Dropoff"]["Event"]) == ("post-terminate", "upload.rejected")
+
+
+def test_event_given_up_is_listed_and_resent_with_the_same_id(told: ServerProcess, hooks: HookServer) -> None:
+    """The operator sees why, and begins anew."""
+
+    async def fail(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="a secret of theirs")
+
+    hooks.answer = fail
+    found = upload_id_of(_upload(told))
+    (first,) = hooks.wait_for(1)
+    deadline = time.monotonic() + 20
+    while not (rows := told.cli_json("outbox", "list", "--dead")):
+        assert time.monotonic() < deadline
+    assert [(row["upload_id"], row["state"], row["problem"]) for row in rows] == [(found, "dead", "status 500")]
+    hooks.answer = None
+    assert told.cli_json("outbox", "resend", rows[0]["event_id"]) == {"resent": 1}
+    second = hooks.wait_for(2)[1]
+    assert second.headers["webhook-id"] == first.headers["webhook-id"] == rows[0]["event_id"]
+    _until_nothing_waits(told)
+    wrong = told.cli("outbox", "resend", "x", check=False)
+    assert wrong.returncode == 1
+    assert b"outbox list" in wrong.stderr
+
+
+def test_killed_between_delivery_and_mark_delivers_again_with_the_same_id(
+    told: ServerProcess, hooks: HookServer
+) -> None:
+    """The receiver has it, the server died before it knew; nothing is lost, and the id tells."""
+
+    async def kill(_request: web.Request) -> web.StreamResponse:
+        hooks.answer = None
+        os.kill(told.pid, signal.SIGKILL)
+        return web.Response()
+
+    hooks.answer = kill
+    _upload(told)
+    hooks.wait_for(1)
+    told.kill9()
+    told.start()
+    first, second = hooks.wait_for(2)
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    _verify(second)
+    _until_nothing_waits(told)
+
+
+def test_nothing_confidential_is_in_logs_or_catalog(told: ServerProcess, hooks: HookServer) -> None:
+    """Neither what clients send, nor the webhook's secret, nor what a receiver answers."""
+    url = _upload(told)
+    hooks.wait_for(1)
+    secrets = (_SECRET, _NAME, token_of(url), told.drop.code or "", "a secret of theirs")
+    places: list[Path] = [*told.data.glob("catalog*"), *told.folder.glob("serve.*")]
+    assert len(places) >= 3
+    assert needles.find((needle for text in secrets for needle in needles.of_text(text)), places) == []
+
+
+def _until_nothing_waits(server: ServerProcess) -> None:
+    deadline = time.monotonic() + 20
+    while server.cli_json("outbox", "list"):
+        assert time.monotonic() < deadline
