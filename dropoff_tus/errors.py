@@ -135,6 +135,58 @@ class TooManyWrongCodesError(DropoffError):
     default_retry_after_seconds = 60
 
 
+class UnauthorizedError(DropoffError):
+    """No API token, or one that is unknown, expired or revoked: one answer for all that are presented."""
+
+    code, status_hint = "ERR_UNAUTHORIZED", 401
+
+    def __init__(self, message: str, *, presented: bool) -> None:
+        """Keep whether there was a token at all, which the challenge tells."""
+        super().__init__(message)
+        self.presented = presented
+
+
+class TooManyWrongTokensError(DropoffError):
+    """Wrong API tokens came too fast; a right one is never refused by this."""
+
+    code, status_hint = "ERR_TOO_MANY_WRONG_TOKENS", 429
+    default_retry_after_seconds = 60
+
+
+class ScopeMissingError(DropoffError):
+    """The API token is good, but not for this."""
+
+    code, status_hint = "ERR_SCOPE_MISSING", 403
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        """Keep the scope that it would take."""
+        super().__init__(message)
+        self.scope = scope
+
+
+class DropoffNotFoundError(DropoffError):
+    """No drop-off has this id. For operators: who uploads gets AccessDeniedError."""
+
+    code, status_hint = "ERR_DROPOFF_NOT_FOUND", 404
+
+
+class DropoffExistsError(DropoffError):
+    """Another drop-off has this id already."""
+
+    code, status_hint = "ERR_DROPOFF_EXISTS", 409
+
+
+class InvalidFieldError(DropoffError):
+    """What an operator wants of a drop-off or a token cannot be; `field` has the name that answers give it."""
+
+    code, status_hint = "ERR_INVALID_FIELD", 422
+
+    def __init__(self, field: str, problem: str) -> None:
+        """Keep the field, and a predicate that says what to write instead."""
+        super().__init__(f"{field} {problem}")
+        self.field, self.problem = field, problem
+
+
 class DropoffClosedError(DropoffError):
     """The operator closed the drop-off."""
 

@@ -5,7 +5,10 @@ import re
 
 TOKEN_BYTES = 16
 CODE_BYTES = 10
+API_TOKEN_BYTES = 32
 _UPLOAD_ID_DOMAIN = b"dropoff-tus/upload-id/v1\n"
+_API_TOKEN_ID_DOMAIN = b"dropoff-tus/api-token-id/v1\n"
+_API_TOKEN_WORD = "dropoff_"  # noqa: S105 - what tells searchers of leaked secrets that this is one
 _HEX_128 = re.compile(r"[0-9a-f]{32}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -49,3 +52,16 @@ def format_code(random_bytes: bytes) -> str:
 def normalise_code(typed: str) -> str:
     """Undo how people type codes: case, dashes, spaces, O for 0, I and L for 1. Never fails."""
     return typed.upper().translate(_FORGIVING)
+
+
+def format_api_token(random_bytes: bytes) -> str:
+    """Write 32 random bytes as an API token: a word by which it is recognised, and 64 lower-case hex digits."""
+    if len(random_bytes) != API_TOKEN_BYTES:
+        message = f"an API token is made of {API_TOKEN_BYTES} random bytes"
+        raise ValueError(message)
+    return _API_TOKEN_WORD + random_bytes.hex()
+
+
+def api_token_id(token: str) -> str:
+    """Derive the public id of an API token, 16 hex digits; the way back does not exist. Any text has one."""
+    return hashlib.sha256(_API_TOKEN_ID_DOMAIN + token.encode("utf-8", "replace")).hexdigest()[:16]

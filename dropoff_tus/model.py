@@ -112,6 +112,29 @@ class Dropoff:
     """Mail addresses that are told of uploads."""
 
 
+class Scope(StrEnum):
+    """What an API token may be good for."""
+
+    DROPS_READ = "drops:read"
+    DROPS_WRITE = "drops:write"
+    UPLOADS_READ = "uploads:read"
+    UPLOADS_DOWNLOAD = "uploads:download"
+    UPLOADS_DELETE = "uploads:delete"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """An operator's right to use the API. `mac` is a keyed hash of the secret, its scopes and its expiry (32 bytes)."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    mac: bytes = field(repr=False)
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a drop-off's uploads take, and what is promised on the whole disk, all in one transaction's view.

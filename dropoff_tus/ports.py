@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import (
+    ApiToken,
     Dropoff,
     Metadata,
     Role,
@@ -351,12 +352,33 @@ class Catalog(Protocol):
         partials: bool = True,
         created_before: datetime | None = None,
         unclaimed: bool = False,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[UploadRow]:
-        """Return uploads, oldest first, filtered; `unclaimed`: only partials that no final has."""
+        """Return uploads, oldest first, filtered; `unclaimed`: only partials that no final has.
+
+        `after` is the creation and the id of an upload: what follows it in the order is returned, at most `limit`.
+        """
         ...
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials a final has claimed (in no particular order)."""
+        ...
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Insert an API token."""
+        ...
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """Return one API token, also one that is over, or None."""
+        ...
+
+    async def tokens(self) -> list[ApiToken]:
+        """Return all API tokens, oldest first."""
+        ...
+
+    async def revoke_token(self, token_id: str, at: datetime) -> bool:
+        """Revoke an API token, once and for all. False if there is none of this id."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from server import appkeys, pages, tus
+from server import api, appkeys, pages, tus
 from server.config import Config
 from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
@@ -38,6 +38,7 @@ def create_app(config: Config) -> web.Application:
     app.router.add_route("*", "/files/{tail:.*}", tus.handle, expect_handler=_expect)
     app.router.add_get("/d/{drop_id}", pages.page)
     app.router.add_get("/d/{drop_id}/info", pages.info)
+    api.add_routes(app)
     return app
 
 

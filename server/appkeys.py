@@ -2,15 +2,20 @@
 
 from aiohttp import web
 
-from dropoff_tus.ports import Catalog, Store
+from dropoff_tus.ports import Catalog
+from server.answers import OperatorStore
 from server.auth import Auth
 from server.config import Config
+from server.dropoffs import Dropoffs
 from server.health import Metrics
+from server.tokens import TokenGuard
 from server.uploads import Uploads
 
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)
-STORE: web.AppKey[Store] = web.AppKey("store", Store)
+STORE: web.AppKey[OperatorStore] = web.AppKey("store", OperatorStore)
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
+TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)

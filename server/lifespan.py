@@ -9,10 +9,12 @@ from aiohttp import web
 from dropoff_tus.errors import DropoffError
 from server import appkeys
 from server.auth import Auth
+from server.clock import SystemClock
 from server.closing import ClosedDropoffs
 from server.deliveries import open_deliveries
 from server.health import Metrics
 from server.services import open_services
+from server.tokens import TokenGuard
 
 _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0
@@ -27,7 +29,10 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
         app[appkeys.UPLOADS] = opened.uploads
-        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, config.limits.wrong_codes_per_hour)
+        app[appkeys.DROPOFFS] = opened.dropoffs
+        wrong_per_hour = config.limits.wrong_codes_per_hour
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour)
+        app[appkeys.TOKENS] = TokenGuard(opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour)
         app[appkeys.METRICS] = Metrics()
 
         async def stop(_app: web.Application) -> None:

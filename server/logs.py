@@ -36,6 +36,8 @@ _WORDS = re.compile(r"[A-Za-z0-9]+")
 _URL_TOKEN = re.compile(r"(/files/[^/\s\"']+/)[0-9a-f]{32}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"AGE-SECRET-KEY-[A-Z0-9-]+"
+    # an operator's API token
+    r"|dropoff_[0-9a-f]{64}"
     # a code as it is printed; O, I and L as people type them
     r"|(?<![0-9A-Z-])[0-9A-TV-Z]{4}(?:[- ][0-9A-TV-Z]{4}){3}(?![0-9A-Z-])"
     # a header with what follows

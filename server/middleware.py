@@ -16,6 +16,7 @@ from server.appkeys import CONFIG, METRICS
 from server.connection import SERVER_NAME
 from server.forwarded import is_trusted
 from server.logs import describe
+from server.problems import SECURITY_HEADERS, is_api, problem, problem_of_http
 
 _log = logging.getLogger("server.request")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -40,7 +41,7 @@ class UnexpectedError(DropoffError):
 @web.middleware
 async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every request, whatever happens."""
-    request_id = _request_id(request)
+    request_id = request["request_id"] = _request_id(request)
     metrics, started = request.app[METRICS], time.monotonic()
     metrics.running.inc()
     status, code = 500, None
@@ -51,8 +52,12 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         except DropoffError as error:
             code, response = error.code, _refuse(request, error)
         except web.HTTPException as error:
-            kept = {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
-            response = web.Response(status=error.status, text=f"{error.reason}\n", headers=kept)
+            kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            response = (
+                problem_of_http(error, kept)
+                if is_api(request)
+                else web.Response(status=error.status, text=f"{error.reason}\n", headers=kept)
+            )
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may quote the request
@@ -61,7 +66,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = _refuse(request, UnexpectedError("the server failed; what was acknowledged is safe"))
         status = response.status
         if not response.prepared:
-            _decorate(request, response, request_id)
+            decorate(request, response)
         return response
     finally:
         seconds = time.monotonic() - started
@@ -76,6 +81,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "route": request.get("route", "none"),
                 "drop_id": request.get("drop_id"),
                 "upload_id": request.get("upload_id"),
+                **({"token_id": request["token_id"]} if "token_id" in request else {}),
                 "status": status,
                 "code": code,
                 "seconds": round(seconds, 4),
@@ -100,6 +106,8 @@ async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
 
 
 def _refuse(request: web.Request, error: DropoffError) -> web.Response:
+    if is_api(request):
+        return problem(error)
     # What HEAD may answer matters for uploads alone; elsewhere aiohttp leaves the body out.
     head = "HEAD" in {request.method, request.get("method")} and request.path.startswith("/files/")
     status, headers, body = wire.render_error(error, head=head)
@@ -111,12 +119,18 @@ def _refuse(request: web.Request, error: DropoffError) -> web.Response:
     return response
 
 
-def _decorate(request: web.Request, response: web.StreamResponse, request_id: str) -> None:
-    response.headers["X-Request-Id"] = request_id
+def decorate(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that every response has. A handler that begins to send calls this first."""
+    response.headers["X-Request-Id"] = request["request_id"]
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = SERVER_NAME
     if request.path.startswith("/files"):
         response.headers["Tus-Resumable"] = TUS_VERSION
+    if is_api(request):
+        # And no CORS, whatever is configured: a browser is no place for an operator's token.
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return
     origins = request.app[CONFIG].tus.cors_origins
     if not origins:
         return

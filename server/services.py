@@ -6,7 +6,7 @@ It knows nothing of HTTP, so that a command starts without a web server's import
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports import Catalog
 from server.clock import SystemClock
 from server.config import Config
+from server.dropoffs import Dropoffs
 from server.places import key_places
 from server.uploads import Uploads, UploadSettings
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
-from storage.keys import KeySourceError, ServerKeys, load_server_keys
+from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.layout import Layout
 from storage.marker import WrongStoreError, adopt_store, check_store
 from storage.rotation import hold_store
@@ -41,6 +42,16 @@ class Services:
     store: FileStore
     catalog: SqlCatalog
     uploads: Uploads
+    dropoffs: Dropoffs
+
+
+def recipients_problem(texts: Sequence[str]) -> str | None:
+    """Say what is wrong with a drop-off's own recipients, or None."""
+    try:
+        check_recipients(texts)
+    except KeySourceError as error:
+        return f"cannot be used: {error}"
+    return None
 
 
 def store_settings(config: Config) -> StoreSettings:
@@ -121,4 +132,4 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             ),
         )
         stack.push_async_callback(uploads.close)
-        yield Services(keys, store, catalog, uploads)
+        yield Services(keys, store, catalog, uploads, Dropoffs(catalog, keys, SystemClock(), recipients_problem))

@@ -1,8 +1,5 @@
 """The tus routes: translate a request, call one use case, translate the answer."""
 
-import re
-from urllib.parse import quote
-
 from aiohttp import web
 
 from dropoff_tus import protocol, wire
@@ -11,12 +8,11 @@ from dropoff_tus.headers import Fields
 from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
+from server import download
 from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
 from server.body import Pace, StreamBody
 from server.forwarded import base_url, client_of
 from server.socket_body import request_body
-
-_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
 
 async def handle(request: web.Request) -> web.StreamResponse:
@@ -145,45 +141,7 @@ async def _download(request: web.Request, drop_id: str, token: str) -> web.Strea
     if stored.mode is Mode.SEALED:
         message = "this upload is sealed; the server cannot read it"
         raise AccessDeniedError(message)
-    metadata = await store.metadata(stored.id)
-    name = quote((metadata.filename if metadata is not None else None) or stored.id, safe="")
-    start, stop, status = _range(request.headers.get("Range"), stored.offset)
-    response = web.StreamResponse(
-        status=status,
-        headers={
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(stop - start),
-            "Accept-Ranges": "bytes",
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-            "Content-Security-Policy": "sandbox; default-src 'none'",
-            "X-Content-Type-Options": "nosniff",
-            "Tus-Resumable": "1.0.0",
-        },
-    )
-    if status == 206:  # noqa: PLR2004
-        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.offset}"
-    await response.prepare(request)
-    if stop > start:
-        async for piece in store.read(stored.id, start=start, stop=stop):
-            await response.write(piece)
-    await response.write_eof()
-    return response
-
-
-def _range(text: str | None, size: int) -> tuple[int, int, int]:
-    """Return (start, stop, status) for a Range header; one range only, else the whole.
-
-    Source: RFC 9110, section 14.2 (a server may ignore Range).
-    """
-    found = _RANGE.fullmatch(text.strip()) if text else None
-    if found is None or not any(found.groups()):
-        return 0, size, 200
-    first, last = found.groups()
-    start = max(0, size - int(last)) if not first else int(first)
-    stop = size if not first or not last else min(size, int(last) + 1)
-    if start >= stop:
-        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
-    return start, stop, 206
+    return await download.send(request, store, stored, {"Tus-Resumable": "1.0.0"})
 
 
 def _absent() -> UploadNotFoundError:

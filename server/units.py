@@ -1,11 +1,12 @@
 """What people write for sizes, durations and times: in the configuration, in the environment and on the command line.
 
-Every function raises ValueError with a predicate that says what to write instead, to be put behind a name.
+Every function that reads raises ValueError with a predicate that says what to write instead, to be put behind a name.
 """
 
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import overload
 
 _SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15}
 _SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
@@ -16,6 +17,8 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604
 _DURATION_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w)\s*")
 _MOST_SECONDS = 36525 * 86400.0
 """A hundred years: beyond it a date may have no name, and nobody means it."""
+
+MOST_LABEL_CHARACTERS = 200
 
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -63,6 +66,18 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def check_label(name: str) -> str | None:
+    """Say what is wrong with the name that an operator gives something, or None."""
+    if not name.strip() or len(name) > MOST_LABEL_CHARACTERS:
+        return f"must have from 1 to {MOST_LABEL_CHARACTERS} characters; it is how you find it again"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not text in this terminal's encoding (UTF-8 is expected)"
+    # PostgreSQL's text has no such character.
+    return "has a NUL character in it; leave it out" if "\0" in name else None
+
+
 def parse_time(value: object, now: datetime) -> datetime:
     """Read a time: RFC 3339 with a zone, or a duration from `now`.
 
@@ -89,3 +104,14 @@ def parse_time(value: object, now: datetime) -> datetime:
         message = f"has no zone; {_TIME_HELP}"
         raise ValueError(message)
     return moment.astimezone(UTC)
+
+
+@overload
+def stamp(moment: datetime) -> str: ...
+@overload
+def stamp(moment: None) -> None: ...
+@overload
+def stamp(moment: datetime | None) -> str | None: ...
+def stamp(moment: datetime | None) -> str | None:
+    """Write a time as RFC 3339, to the second, in UTC."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

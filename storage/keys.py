@@ -38,6 +38,7 @@ _KEY_BYTES = 32
 _SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-private", "ed25519-retired-public"
 _POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
+_API_TOKEN_DOMAIN = b"dropoff-tus/api-token/v1\n"
 _FINAL_TOKEN_DOMAIN = b"dropoff-tus/final-token/v1\n"
 _RECEIPT_URL_DOMAIN = b"dropoff-tus/receipt-url/v1\n"
 
@@ -141,6 +142,10 @@ class ServerKeys:
     def code_mac(self, code: str) -> bytes:
         """Return the 32 bytes a code is stored as."""
         return hmac.digest(self.code_key, _CODE_DOMAIN + normalise_code(code).encode("utf-8", "replace"), "sha256")
+
+    def api_token_mac(self, token_and_terms: bytes) -> bytes:
+        """Return the 32 bytes an API token is stored as, together with the terms it was given under."""
+        return hmac.digest(self.code_key, _API_TOKEN_DOMAIN + token_and_terms, "sha256")
 
     def final_token(self, part_tokens: Sequence[str]) -> str:
         """Derive a concatenation's token from its parts' tokens in order: a repeated POST finds the same upload."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, size_option, with_services
-from server.cli.drop import ROOT_IDENTITY, NewDrop, create_drop
+from server.cli.drop import ROOT_IDENTITY, create_drop
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.cli.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
 
@@ -171,6 +171,7 @@ async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
     from dropoff_tus.ids import CODE_BYTES, format_code
     from dropoff_tus.model import Limits
+    from server.dropoffs import NewDrop
 
     for dropoff in await services.catalog.dropoffs():
         if dropoff.name == _DROP_NAME and not dropoff.ended:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,65 +16,30 @@ from server.cli.context import (
     time_option,
     with_catalog,
 )
-from server.cli.output import CommandError, note, print_json, say, show, size, stamp
+from server.cli.output import CommandError, note, print_json, say, show, size
 
 if TYPE_CHECKING:
-    from dropoff_tus.model import Dropoff, Limits
+    from dropoff_tus.model import Dropoff
     from server.config import Config
+    from server.dropoffs import Dropoffs, NewDrop
     from storage.catalog import SqlCatalog
     from storage.keys import ServerKeys
 
 app = group("Make and manage drop-offs: an upload URL and a code.")
 DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
 MOST_UPLOADS = 2**31 - 1
-_NAME_CHARACTERS = 200
+_OPTIONS = {
+    "id": "--id",
+    "name": "--name",
+    "allowed_types": "--allow-type",
+    "name_patterns": "--allow-name",
+    "opens_at": "--opens",
+    "expires_at": "--expires",
+    "recipients": "--recipient",
+}
+"""By the names that answers give them."""
 ROOT_IDENTITY = "root-identity.txt"
 """Where `init` leaves the root identity, beside the configuration, until the operator moves it."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewDrop:
-    """What a new drop-off is to be."""
-
-    name: str
-    limits: Limits
-    id: str | None = None
-    with_code: bool = True
-    recipients: tuple[str, ...] = ()
-    sealed: bool = False
-    opens_at: datetime | None = None
-    expires_at: datetime | None = None
-
-
-async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tuple[Dropoff, str | None]:
-    """Make a drop-off; returns it with its code, which is nowhere else."""
-    import uuid
-
-    from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
-    from dropoff_tus.model import Dropoff, Mode
-
-    drop_id = new.id or str(uuid.uuid4())
-    if not is_drop_id(drop_id):
-        message = "--id must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`"
-        raise CommandError(message)
-    code = format_code(os.urandom(CODE_BYTES)) if new.with_code else None
-    mode = Mode.SEALED if new.sealed else Mode.MANAGED
-    dropoff = Dropoff(
-        id=drop_id,
-        name=new.name,
-        created_at=datetime.now(UTC),
-        policy=keys.sign_policy(drop_id, mode, new.recipients),
-        code_mac=keys.code_mac(code) if code is not None else None,
-        limits=new.limits,
-        opens_at=new.opens_at,
-        expires_at=new.expires_at,
-    )
-    try:
-        await catalog.add_dropoff(dropoff)
-    except ValueError as error:
-        message = f"{error}; nothing was changed"
-        raise CommandError(message) from None
-    return dropoff, code
 
 
 def load_keys(config: Config) -> ServerKeys:
@@ -88,23 +50,35 @@ def load_keys(config: Config) -> ServerKeys:
     return load_server_keys(key_places(config))
 
 
-def one_type(recipients: tuple[str, ...]) -> None:
-    """Refuse recipients that are none, of two types, or too many for one envelope."""
-    from storage.keys import check_recipients
+def dropoffs(catalog: SqlCatalog, keys: ServerKeys) -> Dropoffs:
+    """Return the use cases."""
+    from server.clock import SystemClock
+    from server.dropoffs import Dropoffs
+    from server.services import recipients_problem
 
-    check_recipients(recipients)
+    return Dropoffs(catalog, keys, SystemClock(), recipients_problem)
+
+
+async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tuple[Dropoff, str | None]:
+    """Make a drop-off; returns it with its code, which is nowhere else.
+
+    Raises:
+        CommandError: Something of it cannot be; the sentence names the option.
+    """
+    from dropoff_tus.errors import InvalidFieldError
+
+    try:
+        return await dropoffs(catalog, keys).create(new)
+    except InvalidFieldError as error:
+        message = f"{_OPTIONS.get(error.field, error.field)} {error.problem}"
+        raise CommandError(message) from None
 
 
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:
     """Return what a new drop-off is shown as."""
-    base = config.server.base_url
-    return {
-        "id": dropoff.id,
-        "name": dropoff.name,
-        "upload_url": f"{base}/files/{dropoff.id}/",
-        "page_url": f"{base}/d/{dropoff.id}",
-        "code": code,
-    }
+    from server.answers import NewDropAnswer
+
+    return NewDropAnswer.of(config.server.base_url, dropoff, code).model_dump(mode="json")
 
 
 def say_created(made: dict[str, Any]) -> None:
@@ -116,27 +90,6 @@ def say_created(made: dict[str, Any]) -> None:
         say(f"link:       {made['page_url']}#{made['code']}")
     else:
         say("code:       none needed")
-
-
-def _json(config: Config, dropoff: Dropoff) -> dict[str, Any]:
-    limits = dropoff.limits
-    made = created_json(config, dropoff, None)
-    del made["code"]
-    return {
-        **made,
-        "mode": dropoff.policy.mode.value,
-        "has_code": dropoff.code_mac is not None,
-        "closed": dropoff.closed,
-        "created_at": stamp(dropoff.created_at),
-        "opens_at": stamp(dropoff.opens_at),
-        "expires_at": stamp(dropoff.expires_at),
-        "max_upload_bytes": limits.max_upload_bytes,
-        "max_total_bytes": limits.max_total_bytes,
-        "max_uploads": limits.max_uploads,
-        "allowed_types": list(limits.allowed_types),
-        "name_patterns": list(limits.name_patterns),
-        "recipients": list(dropoff.policy.recipients),
-    }
 
 
 @app.command()
@@ -171,19 +124,10 @@ def create(  # noqa: PLR0917 - its options
     """
     from dropoff_tus.model import Limits
     from server.config import config_path
+    from server.dropoffs import NewDrop
 
     loaded = read_config(config)
     defaults = loaded.dropoffs
-    recipients = tuple(recipient or ())
-    one_type(recipients)
-    _check_name(name)
-    _check_patterns(allow_type, "--allow-type", "text/csv or image/*", needed="/")
-    _check_patterns(allow_name, "--allow-name", "'*.vcf.gz'")
-    opens_at = time_option(opens, "--opens")
-    expires_at = time_option(defaults.expires if expires is None else expires, "--expires")
-    if opens_at is not None and expires_at is not None and opens_at >= expires_at:
-        message = "--opens lies after the drop-off has expired; write an earlier time, or a later --expires"
-        raise CommandError(message)
     new = NewDrop(
         name=name,
         id=drop_id,
@@ -195,10 +139,10 @@ def create(  # noqa: PLR0917 - its options
             allowed_types=defaults.allowed_types if allow_type is None else tuple(allow_type),
             name_patterns=defaults.name_patterns if allow_name is None else tuple(allow_name),
         ),
-        recipients=recipients,
+        recipients=tuple(recipient or ()),
         sealed=sealed or defaults.sealed,
-        opens_at=opens_at,
-        expires_at=expires_at,
+        opens_at=time_option(opens, "--opens"),
+        expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
     )
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
@@ -213,25 +157,6 @@ def create(  # noqa: PLR0917 - its options
         say_created(made)
 
 
-def _check_name(name: str) -> None:
-    if not name.strip() or len(name) > _NAME_CHARACTERS:
-        message = f"--name must have from 1 to {_NAME_CHARACTERS} characters; it is how you find the drop-off again"
-        raise CommandError(message)
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        message = "--name is not text in this terminal's encoding (UTF-8 is expected)"
-        raise CommandError(message) from None
-
-
-def _check_patterns(patterns: list[str] | None, option: str, example: str, *, needed: str = "") -> None:
-    """Refuse a pattern that no file could match by mistake: empty, with spaces around, or no media type."""
-    for pattern in patterns or ():
-        if not pattern or pattern != pattern.strip() or needed not in pattern:
-            message = f"{option} {pattern!r} matches nothing; write e.g. {example}"
-            raise CommandError(message)
-
-
 @app.command("list")
 def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List all drop-offs, oldest first.
@@ -240,7 +165,10 @@ def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> list[dict[str, Any]]:
-        return [_json(conf, dropoff) for dropoff in await catalog.dropoffs()]
+        from server.answers import DropAnswer
+
+        base_url = conf.server.base_url
+        return [DropAnswer.of(base_url, dropoff).model_dump(mode="json") for dropoff in await catalog.dropoffs()]
 
     found = with_catalog(config, work)
     if as_json:
@@ -268,11 +196,13 @@ def show_drop(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption 
 
 
 async def _shown(catalog: SqlCatalog, config: Config, drop_id: str) -> dict[str, Any]:
+    from server.answers import DropUsageAnswer
+
     dropoff = await catalog.dropoff(drop_id)
     if dropoff is None:
         raise _unknown()
     usage = await catalog.usage(drop_id)
-    return {**_json(config, dropoff), "uploads": usage.uploads, "bytes": usage.bytes}
+    return DropUsageAnswer.with_usage(config.server.base_url, dropoff, usage).model_dump(mode="json")
 
 
 def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
@@ -338,14 +268,9 @@ def new_code(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption =
 
     Example: dropoff-tus drop new-code 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
     """
-    from dropoff_tus.ids import CODE_BYTES, format_code
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        dropoff = await catalog.dropoff(drop_id)
-        code = format_code(os.urandom(CODE_BYTES))
-        if dropoff is None or not await catalog.set_code(drop_id, load_keys(conf).code_mac(code)):
-            raise _unknown()
-        return created_json(conf, dropoff, code)
+        return created_json(conf, *await dropoffs(catalog, load_keys(conf)).new_code(drop_id))
 
     made = with_catalog(config, work)
     if as_json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.context import JsonOption
-from server.cli.drop import ROOT_IDENTITY, NewDrop, create_drop, created_json, load_keys, one_type, say_created
+from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def init(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     recipients = list(recipient or ())
-    one_type(tuple(recipients))
+    from storage.keys import check_recipients
+
+    check_recipients(recipients)
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
         message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
@@ -143,6 +145,7 @@ def _read(file: Path) -> Config:
 
 async def _first_drop(config: Config) -> dict[str, object]:
     from dropoff_tus.model import Limits
+    from server.dropoffs import NewDrop
     from server.services import identify_store
     from storage.catalog import open_catalog
 

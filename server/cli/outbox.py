@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, group, with_catalog
-from server.cli.output import CommandError, note, print_json, say, stamp
+from server.cli.output import CommandError, note, print_json, say
+from server.units import stamp
 
 if TYPE_CHECKING:
     from dropoff_tus.outbox import OutboxRow

@@ -8,7 +8,6 @@ import json
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -63,11 +62,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print a remark on stderr."""
     print(text, file=sys.stderr)
-
-
-def stamp(moment: datetime | None) -> str | None:
-    """Write a time as RFC 3339."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def size(count: int | None) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_copy, with_services
-from server.cli.output import CommandError, note, print_json, progress, say, show, stamp
+from server.cli.output import CommandError, note, print_json, progress, say, show
 from server.cli.target import new_file
 
 if TYPE_CHECKING:
@@ -46,32 +45,9 @@ def identities_in(file: Path | None) -> list[str]:
 
 
 async def _row_json(services: Services, row: UploadRow, identities: list[str]) -> dict[str, Any]:
-    from dropoff_tus.errors import DropoffError
-    from dropoff_tus.model import Role, UploadState
+    from server.answers import show_upload
 
-    filename, digest, offset = None, None, row.size_bytes or 0
-    with suppress(DropoffError):
-        stored = await services.store.stat(row.id)
-        offset = stored.offset
-        receipt = None
-        if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
-            receipt = await services.store.receipt(row.id, identities)
-        if receipt is not None:
-            digest, filename = receipt.get("sha256"), receipt.get("path")
-        elif stored.ended is None:
-            metadata = await services.store.metadata(row.id)
-            filename = metadata.filename if metadata is not None else None
-    return {
-        "id": row.id,
-        "drop_id": row.drop_id,
-        "state": row.state.value,
-        "filename": filename,
-        "length": row.length,
-        "offset": offset,
-        "sha256": digest,
-        "created_at": stamp(row.created_at),
-        "completed_at": stamp(row.completed_at),
-    }
+    return (await show_upload(services.store, row, identities)).model_dump(mode="json")
 
 
 @app.command("list")

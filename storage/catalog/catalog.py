@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from dropoff_tus.model import Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports import Decide
 from storage.catalog import operations
@@ -139,6 +139,8 @@ class SqlCatalog:
         partials: bool = True,
         created_before: datetime | None = None,
         unclaimed: bool = False,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[UploadRow]:
         """Return uploads, oldest first, filtered."""
         return await self._engine.read_many(
@@ -149,9 +151,27 @@ class SqlCatalog:
                 partials=partials,
                 created_before=created_before,
                 unclaimed=unclaimed,
+                after=after,
+                limit=limit,
             )
         )
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials that a final has claimed."""
         return await self._engine.read_many(lambda transaction: operations.parts(transaction, final_id))
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Insert an API token."""
+        await self._engine.write(lambda transaction: operations.add_token(transaction, token))
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """Return one API token, or None."""
+        return await self._engine.read(lambda transaction: operations.token(transaction, token_id))
+
+    async def tokens(self) -> list[ApiToken]:
+        """Return all API tokens, oldest first."""
+        return await self._engine.read_many(operations.tokens)
+
+    async def revoke_token(self, token_id: str, at: datetime) -> bool:
+        """Revoke an API token."""
+        return await self._engine.write(lambda transaction: operations.revoke_token(transaction, token_id, at))

@@ -19,7 +19,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports import Decide
 from storage.catalog import outbox, statements
@@ -27,9 +27,11 @@ from storage.catalog.rows import (
     Row,
     dropoff_values,
     read_dropoff,
+    read_token,
     read_upload,
     read_usage,
     to_micros,
+    token_values,
     upload_values,
 )
 from storage.catalog.schema import ENDED, HOLDING
@@ -296,6 +298,8 @@ def uploads(
     partials: bool,
     created_before: datetime | None,
     unclaimed: bool,
+    after: tuple[datetime, str] | None,
+    limit: int | None,
 ) -> list[UploadRow]:
     """Return uploads, oldest first, filtered."""
     statement = statements.list_uploads(
@@ -304,18 +308,48 @@ def uploads(
         partials=partials,
         created_before=created_before is not None,
         unclaimed=unclaimed,
+        after=after is not None,
+        limited=limit is not None,
     )
     values: dict[str, object] = {}
     if drop_id is not None:
         values["drop_id"] = drop_id
     if created_before is not None:
         values["before"] = to_micros(created_before)
+    if after is not None:
+        values |= {"after_at": to_micros(after[0]), "after_id": after[1]}
+    if limit is not None:
+        values["most"] = limit
     return [read_upload(row) for row in transaction.rows(statement, **values)]
 
 
 def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
     """Return the partials that a final has claimed."""
     return [read_upload(row) for row in transaction.rows(statements.PARTS, final_id=final_id)]
+
+
+# ---- API tokens -----------------------------------------------------------------------------------------------
+
+
+def add_token(transaction: Transaction, token: ApiToken) -> None:
+    """Insert an API token."""
+    transaction.run(statements.INSERT_TOKEN, **token_values(token))
+
+
+def token(transaction: Transaction, token_id: str) -> ApiToken | None:
+    """Return one API token, or None."""
+    rows = transaction.rows(statements.TOKEN, token_id=token_id)
+    return read_token(rows[0]) if rows else None
+
+
+def tokens(transaction: Transaction) -> list[ApiToken]:
+    """Return all API tokens, oldest first."""
+    return [read_token(row) for row in transaction.rows(statements.ALL_TOKENS)]
+
+
+def revoke_token(transaction: Transaction, token_id: str, at: datetime) -> bool:
+    """Revoke an API token; again changes nothing."""
+    return transaction.run(statements.REVOKE_TOKEN, token_id=token_id, at=to_micros(at)) > 0
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------

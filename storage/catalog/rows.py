@@ -6,7 +6,18 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.model import (
+    ApiToken,
+    Dropoff,
+    Limits,
+    Mode,
+    Role,
+    Scope,
+    SignedPolicy,
+    UploadRow,
+    UploadState,
+    Usage,
+)
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from storage.catalog.schema import dropoffs
 
@@ -176,4 +187,30 @@ def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:
         attempts=row["attempts"] if attempts is None else attempts,
         dead=bool(row["dead"]),
         problem=row["problem"],
+    )
+
+
+def token_values(token: ApiToken) -> dict[str, object]:
+    """Return the columns of an API token."""
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scopes": _write_texts(tuple(scope.value for scope in token.scopes)),
+        "created_at": to_micros(token.created_at),
+        "expires_at": _micros_or_none(token.expires_at),
+        "revoked_at": _micros_or_none(token.revoked_at),
+        "mac": token.mac,
+    }
+
+
+def read_token(row: Row) -> ApiToken:
+    """Read an API token."""
+    return ApiToken(
+        id=row["id"],
+        name=row["name"],
+        scopes=tuple(Scope(scope) for scope in _read_texts(row["scopes"])),
+        created_at=from_micros(row["created_at"]),
+        mac=row["mac"],
+        expires_at=_moment_or_none(row["expires_at"]),
+        revoked_at=_moment_or_none(row["revoked_at"]),
     )

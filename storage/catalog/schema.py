@@ -30,7 +30,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -131,6 +131,18 @@ Index(
     uploads.c.created_at,
     sqlite_where=text(_UNCLAIMED),
     postgresql_where=text(_UNCLAIMED),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("mac", LargeBinary, nullable=False),
 )
 
 # Events that wait for delivery: ids and fixed words. A delivered one is gone.

@@ -20,11 +20,12 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    tuple_,
     update,
 )
 
 from dropoff_tus.model import Role, UploadState
-from storage.catalog.schema import catalog_state, dropoffs, outbox, uploads
+from storage.catalog.schema import api_tokens, catalog_state, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
 """Whatever stands below."""
@@ -35,6 +36,7 @@ _COMPLETE: ColumnElement[str] = literal_column(f"'{UploadState.COMPLETE.value}'"
 _PARTIAL: ColumnElement[str] = literal_column(f"'{Role.PARTIAL.value}'")
 _ZERO: ColumnElement[int] = literal_column("0")
 _final_id = bindparam("final_id", type_=uploads.c.final_id.type)
+_token_id = bindparam("token_id", type_=api_tokens.c.id.type)
 
 # ---- drop-offs ------------------------------------------------------------------------------------------------
 
@@ -198,12 +200,19 @@ DELETE_UPLOAD = delete(uploads).where(uploads.c.id == _upload_id)
 
 @functools.cache
 def list_uploads(
-    *, of_dropoff: bool, states: frozenset[UploadState], partials: bool, created_before: bool, unclaimed: bool
+    *,
+    of_dropoff: bool,
+    states: frozenset[UploadState],
+    partials: bool,
+    created_before: bool,
+    unclaimed: bool,
+    after: bool = False,
+    limited: bool = False,
 ) -> Statement:
     """Return the statement for one kind of list, oldest first.
 
-    Values: drop_id if of_dropoff, before if created_before. The states stand in the text, since there are few kinds of
-    lists, and a list of bound values would be compiled anew each time.
+    Values: drop_id if of_dropoff, before if created_before, after_at and after_id if after, most if limited. The states
+    stand in the text, since there are few kinds of lists, and a list of bound values would be compiled anew each time.
     """
     conditions: list[ColumnElement[bool]] = []
     if of_dropoff:
@@ -217,7 +226,13 @@ def list_uploads(
     if unclaimed:
         # As the partial index says it, or SQLite does not see that it may use it.
         conditions += [uploads.c.role == _PARTIAL, uploads.c.final_id.is_(None)]
-    return select(uploads).where(*conditions).order_by(uploads.c.created_at, uploads.c.id)
+    order = (uploads.c.created_at, uploads.c.id)
+    if after:
+        place = bindparam("after_at", type_=BigInteger), bindparam("after_id", type_=uploads.c.id.type)
+        conditions.append(tuple_(*order) > tuple_(*place))
+    found = select(uploads).where(*conditions).order_by(*order)
+    # SQLite's dialect would bind an offset under a name of its own.
+    return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO) if limited else found
 
 
 # ---- outbox ---------------------------------------------------------------------------------------------------
@@ -276,3 +291,20 @@ _anew = {"next_at": _until, "attempts": _ZERO, "dead": _ZERO}
 RESEND_DEAD = update(outbox).where(outbox.c.dead != _ZERO).values(_anew)
 
 RESEND_EVENT = update(outbox).where(outbox.c.event_id == _held_id).values(_anew)
+
+
+# ---- API tokens -----------------------------------------------------------------------------------------------
+
+INSERT_TOKEN = insert(api_tokens)
+"""Values: every column."""
+
+TOKEN = select(api_tokens).where(api_tokens.c.id == _token_id)
+
+ALL_TOKENS = select(api_tokens).order_by(api_tokens.c.created_at, api_tokens.c.id)
+
+REVOKE_TOKEN = (
+    update(api_tokens)
+    .where(api_tokens.c.id == _token_id)
+    .values(revoked_at=func.coalesce(api_tokens.c.revoked_at, bindparam("at", type_=BigInteger)))
+)
+"""Whoever was first says when."""

@@ -14,7 +14,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.ports import Decide
 
 _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
@@ -37,6 +37,7 @@ class MemoryCatalog:
         """Start empty."""
         self.drops: dict[str, Dropoff] = {}
         self.rows: dict[str, UploadRow] = {}
+        self.api_tokens: dict[str, ApiToken] = {}
         self.asked = 0
         self.down = False
         self._version = 0
@@ -217,10 +218,12 @@ class MemoryCatalog:
         partials: bool = True,
         created_before: datetime | None = None,
         unclaimed: bool = False,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[UploadRow]:
         """Return uploads, filtered."""
         await self._begin()
-        return [
+        found = [
             row
             for row in sorted(self.rows.values(), key=lambda row: (row.created_at, row.id))
             if (drop_id is None or row.drop_id == drop_id)
@@ -228,9 +231,35 @@ class MemoryCatalog:
             and (partials or row.role is not Role.PARTIAL)
             and (created_before is None or row.created_at < created_before)
             and (not unclaimed or (row.role is Role.PARTIAL and row.final_id is None))
+            and (after is None or (row.created_at, row.id) > after)
         ]
+        return found[:limit]
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return a final's partials."""
         await self._begin()
         return [row for row in self.rows.values() if row.final_id == final_id]
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Insert an API token."""
+        await self._begin()
+        self.api_tokens[token.id] = token
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """Return one API token."""
+        await self._begin()
+        return self.api_tokens.get(token_id)
+
+    async def tokens(self) -> list[ApiToken]:
+        """Return all API tokens."""
+        await self._begin()
+        return sorted(self.api_tokens.values(), key=lambda token: (token.created_at, token.id))
+
+    async def revoke_token(self, token_id: str, at: datetime) -> bool:
+        """Revoke an API token."""
+        await self._begin()
+        token = self.api_tokens.get(token_id)
+        if token is None:
+            return False
+        self.api_tokens[token_id] = replace(token, revoked_at=token.revoked_at or at)
+        return True

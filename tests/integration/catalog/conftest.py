@@ -52,7 +52,9 @@ def empty_database(postgres: PostgresServer) -> str:
 def postgres_url(postgres: PostgresServer) -> str:
     """Return the URL of a migrated PostgreSQL catalog with nothing in it: one for all, since making one is slow."""
     # The version stays what it was, which no test may notice. Whoever opens the URL may change no table.
-    postgres.sql("DELETE FROM outbox; DELETE FROM uploads; DELETE FROM dropoffs", database=SHARED)
+    postgres.sql(
+        "DELETE FROM outbox; DELETE FROM uploads; DELETE FROM dropoffs; DELETE FROM api_tokens", database=SHARED
+    )
     return postgres.url(SHARED, RUNTIME)
 
 

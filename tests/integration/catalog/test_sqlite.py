@@ -190,17 +190,30 @@ def _listing(
         (_listing(created_before=True, unclaimed=True, state=UploadState.COMPLETE), "ix_uploads_unclaimed"),
         (_listing(unclaimed=True, state=UploadState.COMPLETE), "ix_uploads_unclaimed"),
         (_listing(state=UploadState.OPEN), "ix_uploads_state"),
+        (
+            statements.list_uploads(
+                of_dropoff=True,
+                states=frozenset(),
+                partials=True,
+                created_before=False,
+                unclaimed=False,
+                after=True,
+                limited=True,
+            ),
+            "ix_uploads_drop_id",
+        ),
         (statements.PARTS, "ix_uploads_final_id"),
         (statements.END_PARTS, "ix_uploads_final_id"),
         (statements.OUTSTANDING, "ix_dropoffs_reserved_bytes"),
         (statements.DROPOFF_AND_USAGE, "ix_dropoffs_reserved_bytes"),
         (statements.ADMISSION, "ix_dropoffs_reserved_bytes"),
     ],
-    ids=["expirable", "sealed-parts", "open", "parts", "end-parts", "outstanding", "usage", "admission"],
+    ids=["expirable", "sealed-parts", "open", "page", "parts", "end-parts", "outstanding", "usage", "admission"],
 )
 def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: statements.Statement, index: str) -> None:
     """What runs often never walks through all finished uploads."""
     values = {"drop_id": "d", "upload_id": "u", "final_id": "f", "before": 0, "new_state": "expired", "at": 0}
+    values |= {"after_at": 0, "after_id": "u", "most": 1}
     with contextlib.closing(connect(_file(sqlite_url))) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sqlite.compiled(statement)}", values).fetchall()
     assert any(index in row["detail"] for row in plan), [row["detail"] for row in plan]

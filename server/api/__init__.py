@@ -1,0 +1,8 @@
+"""The operators' API below /api/v1: HTTP and JSON around the same use cases as the command line's.
+
+Source: docs/api.md.
+"""
+
+from server.api.routes import add_routes
+
+__all__ = ["add_routes"]

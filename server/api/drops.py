@@ -1,0 +1,111 @@
+"""Drop-offs over HTTP."""
+
+from datetime import datetime
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from dropoff_tus.errors import DropoffNotFoundError, InvalidFieldError
+from dropoff_tus.ids import is_drop_id
+from dropoff_tus.model import Limits, Mode
+from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
+from server.api.requests import Closing, DropCreation, read_body
+from server.appkeys import CATALOG, CONFIG, DROPOFFS
+from server.clock import SystemClock
+from server.dropoffs import NewDrop
+from server.forwarded import base_url
+from server.units import parse_time
+
+
+class DropsAnswer(Answer):
+    """All drop-offs, oldest first."""
+
+    drops: list[DropAnswer]
+
+
+async def list_drops(request: web.Request) -> BaseModel:
+    """Return all drop-offs."""
+    base = _base(request)
+    return DropsAnswer(drops=[DropAnswer.of(base, dropoff) for dropoff in await request.app[CATALOG].dropoffs()])
+
+
+async def create_drop(request: web.Request) -> BaseModel:
+    """Make a drop-off and return its code, which is nowhere else."""
+    wanted = await read_body(request, DropCreation)
+    defaults, given = request.app[CONFIG].dropoffs, wanted.model_fields_set
+    expires = _moment("expires_at", wanted.expires_at)
+    if "expires_at" not in given and defaults.expires:
+        expires = parse_time(defaults.expires, SystemClock().now())
+    limits = Limits(
+        max_upload_bytes=_or(wanted.max_upload_bytes, defaults.max_upload_bytes),
+        max_total_bytes=_or(wanted.max_total_bytes, defaults.max_total_bytes),
+        max_uploads=_or(wanted.max_uploads, defaults.max_uploads),
+        allowed_types=defaults.allowed_types if wanted.allowed_types is None else tuple(wanted.allowed_types),
+        name_patterns=defaults.name_patterns if wanted.name_patterns is None else tuple(wanted.name_patterns),
+    )
+    new = NewDrop(
+        name=wanted.name,
+        id=wanted.id,
+        with_code=wanted.has_code,
+        limits=limits,
+        recipients=tuple(wanted.recipients),
+        sealed=defaults.sealed if wanted.mode is None else wanted.mode is Mode.SEALED,
+        opens_at=_moment("opens_at", wanted.opens_at),
+        expires_at=expires,
+    )
+    dropoff, code = await request.app[DROPOFFS].create(new)
+    request["drop_id"] = dropoff.id
+    return NewDropAnswer.of(_base(request), dropoff, code)
+
+
+async def show_drop(request: web.Request) -> BaseModel:
+    """Return one drop-off and what its uploads take."""
+    return DropUsageAnswer.with_usage(_base(request), *await request.app[DROPOFFS].show(_drop_id(request)))
+
+
+async def close_drop(request: web.Request) -> BaseModel:
+    """Take no new uploads; what has begun may finish, unless it is to end now."""
+    drop_id = _drop_id(request)
+    now = (await read_body(request, Closing, optional=True)).now
+    done = await request.app[DROPOFFS].set_closed(drop_id, closed=True, end_open=now)
+    return DropUsageAnswer.with_usage(_base(request), *done)
+
+
+async def reopen_drop(request: web.Request) -> BaseModel:
+    """Take new uploads again."""
+    done = await request.app[DROPOFFS].set_closed(_drop_id(request), closed=False)
+    return DropUsageAnswer.with_usage(_base(request), *done)
+
+
+async def new_code(request: web.Request) -> BaseModel:
+    """Replace the code and return the new one, which is nowhere else."""
+    return NewDropAnswer.of(_base(request), *await request.app[DROPOFFS].new_code(_drop_id(request)))
+
+
+def _base(request: web.Request) -> str:
+    server = request.app[CONFIG].server
+    return base_url(request, server.public_url, server.trusted_proxies)
+
+
+def _drop_id(request: web.Request) -> str:
+    drop_id = request.match_info["drop_id"]
+    if not is_drop_id(drop_id):
+        raise DropoffNotFoundError("there is no such drop-off")
+    request["drop_id"] = drop_id
+    return drop_id
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _moment(field: str, text: str | None) -> datetime | None:
+    """Read an RFC 3339 time; durations, which the command line takes too, are left to it."""
+    if text is None:
+        return None
+    try:
+        if text[:1].isdigit() and "-" in text:
+            return parse_time(text, SystemClock().now())
+    except ValueError:
+        pass
+    raise InvalidFieldError(field, 'is not a time; write one with its zone, such as "2030-01-31T12:00:00Z"')

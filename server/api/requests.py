@@ -1,0 +1,147 @@
+"""What operators send: parameters and bodies as models, from which the API's description is made too."""
+
+import asyncio
+import re
+from typing import Annotated, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from dropoff_tus.errors import BodyTimeoutError
+from dropoff_tus.model import Mode, UploadState
+from server.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
+from server.units import MOST_LABEL_CHARACTERS
+
+M = TypeVar("M", bound=BaseModel)
+MOST_BODY_BYTES = 64 << 10
+MOST_ON_A_PAGE = 200
+_BODY_SECONDS = 30.0
+_INTEGER = re.compile(r"[0-9]{1,9}")
+_MOST_BYTES = 2**63 - 1
+_MOST_UPLOADS = 2**31 - 1
+_MOST_PATTERNS = 100
+_MOST_RECIPIENTS = 16
+
+DropId = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+]
+UploadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Bytes = Annotated[int, Field(ge=0, le=_MOST_BYTES)]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Recipient = Annotated[str, StringConstraints(max_length=4096)]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=64)]
+Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{32}$")]
+
+
+class Request(BaseModel):
+    """What all have in common: nothing is guessed, and nothing unknown is passed over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class DropCreation(Request):
+    """A drop-off to be made. What is left out comes from the server's section [dropoffs]."""
+
+    name: str = Field(min_length=1, max_length=MOST_LABEL_CHARACTERS, pattern=r"\S", description="What you call it.")
+    id: DropId | None = Field(None, description="A UUIDv4 you have already.")
+    has_code: bool = Field(default=True, description="False lets anyone who has the URL upload.")
+    mode: Mode | None = Field(None, description="Sealed: not even the server can read a finished upload.")
+    opens_at: Moment | None = Field(None, description="When it begins to take uploads; must lie ahead.")
+    expires_at: Moment | None = Field(None, description="Must lie ahead; null: never.")
+    max_upload_bytes: Bytes | None = Field(None, description="Of one upload; 0: no limit.")
+    max_total_bytes: Bytes | None = Field(None, description="Of all uploads together; 0: no limit.")
+    max_uploads: int | None = Field(None, ge=0, le=_MOST_UPLOADS, description="0: no limit.")
+    allowed_types: list[Pattern] | None = Field(
+        None, max_length=_MOST_PATTERNS, description="Media types it takes, e.g. text/csv or image/*; empty: any."
+    )
+    name_patterns: list[Pattern] | None = Field(
+        None, max_length=_MOST_PATTERNS, description="Patterns of file names it takes, e.g. *.vcf.gz; empty: any."
+    )
+    recipients: list[Recipient] = Field(
+        default_factory=list, max_length=_MOST_RECIPIENTS, description="age recipients instead of the configured roots."
+    )
+
+
+class Closing(Request):
+    """How to close a drop-off."""
+
+    now: bool = Field(default=False, description="Also end what is being uploaded, within seconds.")
+
+
+class UploadFilter(Request):
+    """Which uploads, and which page of them."""
+
+    drop_id: DropId | None = Field(None, description="Of this drop-off only.")
+    state: list[UploadState] = Field(default_factory=list, description="In one of these states; may be repeated.")
+    partials: Literal["true", "false"] = Field("false", description="Also the parts of concatenations.")
+    cursor: Cursor | None = Field(None, description="The next_cursor of the page before.")
+    limit: int = Field(50, ge=1, le=MOST_ON_A_PAGE, description="How many on a page.")
+
+
+def read_query(request: web.Request, model: type[M]) -> M:
+    """Read the query string.
+
+    Raises:
+        InvalidRequestError: It is not what the model says.
+    """
+    values: dict[str, object] = {}
+    for name in request.query:
+        given = request.query.getall(name)
+        field = model.model_fields.get(name)
+        if field is not None and field.default_factory is list:
+            values[name] = given
+        elif len(given) > 1:
+            raise InvalidRequestError("the query is not valid", [(name, "is there more than once")])
+        elif field is not None and field.annotation is int:
+            values[name] = int(given[0]) if _INTEGER.fullmatch(given[0]) else given[0]
+        else:
+            values[name] = given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequestError("the query is not valid", _mistakes(error)) from None
+
+
+async def read_body(request: web.Request, model: type[M], *, optional: bool = False) -> M:
+    """Read a body of JSON, up to a fixed size.
+
+    Raises:
+        UnsupportedTypeError: It is not sent as plain JSON.
+        TooLargeError: It is larger.
+        InvalidRequestError: It is no JSON.
+        InvalidContentError: It is not what the model says.
+    """
+    raw = await _read(request)
+    if not raw and optional:
+        return model()
+    if request.content_type.lower() != "application/json" or "Content-Encoding" in request.headers:
+        raise UnsupportedTypeError("send JSON, with Content-Type: application/json and no Content-Encoding")
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        if any(mistake["type"] == "json_invalid" for mistake in found):
+            message = "the body is no JSON; nothing was changed"
+            raise InvalidRequestError(message) from None
+        raise InvalidContentError("the body is not valid; nothing was changed", _mistakes(error)) from None
+
+
+async def _read(request: web.Request) -> bytes:
+    """Read a body within its limits of size and time."""
+    raw = b""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in request.content.iter_any():
+                raw += piece
+                if len(raw) > MOST_BODY_BYTES:
+                    message = f"a body has at most {MOST_BODY_BYTES} bytes; nothing was changed"
+                    raise TooLargeError(message)
+    except TimeoutError:
+        raise BodyTimeoutError("the body did not come in time; nothing was changed") from None
+    return raw
+
+
+def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
+    """Return where each mistake is, and what: never what was sent, which may be a secret in the wrong place."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [(".".join(str(part) for part in mistake["loc"]) or "body", mistake["msg"]) for mistake in found]

@@ -1,0 +1,184 @@
+"""The table of routes: whom each lets in, what it takes and what it answers. The API's description is made from it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel
+
+from dropoff_tus.errors import UnauthorizedError
+from dropoff_tus.model import Scope
+from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
+from server.api import drops, openapi, uploads
+from server.api.requests import Closing, DropCreation, UploadFilter
+from server.appkeys import CONFIG, TOKENS
+from server.forwarded import client_of
+
+ROOT = "/api/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `refusals` are the statuses it may answer beside those that all may."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    scope: Scope
+    handler: Callable[[web.Request], Awaitable[BaseModel | web.StreamResponse]]
+    answer: type[BaseModel] | None
+    status: int = 200
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    body_needed: bool = True
+    ranges: bool = False
+    refusals: tuple[int, ...] = ()
+
+
+_DROP, _UPLOAD = "/drops/{drop_id}", "/uploads/{upload_id}"
+ROUTES = (
+    Route("GET", "/drops", "listDrops", "List drop-offs", Scope.DROPS_READ, drops.list_drops, drops.DropsAnswer),
+    Route(
+        "POST",
+        "/drops",
+        "createDrop",
+        "Make a drop-off",
+        Scope.DROPS_WRITE,
+        drops.create_drop,
+        NewDropAnswer,
+        status=201,
+        body=DropCreation,
+        refusals=(409,),
+    ),
+    Route(
+        "GET",
+        _DROP,
+        "showDrop",
+        "Show a drop-off and what it has received",
+        Scope.DROPS_READ,
+        drops.show_drop,
+        DropUsageAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_DROP}/close",
+        "closeDrop",
+        "Take no new uploads",
+        Scope.DROPS_WRITE,
+        drops.close_drop,
+        DropUsageAnswer,
+        body=Closing,
+        body_needed=False,
+        refusals=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_DROP}/reopen",
+        "reopenDrop",
+        "Take new uploads again",
+        Scope.DROPS_WRITE,
+        drops.reopen_drop,
+        DropUsageAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "POST",
+        f"{_DROP}/new-code",
+        "newCode",
+        "Replace the code",
+        Scope.DROPS_WRITE,
+        drops.new_code,
+        NewDropAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "GET",
+        "/uploads",
+        "listUploads",
+        "List uploads, page by page",
+        Scope.UPLOADS_READ,
+        uploads.list_uploads,
+        uploads.UploadsAnswer,
+        query=UploadFilter,
+        refusals=(400, 404),
+    ),
+    Route(
+        "GET",
+        _UPLOAD,
+        "showUpload",
+        "Show an upload",
+        Scope.UPLOADS_READ,
+        uploads.show,
+        UploadAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "GET",
+        f"{_UPLOAD}/receipt",
+        "getReceipt",
+        "Fetch the signed receipt of a finished upload",
+        Scope.UPLOADS_READ,
+        uploads.receipt,
+        None,
+        refusals=(404, 409, 410),
+    ),
+    Route(
+        "GET",
+        f"{_UPLOAD}/content",
+        "getContent",
+        "Download a finished managed upload, or a range of it",
+        Scope.UPLOADS_DOWNLOAD,
+        uploads.content,
+        None,
+        ranges=True,
+        refusals=(404, 409, 410, 416),
+    ),
+    Route(
+        "DELETE",
+        _UPLOAD,
+        "deleteUpload",
+        "Shred an upload",
+        Scope.UPLOADS_DELETE,
+        uploads.delete,
+        DeletedAnswer,
+        refusals=(404, 409, 423),
+    ),
+)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the API to the application."""
+    for route in ROUTES:
+        app.router.add_route(route.method, ROOT + route.path, _guarded(route))
+        if route.method == "GET":
+            app.router.add_route("HEAD", ROOT + route.path, _guarded(route))
+    described = openapi.describe(ROOT, ROUTES)
+
+    async def describe(request: web.Request) -> web.Response:
+        """Return the description, which tells nothing that docs/api.md does not."""
+        request["route"] = "api.describe"
+        return web.Response(body=described, content_type="application/json")
+
+    app.router.add_get(f"{ROOT}/openapi.json", describe)
+
+
+def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        """Let in whoever has the right token, before anything of the request is read."""
+        request["route"] = f"api.{route.name}"
+        given = request.headers.getall(hdrs.AUTHORIZATION, [])
+        if len(given) > 1:
+            raise UnauthorizedError("there is more than one Authorization header", presented=False)
+        client = client_of(request, request.app[CONFIG].server.trusted_proxies)
+        token = await request.app[TOKENS].check(given[0] if given else None, client, route.scope)
+        request["token_id"] = token.id
+        answer = await route.handler(request)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.Response(
+            status=route.status, body=answer.model_dump_json().encode("utf-8"), content_type="application/json"
+        )
+
+    return handle

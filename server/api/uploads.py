@@ -1,0 +1,122 @@
+"""Uploads over HTTP. Ids alone name them here: an upload's token is no operator's to hold."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from dropoff_tus.errors import DropoffNotFoundError, UploadNotFoundError
+from dropoff_tus.ids import is_upload_id
+from dropoff_tus.model import Mode, UploadRow, UploadState
+from dropoff_tus.protocol import gone
+from server import download
+from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
+from server.api.requests import UploadFilter, read_query
+from server.appkeys import CATALOG, STORE, UPLOADS
+from server.problems import NotFinishedError, SealedError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SIDE_BY_SIDE = 16
+
+
+class UploadsAnswer(Answer):
+    """One page of uploads, oldest first."""
+
+    uploads: list[UploadAnswer]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+async def list_uploads(request: web.Request) -> BaseModel:
+    """Return a page of uploads."""
+    wanted = read_query(request, UploadFilter)
+    catalog, store = request.app[CATALOG], request.app[STORE]
+    if wanted.drop_id is not None:
+        request["drop_id"] = wanted.drop_id
+        if await catalog.dropoff(wanted.drop_id) is None:
+            raise DropoffNotFoundError("there is no such drop-off")
+    # One more than is asked for tells whether there is another page.
+    rows = await catalog.uploads(
+        drop_id=wanted.drop_id,
+        states=wanted.state,
+        partials=wanted.partials == "true",
+        after=None if wanted.cursor is None else _read_cursor(wanted.cursor),
+        limit=wanted.limit + 1,
+    )
+    page = rows[: wanted.limit]
+    shown: list[UploadAnswer] = []
+    for start in range(0, len(page), _SIDE_BY_SIDE):
+        shown += await asyncio.gather(*(show_upload(store, row) for row in page[start : start + _SIDE_BY_SIDE]))
+    return UploadsAnswer(uploads=shown, next_cursor=_cursor(page[-1]) if len(rows) > len(page) else None)
+
+
+def _cursor(row: UploadRow) -> str:
+    return f"{(row.created_at - _EPOCH) // _MICROSECOND}-{row.id}"
+
+
+def _read_cursor(text: str) -> tuple[datetime, str]:
+    micros, _, upload_id = text.partition("-")
+    return _EPOCH + timedelta(microseconds=int(micros)), upload_id
+
+
+async def show(request: web.Request) -> BaseModel:
+    """Return one upload."""
+    return await show_upload(request.app[STORE], await _row(request))
+
+
+async def receipt(request: web.Request) -> web.StreamResponse:
+    """Return the signed receipt of a finished upload, one line."""
+    row = await _row(request)
+    _check_finished(row)
+    line = await request.app[STORE].signed_receipt(row.id)
+    if line is None:
+        if row.mode is Mode.SEALED:
+            raise SealedError("this upload is sealed, so the server cannot read its receipt; use the command line")
+        raise UploadNotFoundError("this upload has no receipt")
+    return web.Response(body=line, content_type="application/octet-stream")
+
+
+async def content(request: web.Request) -> web.StreamResponse:
+    """Send the plain bytes of a finished managed upload, or a range of them."""
+    row = await _row(request)
+    _check_finished(row)
+    if row.mode is Mode.SEALED:
+        raise SealedError("this upload is sealed, so the server cannot read it; export it with a root identity")
+    store = request.app[STORE]
+    return await download.send(request, store, await store.stat(row.id), {"Cache-Control": "no-store"})
+
+
+async def delete(request: web.Request) -> BaseModel:
+    """Shred an upload: its keys first, then its bytes."""
+    upload_id = _upload_id(request)
+    await request.app[UPLOADS].delete(upload_id)
+    return DeletedAnswer(id=upload_id, state=UploadState.DELETED)
+
+
+def _upload_id(request: web.Request) -> str:
+    upload_id = request.match_info["upload_id"]
+    if not is_upload_id(upload_id):
+        raise _absent()
+    request["upload_id"] = upload_id
+    return upload_id
+
+
+async def _row(request: web.Request) -> UploadRow:
+    row = await request.app[CATALOG].upload(_upload_id(request))
+    if row is None:
+        raise _absent()
+    request["drop_id"] = row.drop_id
+    return row
+
+
+def _check_finished(row: UploadRow) -> None:
+    if row.state in {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}:
+        raise gone(row.state)
+    if row.state is not UploadState.COMPLETE:
+        message = f"the upload is not finished (it is {row.state.value}); try again when it is complete"
+        raise NotFinishedError(message)
+
+
+def _absent() -> UploadNotFoundError:
+    return UploadNotFoundError("there is no such upload")

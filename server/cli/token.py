@@ -1,0 +1,118 @@
+"""`token …`: operators' keys to the API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, group, time_option, with_catalog
+from server.cli.drop import load_keys
+from server.cli.output import CommandError, note, print_json, say, show
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from storage.catalog import SqlCatalog
+
+app = group("Make, list and revoke the tokens with which programs use the API.")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Who or what it is for.", show_default=False)],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="What it is good for: drops:read, drops:write, uploads:read, uploads:download or uploads:delete. "
+            "Repeatable.",
+            show_default=False,
+        ),
+    ],
+    expires: Annotated[str | None, typer.Option(help="30d, or 2030-01-31T12:00:00Z; without: never.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token and show it, which is done this once.
+
+    Give each program a token of its own with the fewest scopes that do. It goes into the header Authorization,
+    after the word Bearer. docs/api.md describes the API.
+
+    Example: dropoff-tus token create --name nightly-fetch --scope uploads:read --scope uploads:download --expires 90d
+    """
+
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        from dropoff_tus.errors import InvalidFieldError
+        from server.answers import TokenAnswer
+        from server.clock import SystemClock
+        from server.tokens import create_token
+
+        expires_at = time_option(expires, "--expires")
+        try:
+            token, secret = await create_token(
+                catalog, load_keys(conf).api_token_mac, SystemClock(), name=name, scopes=scope, expires_at=expires_at
+            )
+        except InvalidFieldError as error:
+            message = f"--{error.field} {error.problem}"
+            raise CommandError(message) from None
+        return {**TokenAnswer.of(token).model_dump(mode="json"), "token": secret}
+
+    made = with_catalog(config, work)
+    if as_json:
+        print_json(made)
+        return
+    say(f"id:      {made['id']}")
+    say(f"scopes:  {', '.join(made['scopes'])}")
+    say(f"expires: {made['expires_at'] or 'never'}")
+    say(f"token:   {made['token']}   (shown this once)")
+
+
+@app.command("list")
+def list_tokens(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List all tokens, also those that have expired or were revoked, oldest first.
+
+    Example: dropoff-tus token list --json
+    """
+
+    async def work(catalog: SqlCatalog, _conf: Config) -> list[dict[str, Any]]:
+        from server.answers import TokenAnswer
+
+        return [TokenAnswer.of(token).model_dump(mode="json") for token in await catalog.tokens()]
+
+    found = with_catalog(config, work)
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        until = f"revoked {item['revoked_at']}" if item["revoked_at"] else f"expires {item['expires_at'] or 'never'}"
+        say(f"{item['id']}  {until}  {','.join(item['scopes'])}  {show(item['name'])}")
+    if not found:
+        note("there is no token yet; make one with: dropoff-tus token create --name NAME --scope SCOPE")
+
+
+@app.command()
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id.", show_default=False)],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Revoke a token; a running server refuses it from its next request on. There is no way back.
+
+    Example: dropoff-tus token revoke 5f0c0b6d3a5e4f0e
+    """
+
+    async def work(catalog: SqlCatalog, _conf: Config) -> dict[str, Any]:
+        from server.answers import TokenAnswer
+        from server.clock import SystemClock
+
+        await catalog.revoke_token(token_id, SystemClock().now())
+        token = await catalog.token(token_id)
+        if token is None:
+            message = "there is no token of this id; list them with `dropoff-tus token list`"
+            raise CommandError(message)
+        return TokenAnswer.of(token).model_dump(mode="json")
+
+    done = with_catalog(config, work)
+    if as_json:
+        print_json(done)
+    else:
+        note("revoked")

@@ -1,0 +1,100 @@
+"""The bytes of a finished upload as an attachment: whole, or one range, cut off where they do not verify.
+
+Source: RFC 9110, sections 13.1.5 and 14 (ranges); RFC 6266 and RFC 8187 (the file's name).
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from aiohttp import web
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import StoredUpload
+from dropoff_tus.ports import Store
+from server.middleware import decorate
+from server.problems import RangeError
+
+_log = logging.getLogger(__name__)
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_MOST_DIGITS = 18
+_PARTIAL = 206
+
+
+async def send(
+    request: web.Request, store: Store, stored: StoredUpload, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Send the content of a finished upload that the server can read.
+
+    Raises:
+        RangeError: No byte of it is in the range.
+        UploadDamagedError, KeyMissingError: Of the first bytes; later the connection is cut.
+    """
+    metadata = await store.metadata(stored.id)
+    etag = f'"{stored.id}"'
+    start, stop, status = _range(request, stored.offset, etag)
+    response = web.StreamResponse(
+        status=status,
+        headers={
+            **headers,
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(stop - start),
+            "Accept-Ranges": "bytes",
+            "ETag": etag,
+            "Content-Disposition": disposition((metadata.filename if metadata is not None else None) or stored.id),
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+    if status == _PARTIAL:
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.offset}"
+    decorate(request, response)
+    if request.method == "HEAD" or start == stop:
+        await response.prepare(request)
+        await response.write_eof()
+        return response
+    pieces = store.read(stored.id, start=start, stop=stop)
+    # What cannot be read at all is a refusal, as long as nothing has been sent.
+    piece = await anext(pieces, b"")
+    await response.prepare(request)
+    try:
+        await response.write(piece)
+        async for piece in pieces:
+            await response.write(piece)
+    except DropoffError as error:
+        # Any answer now would look like content. A connection that breaks before Content-Length is understood.
+        _log.error("a download was cut off", extra={"upload_id": stored.id, "code": error.code})
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from error
+    await response.write_eof()
+    return response
+
+
+def disposition(name: str) -> str:
+    """Return Content-Disposition for a client's name of a file, whatever is in it: ASCII, and all else encoded."""
+    return f"attachment; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+
+
+def _range(request: web.Request, size_bytes: int, etag: str) -> tuple[int, int, int]:
+    """Return start, stop and status. One range only; several, other units and other versions get the whole.
+
+    Source: RFC 9110, section 14.2 (a server may ignore Range) and 13.1.5.
+    """
+    text = request.headers.get("Range")
+    found = _RANGE.fullmatch(text.strip()) if text else None
+    if found is None or not any(found.groups()) or request.headers.get("If-Range", etag) != etag:
+        return 0, size_bytes, 200
+    first, last = found.groups()
+    start = max(0, size_bytes - _number(last)) if not first else _number(first)
+    stop = size_bytes if not first or not last else min(size_bytes, _number(last) + 1)
+    if start >= stop:
+        raise RangeError(f"the upload has {size_bytes} bytes, none of them in this range", size_bytes=size_bytes)
+    return start, stop, _PARTIAL
+
+
+def _number(digits: str) -> int:
+    """Read a number; one that no file can reach is as good as any other, and Python would not read the longest."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _MOST_DIGITS else 1 << 62

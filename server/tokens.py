@@ -1,0 +1,125 @@
+"""API tokens of operators: made, listed and revoked, and the check of what a request presents.
+
+A token is 256 random bits and is shown once. The catalog has its id, which is derived from it and opens nothing, and a
+MAC under a key that is not in the catalog, over the token, its scopes and its expiry. So whoever can write to the
+database can neither make a token nor widen or prolong one. Each request asks the catalog, so what another process
+revokes ends at once.
+
+Source: docs/api.md, Tokens; RFC 6750.
+"""
+
+import hmac
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
+from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
+from dropoff_tus.model import ApiToken, Scope
+from dropoff_tus.ports import Catalog, Clock
+from server.throttle import Throttle
+from server.units import check_label
+
+_NO_MAC = bytes(32)
+_SCHEME = "bearer "
+_MOST_TOKEN_CHARACTERS = 256
+TokenMac = Callable[[bytes], bytes]
+
+
+async def create_token(
+    catalog: Catalog,
+    mac: TokenMac,
+    clock: Clock,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    expires_at: datetime | None = None,
+) -> tuple[ApiToken, str]:
+    """Make a token; returns it with its secret, which is nowhere else.
+
+    Raises:
+        InvalidFieldError: The name or a scope is none.
+    """
+    problem = check_label(name)
+    if problem is not None:
+        raise InvalidFieldError("name", problem)
+    known = [scope.value for scope in Scope]
+    for scope in scopes:
+        if scope not in known:
+            raise InvalidFieldError("scope", f"{scope!r} is not known; write one of {', '.join(known)}")
+    if not scopes:
+        raise InvalidFieldError("scope", f"is missing; write one or more of {', '.join(known)}")
+    secret = format_api_token(os.urandom(API_TOKEN_BYTES))
+    granted = tuple(Scope(scope) for scope in known if scope in scopes)
+    terms = _terms(secret, granted, expires_at)
+    token = ApiToken(api_token_id(secret), name, granted, clock.now(), mac(terms), expires_at)
+    await catalog.add_token(token)
+    return token, secret
+
+
+class TokenGuard:
+    """Checks tokens, and slows wrong ones per client address."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        mac: TokenMac,
+        clock: Clock,
+        wrong_per_hour: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the catalog, the server's keyed hash, the times, and how many wrong ones may come (0: any number)."""
+        self._catalog, self._mac, self._clock, self._monotonic = catalog, mac, clock, monotonic
+        self._wrong = Throttle(wrong_per_hour)
+
+    async def check(self, authorization: str | None, client: str | None, scope: Scope) -> ApiToken:
+        """Return the token that a request presents, if it is good for a scope. A right one is always let in.
+
+        Args:
+            authorization: The request's one Authorization header.
+            client: What to count the client as (see `forwarded.client_of`); None where nobody knows.
+            scope: What the request needs.
+
+        Raises:
+            UnauthorizedError: There is none; or it is unknown, expired or revoked: the same error after the same work.
+            TooManyWrongTokensError: The same, once too often.
+            ScopeMissingError: It is good for other things.
+        """
+        presented = _bearer(authorization)
+        if presented is None:
+            message = "this needs an API token, as in `Authorization: Bearer TOKEN`; an operator makes one"
+            raise UnauthorizedError(message, presented=False)
+        token = await self._catalog.token(api_token_id(presented))
+        terms = _terms(presented, () if token is None else token.scopes, None if token is None else token.expires_at)
+        right = hmac.compare_digest(self._mac(terms), _NO_MAC if token is None else token.mac)
+        now = self._clock.now()
+        if token is None or not right or _is_over(token, now):
+            wait_seconds = self._wrong.count(client, self._monotonic()) if client is not None else 0
+            if wait_seconds:
+                message = "too many wrong API tokens came; check yours, a right one is let in at any time"
+                raise TooManyWrongTokensError(message, retry_after_seconds=wait_seconds)
+            message = "the API token is not known, has expired or was revoked; ask an operator for a new one"
+            raise UnauthorizedError(message, presented=True)
+        if scope not in token.scopes:
+            message = f"the API token is not good for this; it takes one with the scope {scope.value}"
+            raise ScopeMissingError(message, scope=scope.value)
+        return token
+
+
+def _is_over(token: ApiToken, now: datetime) -> bool:
+    return token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
+
+
+def _bearer(authorization: str | None) -> str | None:
+    """Return the token in an Authorization header; None where it is of another kind."""
+    if authorization is None or not authorization.lower().startswith(_SCHEME):
+        return None
+    return authorization[len(_SCHEME) :].strip()[:_MOST_TOKEN_CHARACTERS] or None
+
+
+def _terms(secret: str, scopes: Sequence[Scope], expires_at: datetime | None) -> bytes:
+    """Write what a token's MAC is over: the token, and the terms that nobody is to change."""
+    expiry = None if expires_at is None else expires_at.isoformat(timespec="microseconds")
+    return json.dumps([secret, sorted(scopes), expiry]).encode("ascii")

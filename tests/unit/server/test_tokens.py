@@ -1,0 +1,147 @@
+"""API tokens: what is made, what is let in, and what is not, over a catalog and a clock in memory."""
+
+import hmac
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
+from dropoff_tus.ids import api_token_id, format_api_token
+from dropoff_tus.model import ApiToken, Scope
+from server.tokens import TokenGuard, create_token
+from tests.support.aio import async_test
+from tests.support.fake_clock import FakeClock
+from tests.support.memory_catalog import MemoryCatalog
+
+_HOUR_SECONDS = 3600.0
+
+
+def _mac(message: bytes) -> bytes:
+    return hmac.digest(b"k" * 32, message, "sha256")
+
+
+class _World:
+    def __init__(self, *, wrong_per_hour: int = 0) -> None:
+        self.catalog, self.clock, self.seconds = MemoryCatalog(), FakeClock(), 0.0
+        self.guard = TokenGuard(self.catalog, _mac, self.clock, wrong_per_hour, lambda: self.seconds)
+
+    async def make(self, *scopes: Scope, days: int | None = None) -> tuple[ApiToken, str]:
+        expires_at = None if days is None else self.clock.now() + timedelta(days=days)
+        names = [scope.value for scope in scopes]
+        return await create_token(self.catalog, _mac, self.clock, name="test", scopes=names, expires_at=expires_at)
+
+    async def check(self, secret: str, scope: Scope = Scope.DROPS_READ, client: str = "192.0.2.1") -> ApiToken:
+        return await self.guard.check(f"Bearer {secret}", client, scope)
+
+    async def refused(self, secret: str) -> str:
+        with pytest.raises(UnauthorizedError) as refusal:
+            await self.check(secret)
+        assert refusal.value.presented
+        return refusal.value.message
+
+
+@async_test
+async def test_token_is_let_in_for_its_scopes_alone() -> None:
+    """A good token opens what it is for, and for anything else names the scope that is missing."""
+    world = _World()
+    made, secret = await world.make(Scope.DROPS_READ)
+    assert await world.check(secret) == made
+    with pytest.raises(ScopeMissingError) as refusal:
+        await world.check(secret, Scope.UPLOADS_DELETE)
+    assert refusal.value.scope == "uploads:delete"
+
+
+@async_test
+async def test_token_unknown_expired_or_revoked_has_one_answer() -> None:
+    """Nobody learns from the refusal whether a token was ever good."""
+    world = _World()
+    _, expired = await world.make(Scope.DROPS_READ, days=1)
+    revoked, other = await world.make(Scope.DROPS_READ)
+    await world.check(expired)
+    await world.catalog.revoke_token(revoked.id, world.clock.now())
+    world.clock.advance(2 * 86400)
+    messages = {await world.refused(secret) for secret in (expired, other, format_api_token(bytes(32)), "x", "é" * 999)}
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scopes": tuple(Scope)},
+        {"expires_at": None},
+        {"mac": bytes(32)},
+    ],
+    ids=["wider", "longer", "other-mac"],
+)
+@async_test
+async def test_token_changed_in_the_database_is_refused(change: dict[str, Any]) -> None:
+    """Whoever can write to the catalog can neither widen nor prolong a token, nor make one."""
+    world = _World()
+    made, secret = await world.make(Scope.DROPS_READ, days=1)
+    world.catalog.api_tokens[made.id] = replace(made, **change)
+    await world.refused(secret)
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "dropoff_00"])
+@async_test
+async def test_token_missing_is_told_apart_and_not_counted(header: str | None) -> None:
+    """A request without a token is no guess, so it is told what is missing and slows nobody."""
+    world = _World(wrong_per_hour=1)
+    for _ in range(5):
+        with pytest.raises(UnauthorizedError) as refusal:
+            await world.guard.check(header, "192.0.2.1", Scope.DROPS_READ)
+        assert not refusal.value.presented
+
+
+@async_test
+async def test_token_scheme_is_read_in_any_case() -> None:
+    """RFC 9110, section 11.1: the scheme is case-insensitive."""
+    world = _World()
+    made, secret = await world.make(Scope.DROPS_READ)
+    assert await world.guard.check(f"bEARER {secret}", None, Scope.DROPS_READ) == made
+
+
+@async_test
+async def test_wrong_tokens_are_slowed_per_address_and_a_right_one_never() -> None:
+    """After the limit an address has to wait, others do not, and a good token is let in from there all the same."""
+    world = _World(wrong_per_hour=3)
+    made, secret = await world.make(Scope.DROPS_READ)
+    for _ in range(3):
+        await world.refused("wrong")
+    with pytest.raises(TooManyWrongTokensError) as refusal:
+        await world.check("wrong")
+    assert refusal.value.retry_after_seconds == _HOUR_SECONDS / 3
+    assert await world.check(secret) == made
+    with pytest.raises(UnauthorizedError):
+        await world.check("wrong", client="192.0.2.2")
+    world.seconds += _HOUR_SECONDS / 3
+    await world.refused("wrong")
+
+
+@async_test
+async def test_create_token_stores_no_secret() -> None:
+    """What the catalog has of a token is neither the token nor a plain hash of it."""
+    world = _World()
+    made, secret = await world.make(Scope.DROPS_READ)
+    assert secret.startswith("dropoff_")
+    assert len(bytes.fromhex(secret.removeprefix("dropoff_"))) == 32
+    assert made.id == api_token_id(secret)
+    assert secret not in repr(world.catalog.api_tokens)
+    assert made.mac.hex() not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "field"),
+    [("", ["drops:read"], "name"), ("x" * 201, ["drops:read"], "name"), ("x", ["all"], "scope"), ("x", [], "scope")],
+    ids=["empty", "long", "unknown", "none"],
+)
+@async_test
+async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: list[str], field: str) -> None:
+    """A mistake is told with its place, and nothing is made."""
+    world = _World()
+    with pytest.raises(InvalidFieldError) as refusal:
+        await create_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
+    assert refusal.value.field == field
+    assert world.catalog.api_tokens == {}
