@@ -335,6 +335,9 @@ class Catalog(Protocol):
 
         For a FINAL its parts follow. False if it was in that state already or is unknown.
 
+        FINISHING takes a COMPLETE upload back, before it is ended: it keeps what it took, no final can claim it any
+        more, and a start looks at it again. False for any other.
+
         Raises:
             PartInUseError: It is a part that a final has claimed, which ends with that final alone.
         """

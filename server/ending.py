@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 
 from dropoff_tus import protocol
@@ -41,11 +40,10 @@ class Ender:
         expire_after_seconds: float,
         terminate_finished: bool,
     ) -> None:
-        """Take the ports and the settings. `claims` keeps a part from being ended while a final claims it."""
+        """Take the ports and the settings."""
         self._store, self._catalog, self._clock, self._finisher = store, catalog, clock, finisher
         self._expire_after_seconds = expire_after_seconds
         self._terminate_finished = terminate_finished
-        self.claims = asyncio.Lock()
 
     # ---- by the client ----------------------------------------------------------------------------------------
 
@@ -56,31 +54,39 @@ class Ender:
             TerminateFinishedError: It is finished, and the operator does not allow it; or a final has it.
         """
         protocol.check_delete(stored, terminate_finished=self._terminate_finished)
-        async with AsyncExitStack() as stack:
-            if self._terminate_finished and stored.role is Role.PARTIAL:
-                await stack.enter_async_context(self.claims)
-            lease = await stack.enter_async_context(self._store.lease(stored.id))
+        async with self._store.lease(stored.id) as lease:
             if lease.upload.ended is not None:
                 raise protocol.gone(lease.upload.ended)
             # Bytes may have come between the first look and the lease.
             protocol.check_delete(lease.upload, terminate_finished=self._terminate_finished)
-            if protocol.is_whole(lease.upload) and await self._is_claimed(stored.id):
-                raise TerminateFinishedError("this upload is a part of another one now; end that one")
-            await self.end(lease, UploadState.TERMINATED, "by the client")
-
-    async def _is_claimed(self, upload_id: str) -> bool:
-        row = await self._catalog.upload(upload_id)
-        return row is not None and row.final_id is not None
+            try:
+                await self.end(lease, UploadState.TERMINATED, "by the client")
+            except PartInUseError:
+                raise TerminateFinishedError("this upload is a part of another one now; end that one") from None
 
     async def end(self, lease: Lease, state: UploadState, why: str) -> None:
         """End a leased upload. `why` is a fixed phrase.
 
+        What is complete the catalog takes back first, in the transaction that says whether a final has it: of ending a
+        part and claiming it, by whatever processes, one is refused. And a start looks at it again, should this process
+        die in between: it ends or is complete, as the store says.
+
         Raises:
-            CatalogUnavailableError: It has ended, and the catalog is told as soon as it answers.
+            PartInUseError: A final has it, and would be damaged; nothing was changed.
+            CatalogUnavailableError: An unfinished one has ended, and the catalog is told as soon as it answers. A
+                finished one may be as it was.
         """
-        await lease.end(state, why, self._clock.now())
+        upload_id, now = lease.upload.id, self._clock.now()
+        finished = lease.upload.final and lease.upload.ended is None
+        withdrawn = finished and await self._catalog.set_state(upload_id, UploadState.FINISHING, now)
         try:
-            await self._catalog.set_state(lease.upload.id, state, self._clock.now())
+            await lease.end(state, why, now)
+        except DropoffError:
+            if withdrawn:
+                self._finisher.finish_later(upload_id)
+            raise
+        try:
+            await self._catalog.set_state(upload_id, state, self._clock.now())
         except CatalogUnavailableError:
             self._finisher.finish_later(lease.upload.id)
             raise
@@ -94,14 +100,8 @@ class Ender:
             PartInUseError: A final has it, and would be damaged.
             UploadLockedError: Another process has it.
         """
-        stored = await self._store.stat(upload_id)
-        async with AsyncExitStack() as stack:
-            if stored.role is Role.PARTIAL:
-                await stack.enter_async_context(self.claims)
-                if stored.ended is None and await self._is_claimed(upload_id):
-                    raise PartInUseError("this upload is a part of another one; delete that one")
-            lease = self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS)
-            await self.end(await stack.enter_async_context(lease), UploadState.DELETED, "by the operator")
+        async with self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
+            await self.end(lease, UploadState.DELETED, "by the operator")
 
     async def end_open(self, drop_id: str) -> int:
         """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.
@@ -162,11 +162,10 @@ class Ender:
             stored = await self._store.stat(row.id)
             if stored.last_commit_at > before:
                 return 0
-            async with self.claims:
-                if await self._is_claimed(row.id):
-                    return 0
-                async with self._store.lease(row.id) as lease:
-                    await self.end(lease, UploadState.EXPIRED, "part without a final")
+            async with self._store.lease(row.id) as lease:
+                await self.end(lease, UploadState.EXPIRED, "part without a final")
+        except PartInUseError:
+            return 0
         except DropoffError as error:
             self._passed_over(row, error)
             return 0

@@ -5,6 +5,7 @@ first (it is the truth about bytes), then the catalog, which `reconcile` repairs
 A PATCH in the middle of an upload of known length asks no database.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ class Uploads:
             expire_after_seconds=settings.expire_after_seconds,
             terminate_finished=settings.terminate_finished,
         )
+        self._joining = asyncio.Lock()
 
     async def close(self) -> None:
         """Stop background work; what is not done is done by `reconcile` at the next start."""
@@ -192,7 +194,7 @@ class Uploads:
         parts = tuple(upload_id(part) for part in request.parts)
         location = drop_url + token
         # One at a time: two equal requests must not both create the upload's files.
-        async with self._ender.claims:
+        async with self._joining:
             row = await self._catalog.upload(upload_id(token))
             if row is None:
                 length = await self._parts_bytes(drop.id, parts)

@@ -67,7 +67,7 @@ def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str
     if stored is None:
         problem = f"{calls} the store lacks it: get it back from a backup"
     elif stored.ended is not None:
-        problem = f"{calls} it was {stored.ended.value} in the store"
+        problem = f"{calls} it was {stored.ended.value} in the store; run `dropoff-tus store sweep`"
     elif not stored.final:
         problem = f"{calls} it is not finished in the store: was an older copy put back?"
     elif row.state is UploadState.COMPLETE and row.size_bytes != stored.offset:

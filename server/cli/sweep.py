@@ -53,7 +53,8 @@ async def plan(services: Services, config: Config, min_age_seconds: float) -> Sw
             kept.append((upload_id, f"unreadable, never removed: {error.message}"))
             continue
         if stored.ended is not None:
-            if _has_leftovers(services, upload_id):
+            row = await services.catalog.upload(upload_id)
+            if _has_leftovers(services, upload_id) or (row is not None and row.state is UploadState.COMPLETE):
                 items.append(Item(upload_id, "leftover"))
         elif await services.catalog.upload(upload_id) is None:
             reason = _reason_to_keep(services, stored, now, min_age_seconds)
@@ -132,6 +133,7 @@ async def _remove(services: Services, item: Item, min_age_seconds: float) -> boo
             if stored.ended is None:
                 return False
             await lease.end(stored.ended, "repeated by the operator", datetime.now(UTC))
+            await services.catalog.set_state(item.upload_id, stored.ended, datetime.now(UTC))
             return True
         unknown = await services.catalog.upload(item.upload_id) is None
         if not unknown or stored.ended is not None:

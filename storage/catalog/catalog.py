@@ -122,7 +122,7 @@ class SqlCatalog:
         )
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
-        """Move to CHECKING or to an end; also False for CHECKING of what is no longer unfinished."""
+        """Move to CHECKING, FINISHING or an end; also False for CHECKING of what is no longer unfinished."""
         return await self._engine.write(
             lambda transaction: operations.set_state(transaction, upload_id, state, at, self._sinks)
         )

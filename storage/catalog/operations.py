@@ -37,6 +37,8 @@ from storage.catalog.rows import (
 from storage.catalog.schema import ENDED, HOLDING
 from storage.catalog.transaction import Transaction
 
+_FROM = {UploadState.CHECKING: HOLDING, UploadState.FINISHING: (UploadState.COMPLETE,)}
+"""From where `set_state` moves to a state that is no end."""
 _MOST_BYTES = (1 << 63) - 1
 """What a column and a database's sum can hold."""
 
@@ -242,12 +244,16 @@ def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, a
     transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])
-    outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
+    # What was only taken back, to be ended, has been announced.
+    if row["completed_at"] is None:
+        outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
     return True
 
 
 def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks) -> bool:
     """Move to CHECKING, which only an unfinished upload can, or to an end, from which there is no way back.
+
+    Or to FINISHING, which only a complete one can, and nothing else of its row changes.
 
     One end may follow another (an operator deletes what expired). Parts follow a final to its end alone: while it is
     checked they stay what they are.
@@ -255,19 +261,19 @@ def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: 
     Raises:
         PartInUseError: A final has claimed it; only that one can end it.
     """
-    if state is not UploadState.CHECKING and state not in ENDED:
+    if state not in _FROM and state not in ENDED:
         raise ValueError("this state is not for set_state")
     _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows:
         return False
     present = read_upload(rows[0])
-    if present.state is state or (state is UploadState.CHECKING and present.state not in HOLDING):
+    if present.state is state or (state in _FROM and present.state not in _FROM[state]):
         return False
     if present.final_id is not None and present.state not in ENDED:
         raise PartInUseError("this upload is a part of another one; end that one")
     values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
-    if state is UploadState.CHECKING:
+    if state in _FROM:
         used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
         transaction.run(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
         return True

@@ -18,7 +18,7 @@ from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_catalog import MemoryCatalog
 
 Operation = Callable[[Catalog], Awaitable[object]]
-_MOVES = [UploadState.CHECKING, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED]
+_MOVES = [UploadState.CHECKING, UploadState.FINISHING, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED]
 _STEPS = 120
 _ROOM = 60
 
@@ -84,7 +84,7 @@ async def _outcome(catalog: Catalog, operation: Operation) -> object:
 
 def _plain(row: UploadRow) -> UploadRow:
     """Leave out what nobody reads of what ended: its former reservation."""
-    return replace(row, reserved_bytes=0) if row.state in _MOVES[1:] else row
+    return replace(row, reserved_bytes=0) if row.state in _MOVES[2:] else row
 
 
 async def _seen(catalog: Catalog, drops: list[Dropoff]) -> list[object]:

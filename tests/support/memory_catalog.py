@@ -18,6 +18,7 @@ from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, U
 from dropoff_tus.ports import Decide
 
 _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
+_FROM = {UploadState.CHECKING: _TAKING, UploadState.FINISHING: {UploadState.COMPLETE}}
 _BACK = {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}
 
 
@@ -25,8 +26,8 @@ def _used_bytes(row: UploadRow) -> int:
     """Return what an upload that has not ended takes besides its reservation."""
     if row.final_id is not None:
         return 0  # its final has it
-    if row.state is UploadState.COMPLETE:
-        return row.size_bytes or 0
+    if row.size_bytes is not None:
+        return row.size_bytes  # it was complete, even if it is about to be ended
     return (row.length or 0) if row.role is Role.FINAL else 0
 
 
@@ -195,7 +196,7 @@ class MemoryCatalog:
         """Move an upload, and the parts of a final, to a state."""
         await self._begin()
         row = self.rows.get(upload_id)
-        if row is None or row.state is state or (state is UploadState.CHECKING and row.state not in _TAKING):
+        if row is None or row.state is state or row.state not in _FROM.get(state, {row.state}):
             return False
         if row.final_id is not None and row.state not in _BACK:
             raise PartInUseError("belongs to another upload")

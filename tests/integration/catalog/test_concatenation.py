@@ -195,3 +195,27 @@ async def test_final_ended_then_forgotten_gives_nothing_back_twice(catalog_url: 
         await catalog.set_state(final.id, UploadState.TERMINATED, NOW)
         await catalog.drop_upload(final.id)
         assert await catalog.usage(dropoff.id) == Usage(0, 0, 0)
+
+
+@async_test
+async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed_not_taken_back(
+    catalog_url: str,
+) -> None:
+    """Of a final and an end that meet, one is refused; what the upload takes stays until it has ended."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        parts = [await add_complete(catalog, dropoff, 10, Role.PARTIAL) for _ in range(2)]
+        assert await catalog.set_state(parts[0].id, UploadState.FINISHING, NOW)
+        assert not await catalog.set_state(parts[0].id, UploadState.FINISHING, NOW)
+        with pytest.raises(InvalidConcatError):
+            await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[parts[0].id])
+        assert await catalog.usage(dropoff.id) == Usage(0, 20, 0)
+        assert await catalog.complete_upload(parts[0].id, 10, NOW)
+        await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[part.id for part in parts])
+        for part in parts:
+            with pytest.raises(PartInUseError):
+                await catalog.set_state(part.id, UploadState.FINISHING, NOW)
+        row = await catalog.add_upload(make_upload(dropoff, 5), allow)
+        assert not await catalog.set_state(row.id, UploadState.FINISHING, NOW)
+        assert await catalog.usage(dropoff.id) == Usage(2, 25, 5)

@@ -46,6 +46,19 @@ async def test_each_change_writes_its_event_and_a_refused_one_none(catalog_url: 
 
 
 @async_test
+async def test_upload_that_is_taken_back_and_complete_again_is_announced_once(catalog_url: str) -> None:
+    """A deletion that was killed changed nothing that anybody should hear of."""
+    async with open_catalog(catalog_url, sinks=SINKS) as catalog:
+        drop = make_dropoff()
+        await catalog.add_dropoff(drop)
+        row = await add_complete(catalog, drop, 5)
+        told = [event.kind for event in await catalog.outbox.rows()]
+        assert await catalog.set_state(row.id, UploadState.FINISHING, NOW)
+        assert await catalog.complete_upload(row.id, 5, NOW)
+        assert [event.kind for event in await catalog.outbox.rows()] == told
+
+
+@async_test
 async def test_without_a_sink_nothing_is_written(catalog_url: str) -> None:
     """Nobody would ever take it away."""
     for sinks in ({}, {HOOK: Sink(frozenset({EventKind.EXPIRED}))}):

@@ -114,3 +114,13 @@ async def test_client_over_its_limit_takes_nothing_from_the_drop_off() -> None:
     for _ in range(100):
         assert isinstance(await door.answer("wrong"), TooManyWrongCodesError)
     assert isinstance(await door.answer("wrong", "192.0.2.2"), AccessDeniedError)
+
+
+@async_test
+async def test_wrong_codes_for_ids_of_no_form_are_counted_together() -> None:
+    """However many names a guesser makes up, they are one; and no client's text is kept as a name."""
+    door = _Door()
+    malformed = ["x", "", _ID.upper(), f"{_ID}x", "é" * 1000, "../secrets"]
+    kinds = [type(await door.answer("wrong", None, name)) for name in malformed for _ in range(2)]
+    assert kinds == [AccessDeniedError] * _LIMIT + [TooManyWrongCodesError] * (2 * len(malformed) - _LIMIT)
+    assert isinstance(await door.answer("wrong", None), AccessDeniedError)

@@ -1,25 +1,32 @@
 """Ending: by the client, by time, by the operator; and what must not be ended."""
 
 import asyncio
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from dropoff_tus.errors import (
     CatalogUnavailableError,
+    InvalidConcatError,
     MismatchedOffsetError,
+    PartInUseError,
     TerminateFinishedError,
     UploadGoneError,
     UploadNotFoundError,
 )
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.messages import Create, Created
+from dropoff_tus.model import Grant, Metadata, Mode, Role, UploadState
 from server.ending import LOST_CREATION_SECONDS
 from server.uploads import UploadSettings
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
-from tests.unit.server.world import DAY_SECONDS, SETTINGS, World, token_of
+from tests.support.memory_store import MemoryLease
+from tests.unit.server.world import DAY_SECONDS, SETTINGS, URL, World, token_of
 
 EXPIRE_SECONDS = SETTINGS.expire_after_seconds
 
@@ -258,6 +265,94 @@ async def test_delete_by_the_operator_shreds_whatever_it_is(finished: bool) -> N
     assert (usage.uploads, usage.bytes, usage.outstanding_bytes) == (0, 0, 0)
     with pytest.raises(UploadGoneError):
         await world.head(token)
+
+
+@async_test
+async def test_delete_of_a_finished_upload_with_the_catalog_away_changes_nothing() -> None:
+    """Its row would stay complete though its bytes are gone, and nobody looks at complete rows again."""
+    world = World()
+    token = token_of(await world.create(5, b"01234"))
+    world.catalog.down = True
+    with pytest.raises(CatalogUnavailableError):
+        await world.uploads.delete(upload_id(token))
+    world.catalog.down = False
+    assert (world.state(token), world.store.content(upload_id(token))) == (UploadState.COMPLETE, b"01234")
+
+
+class _KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("shredded", [False, True])
+@pytest.mark.parametrize("role", [Role.REGULAR, Role.PARTIAL])
+@async_test
+async def test_delete_of_a_finished_upload_that_is_killed_is_what_the_store_says(
+    monkeypatch: pytest.MonkeyPatch, role: Role, shredded: bool
+) -> None:
+    """Shredded, the next start tells the catalog; not yet, the upload is complete and counted as before."""
+    world = World()
+    token = token_of(await world.create(5, b"01234", role=role))
+    end = MemoryLease.end
+
+    async def dying(self: MemoryLease, state: UploadState, why: str, at: datetime) -> None:
+        if shredded:
+            await end(self, state, why, at)
+        raise _KilledError
+
+    monkeypatch.setattr(MemoryLease, "end", dying)
+    with pytest.raises(_KilledError):
+        await world.uploads.delete(upload_id(token))
+    monkeypatch.undo()
+    await world.restart()
+    await world.uploads.reconcile()
+    expected = (UploadState.DELETED, b"", 0) if shredded else (UploadState.COMPLETE, b"01234", 5)
+    used_bytes = (await world.catalog.usage(world.drop.id)).bytes
+    assert (world.state(token), world.store.content(upload_id(token)), used_bytes) == expected
+
+
+@pytest.mark.parametrize("first", ["claimed", "deleted"])
+@async_test
+async def test_part_deleted_by_one_process_while_another_claims_it_leaves_one_of_them_refused(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The catalog decides, and before anything is shredded: the final is whole, or there is none."""
+    world = World()
+    token = await world.part(b"01234")
+    server, command = world.uploads, world.other_process()
+    request = Create(Role.FINAL, None, Metadata(), (), (token,), None)
+    end = MemoryLease.end
+    lease = world.store.lease
+    outcomes: list[object] = []
+
+    async def claim() -> None:
+        grant = Grant(world.drop)
+        outcomes.extend(await asyncio.gather(server.create(grant, URL, request, None), return_exceptions=True))
+
+    async def end_after_the_other(self: MemoryLease, state: UploadState, why: str, at: datetime) -> None:
+        await claim()
+        await end(self, state, why, at)
+
+    @asynccontextmanager
+    async def lease_before_the_other(*arguments: Any, **named: Any) -> AsyncIterator[MemoryLease]:  # noqa: ANN401
+        monkeypatch.setattr(world.store, "lease", lease)
+        async with lease(*arguments, **named) as held:
+            await claim()
+            yield held
+
+    if first == "claimed":
+        monkeypatch.setattr(world.store, "lease", lease_before_the_other)
+        with pytest.raises(PartInUseError):
+            await command.delete(upload_id(token))
+        (created,) = outcomes
+        assert isinstance(created, Created)
+        assert world.store.content(upload_id(token)) == b"01234"
+        assert world.state(token_of(created)) is UploadState.COMPLETE
+    else:
+        monkeypatch.setattr(MemoryLease, "end", end_after_the_other)
+        await command.delete(upload_id(token))
+        assert [type(outcome) for outcome in outcomes] == [InvalidConcatError]
+        assert world.state(token) is UploadState.DELETED
+        assert len(world.catalog.rows) == 1
 
 
 @async_test

@@ -70,6 +70,10 @@ class World:
         self.store = self.store.reopened()
         self.uploads = self._wire()
 
+    def other_process(self) -> Uploads:
+        """Return the use cases of another process, on the same store and catalog."""
+        return self._wire()
+
     # ---- what clients ask ---------------------------------------------------------------------------------------
 
     async def create(
