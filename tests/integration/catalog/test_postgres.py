@@ -55,6 +55,7 @@ async def _answers_again(catalog: SqlCatalog, dropoff: Dropoff) -> None:
 # ---- the database goes away -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(240)  # each round connects anew, some fifteen times, and a busy machine takes seconds for one
 @async_test
 async def test_connections_ended_by_the_database_are_replaced_unnoticed(
     postgres: PostgresServer, postgres_url: str
