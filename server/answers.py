@@ -68,6 +68,7 @@ class DropAnswer(DropAddress):
     allowed_types: list[str]
     name_patterns: list[str]
     recipients: list[str] = Field(description="age recipients of its own; empty: the configured roots.")
+    notify: list[str] = Field(description="Mail addresses that are told what arrived.")
 
     @classmethod
     def of(cls, base_url: str, dropoff: Dropoff) -> Self:
@@ -112,6 +113,7 @@ def _members(base_url: str, dropoff: Dropoff) -> dict[str, Any]:
         "allowed_types": list(limits.allowed_types),
         "name_patterns": list(limits.name_patterns),
         "recipients": list(dropoff.policy.recipients),
+        "notify": list(dropoff.notify),
     }
 
 

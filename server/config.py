@@ -31,6 +31,7 @@ from server.setting_types import (
     HookUrl,
     KeySource,
     Listen,
+    MailAddress,
     Networks,
     Origins,
     PublicUrl,
@@ -200,6 +201,35 @@ class WebhookSection(_Section):
         return self
 
 
+class MailSection(_Section):
+    """`[mail]`: how those are told whom a drop-off names."""
+
+    server: Listen | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: FilePath | None = None
+    username: str | None = None
+    password: KeySource | None = None
+    sender: MailAddress | None = None
+    interval: Duration = 900.0
+    events: Events = ("upload.complete", "upload.rejected")
+    file_names: bool = False
+    timeout: Timeout = 30.0
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 18
+
+    @model_validator(mode="after")
+    def _usable(self) -> "MailSection":
+        if self.server is not None and self.sender is None:
+            message = 'server needs sender, the address that mail comes from; write e.g. sender = "drop@example.org"'
+            raise ValueError(message)
+        if (self.username is None) != (self.password is None):
+            message = "username and password belong together; write both or none"
+            raise ValueError(message)
+        if self.username is not None and self.security == "none":
+            message = 'a password is not sent without TLS; write security = "starttls" or "tls"'
+            raise ValueError(message)
+        return self
+
+
 class LogSection(_Section):
     """`[log]`."""
 
@@ -219,6 +249,7 @@ class Config(_Section):
     dropoffs: DropoffsSection = DropoffsSection()
     limits: LimitsSection = LimitsSection()
     webhook: WebhookSection = WebhookSection()
+    mail: MailSection = MailSection()
     log: LogSection = LogSection()
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from server.clock import SystemClock
 from server.config import Config
 from server.outbound import OutboundClient
 from server.outbox.loop import Courier, Deliveries
+from server.outbox.mail import MailCourier, MailSettings
 from server.outbox.signing import SecretError, read_secret
 from server.outbox.webhook import WebhookCourier, WebhookSettings
 from server.places import KeySourceError, read_source
@@ -33,6 +34,8 @@ async def open_deliveries(config: Config, services: Services) -> AsyncIterator[l
                     client, services.store, services.catalog, clock, _webhook_settings(config, secrets.webhook)
                 )
             )
+        if config.mail.server is not None:
+            couriers.append(MailCourier(services.store, services.catalog, clock, _mail_settings(config, secrets.mail)))
         yield [Deliveries(services.catalog.outbox, clock, courier) for courier in couriers]
 
 
@@ -41,6 +44,7 @@ class Secrets:
     """What signs and logs in; empty where the configuration has no use for it."""
 
     webhook: bytes = b""
+    mail: str | None = None
 
 
 def secrets_of(config: Config) -> Secrets:
@@ -50,8 +54,10 @@ def secrets_of(config: Config) -> Secrets:
         StartError: One is not to be had.
     """
     section = config.webhook
+    password = config.mail.password
     return Secrets(
         webhook=_hook_secret("webhook-secret", "webhook.secret", section.secret) if section.url else b"",
+        mail=_text("mail-password", "mail.password", password) if config.mail.server and password else None,
     )
 
 
@@ -67,11 +73,16 @@ def _hook_secret(name: str, key: str, source: str | None) -> bytes:
         StartError: It is not to be had there, or is none.
     """
     try:
-        return read_secret(read_source(name, source or ""))
-    except KeySourceError as error:
-        raise StartError(f"{key}: {error}") from None
+        return read_secret(_text(name, key, source or ""))
     except SecretError as error:
         raise StartError(f"{key}: what is there {error}") from None
+
+
+def _text(name: str, key: str, source: str) -> str:
+    try:
+        return read_source(name, source).strip()
+    except KeySourceError as error:
+        raise StartError(f"{key}: {error}") from None
 
 
 def public_path(config: Config) -> str:
@@ -86,6 +97,23 @@ def _webhook_settings(config: Config, secret: bytes) -> WebhookSettings:
         version=section.format,
         metadata=section.metadata,
         public_path=public_path(config),
+        timeout_seconds=section.timeout,
+        max_attempts=section.max_attempts,
+    )
+
+
+def _mail_settings(config: Config, password: str | None) -> MailSettings:
+    section = config.mail
+    host, _, port = (section.server or "").rpartition(":")
+    return MailSettings(
+        host=host.strip("[]"),
+        port=int(port),
+        sender=section.sender or "",
+        security=section.security,
+        username=section.username,
+        password=password,
+        ca_file=None if section.ca_file is None else str(section.ca_file),
+        file_names=section.file_names,
         timeout_seconds=section.timeout,
         max_attempts=section.max_attempts,
     )

@@ -11,9 +11,10 @@ from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, Invalid
 from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.ports import Catalog, Clock
-from server.units import check_label
+from server.units import check_label, mail_address
 
 MOST_UPLOADS = 2**31 - 1
+MOST_ADDRESSES = 20
 
 
 class Keys(Protocol):
@@ -40,6 +41,7 @@ class NewDrop:
     sealed: bool = False
     opens_at: datetime | None = None
     expires_at: datetime | None = None
+    notify: tuple[str, ...] = ()
 
 
 class Dropoffs:
@@ -72,6 +74,7 @@ class Dropoffs:
             limits=new.limits,
             opens_at=new.opens_at,
             expires_at=new.expires_at,
+            notify=tuple(dict.fromkeys(new.notify)),
         )
         try:
             await self._catalog.add_dropoff(dropoff)
@@ -97,6 +100,7 @@ class Dropoffs:
         problem = self._check_recipients(new.recipients)
         if problem is not None:
             raise InvalidFieldError("recipients", problem)
+        _check_addresses(new.notify)
 
     async def show(self, drop_id: str) -> tuple[Dropoff, Usage]:
         """Return a drop-off and what its uploads take.
@@ -130,6 +134,16 @@ class Dropoffs:
         if dropoff is None or not await self._catalog.set_code(drop_id, self._keys.code_mac(code)):
             raise _unknown()
         return dropoff, code
+
+
+def _check_addresses(addresses: Sequence[str]) -> None:
+    if len(addresses) > MOST_ADDRESSES:
+        raise InvalidFieldError("notify", f"takes up to {MOST_ADDRESSES} addresses; write that of a list")
+    for address in addresses:
+        try:
+            mail_address(address)
+        except ValueError as error:
+            raise InvalidFieldError("notify", str(error)) from None
 
 
 def _check_patterns(field: str, patterns: Sequence[str], example: str, *, needed: str = "") -> None:

@@ -91,6 +91,9 @@ def sinks_of(config: Config) -> Sinks:
     sinks: dict[SinkName, Sink] = {}
     if config.webhook.url is not None:
         sinks[SinkName.WEBHOOK] = Sink(frozenset(EventKind(name) for name in config.webhook.events))
+    if config.mail.server is not None:
+        kinds = frozenset(EventKind(name) for name in config.mail.events)
+        sinks[SinkName.MAIL] = Sink(kinds, window_seconds=int(config.mail.interval), notified_only=True)
     return sinks
 
 

@@ -20,10 +20,21 @@ _MOST_SECONDS = 36525 * 86400.0
 
 MOST_LABEL_CHARACTERS = 200
 
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+_MOST_ADDRESS = 254
+
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _TIME_HELP = 'write a duration from now such as "7d", or a time with its zone such as "2030-01-31T12:00:00Z"'
+
+
+def mail_address(value: object) -> str:
+    """Read a mail address, of the plain kind that needs no quoting."""
+    if not isinstance(value, str) or len(value) > _MOST_ADDRESS or _ADDRESS.fullmatch(value) is None:
+        message = 'is not a mail address; write e.g. "data@example.org", without a name'
+        raise ValueError(message)
+    return value
 
 
 def parse_size(value: object) -> int:

@@ -52,6 +52,7 @@ async def create_drop(request: web.Request) -> BaseModel:
         sealed=defaults.sealed if wanted.mode is None else wanted.mode is Mode.SEALED,
         opens_at=_moment("opens_at", wanted.opens_at),
         expires_at=expires,
+        notify=tuple(wanted.notify),
     )
     dropoff, code = await request.app[DROPOFFS].create(new)
     request["drop_id"] = dropoff.id

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dropoff_tus.errors import BodyTimeoutError
 from dropoff_tus.model import Mode, UploadState
+from server.dropoffs import MOST_ADDRESSES
 from server.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
 from server.units import MOST_LABEL_CHARACTERS
 
@@ -29,6 +30,7 @@ UploadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Bytes = Annotated[int, Field(ge=0, le=_MOST_BYTES)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Recipient = Annotated[str, StringConstraints(max_length=4096)]
+MailText = Annotated[str, StringConstraints(max_length=254)]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=64)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{32}$")]
 
@@ -59,6 +61,9 @@ class DropCreation(Request):
     )
     recipients: list[Recipient] = Field(
         default_factory=list, max_length=_MOST_RECIPIENTS, description="age recipients instead of the configured roots."
+    )
+    notify: list[MailText] = Field(
+        default_factory=list, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives."
     )
 
 

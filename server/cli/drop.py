@@ -36,6 +36,7 @@ _OPTIONS = {
     "opens_at": "--opens",
     "expires_at": "--expires",
     "recipients": "--recipient",
+    "notify": "--notify",
 }
 """By the names that answers give them."""
 ROOT_IDENTITY = "root-identity.txt"
@@ -111,6 +112,10 @@ def create(  # noqa: PLR0917 - its options
     recipient: Annotated[
         list[str] | None, typer.Option(help="An age recipient instead of the configured roots. May be repeated.")
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(help="A mail address that is told what arrived; needs section [mail]. May be repeated."),
+    ] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Not even this server can read a finished upload.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -143,6 +148,7 @@ def create(  # noqa: PLR0917 - its options
         sealed=sealed or defaults.sealed,
         opens_at=time_option(opens, "--opens"),
         expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
+        notify=tuple(notify or ()),
     )
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
@@ -151,6 +157,8 @@ def create(  # noqa: PLR0917 - its options
     made = with_catalog(config, work)
     if new.sealed and (config_path(config).resolve().parent / ROOT_IDENTITY).exists():
         note(f"warning: {ROOT_IDENTITY} is still on this machine, so sealed uploads can be read here; move it away")
+    if new.notify and loaded.mail.server is None:
+        note("warning: section [mail] names no server, so nobody is notified; see config.example.toml")
     if as_json:
         print_json(made)
     else:
@@ -212,6 +220,8 @@ def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
     for key, value in found.items():
         if key == "recipients":
             say(f"recipients: {', '.join(value) or 'the configured roots'}")
+        elif key == "notify":
+            say(f"notify: {', '.join(value) or 'nobody'}")
         elif key.startswith("max_") and not value:
             say(f"{key}: no limit")
         elif key.endswith("bytes"):

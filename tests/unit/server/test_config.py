@@ -187,6 +187,11 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ('[webhook]\nevents = ["upload.done"]', "webhook.events: must be a list of events; there are upload.created"),
         ('[webhook]\ntimeout = "0"', 'webhook.timeout: must be from 0.1 to 120 seconds; write e.g. "10s"'),
         ("[webhook]\nmax_attempts = 0", "webhook.max_attempts: must be 1 or more"),
+        # mail
+        ('[mail]\nserver = "smtp.example:587"', "mail: server needs sender"),
+        ('[mail]\nusername = "x"', "mail: username and password belong together; write both or none"),
+        ('[mail]\nsender = "Name <a@b>"', "mail.sender: is not a mail address; write e.g."),
+        ('[mail]\nsecurity = "none"\nusername = "x"\npassword = "y"', "mail: a password is not sent without TLS"),
         # server
         ('[server]\nlisten = "8080"', 'server.listen: is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"'),
         ('[server]\nlisten = "host:70000"', "server.listen: is not HOST:PORT"),

@@ -1,0 +1,155 @@
+"""Mail: one message for what a drop-off received in an interval, to those whom it names.
+
+Told are ids, times and sizes; names of files only where the configuration says so, for mail lies on many disks.
+"""
+
+import hashlib
+import logging
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from typing import Any, Literal
+
+import aiosmtplib
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import Dropoff
+from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
+from dropoff_tus.ports import Catalog, Clock, Store
+from server.outbox.loop import DeliveryError
+
+_log = logging.getLogger(__name__)
+_CLAIM_ROWS = 1000
+_MOST_LINES = 200
+_NAME_CHARACTERS = 120
+_WORDS = {
+    EventKind.COMPLETE: "Complete",
+    EventKind.REJECTED: "Rejected, since the content does not match its digest; it has to be sent again",
+    EventKind.CREATED: "Begun",
+    EventKind.TERMINATED: "Ended by its sender",
+    EventKind.EXPIRED: "Expired unfinished",
+    EventKind.DELETED: "Deleted by the operator",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """What the configuration says."""
+
+    host: str
+    port: int
+    sender: str
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    file_names: bool = False
+    timeout_seconds: float = 30.0
+    max_attempts: int = 18
+
+
+class MailCourier:
+    """Implements `loop.Courier`."""
+
+    sink = SinkName.MAIL
+    claim_rows = _CLAIM_ROWS
+
+    def __init__(self, store: Store, catalog: Catalog, clock: Clock, settings: MailSettings) -> None:
+        """Take where drop-offs and uploads are looked up, and the settings."""
+        self._store, self._catalog, self._clock, self._settings = store, catalog, clock, settings
+        self.timeout_seconds, self.max_attempts = settings.timeout_seconds, settings.max_attempts
+
+    def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
+        """Make one message for each drop-off."""
+        found: dict[str, list[OutboxRow]] = {}
+        for row in rows:
+            found.setdefault(row.drop_id, []).append(row)
+        return list(found.values())
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
+        """Send one drop-off's message; whom the mail server refuses beside others is told to the log alone.
+
+        Raises:
+            DeliveryError: It was not taken for anyone.
+        """
+        dropoff = await self._catalog.dropoff(rows[0].drop_id)
+        if dropoff is None or not dropoff.notify:
+            return
+        message = await self._made(dropoff, rows)
+        try:
+            refused, _said = await aiosmtplib.send(message, **self._connection())
+        except aiosmtplib.SMTPAuthenticationError as error:
+            raise DeliveryError(f"the mail server refuses user or password ({error.code})") from None
+        except aiosmtplib.SMTPResponseException as error:
+            raise DeliveryError(f"the mail server answered {error.code}") from None
+        except aiosmtplib.SMTPRecipientsRefused:
+            raise DeliveryError("the mail server refuses every address") from None
+        except (aiosmtplib.SMTPTimeoutError, TimeoutError):
+            raise DeliveryError("no answer in time") from None
+        except (aiosmtplib.SMTPException, OSError, ValueError):
+            raise DeliveryError("cannot connect to the mail server, or not with TLS") from None
+        if refused:
+            _log.warning("an address was refused", extra={"drop_id": dropoff.id, "count": len(refused)})
+
+    def _connection(self) -> Mapping[str, Any]:
+        settings = self._settings
+        context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)
+        return {
+            "hostname": settings.host,
+            "port": settings.port,
+            "use_tls": settings.security == "tls",
+            # Not "if the server offers it": whoever is in between could take the offer away.
+            "start_tls": settings.security == "starttls",
+            "tls_context": context,
+            "username": settings.username,
+            "password": settings.password,
+            "timeout": settings.timeout_seconds,
+        }
+
+    async def _made(self, dropoff: Dropoff, rows: Sequence[OutboxRow]) -> EmailMessage:
+        """Make the message. The same events make the same Message-ID, by which a repeated one is known."""
+        name, count = _one_line(dropoff.name), len({row.upload_id for row in rows})
+        message = EmailMessage(policy=SMTP)
+        message["Subject"] = f"{name}: {count} upload{'s' if count > 1 else ''}"
+        message["From"] = self._settings.sender
+        message["To"] = ", ".join(dropoff.notify)
+        message["Date"] = format_datetime(self._clock.now())
+        digest = hashlib.sha256("\n".join(sorted(row.event_id for row in rows)).encode("ascii")).hexdigest()[:32]
+        message["Message-ID"] = f"<{digest}@{self._settings.sender.rpartition('@')[2]}>"
+        message["Auto-Submitted"] = "auto-generated"
+        lines = [f"Drop-off {name}", dropoff.id]
+        left = _MOST_LINES
+        for kind, words in _WORDS.items():
+            of_kind = sorted((row for row in rows if row.kind is kind), key=lambda row: (row.at, row.upload_id))
+            if of_kind:
+                lines += ["", f"{words}: {len(of_kind)}"]
+                lines += [await self._line(row) for row in of_kind[:left]]
+                left -= min(left, len(of_kind))
+        if len(rows) > _MOST_LINES:
+            lines += ["", f"{len(rows) - _MOST_LINES} more: dropoff-tus upload list --drop {dropoff.id}"]
+        message.set_content("\n".join(lines) + "\n")
+        return message
+
+    async def _line(self, row: OutboxRow) -> str:
+        upload = await self._catalog.upload(row.upload_id)
+        size = f"  {upload.size_bytes} bytes" if upload is not None and upload.size_bytes is not None else ""
+        return f"  {row.at:%Y-%m-%d %H:%M} UTC  {row.upload_id}{size}{await self._named(row)}"
+
+    async def _named(self, row: OutboxRow) -> str:
+        if not self._settings.file_names:
+            return ""
+        try:
+            metadata = await self._store.metadata(row.upload_id)
+        except DropoffError:
+            return ""  # shredded
+        name = metadata.filename if metadata is not None else None
+        return f"  {_one_line(name)}" if name else ""
+
+
+def _one_line(text: str) -> str:
+    """Return text that steers neither a header nor a reader: printable characters alone, not endless."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[:_NAME_CHARACTERS]}…"
