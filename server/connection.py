@@ -99,7 +99,16 @@ class HardenedServer(web.Server):
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_arguments", "_half_closed", "_hardened", "_header_timer", "_make_request", "_name", "_payload")
+    __slots__ = (
+        "_arguments",
+        "_half_closed",
+        "_hardened",
+        "_head_begun",
+        "_header_timer",
+        "_make_request",
+        "_name",
+        "_payload",
+    )
 
     def __init__(self, manager: HardenedServer, **arguments: Any) -> None:  # noqa: ANN401 - aiohttp's own
         """Start with nothing counted."""
@@ -108,6 +117,7 @@ class HardenedHandler(RequestHandler):
         self._hardened = manager
         self._name: str | None = None
         self._half_closed = False
+        self._head_begun = False
         self._header_timer: asyncio.TimerHandle | None = None
         self._payload: StreamReader | None = None
         self._make_request = manager.request_factory
@@ -142,9 +152,23 @@ class HardenedHandler(RequestHandler):
         # aiohttp calls itself with no data to go on parsing.
         if data and not self.busy:
             self._start_timer()
+        before = self._newest_payload()
+        between = before is None or before.is_eof()
         super().data_received(data)
-        if self.busy:
+        newest = self._newest_payload()
+        if data and newest is not None:
+            # Behind a whole request whose body, if any, came before, whatever comes begins another one. Of a packet
+            # that ends a request without a body the end tells whether more has begun.
+            same = newest is before
+            whole = newest.is_eof() and not newest.total_bytes
+            self._head_begun = between if same else whole and not b"\r\n\r\n".endswith(data[-4:])
+        if self._head_begun:
+            self._start_timer()
+        elif self.busy:
             self._stop_timer()
+
+    def _newest_payload(self) -> StreamReader | None:
+        return self._messages[-1][1] if self._messages else self._payload
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Let requests that are here end, with their bodies cut, instead of dropping what arrived with them."""
@@ -231,3 +255,6 @@ class HardenedHandler(RequestHandler):
         self._header_timer = None
         if not self.busy:
             self.drop()
+        elif self._head_begun:
+            # The request before it is answered first.
+            self._start_timer()

@@ -1,5 +1,6 @@
 """How many connections are let in, in all and from one address."""
 
+import asyncio
 import ipaddress
 
 import pytest
@@ -91,3 +92,32 @@ async def test_connections_that_only_wait_make_place_for_new_ones(connections: i
     working.drop()
     assert door.come("192.0.2.1")
     assert all(handler is not None for handler in waiting)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one-packet", "two-packets"])
+@async_test
+async def test_half_headers_behind_a_whole_request_end_in_time(apart: bool) -> None:
+    """The deadline for headers is the same behind another request; a whole one alone may wait for the next."""
+    loop = asyncio.get_running_loop()
+    hardened = _server(10, 10)
+    listening = await loop.create_server(hardened, "127.0.0.1", 0)
+    address = listening.sockets[0].getsockname()
+    request, half = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHo"
+    try:
+        closed = []
+        for rest in (half, b""):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(request if apart else request + rest)
+            await reader.readuntil(b"\r\n\r\n")
+            if apart and rest:
+                writer.write(rest)
+            try:
+                async with asyncio.timeout(3):
+                    closed.append(not await reader.read())
+            except TimeoutError:
+                closed.append(False)
+            writer.close()
+        assert closed == [True, False]
+    finally:
+        listening.close()
+        await hardened.shutdown(1)
