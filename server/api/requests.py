@@ -17,6 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 MOST_BODY_BYTES = 64 << 10
 MOST_ON_A_PAGE = 200
 _BODY_SECONDS = 30.0
+_WORD = re.compile(r"[A-Za-z_]{1,32}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _MOST_BYTES = 2**63 - 1
 _MOST_UPLOADS = 2**31 - 1
@@ -96,7 +97,7 @@ def read_query(request: web.Request, model: type[M]) -> M:
         if field is not None and field.default_factory is list:
             values[name] = given
         elif len(given) > 1:
-            raise InvalidRequestError("the query is not valid", [(name, "is there more than once")])
+            raise InvalidRequestError("the query is not valid", [(_place(name), "is there more than once")])
         elif field is not None and field.annotation is int:
             values[name] = int(given[0]) if _INTEGER.fullmatch(given[0]) else given[0]
         else:
@@ -149,4 +150,9 @@ async def _read(request: web.Request) -> bytes:
 def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
     """Return where each mistake is, and what: never what was sent, which may be a secret in the wrong place."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [(".".join(str(part) for part in mistake["loc"]) or "body", mistake["msg"]) for mistake in found]
+    return [(".".join(_place(part) for part in mistake["loc"]) or "body", mistake["msg"]) for mistake in found]
+
+
+def _place(part: int | str) -> str:
+    """Return a part of a place; the name of an unknown member is the client's own, so only what is a word is told."""
+    return str(part) if isinstance(part, int) or _WORD.fullmatch(part) else "(a name)"

@@ -401,3 +401,17 @@ def test_api_logs_who_did_what(server: ServerProcess) -> None:
     lines = [json.loads(line) for line in server.log_text.splitlines() if answer.headers["x-request-id"] in line]
     assert [(line["route"], line["token_id"], line["status"]) for line in lines] == [("api.listDrops", made["id"], 200)]
     assert made["token"] not in server.log_text
+
+
+def test_api_logs_refusals_with_their_code(server: ServerProcess) -> None:
+    """A wrong token, a missing scope and an invalid request each leave a line that says so."""
+    api, client = Api.with_scopes(server, "uploads:read"), {"X-Forwarded-For": "192.0.2.10"}
+    refused = [
+        Api(server, "wrong")("GET", "/drops", headers=client),
+        api("GET", "/drops", headers=client),
+        api("GET", "/uploads?colour=red", headers=client),
+    ]
+    lines = [json.loads(line) for line in server.log_text.splitlines() if line.startswith("{")]
+    codes = {line["request_id"]: line["code"] for line in lines if line["event"] == "request"}
+    told = [codes[answer.headers["x-request-id"]] for answer in refused]
+    assert told == ["ERR_UNAUTHORIZED", "ERR_SCOPE_MISSING", "ERR_INVALID_REQUEST"]

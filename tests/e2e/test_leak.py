@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import needles
+from tests.support.api_client import EVERY_SCOPE, Api
 from tests.support.server_process import ServerProcess, token_of
 from tests.support.tus_raw import (
     OCTETS,
@@ -33,6 +34,7 @@ _CONTENT = f"content marker {random.getrandbits(128):032x} and more of it ".enco
 _NAME = f"name-marker-{random.getrandbits(64):016x}-Prüfung.txt"
 _NOTE = f"note-marker-{random.getrandbits(64):016x}"
 _WRONG_CODE = "WR0N-GC0D-EMRK-7Q2Z"
+_WRONG_TOKEN = f"dropoff_{random.getrandbits(256):064x}"
 _LOW_ENTROPY = b"diagnosis: positive"
 
 
@@ -44,6 +46,8 @@ class Confidences:
         self.server = server
         self.site: TusSite = server.drop.site
         self.tokens: set[str] = set()
+        scopes = [part for scope in EVERY_SCOPE for part in ("--scope", scope)]
+        self.api_token: str = server.cli_json("token", "create", "--name", "leak", *scopes)["token"]
         self.contents: set[bytes] = {_CONTENT}
         self.answers: list[bytes] = []
 
@@ -66,9 +70,13 @@ class Confidences:
             _WRONG_CODE.replace("-", ""),
             self.code,
             self.code.replace("-", ""),
+            self.api_token,
+            self.api_token.removeprefix("dropoff_"),
+            _WRONG_TOKEN,
         }
         found = {needle for text in texts | self.tokens for needle in needles.of_text(text)}
         found |= {needle for token in self.tokens for needle in needles.of_bytes(bytes.fromhex(token))}
+        found |= needles.of_bytes(bytes.fromhex(self.api_token.removeprefix("dropoff_")))
         found |= needles.of_bytes(_CONTENT) | needles.of_bytes(_CONTENT[15:40])
         found |= {needle for content in self.contents for needle in needles.digests_of(content)}
         found |= {needle for text in texts | self.tokens for needle in needles.digests_of(text.encode())}
@@ -193,6 +201,24 @@ def _ask_wrongly_elsewhere(told: Confidences) -> None:
     told.raw(f"GET / HTTP/1.1\r\nDropoff Code: {code}\r\n\r\n".encode(), monitoring=True)
 
 
+def _operate(told: Confidences) -> None:
+    """Use the API rightly, and put its token wherever it does not belong."""
+    api, secret, host = Api(told.server, told.api_token), told.api_token, {"Host": "localhost"}
+    answers = [api("GET", "/drops"), api("GET", "/uploads"), Api(told.server, _WRONG_TOKEN)("GET", "/drops")]
+    upload = next(row["id"] for row in answers[1].json["uploads"] if row["state"] == "complete")
+    answers += [api("GET", f"/uploads/{upload}/{what}") for what in ("content", "receipt")]
+    assert [answer.status for answer in answers] == [200, 200, 401, 200, 200]
+    told.answers += [answer.body for answer in (answers[0], answers[2])]
+    for body in ({"name": 1, secret: secret}, {"name": "x", "id": secret}, {"name": "x", "recipients": [secret]}):
+        told.answers.append(api("POST", "/drops", body).body)
+    told.answers.append(api("POST", "/drops", f"{{{secret}".encode()).body)
+    for path in (f"/uploads?cursor={secret}", f"/uploads/{secret}", f"/drops/{secret}/close", f"/{secret}"):
+        told.answers.append(api("GET", path).body)
+    for name in ("Authorization", "Dropoff-Code", "X-Request-ID", "Cookie", "Range"):
+        told.raw(request_bytes("GET", "/api/v1/drops", {**host, name: secret}))
+    told.raw(f"GET /api/v1/drops HTTP/1.1\r\nAuthorization Bearer {secret}\r\n\r\n".encode())
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confidences]:
     """Tell a server secrets, with the most talkative log, by all right and wrong ways."""
@@ -201,6 +227,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confidences]:
         _upload_by_every_path(confidences)
         _ask_wrongly(confidences)
         _ask_wrongly_elsewhere(confidences)
+        _operate(confidences)
         yield confidences
 
 
@@ -253,7 +280,15 @@ def test_leak_of_any_secret_after_stop_and_kill_is_not_found(told: Confidences) 
 def test_leak_of_code_or_token_in_an_error_is_not_found(told: Confidences) -> None:
     """No refusal repeats what it was sent, and none shows a traceback."""
     said = b"\n".join(told.answers).decode("latin-1")
-    for secret in (told.code, told.code.replace("-", ""), _WRONG_CODE, _NOTE, *told.tokens):
+    for secret in (
+        told.code,
+        told.code.replace("-", ""),
+        _WRONG_CODE,
+        _NOTE,
+        told.api_token,
+        _WRONG_TOKEN,
+        *told.tokens,
+    ):
         assert secret.lower() not in said.lower()
     assert "Traceback" not in said
     assert "Traceback" not in told.server.log_text

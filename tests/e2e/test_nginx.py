@@ -1,5 +1,6 @@
 """The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
 
+import http.client
 import json
 import random
 import socket
@@ -118,6 +119,31 @@ def test_nginx_accepts_the_virtual_host(proxy: Proxy) -> None:
     assert done.returncode == 0, done.stderr
     assert b"[warn]" not in done.stderr
     assert b"[emerg]" not in done.stderr
+
+
+def test_nginx_keeps_others_from_the_api_where_it_is_told_to(proxy: Proxy, tmp_path: Path) -> None:
+    """With the comment signs taken from the block for /api/, addresses not in it get 403, and uploads go on."""
+    guarded = Proxy(tmp_path, proxy.server)
+    host = tmp_path / "dropoff-tus.conf"
+    before, _, block = host.read_text("utf-8").partition("        # location /api/ {\n")
+    block, _, after = block.partition("        # }\n")
+    block = block.replace("# ", "").replace("192.0.2.0/24", "127.0.0.2")
+    host.write_text(f"{before}location /api/ {{\n{block}}}\n{after}", "utf-8")
+    with (tmp_path / "said").open("wb") as said:
+        running = subprocess.Popen(guarded.command, stdout=said, stderr=said)
+    try:
+        guarded.wait_until_it_accepts()
+        statuses = {}
+        for address in ("127.0.0.1", "127.0.0.2"):
+            connection = http.client.HTTPConnection("127.0.0.1", guarded.port, source_address=(address, 0))
+            connection.request("GET", "/api/v1/openapi.json")
+            statuses[address] = connection.getresponse().status
+            connection.close()
+        assert statuses == {"127.0.0.1": 403, "127.0.0.2": 200}
+        assert guarded.site.post({"Upload-Length": "5"}).status == 201
+    finally:
+        running.terminate()
+        running.wait(10)
 
 
 def test_nginx_upload_arrives_whole_and_location_is_the_outside(proxy: Proxy, site: TusSite) -> None:
