@@ -394,3 +394,21 @@ class CatalogUnavailableError(DropoffError):
 
     code, status_hint = "ERR_CATALOG_UNAVAILABLE", 503
     default_retry_after_seconds = 5
+
+
+class SiteUnavailableError(DropoffError):
+    """The site that is asked before an upload begins gives no answer, so nothing begins."""
+
+    code, status_hint = "ERR_SITE_UNAVAILABLE", 503
+    default_retry_after_seconds = 5
+
+
+class RefusedBySiteError(DropoffError):
+    """The site that is asked before an upload begins refuses it, in its own words and with its own status."""
+
+    code, status_hint = "ERR_REFUSED_BY_SITE", 400
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        """Keep the words, one plain line, and the status from 400 to 499."""
+        super().__init__(message)
+        self.status = status

@@ -16,6 +16,7 @@ from dropoff_tus.errors import (
     MalformedRequestError,
     MethodNotAllowedError,
     ModifyFinalError,
+    RefusedBySiteError,
     UnsupportedVersionError,
 )
 from dropoff_tus.headers import Headers
@@ -214,6 +215,8 @@ def render_error(error: DropoffError, *, head: bool) -> tuple[int, RawHeaders, b
     tus-js-client starts again from zero on anything else, so a passing trouble must look like a lock.
     """
     status, retry = error.status_hint, error.retry_after_seconds
+    if isinstance(error, RefusedBySiteError):
+        status = error.status
     if head and status not in _HEAD_STATUSES and not isinstance(error, MethodNotAllowedError):
         status, retry = 423, retry or 5
     headers = _common()

@@ -8,6 +8,7 @@ from server.auth import Auth
 from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
+from server.remote_check import RemoteCheck
 from server.tokens import TokenGuard
 from server.uploads import Uploads
 
@@ -19,3 +20,5 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)
+REMOTE_CHECK: web.AppKey[RemoteCheck] = web.AppKey("remote_check", RemoteCheck)
+"""Not there where no site is asked."""

@@ -28,6 +28,7 @@ from server.setting_types import (
     Duration,
     Events,
     FilePath,
+    HeaderNames,
     HookUrl,
     KeySource,
     Listen,
@@ -201,6 +202,24 @@ class WebhookSection(_Section):
         return self
 
 
+class ChecksSection(_Section):
+    """`[checks]`: who is asked before an upload begins."""
+
+    webhook: HookUrl | None = Field(default=None, repr=False)
+    secret: KeySource | None = None
+    format: Literal["v2", "v1"] = "v2"
+    headers: HeaderNames = ()
+    metadata: tuple[str, ...] = ()
+    timeout: Timeout = 5.0
+    allow_private_addresses: Networks = ()
+
+    @model_validator(mode="after")
+    def _usable(self) -> "ChecksSection":
+        if self.webhook is not None:
+            _check_hook(self.webhook, self.allow_private_addresses)
+        return self
+
+
 class MailSection(_Section):
     """`[mail]`: how those are told whom a drop-off names."""
 
@@ -250,6 +269,7 @@ class Config(_Section):
     limits: LimitsSection = LimitsSection()
     webhook: WebhookSection = WebhookSection()
     mail: MailSection = MailSection()
+    checks: ChecksSection = ChecksSection()
     log: LogSection = LogSection()
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from server.outbox.mail import MailCourier, MailSettings
 from server.outbox.signing import SecretError, read_secret
 from server.outbox.webhook import WebhookCourier, WebhookSettings
 from server.places import KeySourceError, read_source
+from server.remote_check import RemoteCheck, RemoteCheckSettings
 from server.services import Services, StartError
 
 
@@ -39,12 +40,38 @@ async def open_deliveries(config: Config, services: Services) -> AsyncIterator[l
         yield [Deliveries(services.catalog.outbox, clock, courier) for courier in couriers]
 
 
+@contextlib.asynccontextmanager
+async def open_remote_check(config: Config) -> AsyncIterator[RemoteCheck | None]:
+    """Make what asks the site before an upload begins; None if no site is configured.
+
+    Raises:
+        StartError: Its secret cannot be had.
+    """
+    section = config.checks
+    if section.webhook is None:
+        yield None
+        return
+    client = OutboundClient(section.webhook, section.allow_private_addresses, section.timeout)
+    settings = RemoteCheckSettings(
+        version=section.format,
+        secret=secrets_of(config).checks,
+        headers=section.headers,
+        metadata=section.metadata,
+        public_path=public_path(config),
+    )
+    try:
+        yield RemoteCheck(client, SystemClock(), settings)
+    finally:
+        await client.close()
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
     """What signs and logs in; empty where the configuration has no use for it."""
 
     webhook: bytes = b""
     mail: str | None = None
+    checks: bytes | None = None
 
 
 def secrets_of(config: Config) -> Secrets:
@@ -54,10 +81,13 @@ def secrets_of(config: Config) -> Secrets:
         StartError: One is not to be had.
     """
     section = config.webhook
-    password = config.mail.password
+    password, checks = config.mail.password, config.checks
     return Secrets(
         webhook=_hook_secret("webhook-secret", "webhook.secret", section.secret) if section.url else b"",
         mail=_text("mail-password", "mail.password", password) if config.mail.server and password else None,
+        checks=_hook_secret("checks-secret", "checks.secret", checks.secret)
+        if checks.webhook and checks.secret
+        else None,
     )
 
 

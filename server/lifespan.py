@@ -11,7 +11,7 @@ from server import appkeys
 from server.auth import Auth
 from server.clock import SystemClock
 from server.closing import ClosedDropoffs
-from server.deliveries import open_deliveries
+from server.deliveries import open_deliveries, open_remote_check
 from server.health import Metrics
 from server.services import open_services
 from server.tokens import TokenGuard
@@ -25,7 +25,13 @@ _DELIVER_EVERY_SECONDS = 1.0
 async def services(app: web.Application) -> AsyncIterator[None]:
     """Open everything before the first request, and close it after the last. For `cleanup_ctx`."""
     config = app[appkeys.CONFIG]
-    async with open_services(config) as opened, open_deliveries(config, opened) as deliveries:
+    async with (
+        open_services(config) as opened,
+        open_deliveries(config, opened) as deliveries,
+        open_remote_check(config) as remote_check,
+    ):
+        if remote_check is not None:
+            app[appkeys.REMOTE_CHECK] = remote_check
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
         app[appkeys.UPLOADS] = opened.uploads

@@ -23,6 +23,8 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _PATH = re.compile(r"[!-~]*")
 _SOCKET_PATH_BYTES = 107
 """What the system has room for in the name of a unix socket."""
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
+_NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
 _LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
 _ELSEWHERE = ("command:", "env:")
 
@@ -107,6 +109,17 @@ def _hook_url(value: object) -> object:
     return value
 
 
+def _header_names(value: object) -> object:
+    help_text = 'write a list such as ["Cookie", "X-Forwarded-For"]'
+    if not isinstance(value, tuple) or not all(isinstance(item, str) and _HEADER.fullmatch(item) for item in value):
+        message = f"must be a list of names of headers; {help_text}"
+        raise ValueError(message)
+    if any(item.lower() in _NEVER_TOLD for item in value):
+        message = f"has a header that may carry a drop-off's code, which is told to nobody; {help_text}"
+        raise ValueError(message)
+    return value
+
+
 def _events(value: object) -> object:
     known = [kind.value for kind in EventKind]
     if not isinstance(value, tuple) or any(item not in known for item in value):
@@ -178,6 +191,7 @@ PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 HookUrl = Annotated[str, BeforeValidator(_hook_url)]
 MailAddress = Annotated[str, BeforeValidator(mail_address)]
+HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
 Events = Annotated[tuple[str, ...], BeforeValidator(_events)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]

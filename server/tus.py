@@ -9,7 +9,7 @@ from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server import download
-from server.appkeys import AUTH, CATALOG, CONFIG, STORE, UPLOADS
+from server.appkeys import AUTH, CATALOG, CONFIG, REMOTE_CHECK, STORE, UPLOADS
 from server.body import Pace, StreamBody
 from server.forwarded import base_url, client_of
 from server.socket_body import request_body
@@ -68,6 +68,9 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     grant = await request.app[AUTH].grant_slowly(drop_id, code, client)
     wire.check_sizes(headers)
     create = wire.parse_create(headers, drop_id=drop_id, presented=code)
+    remote_check = request.app.get(REMOTE_CHECK)
+    if remote_check is not None:
+        create = await remote_check.approve(drop_id, create, headers)
     drop_url = f"{base_url(request, config.server.public_url, config.server.trusted_proxies)}/files/{drop_id}/"
     body = _body(request) if create.body is not None else None
     try:

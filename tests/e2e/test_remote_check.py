@@ -1,0 +1,51 @@
+"""The real server asks a real site before an upload begins."""
+
+from collections.abc import Iterator
+
+import pytest
+from aiohttp import web
+
+from tests.support.hook_server import HookServer
+from tests.support.server_process import ServerProcess, token_of
+from tests.support.tus_raw import metadata
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, HookServer]]:
+    """Run one site and one server that asks it."""
+    with HookServer() as site:
+        settings = {
+            "CHECKS__WEBHOOK": site.url,
+            "CHECKS__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+            "CHECKS__TIMEOUT": "1s",
+        }
+        with ServerProcess(tmp_path_factory.mktemp("asking"), environment=settings) as server:
+            yield server, site
+
+
+def test_site_refuses_renames_and_is_needed(asking: tuple[ServerProcess, HookServer]) -> None:
+    """Its words reach the client, its metadata the operator; without it nothing begins, and nothing is left."""
+    server, site = asking
+    tree: object = {}
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(tree)
+
+    site.answer = answer
+    sent = {"Upload-Length": "0", "Upload-Metadata": metadata(filename="secret-name.txt")}
+    tree = {"RejectUpload": True, "HTTPResponse": {"StatusCode": 403, "Body": "not\r\nyou"}}
+    refused = server.drop.site.post(sent)
+    assert (refused.status, refused.error_code) == (403, "ERR_REFUSED_BY_SITE")
+    assert b"not you" in refused.body
+    tree = []
+    assert server.drop.site.post(sent).status == 503
+    assert server.uploads() == []
+    tree = {"ChangeFileInfo": {"ID": "../x", "MetaData": {"filename": "case-7.txt"}}}
+    made = server.drop.site.post(sent)
+    assert made.status == 201
+    assert len(token_of(str(made.header("Location")))) == 32
+    assert [row["filename"] for row in server.uploads()] == ["case-7.txt"]
+    asked = len(site.received)
+    wrong = server.drop.site.post({**sent, "Dropoff-Code": "WR0N-GC0D-EMRK-7Q2Z"})
+    assert (wrong.status >= 400, len(site.received)) == (True, asked)
+    assert "secret-name" not in server.log_text + repr(site.received)
