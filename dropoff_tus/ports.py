@@ -180,6 +180,10 @@ class Store(Protocol):
         """
         ...
 
+    def settled(self) -> AbstractAsyncContextManager[None]:
+        """Hold this while very many uploads are read at a start, so that each need not be synced on its own."""
+        ...
+
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
         ...

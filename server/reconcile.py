@@ -38,6 +38,11 @@ async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: E
     Raises:
         CatalogUnavailableError: Not even the list of rows could be read.
     """
+    async with store.settled():
+        return await _reconcile(store, catalog, finisher, ender)
+
+
+async def _reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: Ender) -> ReconcileReport:
     report = ReconcileReport()
     # What may be read back before the first request, in all: the start must not take longer for it.
     left_bytes = finisher.read_back_bytes

@@ -13,6 +13,7 @@ The event loop only sequences; every file operation and all cryptography run in 
 Source: docs/format.md.
 """
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -108,6 +109,13 @@ class FileStore:
     def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
         """Read and verify a whole log, in the calling thread."""
         return self._base.chain(upload_id, every_signature=every_signature)
+
+    @contextlib.asynccontextmanager
+    async def settled(self) -> AsyncIterator[None]:
+        """Read many uploads at a start; see the port."""
+        with contextlib.ExitStack() as stack:
+            await self.run(stack.enter_context, self.disk.settled(self.layout.root))
+            yield
 
     async def upload_ids(self) -> list[str]:
         """Return the ids of all folders, in order."""

@@ -76,15 +76,20 @@ class Leases:
         deadline = time.monotonic() + _SETTLE_SECONDS
         if holder is None or holder.body is None or holder.checksummed:
             return
-        # Also when nothing is uncommitted: the last bytes before a lost link may be in the kernel still.
-        seen = holder.received_at
-        while (now := time.monotonic()) < deadline and holder.received_at == seen and not holder.released.is_set():
+        # Also when nothing is uncommitted: the last bytes before a lost link may be in the kernel still. And one change
+        # may be of bytes that were on their way when this was asked; only several are a stream that goes on.
+        seen, changes = holder.received_at, 0
+        while (now := time.monotonic()) < deadline and not holder.released.is_set():
+            if holder.received_at != seen:
+                seen, changes = holder.received_at, changes + 1
+                if changes > 1:
+                    return
             quiet = now - seen
             if quiet >= QUIET_SECONDS:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - now))
                 return
-            await asyncio.sleep(min(_SETTLE_POLL_SECONDS, QUIET_SECONDS - quiet))
+            await asyncio.sleep(min(_SETTLE_POLL_SECONDS, max(0.0, QUIET_SECONDS - quiet)))
 
     # ---- taking over ----------------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ def read_durable(disk: Disk, log: int, upload_id: str, key: SigningKey) -> tuple
     """
     while True:
         size = os.fstat(log).st_size
-        disk.sync_file(log)
+        disk.sync_unless_settled(log)
         disk.forget_cached(log)
         found = read_state(log, upload_id, key)
         if os.fstat(log).st_size == size:

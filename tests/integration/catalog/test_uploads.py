@@ -307,7 +307,7 @@ async def test_set_state_checking_keeps_the_reservation_until_complete(catalog_u
         assert await catalog.usage(dropoff.id) == Usage(1, 10, 0)
 
 
-@pytest.mark.parametrize("state", [UploadState.OPEN, UploadState.FINISHING, UploadState.COMPLETE])
+@pytest.mark.parametrize("state", [UploadState.OPEN, UploadState.COMPLETE])
 @async_test
 async def test_set_state_to_what_is_not_its_business_raises(catalog_url: str, state: UploadState) -> None:
     """Opening and completing have their own methods."""

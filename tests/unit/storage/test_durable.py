@@ -98,3 +98,56 @@ def test_durable_replace_leaves_the_old_file_where_it_fails(tmp_path: Path, monk
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         disk.replace(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_durable_old_file_needs_no_sync_of_its_own_while_all_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync of the file system stands for those of all older files; a newer one, and any one later, is synced."""
+    synced: list[str] = []
+
+    class Counting(durable.Calls):
+        def fdatasync(self, descriptor: int) -> None:
+            synced.append("file")
+            super().fdatasync(descriptor)
+
+        def syncfs(self, descriptor: int) -> None:
+            synced.append("all")
+            super().syncfs(descriptor)
+
+    disk = Disk(sync=True)
+    disk.write_new(tmp_path / "old", b"x")
+    monkeypatch.setattr(durable, "calls", Counting())
+    monkeypatch.setattr(durable, "_SETTLED_MARGIN_NS", -60_000_000_000)
+    descriptor = disk.open_existing(tmp_path / "old")
+    with disk.settled(tmp_path):
+        disk.sync_unless_settled(descriptor)
+    assert synced == ["all"]
+    disk.sync_unless_settled(descriptor)
+    assert synced == ["all", "file"]
+    monkeypatch.setattr(durable, "_SETTLED_MARGIN_NS", 1_000_000_000)
+    with disk.settled(tmp_path):
+        disk.sync_unless_settled(descriptor)
+    assert synced == ["all", "file", "all", "file"], "what changed within the last second may be newer than the sync"
+
+
+def test_durable_failed_sync_of_all_lets_each_file_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start does not end there; the file that the disk lost is found when it is read."""
+    synced: list[int] = []
+
+    class Failing(durable.Calls):
+        def fdatasync(self, descriptor: int) -> None:
+            synced.append(descriptor)
+
+        def syncfs(self, descriptor: int) -> None:
+            del descriptor
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk = Disk(sync=True)
+    disk.write_new(tmp_path / "old", b"x")
+    monkeypatch.setattr(durable, "calls", Failing())
+    monkeypatch.setattr(durable, "_SETTLED_MARGIN_NS", -60_000_000_000)
+    descriptor = disk.open_existing(tmp_path / "old")
+    with disk.settled(tmp_path):
+        disk.sync_unless_settled(descriptor)
+    assert synced == [descriptor]
