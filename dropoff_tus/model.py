@@ -110,6 +110,10 @@ class Dropoff:
     """`drop close --now`: what is open has been ended too."""
     notify: tuple[str, ...] = ()
     """Mail addresses that are told of uploads."""
+    retain_seconds: int = 0
+    """Finished uploads are shredded so long after their completion; 0: never."""
+    contact: str = ""
+    """Whom an uploader may ask."""
 
 
 class Scope(StrEnum):

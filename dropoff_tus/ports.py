@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from dropoff_tus.audit import Event
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import (
     ApiToken,
@@ -259,7 +260,8 @@ class Catalog(Protocol):
     """The catalog: the truth about drop-offs. Every method is one short transaction.
 
     Any of them raises CatalogUnavailableError when the database does not answer; nothing was changed then, as far
-    as the caller may rely on it, and every method is safe to repeat.
+    as the caller may rely on it, and every method is safe to repeat. A change is recorded in the audit in
+    its own transaction, with who acts (`dropoff_tus.audit`).
     """
 
     async def add_dropoff(self, dropoff: Dropoff) -> None:
@@ -330,8 +332,11 @@ class Catalog(Protocol):
         """Forget an upload whose creation in the store failed; gives its reservation back. Unknown is fine."""
         ...
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
-        """Mark COMPLETE, with its size in place of its reservation. False if it was complete already."""
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
+        """Mark COMPLETE, with its size in place of its reservation. False if it was complete already.
+
+        `final` is the hash of its final record, for the audit.
+        """
         ...
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
@@ -386,6 +391,10 @@ class Catalog(Protocol):
 
     async def revoke_token(self, token_id: str, at: datetime) -> bool:
         """Revoke an API token, once and for all. False if there is none of this id."""
+        ...
+
+    async def record(self, *events: Event) -> None:
+        """Add events to the audit; changes of the catalog bring their own with them."""
         ...
 
 

@@ -20,6 +20,7 @@ from server.lifespan import services
 from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
 from server.logs import log_what_nobody_caught
 from server.middleware import around
+from server.origins import Origins
 from server.services import StartError
 
 _MAX_FIELD_BYTES = 32 << 10
@@ -34,6 +35,7 @@ def create_app(config: Config) -> web.Application:
     """Return the application: routes, the middleware, and what opens its services."""
     app = web.Application(middlewares=[around])
     app[appkeys.CONFIG] = config
+    app[appkeys.ORIGINS] = Origins()
     app.cleanup_ctx.append(services)
     app.router.add_route("*", "/files/{tail:.*}", tus.handle, expect_handler=_expect)
     app.router.add_get("/d/{drop_id}", pages.page)

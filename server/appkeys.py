@@ -8,6 +8,7 @@ from server.auth import Auth
 from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
+from server.origins import Origins
 from server.remote_check import RemoteCheck
 from server.tokens import TokenGuard
 from server.uploads import Uploads
@@ -17,6 +18,7 @@ UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)
 STORE: web.AppKey[OperatorStore] = web.AppKey("store", OperatorStore)
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
+ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)

@@ -10,9 +10,11 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import StoredUpload
 from dropoff_tus.ports import Store
+from server.appkeys import CATALOG
 from server.middleware import decorate
 from server.problems import RangeError
 
@@ -54,6 +56,9 @@ async def send(
         await response.prepare(request)
         await response.write_eof()
         return response
+    # Before the first byte, so that none leaves unrecorded.
+    event = Event(Act.UPLOAD_DOWNLOAD, stored.drop_id, stored.id, size_bytes=stop - start)
+    await request.app[CATALOG].record(event)
     pieces = store.read(stored.id, start=start, stop=stop)
     # What cannot be read at all is a refusal, as long as nothing has been sent.
     piece = await anext(pieces, b"")

@@ -133,11 +133,13 @@ class Finisher:
             await self._catalog.set_state(upload.id, UploadState.CHECKING, now)
             return UploadState.CHECKING
         done = await lease.complete(values, now)
-        return await self._record(lease.upload, done.size_bytes, now)
+        return await self._record(lease.upload, done.size_bytes, now, done.final_hash)
 
-    async def _record(self, upload: StoredUpload, size_bytes: int, now: datetime) -> UploadState:
+    async def _record(
+        self, upload: StoredUpload, size_bytes: int, now: datetime, final: str | None = None
+    ) -> UploadState:
         """Tell the catalog, which counts an upload once, however often it is told; return the state it has there."""
-        if await self._catalog.complete_upload(upload.id, size_bytes, now):
+        if await self._catalog.complete_upload(upload.id, size_bytes, now, final=final):
             _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": size_bytes})
             return UploadState.COMPLETE
         row = await self._catalog.upload(upload.id)
@@ -148,7 +150,7 @@ class Finisher:
             part = await self._store.stat(part_id)
             await self._record(part, part.offset, now)
         await self._catalog.add_upload(_row_of(upload), _accept, parts=upload.parts)
-        await self._catalog.complete_upload(upload.id, size_bytes, now)
+        await self._catalog.complete_upload(upload.id, size_bytes, now, final=final)
         _log.warning("an upload was missing in the catalog and was added", extra={"upload_id": upload.id})
         return UploadState.COMPLETE
 

@@ -1,6 +1,7 @@
 """The application's services and background loops, from the first request to the last."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0
 _POLL_EVERY_SECONDS = 2.0
 _DELIVER_EVERY_SECONDS = 1.0
+_AUDIT_EVERY_SECONDS = 60.0
 
 
 async def services(app: web.Application) -> AsyncIterator[None]:
@@ -45,6 +47,8 @@ async def services(app: web.Application) -> AsyncIterator[None]:
             # In this order: what is checked in the background would hold its lease until it is read.
             await opened.uploads.close()
             await opened.store.stop_appends()
+            with contextlib.suppress(DropoffError):
+                await app[appkeys.AUTH].record_wrong()
 
         app.on_shutdown.append(stop)
         report = await opened.uploads.reconcile()
@@ -58,7 +62,13 @@ async def services(app: web.Application) -> AsyncIterator[None]:
             },
         )
         closed = ClosedDropoffs(opened.catalog, opened.uploads.end_open)
+
+        async def look_after_audit() -> None:
+            await app[appkeys.AUTH].record_wrong()
+            await opened.record_checkpoint()
+
         loops = [
+            asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
             *(asyncio.create_task(_repeat(_DELIVER_EVERY_SECONDS, sink.look)) for sink in deliveries),

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from dropoff_tus import wire
+from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import DropoffError, MethodNotAllowedError
 from dropoff_tus.messages import TUS_VERSION
-from server.appkeys import CONFIG, METRICS
+from server.appkeys import CONFIG, METRICS, ORIGINS
+from server.clock import SystemClock
 from server.connection import SERVER_NAME
-from server.forwarded import is_trusted
+from server.forwarded import client_of, is_trusted
 from server.logs import describe
 from server.problems import SECURITY_HEADERS, is_api, problem, problem_of_http
 
@@ -48,7 +50,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         try:
             # Its target is no path, so no route is ever found for it.
-            response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
+            with acting(lambda: _client(request)):
+                response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
         except DropoffError as error:
             code, response = error.code, _refuse(request, error)
         except web.HTTPException as error:
@@ -88,6 +91,13 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "request_id": request_id,
             },
         )
+
+
+def _client(request: web.Request) -> Actor:
+    """Return whom the audit names for what a request does."""
+    address = client_of(request, request.app[CONFIG].server.trusted_proxies)
+    client = request.app[ORIGINS].client(address, SystemClock().now().date())
+    return Actor(f"token:{request['token_id']}", client.origin) if "token_id" in request else client
 
 
 def _request_id(request: web.Request) -> str:

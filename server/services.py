@@ -19,6 +19,7 @@ from server.config import Config
 from server.dropoffs import Dropoffs
 from server.places import key_places
 from server.uploads import Uploads, UploadSettings
+from storage.audit import sign_checkpoint
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
@@ -42,6 +43,12 @@ class Services:
     store: FileStore
     catalog: SqlCatalog
     uploads: Uploads
+
+    async def record_checkpoint(self) -> bool:
+        """Sign what the audit holds, as a row of its own, so that it cannot be written anew without the key."""
+        key = self.keys.signing
+        return await self.catalog.record_checkpoint(lambda count, last, at: sign_checkpoint(count, last, at, key))
+
     dropoffs: Dropoffs
 
 

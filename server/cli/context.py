@@ -19,6 +19,7 @@ import typer
 from server.cli.output import CommandError
 
 if TYPE_CHECKING:
+    from dropoff_tus.audit import Actor
     from server.config import Config
     from server.services import Services
     from storage.catalog import SqlCatalog
@@ -70,11 +71,13 @@ def with_services(given: Path | None, work: Callable[[Services, Config], Awaitab
     if reading:
         config = config.model_copy(update={"store": config.store.model_copy(update={"durability": "os"})})
     silence_logs()
+    from dropoff_tus.audit import acting
     from server.services import open_services
 
     async def run() -> T:
         async with open_services(config) as services:
-            return await work(services, config)
+            with acting(operator):
+                return await work(services, config)
 
     return asyncio.run(run())
 
@@ -83,13 +86,35 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
     """Open the catalog alone: quicker, and possible where the keys are not at hand."""
     config = read_config(given)
     silence_logs()
+    from dropoff_tus.audit import acting
     from storage.catalog import open_catalog
 
     async def run() -> T:
         async with open_catalog(config.catalog.url) as catalog:
-            return await work(catalog, config)
+            with acting(operator):
+                return await work(catalog, config)
 
     return asyncio.run(run())
+
+
+def operator() -> Actor:
+    """Return whom the audit names: this process's user, and behind a slash whoever became it with sudo."""
+    from dropoff_tus.audit import Actor
+
+    names = [_user_name(os.getuid())]
+    became = os.environ.get("SUDO_UID", "")
+    if os.getuid() == 0 and became.isascii() and became.isdigit():
+        names.append(_user_name(int(became)))
+    return Actor(f"operator:{'/'.join(names)}")
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
 
 
 def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[FileStore], Awaitable[T]]) -> T:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.context import JsonOption
+from server.cli.context import JsonOption, operator
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
 
@@ -144,6 +144,7 @@ def _read(file: Path) -> Config:
 
 
 async def _first_drop(config: Config) -> dict[str, object]:
+    from dropoff_tus.audit import acting
     from dropoff_tus.model import Limits
     from server.dropoffs import NewDrop
     from server.services import identify_store
@@ -154,7 +155,8 @@ async def _first_drop(config: Config) -> dict[str, object]:
             message = "the catalog holds drop-offs already, which other keys have signed; name an empty database"
             raise CommandError(message)
         new = NewDrop(name="First drop-off", limits=Limits())
-        created = created_json(config, *await create_drop(catalog, load_keys(config), new))
+        with acting(operator):
+            created = created_json(config, *await create_drop(catalog, load_keys(config), new))
         await identify_store(config, catalog)
         return created
 

@@ -101,6 +101,7 @@ def rotate(
     if output is not None:
         message = "--output belongs to --signing"
         raise CommandError(message)
+    from dropoff_tus.audit import Act, Event
     from storage.keys import check_recipients, read_identity_file
     from storage.rewrap import Rewrapper
 
@@ -111,6 +112,8 @@ def rotate(
         ids = await _chosen(services, upload, drop)
         with Rewrapper(services.store.base, identities, dry_run=dry_run) as rewrapper:
             rotation = _RootRotation(services, conf.keys.root_recipients, rewrapper)
+            if not dry_run:
+                await services.catalog.record(Event(Act.KEYS_ROTATE, drop, result="roots", count=len(ids)))
             return [await rotation.one(upload_id) for upload_id in _tracked(ids, "re-wrap")]
 
     _report_roots(with_services(config, work), dry_run=dry_run, as_json=as_json)
@@ -194,6 +197,7 @@ def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> Non
 
 
 def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
+    from dropoff_tus.audit import Act, Event
     from server.services import identify_store, store_settings
     from storage.rotation import SigningRotation, hold_store
 
@@ -203,6 +207,9 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
     with_catalog(config, lambda catalog, conf: identify_store(conf, catalog, adopt=not dry_run))
     with hold_store(settings.root, alone=True):
         rotation = SigningRotation(settings, loaded.keys.signing_key, output)
+        if not dry_run:
+            event = Event(Act.KEYS_ROTATE, result="signing")
+            with_catalog(config, lambda catalog, _conf: catalog.record(event))
         try:
             reports = _hand_over(rotation, dry_run=dry_run)
         except OSError as error:

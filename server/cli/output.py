@@ -76,6 +76,20 @@ def size(count: int | None) -> str:
 
 
 @contextlib.contextmanager
+def steps(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Draw a bar of things on a terminal's stderr; yields what to call with each number of things done."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as drawn:
+        task = drawn.add_task(what, total=total)
+        yield lambda count: drawn.advance(task, count)
+
+
+@contextlib.contextmanager
 def progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """Draw a bar of bytes on a terminal's stderr; yields what to call with each count of bytes done."""
     if not sys.stderr.isatty():

@@ -159,9 +159,15 @@ def export(
         raise CommandError(message)
 
     async def work(store: FileStore, catalog: SqlCatalog | None) -> dict[str, Any]:
+        from dropoff_tus.audit import Act, Event
+
         found = await find_upload(catalog, store, upload)
         total = await _finished_bytes(store, catalog, found)
         start, stop = _within(wanted, total)
+        if catalog is not None:
+            # Before the first byte, so that none leaves unrecorded.
+            drop_id = (await store.stat(found)).drop_id
+            await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
         pieces = store.read(found, start=start, stop=stop, identities=identities)
         with progress("export", stop - start) as advance:
             if output == "-":
@@ -176,7 +182,7 @@ def export(
     if key:
         done = with_copy(config, key, lambda store: work(store, None))
     else:
-        done = with_services(config, lambda services, _conf: work(services.store, services.catalog), reading=True)
+        done = with_services(config, lambda services, _conf: work(services.store, services.catalog))
     if as_json:
         print_json(done)
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from dropoff_tus import audit as chain
+from dropoff_tus.audit import Event, Note
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports import Decide
-from storage.catalog import operations
+from storage.catalog import audit, operations
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
 
@@ -48,7 +50,7 @@ class SqlCatalog:
 
     async def add_dropoff(self, dropoff: Dropoff) -> None:
         """Insert a drop-off."""
-        await self._engine.write(lambda transaction: operations.add_dropoff(transaction, dropoff))
+        await self._write(lambda transaction, note: operations.add_dropoff(transaction, dropoff, note))
 
     async def dropoff(self, drop_id: str) -> Dropoff | None:
         """Return one drop-off, or None."""
@@ -64,13 +66,15 @@ class SqlCatalog:
 
     async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
         """Close or reopen a drop-off."""
-        return await self._engine.write(
-            lambda transaction: operations.set_closed(transaction, drop_id, closed=closed, end_open=end_open)
+        return await self._write(
+            lambda transaction, note: operations.set_closed(
+                transaction, drop_id, note, closed=closed, end_open=end_open
+            )
         )
 
     async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
         """Replace a drop-off's code."""
-        return await self._engine.write(lambda transaction: operations.set_code(transaction, drop_id, code_mac))
+        return await self._write(lambda transaction, note: operations.set_code(transaction, drop_id, code_mac, note))
 
     async def version(self) -> int:
         """Return the counter of drop-off changes."""
@@ -95,8 +99,8 @@ class SqlCatalog:
             ValueError: The id is taken by another upload.
             QuotaError: Beyond what can be counted.
         """
-        return await self._engine.write(
-            lambda transaction: operations.add_upload(transaction, row, decide, tuple(parts), self._sinks)
+        return await self._write(
+            lambda transaction, note: operations.add_upload(transaction, row, decide, tuple(parts), self._sinks, note)
         )
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
@@ -113,18 +117,20 @@ class SqlCatalog:
 
     async def drop_upload(self, upload_id: str) -> None:
         """Forget an upload whose creation in the store failed."""
-        await self._engine.write(lambda transaction: operations.drop_upload(transaction, upload_id))
+        await self._write(lambda transaction, note: operations.drop_upload(transaction, upload_id, note))
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
         """Mark COMPLETE; also False for an upload that ended or is unknown."""
-        return await self._engine.write(
-            lambda transaction: operations.complete_upload(transaction, upload_id, size_bytes, at, self._sinks)
+        return await self._write(
+            lambda transaction, note: operations.complete_upload(
+                transaction, upload_id, size_bytes, at, final, self._sinks, note
+            )
         )
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move to CHECKING, FINISHING or an end; also False for CHECKING of what is no longer unfinished."""
-        return await self._engine.write(
-            lambda transaction: operations.set_state(transaction, upload_id, state, at, self._sinks)
+        return await self._write(
+            lambda transaction, note: operations.set_state(transaction, upload_id, state, at, self._sinks, note)
         )
 
     async def upload(self, upload_id: str) -> UploadRow | None:
@@ -175,3 +181,35 @@ class SqlCatalog:
     async def revoke_token(self, token_id: str, at: datetime) -> bool:
         """Revoke an API token."""
         return await self._engine.write(lambda transaction: operations.revoke_token(transaction, token_id, at))
+
+    # ---- the audit ----------------------------------------------------------------------------------------------
+
+    async def _write(self, work: Callable[[Transaction, Note], T]) -> T:
+        """Run an operation, and record what it notes in the same transaction."""
+        by = chain.actor()
+
+        def run(transaction: Transaction) -> T:
+            events: list[Event] = []
+            result = work(transaction, events.append)
+            audit.append(transaction, events, by)
+            return result
+
+        return await self._engine.write(run)
+
+    async def record(self, *events: Event) -> None:
+        """Record what changes nothing here."""
+        by = chain.actor()
+        await self._engine.write(lambda transaction: audit.append(transaction, events, by))
+
+    async def record_checkpoint(self, sign: audit.Sign) -> bool:
+        """Sign what is recorded, as a row of its own; False if that would be nothing new."""
+        by = chain.actor()
+        return await self._engine.write(lambda transaction: audit.append_checkpoint(transaction, sign, by))
+
+    async def audit_rows(self, after: int, most: int) -> list[tuple[int, str]]:
+        """Return some rows of the audit after a number: each one's number and text."""
+        return await self._engine.read_many(lambda transaction: audit.rows_after(transaction, after, most))
+
+    async def audit_end(self) -> chain.Chain:
+        """Return where the audit stands: how many rows, and the last one's hash."""
+        return await self._engine.read(audit.end)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from dropoff_tus.audit import ENDS, Act, Event, Note
 from dropoff_tus.errors import (
     AccessDeniedError,
     InvalidConcatError,
@@ -64,12 +65,13 @@ class _Change:
 # ---- drop-offs ------------------------------------------------------------------------------------------------
 
 
-def add_dropoff(transaction: Transaction, dropoff: Dropoff) -> None:
+def add_dropoff(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
     """Insert a drop-off."""
     transaction.run(statements.RAISE_VERSION)  # first, because it locks: two drop-offs of one id meet here
     if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
         raise ValueError("a drop-off with this id exists already")
     transaction.run(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
+    note(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
 
 
 def dropoff(transaction: Transaction, drop_id: str) -> Dropoff | None:
@@ -91,7 +93,7 @@ def usage(transaction: Transaction, drop_id: str) -> Usage:
     return Usage(0, 0, transaction.rows(statements.OUTSTANDING)[0]["outstanding_bytes"])
 
 
-def set_closed(transaction: Transaction, drop_id: str, *, closed: bool, end_open: bool) -> bool:
+def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:
     """Close or reopen; closing again without end_open takes no `ended` back."""
     transaction.run(statements.RAISE_VERSION)
     present = dropoff(transaction, drop_id)
@@ -99,13 +101,18 @@ def set_closed(transaction: Transaction, drop_id: str, *, closed: bool, end_open
         return False
     ended = closed and (end_open or present.ended)
     transaction.run(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
+    act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
+    note(Event(act, drop_id, result="now" if closed and end_open else None))
     return True
 
 
-def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None) -> bool:
+def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None, note: Note) -> bool:
     """Replace the code."""
     transaction.run(statements.RAISE_VERSION)
-    return transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac) > 0
+    if not transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac):
+        return False
+    note(Event(Act.DROP_NEW_CODE, drop_id))
+    return True
 
 
 def version(transaction: Transaction) -> int:
@@ -130,7 +137,7 @@ def keep_store_id(transaction: Transaction, new: str) -> str:
 
 
 def add_upload(
-    transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks
+    transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks, note: Note
 ) -> UploadRow:
     """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
     if row.state not in HOLDING:
@@ -155,6 +162,7 @@ def add_upload(
     # What a final uses, its parts used until now: that counter stays.
     _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes).apply(transaction, row.drop_id)
     outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
+    note(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))
     return row
 
 
@@ -213,7 +221,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     _Change(reserved_bytes=more).apply(transaction, present.drop_id)
 
 
-def drop_upload(transaction: Transaction, upload_id: str) -> None:
+def drop_upload(transaction: Transaction, upload_id: str, note: Note) -> None:
     """Forget an upload; a final's parts are as they were before it."""
     _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
@@ -229,12 +237,21 @@ def drop_upload(transaction: Transaction, upload_id: str) -> None:
     transaction.run(statements.DELETE_EVENTS, upload_id=upload_id)
     transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
     change.apply(transaction, present.drop_id)
+    note(Event(Act.UPLOAD_FORGET, present.drop_id, upload_id))
 
 
 # ---- uploads: ended well or not -------------------------------------------------------------------------------
 
 
-def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, at: datetime, sinks: Sinks) -> bool:
+def complete_upload(
+    transaction: Transaction,
+    upload_id: str,
+    size_bytes: int,
+    at: datetime,
+    final: str | None,
+    sinks: Sinks,
+    note: Note,
+) -> bool:
     """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
     _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
@@ -247,10 +264,13 @@ def complete_upload(transaction: Transaction, upload_id: str, size_bytes: int, a
     # What was only taken back, to be ended, has been announced.
     if row["completed_at"] is None:
         outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
+        note(Event(Act.UPLOAD_COMPLETE, row["drop_id"], upload_id, row["role"], size_bytes, final))
     return True
 
 
-def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks) -> bool:
+def set_state(
+    transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks, note: Note
+) -> bool:
     """Move to CHECKING, which only an unfinished upload can, or to an end, from which there is no way back.
 
     Or to FINISHING, which only a complete one can, and nothing else of its row changes.
@@ -284,6 +304,8 @@ def set_state(transaction: Transaction, upload_id: str, state: UploadState, at: 
     kind = kind_of(state)
     if kind is not None:
         outbox.note(transaction, sinks, kind, present, at)
+    was = present.state if present.completed_at is None else UploadState.COMPLETE
+    note(Event(ENDS[state], present.drop_id, upload_id, f"was {was.value}", present.size_bytes))
     return True
 
 

@@ -89,6 +89,8 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
         "used_bytes": 0,
         "reserved_bytes": 0,
         "notify": _write_texts(dropoff.notify),
+        "retain_seconds": dropoff.retain_seconds,
+        "contact": dropoff.contact,
     }
 
 
@@ -120,6 +122,8 @@ def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
         closed=bool(row["closed"]),
         ended=bool(row["ended"]),
         notify=_read_texts(row["notify"]),
+        retain_seconds=row["retain_seconds"],
+        contact=row["contact"],
     )
 
 

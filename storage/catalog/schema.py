@@ -18,6 +18,7 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -77,6 +78,8 @@ dropoffs = Table(
     Column("used_bytes", BigInteger, nullable=False),
     Column("reserved_bytes", BigInteger, nullable=False),
     Column("notify", Text, nullable=False, server_default="[]"),
+    Column("retain_seconds", BigInteger, nullable=False, server_default="0"),
+    Column("contact", Text, nullable=False, server_default=""),
     CheckConstraint(among("mode", Mode), name="mode"),
     CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="flags"),
     CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="counters"),
@@ -168,6 +171,14 @@ Index(
     "ix_outbox_due", outbox.c.sink, outbox.c.next_at, sqlite_where=text("dead = 0"), postgresql_where=text("dead = 0")
 )
 Index("ix_outbox_upload_id", outbox.c.upload_id)
+
+# Rows of the audit, as `dropoff_tus.audit` writes them: only ever inserted. SQLite has an INTEGER key without an index.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("record", Text, nullable=False),
+)
 
 # One row: the version that every change of a drop-off raises, and the id of the store (see `storage.marker`).
 catalog_state = Table(

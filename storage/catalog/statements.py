@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from dropoff_tus.model import Role, UploadState
-from storage.catalog.schema import api_tokens, catalog_state, dropoffs, outbox, uploads
+from storage.catalog.schema import api_tokens, audit, catalog_state, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
 """Whatever stands below."""
@@ -125,6 +125,24 @@ SET_STORE_ID = (
     .where(catalog_state.c.store_id.is_(None))
     .values(store_id=bindparam("new_store_id", type_=catalog_state.c.store_id.type))
 )
+
+# ---- audit ----------------------------------------------------------------------------------------------------
+
+INSERT_AUDIT = insert(audit)
+"""Values: every column."""
+
+LAST_AUDIT = select(audit).where(audit.c.seq == select(func.max(audit.c.seq)).scalar_subquery())
+
+AUDIT_AFTER = (
+    select(audit)
+    .where(audit.c.seq > bindparam("after", type_=BigInteger))
+    .order_by(audit.c.seq)
+    .limit(bindparam("most", type_=BigInteger))
+    .offset(_ZERO)  # or SQLite's dialect binds one without a name
+)
+
+LOCK_AUDIT = select(func.pg_advisory_xact_lock(literal_column(str(0x6175646974))))
+"""Until COMMIT, where several writers exist; a lock on the table would take the right to change its rows."""
 
 # ---- uploads --------------------------------------------------------------------------------------------------
 

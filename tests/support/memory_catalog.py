@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from dropoff_tus.audit import ENDS, Act, Event
 from dropoff_tus.errors import (
     AccessDeniedError,
     CatalogUnavailableError,
@@ -43,6 +44,7 @@ class MemoryCatalog:
         self.down = False
         self._version = 0
         self._store_id: str | None = None
+        self.events: list[Event] = []
 
     async def _begin(self) -> None:
         # Others run meanwhile, as with a real database; what follows in each method is one transaction.
@@ -58,6 +60,7 @@ class MemoryCatalog:
             raise ValueError(dropoff.id)
         self.drops[dropoff.id] = dropoff
         self._version += 1
+        self.events.append(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
 
     async def dropoff(self, drop_id: str) -> Dropoff | None:
         """Return one drop-off."""
@@ -92,6 +95,8 @@ class MemoryCatalog:
             return False
         self.drops[drop_id] = replace(drop, closed=closed, ended=closed and end_open)
         self._version += 1
+        act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
+        self.events.append(Event(act, drop_id, result="now" if closed and end_open else None))
         return True
 
     async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
@@ -102,6 +107,7 @@ class MemoryCatalog:
             return False
         self.drops[drop_id] = replace(drop, code_mac=code_mac)
         self._version += 1
+        self.events.append(Event(Act.DROP_NEW_CODE, drop_id))
         return True
 
     async def version(self) -> int:
@@ -139,6 +145,7 @@ class MemoryCatalog:
         else:
             decide(drop, self._usage(row.drop_id))
         self.rows[row.id] = row
+        self.events.append(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))
         return row
 
     def _claimable(self, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
@@ -171,12 +178,14 @@ class MemoryCatalog:
     async def drop_upload(self, upload_id: str) -> None:
         """Forget an upload and free the parts it claimed."""
         await self._begin()
-        self.rows.pop(upload_id, None)
+        gone = self.rows.pop(upload_id, None)
+        if gone is not None:
+            self.events.append(Event(Act.UPLOAD_FORGET, gone.drop_id, upload_id))
         for row in list(self.rows.values()):
             if row.final_id == upload_id:
                 self.rows[row.id] = replace(row, final_id=None)
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime) -> bool:
+    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
         """Mark an upload complete."""
         await self._begin()
         row = self.rows.get(upload_id)
@@ -190,6 +199,8 @@ class MemoryCatalog:
             reserved_bytes=0,
             completed_at=at,
         )
+        if row.completed_at is None:
+            self.events.append(Event(Act.UPLOAD_COMPLETE, row.drop_id, upload_id, row.role.value, size_bytes, final))
         return True
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:  # noqa: ARG002 - the port's
@@ -204,6 +215,9 @@ class MemoryCatalog:
         for one in (row, *followers):
             reserved = 0 if state in _BACK else one.reserved_bytes
             self.rows[one.id] = replace(one, state=state, reserved_bytes=reserved)
+        if state in ENDS:
+            was = row.state if row.completed_at is None else UploadState.COMPLETE
+            self.events.append(Event(ENDS[state], row.drop_id, upload_id, f"was {was.value}", row.size_bytes))
         return True
 
     async def upload(self, upload_id: str) -> UploadRow | None:
@@ -264,3 +278,8 @@ class MemoryCatalog:
             return False
         self.api_tokens[token_id] = replace(token, revoked_at=token.revoked_at or at)
         return True
+
+    async def record(self, *events: Event) -> None:
+        """Record events."""
+        await self._begin()
+        self.events.extend(events)

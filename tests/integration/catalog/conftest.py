@@ -34,7 +34,8 @@ def postgres() -> Iterator[PostgresServer]:
         migrate(server.url(SHARED))
         server.sql(
             f"CREATE ROLE {RUNTIME} LOGIN; GRANT USAGE ON SCHEMA public TO {RUNTIME}; "
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {RUNTIME}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {RUNTIME}; "
+            f"REVOKE UPDATE, DELETE ON audit FROM {RUNTIME}",
             database=SHARED,
         )
         yield server
@@ -52,9 +53,8 @@ def empty_database(postgres: PostgresServer) -> str:
 def postgres_url(postgres: PostgresServer) -> str:
     """Return the URL of a migrated PostgreSQL catalog with nothing in it: one for all, since making one is slow."""
     # The version stays what it was, which no test may notice. Whoever opens the URL may change no table.
-    postgres.sql(
-        "DELETE FROM outbox; DELETE FROM uploads; DELETE FROM dropoffs; DELETE FROM api_tokens", database=SHARED
-    )
+    tables = ("outbox", "uploads", "dropoffs", "api_tokens", "audit")
+    postgres.sql("; ".join(f"DELETE FROM {table}" for table in tables), database=SHARED)
     return postgres.url(SHARED, RUNTIME)
 
 

@@ -1,0 +1,171 @@
+"""The audit chain: what is recorded, by whom, and how each row holds the one before.
+
+A row is canonical JSON, kept as it was written. Its hash is SHA-256 over a domain and that text, and the next row has
+it in `prev`; so a row that is changed, moved or removed breaks the chain there. What is cut off at the end, or written
+anew as a whole, shows against a checkpoint: how many rows there were and the last one's hash, signed (`storage.audit`).
+Names, codes, tokens, keys and digests of content have no field here.
+
+Source: docs/audit.md.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from dropoff_tus.model import UploadState
+
+FIRST_PREV = "0" * 64
+"""What the first row has in place of a hash."""
+_DOMAIN = b"dropoff-tus/audit/v1\n"
+_canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+
+
+class Act(StrEnum):
+    """What happened."""
+
+    DROP_CREATE = "drop.create"
+    DROP_CLOSE = "drop.close"
+    DROP_REOPEN = "drop.reopen"
+    DROP_NEW_CODE = "drop.new_code"
+    DROP_PURGE = "drop.purge"
+    WRONG_CODES = "code.wrong"
+    UPLOAD_CREATE = "upload.create"
+    UPLOAD_FORGET = "upload.forget"
+    UPLOAD_COMPLETE = "upload.complete"
+    UPLOAD_REJECT = "upload.reject"
+    UPLOAD_TERMINATE = "upload.terminate"
+    UPLOAD_EXPIRE = "upload.expire"
+    UPLOAD_DELETE = "upload.delete"
+    UPLOAD_EXPORT = "upload.export"
+    UPLOAD_DOWNLOAD = "upload.download"
+    KEYS_ROTATE = "keys.rotate"
+    CHECKPOINT = "checkpoint"
+
+
+ENDS = {
+    UploadState.REJECTED: Act.UPLOAD_REJECT,
+    UploadState.TERMINATED: Act.UPLOAD_TERMINATE,
+    UploadState.EXPIRED: Act.UPLOAD_EXPIRE,
+    UploadState.DELETED: Act.UPLOAD_DELETE,
+}
+"""How the end of an upload is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `final` is the hex SHA-256 of a final log record, `count` how often or how many.
+
+    `result` is a fixed word where the act alone does not say it all.
+    """
+
+    act: Act
+    drop_id: str | None = None
+    upload_id: str | None = None
+    result: str | None = None
+    size_bytes: int | None = None
+    final: str | None = None
+    count: int | None = None
+    checkpoint: str | None = None
+    """The signed line of a checkpoint that is kept in the chain itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does it: `server`, `client`, `operator:<user>`, `token:<id>`; and from where, as a keyed hash."""
+
+    who: str
+    origin: str | None = None
+
+
+SERVER = Actor("server")
+Note: TypeAlias = Callable[[Event], None]
+"""Records an event in the transaction that is running."""
+
+# Ambient, since who asks is known at the edge and wanted at the bottom, and nothing in between decides on it.
+_acting: ContextVar[Callable[[], Actor]] = ContextVar("acting")
+
+
+def actor() -> Actor:
+    """Return who acts now: this process itself, unless `acting` says otherwise."""
+    found = _acting.get(None)
+    return SERVER if found is None else found()
+
+
+@contextlib.contextmanager
+def acting(who: Callable[[], Actor]) -> Iterator[None]:
+    """Let what runs inside, and the tasks begun there, act for somebody. `who` is asked only when it is recorded."""
+    before = _acting.set(who)
+    try:
+        yield
+    finally:
+        _acting.reset(before)
+
+
+class AuditBrokenError(Exception):
+    """The audit is not what was written; the text says from which row on."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """Where the chain stands: how many rows, and the last one's hash."""
+
+    count: int = 0
+    last: str = FIRST_PREV
+
+    @classmethod
+    def at(cls, seq: int, text: str) -> "Chain":
+        """Return the chain that ends with a row."""
+        return cls(seq, row_hash(text))
+
+    def write(self, event: Event, by: Actor, at: datetime) -> str:
+        """Return the text of the next row, and go on to it."""
+        fields: dict[str, Any] = {
+            "seq": self.count + 1,
+            "prev": self.last,
+            "at": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "act": event.act.value,
+            "who": by.who,
+            "from": by.origin,
+            "drop": event.drop_id,
+            "upload": event.upload_id,
+            "result": event.result,
+            "bytes": event.size_bytes,
+            "final": event.final,
+            "count": event.count,
+            "checkpoint": event.checkpoint,
+        }
+        text = _canonical({name: value for name, value in fields.items() if value is not None})
+        self.count, self.last = self.count + 1, row_hash(text)
+        return text
+
+    def follow(self, seq: int, text: str) -> dict[str, Any]:
+        """Go on to a row that was read, and return it.
+
+        Raises:
+            AuditBrokenError: It does not follow the one before.
+        """
+        wanted = self.count + 1
+        if seq != wanted:
+            what = "is missing" if seq > wanted else "stands twice or out of order"
+            raise AuditBrokenError(f"row {min(seq, wanted)} {what}")
+        try:
+            row = json.loads(text)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or row.get("seq") != seq or _canonical(row) != text:
+            raise AuditBrokenError(f"row {seq} was changed")
+        if row.get("prev") != self.last:
+            raise AuditBrokenError(f"row {seq} does not follow row {self.count}: one of them was changed or moved")
+        self.count, self.last = seq, row_hash(text)
+        return row
+
+
+def row_hash(text: str) -> str:
+    """Return a row's hash, hex."""
+    return hashlib.sha256(_DOMAIN + text.encode()).hexdigest()

@@ -1,0 +1,31 @@
+"""Who is recorded as acting: clients by a keyed hash of their address.
+
+The key is random, lives in memory alone and is thrown away after a day: rows of one day and one process can be told to
+be of the same address, and nobody can find out later which it was, by trying all there are.
+"""
+
+import hmac
+import os
+from datetime import date
+
+from dropoff_tus.audit import Actor
+
+_KEY_BYTES = 32
+_HEX_DIGITS = 32
+
+
+class Origins:
+    """Hashes addresses under the key of the day."""
+
+    def __init__(self) -> None:
+        """Begin without a key: the first day brings one."""
+        self._day: date | None = None
+        self._key = b""
+
+    def client(self, address: str | None, today: date) -> Actor:
+        """Return the actor for a client's address, None where it is not known."""
+        if today != self._day:
+            self._day, self._key = today, os.urandom(_KEY_BYTES)
+        if address is None:
+            return Actor("client")
+        return Actor("client", hmac.digest(self._key, address.encode(), "sha256").hex()[:_HEX_DIGITS])

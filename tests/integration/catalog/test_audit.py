@@ -1,0 +1,112 @@
+"""Every change leaves its row in the chain, in its own transaction, on both databases."""
+
+import asyncio
+import json
+from datetime import datetime
+
+import pytest
+
+from dropoff_tus.audit import Act, Actor, Event, acting
+from dropoff_tus.errors import DropoffFullError
+from dropoff_tus.model import Role, UploadState
+from storage.audit import Verifier, sign_checkpoint
+from storage.catalog import SqlCatalog, open_catalog
+from storage.keys import SigningKey
+from tests.integration.catalog.conftest import RUNTIME, SHARED
+from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse
+from tests.support.aio import async_test
+from tests.support.postgres import PostgresServer
+
+_KEY = SigningKey(bytes(range(32)))
+
+
+def _sign(count: int, last: str, at: datetime) -> str:
+    return sign_checkpoint(count, last, at, _KEY)
+
+
+async def _verified(catalog: SqlCatalog) -> list[dict[str, object]]:
+    rows = await catalog.audit_rows(0, 10_000)
+    verifier = Verifier(_KEY)
+    verifier.follow(rows)
+    assert await catalog.audit_end() == verifier.chain
+    return [json.loads(text) for _, text in rows]
+
+
+@async_test
+async def test_every_change_leaves_its_row(catalog_url: str) -> None:
+    """Who, what, of which drop-off and upload, how much: and a repetition, which changes nothing, leaves none."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        with acting(lambda: Actor("operator:ada")):
+            await catalog.add_dropoff(dropoff)
+        with acting(lambda: Actor("client", "ab" * 16)):
+            row = await catalog.add_upload(make_upload(dropoff, 5, length=5), allow)
+            for _ in range(2):
+                await catalog.complete_upload(row.id, 5, NOW, final="cd" * 32)
+        for _ in range(2):
+            await catalog.set_state(row.id, UploadState.DELETED, NOW)
+        lost = await catalog.add_upload(make_upload(dropoff), allow)
+        for _ in range(2):
+            await catalog.drop_upload(lost.id)
+        await catalog.set_code(dropoff.id, b"c" * 32)
+        await catalog.set_closed(dropoff.id, closed=True, end_open=True)
+        await catalog.set_closed(dropoff.id, closed=False)
+        await catalog.record(Event(Act.WRONG_CODES, dropoff.id, count=3))
+        assert await catalog.record_checkpoint(_sign)
+        assert not await catalog.record_checkpoint(_sign)
+        rows = await _verified(catalog)
+    told = [(r["who"], r["act"], r.get("upload"), r.get("result"), r.get("bytes"), r.get("count")) for r in rows]
+    assert told == [
+        ("operator:ada", "drop.create", None, "managed", None, None),
+        ("client", "upload.create", row.id, "regular", 5, None),
+        ("client", "upload.complete", row.id, "regular", 5, None),
+        ("server", "upload.delete", row.id, "was complete", 5, None),
+        ("server", "upload.create", lost.id, "regular", None, None),
+        ("server", "upload.forget", lost.id, None, None, None),
+        ("server", "drop.new_code", None, None, None, None),
+        ("server", "drop.close", None, "now", None, None),
+        ("server", "drop.reopen", None, None, None, None),
+        ("server", "code.wrong", None, None, None, 3),
+        ("server", "checkpoint", None, None, None, None),
+    ]
+    assert rows[2]["final"] == "cd" * 32
+    assert rows[1]["from"] == rows[2]["from"] == "ab" * 16
+    assert {row["drop"] for row in rows[:-1]} == {dropoff.id}
+
+
+@async_test
+async def test_change_that_is_refused_leaves_no_row(catalog_url: str) -> None:
+    """The row is in the transaction of what it records: undone with it."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        with pytest.raises(DropoffFullError):
+            await catalog.add_upload(make_upload(dropoff), refuse)
+        assert [row["act"] for row in await _verified(catalog)] == ["drop.create"]
+
+
+@async_test
+async def test_writers_at_once_in_two_processes_keep_one_chain(catalog_url: str) -> None:
+    """Many drop-offs, so that nothing but the chain's own lock orders them; one chain comes out."""
+    drops = [make_dropoff() for _ in range(6)]
+    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
+        for drop in drops:
+            await one.add_dropoff(drop)
+
+        async def use(catalog: SqlCatalog, number: int) -> None:
+            for _ in range(5):
+                row = await add_complete(catalog, drops[number], 1, Role.PARTIAL)
+                await catalog.set_state(row.id, UploadState.EXPIRED, NOW)
+
+        await asyncio.gather(*(use(catalog, n) for n in range(6) for catalog in (one, other)))
+        assert len(await _verified(one)) == 6 + 2 * 6 * 5 * 3
+
+
+def test_runtime_role_may_only_read_and_add(postgres: PostgresServer, postgres_url: str) -> None:
+    """The role that the whole suite runs as can neither change nor remove a row of the audit."""
+    assert RUNTIME in postgres_url
+    may = ", ".join(
+        f"has_table_privilege('{RUNTIME}', 'audit', '{right}')" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+    )
+    assert postgres.sql(f"SELECT {may}", database=SHARED) == ["t|t|f|f"]
+    assert postgres.sql(f"SELECT has_table_privilege('{RUNTIME}', 'audit', 'TRUNCATE')", database=SHARED) == ["f"]
