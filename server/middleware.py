@@ -18,7 +18,7 @@ from server.clock import SystemClock
 from server.connection import SERVER_NAME
 from server.forwarded import client_of, is_trusted
 from server.logs import describe
-from server.problems import SECURITY_HEADERS, is_api, problem, problem_of_http
+from server.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
 
 _log = logging.getLogger("server.request")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -124,6 +124,8 @@ def _refuse(request: web.Request, error: DropoffError) -> web.Response:
     response = web.Response(status=status, body=body or None, content_type="text/plain", charset="utf-8")
     for name, value in headers:
         response.headers[name] = value
+    if isinstance(error, RangeError):
+        response.headers["Content-Range"] = f"bytes */{error.size_bytes}"
     if error.close_connection or request.method == "CONNECT":
         response.force_close()
     return response
