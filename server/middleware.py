@@ -19,6 +19,7 @@ from server.connection import SERVER_NAME
 from server.forwarded import client_of, is_trusted
 from server.logs import describe
 from server.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
+from server.socket_body import CUT, RECEIVED_BY
 
 _log = logging.getLogger("server.request")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -88,6 +89,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "status": status,
                 "code": code,
                 "seconds": round(seconds, 4),
+                "received_by": request.get(RECEIVED_BY),
                 "request_id": request_id,
             },
         )
@@ -133,6 +135,8 @@ def _refuse(request: web.Request, error: DropoffError) -> web.Response:
 
 def decorate(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers that every response has. A handler that begins to send calls this first."""
+    if CUT in request:
+        response.force_close()
     response.headers["X-Request-Id"] = request["request_id"]
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = SERVER_NAME

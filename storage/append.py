@@ -6,7 +6,6 @@ Source: docs/format.md, Order of writes.
 """
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -79,6 +78,7 @@ class Appender:
         self._sealing = Sealing(leased.base, leased.pools, leased.committer.state, leased.data, running)
         self._small = plan.expected_bytes is not None and plan.expected_bytes <= SMALL_BYTES
         self._beside: asyncio.Task[None] | None = None
+        self._broken = False
         self.pending: list[SegmentEntry] = []
         """With `hold_last`, and once every byte of the upload is here: segments that wait for the final record."""
 
@@ -104,9 +104,10 @@ class Appender:
                 raise
         except OSError as error:
             await self._commit_ended()
-            raise await self._pools.run(self._fail, error) from error
+            raise await self._pools.run(self._committer.failed, error) from error
         finally:
             holder.let_go_of_body()
+            self._forget_wrong_digests()
 
     async def _move(self) -> bool:
         run = self._pools.run if self._small else self._pools.run_sealing
@@ -115,8 +116,10 @@ class Appender:
             progress = await run(self._turn)
             if progress is _Progress.ENDED or progress is _Progress.PAST_LIMIT:
                 break
+            # Taken now: while a commit runs, nobody looks whether bytes come.
+            idle_seconds = time.monotonic() - self._holder.received_at if progress is _Progress.WAITING else 0.0
             await self._commit_beside()
-            await self._attend()
+            await self._attend(idle_seconds)
             if progress is _Progress.WAITING:
                 await self._body.wait(self._patience_seconds())
         past = progress is _Progress.PAST_LIMIT
@@ -134,20 +137,20 @@ class Appender:
 
     # ---- between turns, on the event loop -------------------------------------------------------------------
 
-    async def _attend(self) -> None:
+    async def _attend(self, idle_seconds: float) -> None:
         """Obey signals and clocks."""
-        holder, now = self._holder, time.monotonic()
+        holder = self._holder
         if holder.commit_asked:
             asked = holder.take_asked()
             if self._checksum is None:
                 await self._commit_all()
             answer(asked)
-        elif self._checksum is None and self._sealing.age_seconds(now) >= ROLL_SECONDS:
+        elif self._checksum is None and self._sealing.age_seconds(time.monotonic()) >= ROLL_SECONDS:
             await self._pools.run(self._sealing.end_segment)
             await self._commit_beside()
         if holder.stop is not None:
             raise holder.stop
-        if now - holder.received_at >= self._idle_timeout_seconds:
+        if idle_seconds >= self._idle_timeout_seconds:
             kept = "its bytes were discarded" if self._checksum is not None else "what arrived is kept"
             message = f"no byte came for {self._idle_timeout_seconds:.0f} s; {kept}, resume with HEAD"
             raise BodyTimeoutError(message)
@@ -167,13 +170,19 @@ class Appender:
         task = self._beside
         if task is None:
             return
+        cancelled = False
         while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await asyncio.wait({task})
+            except asyncio.CancelledError:
+                cancelled = True
         self._beside = None
-        error = task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._broken = self._broken or error is not None
         if reraise and error is not None:
             raise error
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def _commit_all(self) -> None:
         """End the segment and make everything received durable."""
@@ -184,6 +193,9 @@ class Appender:
     async def _settle(self) -> None:
         """Keep what came before a cut, unless a checksum was to hold for the whole."""
         await self._commit_ended(reraise=True)
+        if self._broken:
+            # What a commit left is found out by whoever takes the lease next; nothing may follow it before.
+            return
         if self._checksum is None:
             await self._pools.run(self._end_and_commit)
         else:
@@ -197,11 +209,15 @@ class Appender:
         self._sealing.end_segment()
         self._committer.segments(self._sealing.take_closed())
 
-    def _fail(self, error: OSError) -> DropoffError:
-        # The running digests hold bytes that are lost now: the upload is read back at its end instead.
-        self.hashes = {}
-        self._base.known.update(self._committer.state, self.hashes)
-        return self._committer.failed(error)
+    def _forget_wrong_digests(self) -> None:
+        """If the running digests hold bytes that are lost now, let the upload be read back at its end instead."""
+        state = self._committer.state
+        kept = self.pending[-1].offset + self.pending[-1].length if self.pending else state.offset
+        if self.hashes is not self._saved and self._sealing.position != kept:
+            self.hashes = {}
+            known = self._base.known.get(state.id)
+            if known is not None:
+                known.hashes = self.hashes
 
     def _turn(self) -> _Progress:
         """Receive, seal and write for a while; end the last segment when the body has ended."""

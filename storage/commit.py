@@ -36,6 +36,10 @@ class Committer:
         """
         if not entries:
             return
+        first, state = entries[0], self.state
+        if (first.index, first.offset, first.data_offset) != (state.segments, state.offset, state.data_bytes):
+            message = f"a commit to {state.id} does not follow the one before it"
+            raise RuntimeError(message)
         self._sync_data()
         self.record(segments_record(self.state, entries, self._base.now()))
         self._note_progress(sum(entry.length for entry in entries))

@@ -1,5 +1,6 @@
 """The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
 
+import hashlib
 import http.client
 import json
 import random
@@ -293,6 +294,29 @@ def test_nginx_keeps_connections_to_the_server_open(proxy: Proxy, site: TusSite)
         site.head(f"{site.upload_url}{'0' * 32}")
     after = len([link for link in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in _target(link)])
     assert after <= before + 1
+
+
+def test_nginx_passes_many_large_bodies_over_one_connection(proxy: Proxy, site: TusSite) -> None:
+    """Behind nginx large bodies are received from the socket, and its connection to us goes on after each."""
+    piece = 5 << 20
+    content = random.randbytes(piece)
+    url = site.create(8 * piece)
+    before = _accepted(proxy)
+    with site.connect() as connection:
+        for number in range(8):
+            connection.send(site.message("PATCH", url, site.patch_headers(number * piece), content))
+            answer = connection.read_response()
+            assert (answer.status, answer.offset) == (204, (number + 1) * piece)
+    assert proxy.server.log_text.count('"received_by": "socket"') >= 8
+    assert _accepted(proxy) <= before + 1
+    assert proxy.server.row(url)["sha256"] == hashlib.sha256(content * 8).hexdigest()
+
+
+def _accepted(proxy: Proxy) -> int:
+    """Return how many connections to the server nginx has open."""
+    port = f":{proxy.server.port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
 
 
 def _target(link: Path) -> str:

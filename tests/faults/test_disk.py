@@ -70,6 +70,27 @@ def test_full_disk_in_the_middle_of_anything_answers_507_and_keeps_what_was_ackn
     _clean(cramped)
 
 
+def test_disk_that_fills_up_under_a_large_body_keeps_what_was_acknowledged(
+    cramped: ServerProcess, small_disk: SmallDisk
+) -> None:
+    """The client hears 507 while it sends and its connection ends; offset and bytes before stand; others are served."""
+    site, content = cramped.drop.site, os.urandom(7 << 20)
+    url, other = site.create(len(content)), site.create(1000)
+    assert site.patch(url, 0, content[:1000]).status == 204
+    small_disk.leave(3 << 20)
+    response = site.patch(url, 1000, content[1000:])
+    assert response.status == 507
+    _refused(response)
+    assert response.needed("Connection").lower() == "close"
+    assert site.head(url).offset == 1000
+    assert site.patch(other, 0, content[:1000]).status == 204
+    small_disk.clear()
+    _resume(cramped, url, content)
+    assert cramped.export(url) == content
+    assert '"received_by": "socket"' in cramped.log_text
+    _clean(cramped)
+
+
 def test_read_only_disk_answers_503_and_goes_on_when_it_is_writable_again(
     tmp_path: Path, small_disk: SmallDisk
 ) -> None:

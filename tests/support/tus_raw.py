@@ -7,6 +7,7 @@ can drop one of the usual ones.
 import base64
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,13 @@ class RawConnection:
         parts = urlsplit(url)
         return cls(parts.hostname or "", parts.port or 80, timeout_seconds=timeout_seconds)
 
+    @classmethod
+    def over(cls, connected: socket.socket) -> Self:
+        """Take over a connected socket of another kind: a unix socket, or TLS."""
+        connection = cls.__new__(cls)
+        connection._socket, connection._buffer = connected, b""  # noqa: SLF001 - its own
+        return connection
+
     def __enter__(self) -> Self:
         """Use as a context; the connection is closed at its end."""
         return self
@@ -115,6 +123,17 @@ class RawConnection:
         body = b"" if to_head or status in {204, 304} else self._read_body(dict(_lowered(headers)))
         return Response(status, reason, headers, body, tuple(interim))
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Change the deadline for every wait."""
+        self._socket.settimeout(seconds)
+
+    def wait_for_continue(self) -> None:
+        """Wait for the interim answer 100, which lets the body be sent."""
+        status, _, _ = self._read_head()
+        if status != 100:
+            message = f"{status} instead of 100"
+            raise ValueError(message)
+
     def is_closed_within(self, seconds: float) -> bool:
         """Tell whether the server closes the connection within a time, whatever it still sends before."""
         deadline = time.monotonic() + seconds
@@ -132,6 +151,11 @@ class RawConnection:
     def half_close(self) -> None:
         """Say that nothing more will be sent; answers can still come."""
         self._socket.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Break the connection: what the kernel has not sent is thrown away."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
     def close(self) -> None:
         """Close in order."""
@@ -174,10 +198,15 @@ class RawConnection:
         return line
 
     def _take(self, count: int) -> bytes:
-        while len(self._buffer) < count:
+        pieces, missing = [self._buffer], count - len(self._buffer)
+        while missing > 0:
+            self._buffer = b""
             self._fill()
-        data, self._buffer = self._buffer[:count], self._buffer[count:]
-        return data
+            pieces.append(self._buffer)
+            missing -= len(self._buffer)
+        whole = b"".join(pieces)
+        self._buffer = whole[count:]
+        return whole[:count]
 
     def _fill(self) -> None:
         try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,7 +30,8 @@ def test_request_handler_has_the_methods_that_connection_overrides_or_calls(name
 
 
 @pytest.mark.parametrize(
-    "name", ["_close", "_current_request", "_force_close", "_messages", "_request_factory", "_waiter", "transport"]
+    "name",
+    ["_close", "_current_request", "_force_close", "_messages", "_parser", "_request_factory", "_waiter", "transport"],
 )
 def test_request_handler_has_the_attributes_that_connection_reads(name: str) -> None:
     """They are slots, so a renamed one would be found here and not in production."""
@@ -50,6 +53,17 @@ async def test_stream_reader_that_failed_still_holds_what_arrived() -> None:
     assert buffer[:count] == b"what arrived"
     with pytest.raises(BodyCutError):
         body.receive_into(memoryview(buffer))
+
+
+@async_test
+async def test_stream_reader_counts_every_byte_it_was_fed() -> None:
+    """What is left in the socket is what the parser has not seen: read or not, its bytes are counted."""
+    loop = asyncio.get_running_loop()
+    stream = StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
+    stream.feed_data(b"one")
+    assert stream.read_nowait() == b"one"
+    stream.feed_data(b"three")
+    assert stream.total_bytes == 8
 
 
 # ---- the states of a connection, as aiohttp goes through them ------------------------------------------------
@@ -94,6 +108,8 @@ class _Site:
             trusted_proxies=(),
             logger=quiet_logger,
             access_log=None,
+            read_bufsize=1 << 16,
+            auto_decompress=False,
         )
         self.server = server
         listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=context)
@@ -179,3 +195,65 @@ async def test_connection_is_idle_between_requests_and_busy_within() -> None:
             await asyncio.sleep(0.05)
             assert not handler.busy
         writer.close()
+
+
+@async_test
+async def test_paused_transport_reads_nothing_and_its_socket_can_be_read_beside_it() -> None:
+    """While a worker receives from a duplicate, the event loop takes no byte; afterwards it goes on reading."""
+    seen: list[bytes] = []
+
+    class Reader(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            seen.append(data)
+
+    made: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
+
+    class Paused(Reader):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            made.put_nowait(transport)
+
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(Paused, "127.0.0.1", 0)
+    async with asyncio.timeout(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", listening.sockets[0].getsockname()[1])
+        transport = await made.get()
+        await asyncio.sleep(0)  # uvloop begins to read only now
+        transport.pause_reading()
+        writer.write(b"for the worker")
+        duplicate = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        readable = asyncio.Event()
+        loop.add_reader(duplicate.fileno(), readable.set)
+        await readable.wait()
+        loop.remove_reader(duplicate.fileno())
+        await asyncio.sleep(0.05)
+        assert seen == []
+        assert duplicate.recv(100) == b"for the worker"
+        duplicate.close()
+        transport.resume_reading()
+        writer.write(b"for us")
+        while not seen:  # noqa: ASYNC110 - a list without an event
+            await asyncio.sleep(0.001)
+        assert seen == [b"for us"]
+        transport.close()
+        writer.close()
+    listening.close()
+
+
+@async_test
+async def test_renewed_parser_begins_with_the_next_request() -> None:
+    """The old one waits for a body for ever; the new one takes what comes for a request."""
+    site = _Site()
+    async with site.listen() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(_REQUEST)
+        handler = await site.handlers.get()
+        request = handler._current_request  # noqa: SLF001 - the one whose body went another way
+        assert request is not None
+        request.content.feed_eof()
+        handler.renew_parser()
+        await reader.readuntil(b"5\n")
+        writer.write(_REQUEST + b"world")
+        await reader.readuntil(b"10\n")
+        writer.close()
+    assert site.bodies == [b"hello", b"helloworld"]
