@@ -13,7 +13,7 @@ class MemoryBody:
         """Hold content; with `ended` false more may be fed, or the connection cut."""
         self._content = bytearray(content)
         self._ended = ended
-        self._cut = False
+        self._cut = self._awaited = False
         self._changed = asyncio.Event()
         self.taken_bytes = 0
 
@@ -33,16 +33,18 @@ class MemoryBody:
         self._changed.set()
 
     async def until_taken(self, count: int) -> None:
-        """Wait until that many bytes were received."""
-        while self.taken_bytes < count:  # noqa: ASYNC110 - a worker thread takes them, and tells nobody
+        """Wait until that many bytes were received, and the writer, done with them, waits for more."""
+        while self.taken_bytes < count or not self._awaited:  # noqa: ASYNC110 - a worker thread takes them, and tells nobody
             await asyncio.sleep(0.001)
 
     async def wait(self, timeout_seconds: float) -> None:
         """Wait for the test to do something."""
         if self._content or self._ended or self._cut:
             return
+        self._awaited = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout_seconds)
+        self._awaited = False
         self._changed.clear()
 
     def wake(self) -> None:
