@@ -12,8 +12,9 @@ import pytest
 
 from dropoff_tus.errors import DropoffError, QuotaError
 from dropoff_tus.model import Dropoff, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import EventKind, Sink, SinkName
 from dropoff_tus.ports import Catalog
-from storage.catalog import migrate, open_catalog
+from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_catalog import MemoryCatalog
@@ -21,6 +22,10 @@ from tests.support.memory_catalog import MemoryCatalog
 Operation = Callable[[Catalog], Awaitable[object]]
 _MOVES = [UploadState.CHECKING, UploadState.FINISHING, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED]
 _STEPS = 120
+_SINKS = {
+    SinkName.WEBHOOK: Sink(frozenset(EventKind)),
+    SinkName.MAIL: Sink(frozenset({EventKind.COMPLETE}), window_seconds=7, notified_only=True),
+}
 _ROOM = 60
 
 
@@ -36,7 +41,9 @@ class _Chance:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._clock = FakeClock()
-        self.drops = [Dropoff(str(uuid.UUID(int=n)), "x", NOON, SignedPolicy(Mode.SEALED, (), b"s")) for n in (1, 2)]
+        policy = SignedPolicy(Mode.SEALED, (), b"s")
+        told = {1: ("a@example.org",)}
+        self.drops = [Dropoff(str(uuid.UUID(int=n)), "x", NOON, policy, notify=told.get(n, ())) for n in (1, 2)]
         self.ids: list[str] = []
         self.partials: dict[str, list[str]] = {drop.id: [] for drop in self.drops}
 
@@ -88,11 +95,11 @@ def _plain(row: UploadRow) -> UploadRow:
     return replace(row, reserved_bytes=0) if row.state in _MOVES[2:] else row
 
 
-async def _seen(catalog: Catalog, drops: list[Dropoff]) -> list[object]:
+async def _seen(catalog: SqlCatalog | MemoryCatalog, drops: list[Dropoff]) -> list[object]:
     rows = {row.id: _plain(row) for row in await catalog.uploads()}
     unclaimed = {row.id for row in await catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)}
     usages = [await catalog.usage(drop.id) for drop in drops]
-    return [rows, unclaimed, usages]
+    return [rows, unclaimed, usages, await catalog.outbox.rows()]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -101,8 +108,8 @@ async def test_memory_catalog_agrees_with_the_real_one(tmp_path: Path, seed: int
     """The same answers, the same refusals, the same rows and the same usage after each of many operations."""
     url = f"sqlite:///{tmp_path}/catalog.sqlite3"
     await asyncio.to_thread(migrate, url)
-    memory, chance = MemoryCatalog(), _Chance(seed)
-    async with open_catalog(url) as real:
+    memory, chance = MemoryCatalog(_SINKS), _Chance(seed)
+    async with open_catalog(url, sinks=_SINKS) as real:
         for drop in chance.drops:
             for catalog in (real, memory):
                 await catalog.add_dropoff(drop)

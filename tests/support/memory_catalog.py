@@ -16,7 +16,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports import Decide
+from tests.support.memory_outbox import MemoryOutbox
 
 _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
 _FROM = {UploadState.CHECKING: _TAKING, UploadState.FINISHING: {UploadState.COMPLETE}}
@@ -35,8 +37,9 @@ def _used_bytes(row: UploadRow) -> int:
 class MemoryCatalog:
     """Implements `dropoff_tus.ports.Catalog`. `asked` counts transactions; `down` makes all of them fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, sinks: Sinks | None = None) -> None:
         """Start empty."""
+        self.outbox = MemoryOutbox(sinks or {})
         self.drops: dict[str, Dropoff] = {}
         self.rows: dict[str, UploadRow] = {}
         self.api_tokens: dict[str, ApiToken] = {}
@@ -146,6 +149,7 @@ class MemoryCatalog:
             decide(drop, self._usage(row.drop_id))
         self.rows[row.id] = row
         self.events.append(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))
+        self.outbox.note(EventKind.CREATED, row, drop, row.created_at)
         return row
 
     def _claimable(self, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
@@ -181,6 +185,7 @@ class MemoryCatalog:
         gone = self.rows.pop(upload_id, None)
         if gone is not None:
             self.events.append(Event(Act.UPLOAD_FORGET, gone.drop_id, upload_id))
+        self.outbox.forget(upload_id)
         for row in list(self.rows.values()):
             if row.final_id == upload_id:
                 self.rows[row.id] = replace(row, final_id=None)
@@ -201,9 +206,10 @@ class MemoryCatalog:
         )
         if row.completed_at is None:
             self.events.append(Event(Act.UPLOAD_COMPLETE, row.drop_id, upload_id, row.role.value, size_bytes, final))
+        self.outbox.note(EventKind.COMPLETE, row, self.drops[row.drop_id], at)
         return True
 
-    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:  # noqa: ARG002 - the port's
+    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move an upload, and the parts of a final, to a state."""
         await self._begin()
         row = self.rows.get(upload_id)
@@ -218,6 +224,9 @@ class MemoryCatalog:
         if state in ENDS:
             was = row.state if row.completed_at is None else UploadState.COMPLETE
             self.events.append(Event(ENDS[state], row.drop_id, upload_id, f"was {was.value}", row.size_bytes))
+        kind = kind_of(state)
+        if kind is not None:
+            self.outbox.note(kind, row, self.drops[row.drop_id], at)
         return True
 
     async def upload(self, upload_id: str) -> UploadRow | None:

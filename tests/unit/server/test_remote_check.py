@@ -120,6 +120,12 @@ async def _redirect(_request: web.Request) -> web.StreamResponse:
     return web.Response(status=307, headers={"Location": _LINK_LOCAL})
 
 
+async def _redirect_to_itself(request: web.Request) -> web.StreamResponse:
+    if request.path == "/again":
+        return web.json_response({})
+    return web.Response(status=307, headers={"Location": "/again"})
+
+
 async def _endless(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Length": str(1 << 30)})
     await response.prepare(request)
@@ -141,6 +147,7 @@ async def _drip(request: web.Request) -> web.StreamResponse:
     "answer",
     [
         _redirect,
+        _redirect_to_itself,
         _endless,
         _drip,
         _says([]),
@@ -153,7 +160,21 @@ async def _drip(request: web.Request) -> web.StreamResponse:
         _says({"ChangeFileInfo": {"MetaData": {"a": "x" * 20000}}}),
         _says({"ChangeFileInfo": {"MetaData": {"Code": "x"}}}),
     ],
-    ids=["redirect", "1 GiB", "drip", "list", "500", "404", "text", "space", "crlf", "number", "large", "code"],
+    ids=[
+        "redirect",
+        "redirect to itself",
+        "1 GiB",
+        "drip",
+        "list",
+        "500",
+        "404",
+        "text",
+        "space",
+        "crlf",
+        "number",
+        "large",
+        "code",
+    ],
 )
 @async_test
 async def test_answer_that_is_none_lets_nothing_begin(site: HookServer, answer: Handler) -> None:
@@ -163,6 +184,32 @@ async def test_answer_that_is_none_lets_nothing_begin(site: HookServer, answer: 
         await _ask(site, answer)
     assert time.monotonic() - began < 10 * _SECONDS
     assert len(site.received) == 1
+
+
+@async_test
+async def test_body_is_read_up_to_what_was_asked_for(site: HookServer) -> None:
+    """One byte more, and none of it is kept; the rest of a long one never comes over."""
+    sent: list[int] = []
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(1 << 30)})
+        await response.prepare(request)
+        for _ in range(1 << 14):
+            sent.append(1 << 16)
+            await response.write(bytes(1 << 16))
+        return response
+
+    async def ten(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"0123456789")
+
+    client = OutboundClient(site.url, _LOCAL, 10)
+    site.answer = ten
+    assert (await client.post(b"{}", {}, most_bytes=10)).body == b"0123456789"
+    assert (await client.post(b"{}", {}, most_bytes=9)).body is None
+    site.answer = endless
+    assert (await client.post(b"{}", {}, most_bytes=1 << 16)).body is None
+    await client.close()
+    assert sum(sent) < 1 << 26
 
 
 @pytest.mark.parametrize(

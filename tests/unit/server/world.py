@@ -11,6 +11,7 @@ from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.headers import digests as digests_in
 from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status
 from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState
+from dropoff_tus.outbox import Sinks
 from server.uploads import Uploads, UploadSettings
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_body import MemoryBody
@@ -42,10 +43,11 @@ class World:
         mode: Mode = Mode.MANAGED,
         settings: UploadSettings = SETTINGS,
         read_back_bytes: int = 1 << 30,
+        sinks: Sinks | None = None,
     ) -> None:
         """Make an open drop-off."""
         self.clock = FakeClock()
-        self.store, self.catalog = MemoryStore(self.clock), MemoryCatalog()
+        self.store, self.catalog = MemoryStore(self.clock), MemoryCatalog(sinks)
         self.drop = Dropoff(str(uuid.uuid4()), "a drop", NOON, SignedPolicy(mode, (), bytes(64)), limits=limits)
         self.catalog.drops[self.drop.id] = self.drop
         self._settings, self._read_back_bytes = settings, read_back_bytes

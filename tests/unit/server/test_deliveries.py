@@ -1,0 +1,118 @@
+"""The loop that delivers: again and again with one id, with growing pauses, until it is done or given up."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from dropoff_tus.outbox import EventKind, OutboxRow, Sink, SinkName, event_id, retry_seconds
+from server.outbox.loop import Deliveries, DeliveryError
+from tests.support.aio import async_test
+from tests.support.fake_clock import FakeClock
+from tests.unit.server.world import World
+
+_HOOK = SinkName.WEBHOOK
+
+
+class _Courier:
+    """Delivers into a list; the test says what becomes of each."""
+
+    sink, timeout_seconds, max_attempts, claim_rows = _HOOK, 0.2, 3, 2
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.fails: Exception | None = None
+        self.hangs = False
+        self.began = asyncio.Event()
+
+    def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
+        return [[row] for row in rows]
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> None:
+        self.tried += [row.event_id for row in rows]
+        self.began.set()
+        if self.hangs:
+            await asyncio.sleep(60)
+        if self.fails is not None:
+            raise self.fails
+
+
+class _Line:
+    """A world whose events are delivered."""
+
+    def __init__(self) -> None:
+        self.world = World(sinks={_HOOK: Sink(frozenset({EventKind.COMPLETE}))})
+        self.clock: FakeClock = self.world.clock
+        self.outbox, self.courier = self.world.catalog.outbox, _Courier()
+        self.deliveries = Deliveries(self.outbox, self.clock, self.courier, lambda: 1.0)
+
+    async def finish(self, count: int = 1) -> list[str]:
+        """Finish uploads; return the ids of their events."""
+        made = [await self.world.create(1, b"x") for _ in range(count)]
+        return [event_id(one.upload_id, EventKind.COMPLETE) for one in made]
+
+
+@async_test
+async def test_finished_uploads_are_delivered_once_each() -> None:
+    """More than one claim takes, and nothing is left."""
+    line = _Line()
+    ids = await line.finish(5)
+    await line.deliveries.look()
+    await line.deliveries.look()
+    assert sorted(line.courier.tried) == sorted(ids)
+    assert await line.outbox.rows() == []
+
+
+@async_test
+async def test_failed_delivery_is_repeated_after_growing_pauses_and_then_dead() -> None:
+    """The same id each time; a bug in making an event is no other than a failure."""
+    line = _Line()
+    (found,) = await line.finish()
+    for attempt, fails in enumerate((DeliveryError("status 500"), RuntimeError("secret"), DeliveryError("end")), 1):
+        line.courier.fails = fails
+        await line.deliveries.look()
+        assert line.courier.tried == [found] * attempt
+        line.clock.advance(retry_seconds(attempt, 1.0) - 0.01)
+        await line.deliveries.look()
+        assert line.courier.tried == [found] * attempt
+        line.clock.advance(0.01)
+    line.clock.advance(1e6)
+    await line.deliveries.look()
+    assert len(line.courier.tried) == 3
+    (dead,) = await line.outbox.rows(dead_only=True)
+    assert (dead.problem, dead.attempts) == ("end", 3)
+
+
+@async_test
+async def test_delivery_that_hangs_is_cut_off_and_repeated() -> None:
+    """A receiver has so much time and no more."""
+    line = _Line()
+    await line.finish()
+    line.courier.hangs = True
+    await line.deliveries.look()
+    (row,) = await line.outbox.rows()
+    assert (row.problem, row.next_at) == ("no answer in time", line.clock.now() + timedelta(seconds=5))
+
+
+@async_test
+async def test_delivery_that_died_before_its_mark_comes_again_when_the_claim_has_run_out() -> None:
+    """With the same id, and not before."""
+    line = _Line()
+    (found,) = await line.finish()
+    line.courier.hangs = True
+    died = asyncio.create_task(line.deliveries.look())
+    await line.courier.began.wait()
+    died.cancel()
+    await asyncio.gather(died, return_exceptions=True)
+    line.courier.hangs = False
+    await line.deliveries.look()
+    assert line.courier.tried == [found]
+    line.clock.advance(3)
+    await line.deliveries.look()
+    assert line.courier.tried == [found, found]
+    assert await line.outbox.rows() == []
+
+
+def test_pauses_double_up_to_six_hours_and_are_never_less_than_half() -> None:
+    """So a receiver that comes back is not met by a crowd."""
+    assert [retry_seconds(attempts, 1.0) for attempts in (1, 2, 3, 40)] == [5, 10, 20, 21600]
+    assert retry_seconds(3, 0.0) == 10
