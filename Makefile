@@ -37,7 +37,7 @@ run: install ## serve from ./var, which is set up the first time
 test: $(DEVELOP) tools ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
 	@$(BIN)/python -m tests.support.programs
 	@$(MAKE) --no-print-directory clients
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: lint types imports test ## what CI runs
 
