@@ -69,6 +69,8 @@ class DropAnswer(DropAddress):
     name_patterns: list[str]
     recipients: list[str] = Field(description="age recipients of its own; empty: the configured roots.")
     notify: list[str] = Field(description="Mail addresses that are told what arrived.")
+    retain_seconds: int = Field(ge=0, description="Finished uploads are shredded so long after completion; 0: never.")
+    contact: str = Field(description="Whom an uploader may ask; shown to whoever has the code.")
 
     @classmethod
     def of(cls, base_url: str, dropoff: Dropoff) -> Self:
@@ -114,6 +116,8 @@ def _members(base_url: str, dropoff: Dropoff) -> dict[str, Any]:
         "name_patterns": list(limits.name_patterns),
         "recipients": list(dropoff.policy.recipients),
         "notify": list(dropoff.notify),
+        "retain_seconds": dropoff.retain_seconds,
+        "contact": dropoff.contact,
     }
 
 

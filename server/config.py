@@ -142,6 +142,8 @@ class DropoffsSection(_Section):
     max_uploads: Count = 0
     allowed_types: tuple[str, ...] = ()
     name_patterns: tuple[str, ...] = ()
+    retain: Duration = 0.0
+    contact: str = ""
     sealed: bool = False
 
 

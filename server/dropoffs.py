@@ -42,6 +42,8 @@ class NewDrop:
     opens_at: datetime | None = None
     expires_at: datetime | None = None
     notify: tuple[str, ...] = ()
+    retain_seconds: int = 0
+    contact: str = ""
 
 
 class Dropoffs:
@@ -75,6 +77,8 @@ class Dropoffs:
             opens_at=new.opens_at,
             expires_at=new.expires_at,
             notify=tuple(dict.fromkeys(new.notify)),
+            retain_seconds=new.retain_seconds,
+            contact=new.contact,
         )
         try:
             await self._catalog.add_dropoff(dropoff)
@@ -87,6 +91,9 @@ class Dropoffs:
         problem = check_label(new.name)
         if problem is not None:
             raise InvalidFieldError("name", problem)
+        problem = check_label(new.contact) if new.contact else None
+        if problem is not None:
+            raise InvalidFieldError("contact", problem)
         if new.id is not None and not is_drop_id(new.id):
             raise InvalidFieldError("id", "must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`")
         _check_patterns("allowed_types", new.limits.allowed_types, "text/csv or image/*", needed="/")

@@ -139,7 +139,28 @@ class Ender:
             parts = await self._catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
             for row in parts:
                 count += await self._expire_part(row, before)
+        for drop in await self._catalog.dropoffs():
+            if drop.retain_seconds:
+                count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
         await self._store.retire_epochs(await self._needed_epochs(now))
+        return count
+
+    async def _end_retained(self, drop_id: str, before: datetime) -> int:
+        """Shred what was completed before a time; what cannot be had now is there the next time."""
+        count = 0
+        rows = await self._catalog.uploads(
+            drop_id=drop_id, states=[UploadState.COMPLETE], partials=False, created_before=before
+        )
+        for row in rows:
+            if row.completed_at is None or row.completed_at > before:
+                continue
+            try:
+                async with self._store.lease(row.id) as lease:
+                    await self.end(lease, UploadState.EXPIRED, "retention is over")
+            except DropoffError as error:
+                self._passed_over(row, error)
+            else:
+                count += 1
         return count
 
     async def expire_lost(self, drop_id: str) -> int:

@@ -73,6 +73,8 @@ async def info(request: web.Request) -> web.Response:
         "id": drop.id,
         "name": drop.name,
         "recipient": None,
+        "contact": drop.contact or None,
+        "retain_seconds": drop.retain_seconds or None,
         "state": state,
         "mode": drop.policy.mode.value,
         "expires_at": drop.expires_at.isoformat() if drop.expires_at else None,

@@ -191,6 +191,19 @@ def size_option(text: str | None, default: int, option: str) -> int:
         raise CommandError(message) from None
 
 
+def duration_option(text: str | None, default: float, option: str) -> float:
+    """Read a duration in seconds, or the configured default where there is none."""
+    if text is None:
+        return default
+    from server.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        message = f"{option} {error}"
+        raise CommandError(message) from None
+
+
 async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -> str:
     """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
 

@@ -10,6 +10,7 @@ import typer
 from server.cli.context import (
     ConfigOption,
     JsonOption,
+    duration_option,
     group,
     read_config,
     size_option,
@@ -37,6 +38,7 @@ _OPTIONS = {
     "expires_at": "--expires",
     "recipients": "--recipient",
     "notify": "--notify",
+    "contact": "--contact",
 }
 """By the names that answers give them."""
 ROOT_IDENTITY = "root-identity.txt"
@@ -116,6 +118,12 @@ def create(  # noqa: PLR0917 - its options
         list[str] | None,
         typer.Option(help="A mail address that is told what arrived; needs section [mail]. May be repeated."),
     ] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="Shred finished uploads so long after their completion, e.g. 90d; 0: never.")
+    ] = None,
+    contact: Annotated[
+        str | None, typer.Option(help="Whom an uploader may ask; shown to whoever has the code.")
+    ] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Not even this server can read a finished upload.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -149,6 +157,8 @@ def create(  # noqa: PLR0917 - its options
         opens_at=time_option(opens, "--opens"),
         expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
         notify=tuple(notify or ()),
+        retain_seconds=int(duration_option(retain, defaults.retain, "--retain")),
+        contact=defaults.contact if contact is None else contact,
     )
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
@@ -222,6 +232,8 @@ def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
             say(f"recipients: {', '.join(value) or 'the configured roots'}")
         elif key == "notify":
             say(f"notify: {', '.join(value) or 'nobody'}")
+        elif key == "retain_seconds":
+            say(f"retain: {f'{value / 86400:g} days after completion' if value else 'for ever'}")
         elif key.startswith("max_") and not value:
             say(f"{key}: no limit")
         elif key.endswith("bytes"):

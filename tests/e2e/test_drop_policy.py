@@ -1,5 +1,7 @@
 """What `drop create` can ask of uploads: a window, types and names; and how a mistake is told."""
 
+import json
+
 import pytest
 
 from tests.support.server_process import ServerProcess
@@ -60,3 +62,14 @@ def test_drop_create_with_a_mistake_says_which_and_makes_nothing(
     assert options[0].encode() in done.stderr
     assert b"Traceback" not in done.stderr
     assert len(server.cli_json("drop", "list")) == before
+
+
+def test_retention_and_contact_are_shown(server: ServerProcess) -> None:
+    """To the operator, and to whoever has the code; by default there is neither."""
+    plain, drop = server.create_drop(), server.create_drop("--retain", "90d", "--contact", "Ada, room 7")
+    for one, retain_seconds, contact in ((plain, 0, ""), (drop, 90 * 86400, "Ada, room 7")):
+        shown = server.cli_json("drop", "show", one.id)
+        assert (shown["retain_seconds"], shown["contact"]) == (retain_seconds, contact)
+        answer = one.site.request("GET", f"/d/{one.id}/info", {"Dropoff-Code": one.code})
+        told = json.loads(answer.body)
+        assert (told["retain_seconds"], told["contact"]) == (retain_seconds or None, contact or None)

@@ -365,3 +365,19 @@ async def test_ended_upload_is_gone_at_any_offset() -> None:
     await world.uploads.delete(upload_id(token))
     with pytest.raises(UploadGoneError):
         await world.patch(token, 1, b"x")
+
+
+@async_test
+async def test_finished_uploads_are_shredded_when_their_retention_is_over() -> None:
+    """So long after the completion and not before; without a retention, which is the default, never."""
+    world = World()
+    token = token_of(await world.create(5, b"hello"))
+    world.clock.advance(50 * DAY_SECONDS)
+    await world.uploads.expire()
+    assert world.state(token) is UploadState.COMPLETE
+    world.change_drop(retain_seconds=int(60 * DAY_SECONDS))
+    await world.uploads.expire()
+    assert world.state(token) is UploadState.COMPLETE
+    world.clock.advance(10 * DAY_SECONDS + 1)
+    assert await world.uploads.expire() == 1
+    assert world.state(token) is UploadState.EXPIRED
