@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from server.services import Services
 
 _PIECE_BYTES = 1 << 20
-_MAX_RECEIPT_BYTES = 1 << 20
+_MAX_LINE_BYTES = 256 << 20
+"""A certificate of erasure names every upload of a drop-off."""
 _DIGESTS = frozenset({"sha256", "sha512", "sha1", "md5", "blake3"})
 
 
@@ -82,7 +83,7 @@ def verify(
         message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
         raise CommandError(message)
     keys = verifying_keys([key_text(text) for text in key], Path("/nonexistent"))
-    payload = verify_receipt(_receipt_line(receipt_file), keys.signing)
+    payload = verify_receipt(signed_line(receipt_file), keys.signing)
     if payload is None:
         message = "the receipt was not signed by this key, or was changed since; do not rely on it"
         raise CommandError(message)
@@ -97,15 +98,16 @@ def verify(
             note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
 
 
-def _receipt_line(name: str) -> bytes:
+def signed_line(name: str) -> bytes:
+    """Return the signed line in a file, or on stdin."""
     try:
         if name == "-":
-            raw = sys.stdin.buffer.read(_MAX_RECEIPT_BYTES)
+            raw = sys.stdin.buffer.read(_MAX_LINE_BYTES)
         else:
             with Path(name).open("rb") as file:
-                raw = file.read(_MAX_RECEIPT_BYTES)
+                raw = file.read(_MAX_LINE_BYTES)
     except OSError as error:
-        message = f"cannot read the receipt {name}: {error.strerror}"
+        message = f"cannot read {name}: {error.strerror}"
         raise CommandError(message) from None
     # Mail programs and editors add line ends; the signature is over what is before them.
     return raw.strip(b"\r\n\t ") + b"\n"

@@ -265,6 +265,13 @@ def test_leak_of_any_secret_while_running_is_not_found(told: Confidences) -> Non
     assert needles.find(told.secrets(), told.places) == []
 
 
+def test_leak_of_any_secret_in_the_audit_is_not_found(told: Confidences, tmp_path: Path) -> None:
+    """Neither its rows nor an export of them hold a secret, and what may be there is."""
+    told.server.cli("audit", "export", "--output", str(tmp_path / "audit"))
+    assert needles.find([told.server.drop.id.encode()], [tmp_path])
+    assert needles.find(told.secrets(), [tmp_path]) == []
+
+
 def test_leak_of_any_secret_after_stop_and_kill_is_not_found(told: Confidences) -> None:
     """Neither a stop nor a kill leaves more behind than running did."""
     told.server.stop()
