@@ -74,10 +74,10 @@ def test_disk_that_fills_up_under_a_large_body_keeps_what_was_acknowledged(
     cramped: ServerProcess, small_disk: SmallDisk
 ) -> None:
     """The client hears 507 while it sends and its connection ends; offset and bytes before stand; others are served."""
-    site, content = cramped.drop.site, os.urandom(7 << 20)
+    site, content = cramped.drop.site, os.urandom(4 << 20)
     url, other = site.create(len(content)), site.create(1000)
     assert site.patch(url, 0, content[:1000]).status == 204
-    small_disk.leave(3 << 20)
+    small_disk.leave(2 << 20)
     response = site.patch(url, 1000, content[1000:])
     assert response.status == 507
     _refused(response)
