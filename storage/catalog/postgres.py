@@ -42,7 +42,7 @@ LIST_SECONDS = 60.0
 """The same for the questions that may touch many rows."""
 LOCK_SECONDS = 4.0
 """How long a transaction may wait for another's lock: less than a call, so that PostgreSQL ends it and not we."""
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 3
 _CLOSE_SECONDS = 2.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02

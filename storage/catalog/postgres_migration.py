@@ -89,8 +89,9 @@ def reason(error: BaseException) -> str:
         for kind, words in _REASONS:
             if isinstance(cause, kind):
                 return words
-        if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate:
-            return f"{type(cause).__name__} ({cause.sqlstate})"
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(cause, asyncpg.PostgresError) and state:
+            return f"{type(cause).__name__} ({state})"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__

@@ -35,9 +35,11 @@ class Row(Protocol):
 
     def __iter__(self) -> Iterator[Any]:
         """Go through the values."""
+        ...
 
     def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - each column has its type
         """Return one column's value."""
+        ...
 
 
 def to_micros(moment: datetime) -> int:

@@ -119,7 +119,8 @@ def _whole(given: argparse.Namespace) -> None:
         ValueError: An option cannot be used.
     """
     quick = given.quick
-    given.scenario = scenarios.chosen((given.scenario or ("bulk8,small1k" if quick else "all")).split(","))
+    wanted: str = given.scenario or ("bulk8,small1k" if quick else "all")
+    given.scenario = scenarios.chosen(wanted.split(","))
     given.contestants = list(dict.fromkeys(given.contestants.split(",")))
     for name in given.contestants:
         contestants.check_name(name)

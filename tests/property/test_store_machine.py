@@ -236,6 +236,7 @@ class StoreMachine(RuleBasedStateMachine):
                     plan = AppendPlan(offset, len(body), len(body))
                     await lease.append(BytesBody(body), plan, idle_timeout_seconds=5, hold_last=hold)
                 digests = await lease.digests([], read_back_bytes=1 << 30)
+                assert digests is not None
                 assert digests == {"sha256": hashlib.sha256(upload.content + body).digest()}
                 await lease.complete(digests, datetime.now(UTC))
 

@@ -67,7 +67,8 @@ class StoreKit:
         durability: Literal["fsync", "os"] = "fsync",
     ) -> None:
         """Make keys below a folder; `recipients` are the drop-off's own. Many commits are faster without syncs."""
-        self.folder, self.mode, self.recipients, self.durability = folder, mode, recipients, durability
+        self.folder, self.mode, self.recipients = folder, mode, recipients
+        self.durability: Literal["fsync", "os"] = durability
         self.places = generate_server_keys(folder / "secrets")
         self.root = generate_root_identity(folder / "root.txt", key_type)
         self.roots: tuple[str, ...] = (self.root,)

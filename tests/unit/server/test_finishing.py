@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 import pytest
 
@@ -40,9 +41,8 @@ async def _until(world: World, token: str, state: UploadState) -> None:
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
 @pytest.mark.parametrize("write", [with_digest, with_digest_in_base64], ids=["hex", "base64"])
 @async_test
-async def test_digest_that_matches_completes(algorithm: str, write: object) -> None:
+async def test_digest_that_matches_completes(algorithm: str, write: Callable[[ExpectedDigest], Metadata]) -> None:
     """In hex or base64, also after a restart when it has to be read back."""
-    assert callable(write)
     for restarted in (False, True):
         world = World()
         token = token_of(await world.create(5, b"012", metadata=write(_digest(algorithm))))

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,10 +120,9 @@ def test_last_line_cut_anywhere_is_torn(log: _Log) -> None:
     ids=["no-totals", "odd-segment", "odd-type", "deep", "null", "empty"],
 )
 def test_changed_line_in_the_middle_is_refused_before_it_is_read(
-    log: _Log, change: object, every_signature: bool
+    log: _Log, change: Callable[[bytes], bytes], every_signature: bool
 ) -> None:
     """A line that is not authentic is damage, whatever stands in it, and never an error of its reader."""
-    assert callable(change)
     middle = change(log.lines[1])
     assert middle != log.lines[1]
     raw = b"".join([log.lines[0], middle, *log.lines[2:]])
