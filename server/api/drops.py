@@ -53,6 +53,8 @@ async def create_drop(request: web.Request) -> BaseModel:
         opens_at=_moment("opens_at", wanted.opens_at),
         expires_at=expires,
         notify=tuple(wanted.notify),
+        retain_seconds=_or(wanted.retain_seconds, int(defaults.retain)),
+        contact=defaults.contact if wanted.contact is None else wanted.contact,
     )
     dropoff, code = await request.app[DROPOFFS].create(new)
     request["drop_id"] = dropoff.id

@@ -21,6 +21,7 @@ _WORD = re.compile(r"[A-Za-z_]{1,32}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _MOST_BYTES = 2**63 - 1
 _MOST_UPLOADS = 2**31 - 1
+_MOST_SECONDS = 2**31 - 1
 _MOST_PATTERNS = 100
 _MOST_RECIPIENTS = 16
 
@@ -65,6 +66,12 @@ class DropCreation(Request):
     )
     notify: list[MailText] = Field(
         default_factory=list, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives."
+    )
+    retain_seconds: int | None = Field(
+        None, ge=0, le=_MOST_SECONDS, description="Finished uploads are shredded so long after completion; 0: never."
+    )
+    contact: str | None = Field(
+        None, max_length=MOST_LABEL_CHARACTERS, description="Whom the uploader may ask; empty: nobody is named."
     )
 
 

@@ -153,6 +153,8 @@ def test_drop_created_is_what_the_command_line_shows_and_takes_uploads(server: S
         "expires_at": "2090-01-31T12:00:00+01:00",
         "allowed_types": ["text/*"],
         "name_patterns": ["*.csv"],
+        "retain_seconds": 86400,
+        "contact": "Registry, room 7",
     }
     made = api("POST", "/drops", wanted)
     assert made.status == 201
