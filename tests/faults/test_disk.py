@@ -98,7 +98,11 @@ def test_read_only_disk_answers_503_and_goes_on_when_it_is_writable_again(
     folder = tmp_path / "server"
     folder.mkdir()
     places = {"STORE__DIR": str(small_disk.place / "store"), "STORE__KEYS_DIR": str(small_disk.place / "keys")}
-    with ServerProcess(folder, environment={**places, "STORE__FREE_SPACE_FLOOR": "0"}) as server:
+    server = ServerProcess(folder, environment={**places, "STORE__FREE_SPACE_FLOOR": "0"})
+    for name in ("store", "keys"):
+        # With the store's id, without which the small disk would be taken for one that is not mounted.
+        shutil.copytree(server.data / name, small_disk.place / name)
+    with server:
         site, content = server.drop.site, os.urandom(50_000)
         url = site.create(len(content))
         assert site.patch(url, 0, content[:20_000]).status == 204
