@@ -70,7 +70,7 @@ async def test_stored_uploads_are_clean(server: StoredServer) -> None:
 @pytest.mark.parametrize("name", _FINISHED)
 @async_test
 async def test_stored_finished_upload_is_read_with_the_roots(server: StoredServer, name: str) -> None:
-    """Content, metadata and both copies of the receipt come back."""
+    """Content, metadata and the receipt come back, by the envelope and by the token."""
     row = _UPLOADS[name]
     server.copy_uploads(row["id"], *row["parts"])
     state = await server.store.stat(row["id"])
