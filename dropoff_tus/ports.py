@@ -181,8 +181,12 @@ class Store(Protocol):
         """
         ...
 
-    def settled(self) -> AbstractAsyncContextManager[None]:
-        """Hold this while very many uploads are read at a start, so that each need not be synced on its own."""
+    async def waiting(self, upload_ids: Sequence[str]) -> set[str]:
+        """Return those of very many uploads of which a start need not know more than that they wait for bytes.
+
+        Who is not among them, whole, ended, missing or damaged, or doubtful in any way, is to be looked at by `stat`.
+        Nobody may be told anything that was learnt here: it was neither synced nor verified from the beginning.
+        """
         ...
 
     def held(self, upload_id: str) -> bool:

@@ -38,15 +38,13 @@ async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: E
     Raises:
         CatalogUnavailableError: Not even the list of rows could be read.
     """
-    async with store.settled():
-        return await _reconcile(store, catalog, finisher, ender)
-
-
-async def _reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: Ender) -> ReconcileReport:
     report = ReconcileReport()
     # What may be read back before the first request, in all: the start must not take longer for it.
     left_bytes = finisher.read_back_bytes
-    async for row, found in _stats(store, await catalog.uploads(states=_UNFINISHED)):
+    rows = await catalog.uploads(states=_UNFINISHED)
+    # Of very many, all but a few: nothing is to be done for them.
+    waiting = await store.waiting([row.id for row in rows])
+    async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
         try:
             stored = await _repair_one(row, found, store, catalog, ender, report)
             if stored is None:

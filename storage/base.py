@@ -26,7 +26,7 @@ from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
 from storage.layout import Layout
 from storage.log import LogState
-from storage.recovery import Chain, not_found, read_chain, read_durable
+from storage.recovery import Chain, not_found, read_chain, read_durable, waiting_at
 
 _CACHE_ENTRIES = 4096
 _POLICIES = 1024
@@ -155,6 +155,22 @@ class StoreBase:
             raise not_found() from None
         except OSError as error:
             raise self.failed(upload_id, error) from error
+
+    def waits(self, upload_id: str) -> bool:
+        """Tell whether an upload plainly waits for bytes, by its last record alone; False also in any doubt."""
+        if not is_upload_id(upload_id):
+            return False
+        try:
+            log = self.disk.open_existing(self.layout.log_of(upload_id))
+            try:
+                offset = waiting_at(log, self.keys.signing)
+            finally:
+                os.close(log)
+        except OSError:
+            return False
+        if offset is not None:
+            self.unfinished[upload_id] = offset
+        return offset is not None
 
     def failed(self, upload_id: str, error: OSError) -> StorageFailedError:
         """Return the refusal for an upload that the disk did not let us read; distrust it if a sync failed."""

@@ -7,20 +7,15 @@ worked (the kernel may have dropped the dirty pages): `SyncFailedError` tells th
 Source: docs/format.md, Order of writes.
 """
 
-import contextlib
-import ctypes
 import errno
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 _FAILPOINT_VARIABLE = "DROPOFF_TUS_FAILPOINT"
 """`name:count` kills the process at the count-th passage of that point. For crash tests."""
 
-_SETTLED_MARGIN_NS = 1_000_000_000
-"""File times come from a clock that ticks coarsely."""
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 
@@ -86,13 +81,6 @@ class Calls:
         """Make a file, or a folder's entries, durable."""
         os.fsync(descriptor)
 
-    def syncfs(self, descriptor: int) -> None:
-        """Make a whole file system durable. Source: the manual, which says that errors are told since Linux 5.8."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
     def rename(self, path: Path, target: Path) -> None:
         """Give a file another name, in place of what had it."""
         path.replace(target)
@@ -116,7 +104,6 @@ class Disk:
     def __init__(self, *, sync: bool) -> None:
         """Choose whether syncs are done."""
         self._sync = sync
-        self._settled_before_ns = 0
 
     def make_folder(self, path: Path) -> None:
         """Make a folder (and its parents) for the owner alone; there already is fine. Nothing is synced."""
@@ -186,39 +173,6 @@ class Disk:
             calls.fdatasync(descriptor)
         except OSError as error:
             raise SyncFailedError(error.errno, "a sync failed") from error
-
-    @contextlib.contextmanager
-    def settled(self, folder: Path) -> Iterator[None]:
-        """Make a whole file system durable, and for the length of a block take its older files as that.
-
-        For a start that reads very many files: one sync instead of one for each. If it fails, each is synced after all.
-
-        Args:
-            folder: On that file system.
-        """
-        before_ns = time.time_ns() - _SETTLED_MARGIN_NS
-        if self._sync:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                calls.syncfs(descriptor)
-                self._settled_before_ns = before_ns
-            except OSError:
-                pass
-            finally:
-                os.close(descriptor)
-        try:
-            yield
-        finally:
-            self._settled_before_ns = 0
-
-    def sync_unless_settled(self, descriptor: int) -> None:
-        """Make a file's bytes durable, unless it has not changed since `settled` began.
-
-        Raises:
-            SyncFailedError: As `sync_file`.
-        """
-        if os.fstat(descriptor).st_ctime_ns >= self._settled_before_ns:
-            self.sync_file(descriptor)
 
     def sync_path(self, path: Path) -> None:
         """Make a file, or a folder's entries, durable.

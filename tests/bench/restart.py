@@ -1,4 +1,4 @@
-"""How long a start takes with many uploads in progress; `serve` reads the first and the last record of each.
+"""How long a start takes with many uploads in progress; `serve` reads the last record of each.
 
     python -m tests.bench.restart [UPLOADS] [SEGMENTS]
 

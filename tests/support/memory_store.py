@@ -123,10 +123,19 @@ class MemoryStore:
         """Return how many they are."""
         return len(self.content(upload_id))
 
-    @asynccontextmanager
-    async def settled(self) -> AsyncIterator[None]:
-        """Nothing is ever synced here."""
-        yield
+    async def waiting(self, upload_ids: Sequence[str]) -> set[str]:
+        """Return those that are neither whole nor ended nor damaged."""
+        await asyncio.sleep(0)
+        kept = {upload_id: self.kept[upload_id] for upload_id in upload_ids if upload_id in self.kept}
+        return {
+            upload_id
+            for upload_id, found in kept.items()
+            if not found.damaged
+            and not found.final
+            and found.ended is None
+            and found.new.role is not Role.FINAL
+            and len(found.data) != found.length
+        }
 
     def held(self, upload_id: str) -> bool:
         """Tell whether somebody has the lease now."""

@@ -244,6 +244,30 @@ async def test_declared_length_is_fixed_durably(uploads: Uploads) -> None:
 
 
 @async_test
+async def test_waiting_are_those_with_bytes_to_come_and_no_other(uploads: Uploads) -> None:
+    """A start looks at the others: whole, finished, ended, concatenated and missing ones."""
+    waiting = []
+    for length in (None, 9):
+        for commits in range(3):
+            _, upload = await uploads.create(length)
+            for offset in range(commits):
+                await uploads.append(upload.id, offset, b"x")
+            waiting.append(upload.id)
+    others = ["0" * 32, (await uploads.create(0))[1].id]
+    for _ in range(3):
+        _, upload_id = await uploads.whole(b"01", role=Role.PARTIAL)
+        others.append(upload_id)
+    await uploads.finish(others[-1])
+    others.append((await uploads.create(None, role=Role.FINAL, parts=[others[-1]]))[1].id)
+    async with uploads.store.lease(others[-3]) as lease:
+        await lease.end(UploadState.TERMINATED, "a test", datetime.now(UTC))
+    uploads.backend.reopen()
+    assert await uploads.store.waiting([*waiting, *others]) == set(waiting)
+    assert uploads.store.unfinished_bytes() >= 6
+    assert await uploads.store.waiting([]) == set()
+
+
+@async_test
 async def test_unfinished_bytes_are_those_on_disk_that_still_hold_a_reservation(uploads: Uploads) -> None:
     """They grow with a commit, and are given back by finishing and by ending."""
     _, first = await uploads.create(4)

@@ -3,16 +3,21 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
-from storage.log import LogState
-from storage.recovery import check_unchanged, read_chain, read_state
+from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
+from storage.keys import new_signing_key, public_of
+from storage.log import LogState, SegmentEntry, key_record, segments_record, sign_line
+from storage.recovery import check_unchanged, read_chain, read_state, waiting_at
+from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 
 _SECTOR_BYTES = 512
+_SEEN_BYTES = 4096
+"""How much of the end of a log a start reads."""
 
 
 class _Log:
@@ -44,6 +49,11 @@ class _Log:
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(raw)
             check_unchanged(file.fileno(), self.state)
+
+    def waits_at(self, raw: bytes) -> int | None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(raw)
+            return waiting_at(file.fileno(), self.key)
 
     def keeps_all_with(self, raw: bytes) -> bool:
         """Tell whether a changed log is refused as damaged, or still tells of every acknowledged byte."""
@@ -140,3 +150,69 @@ def test_line_taken_out_is_refused(log: _Log) -> None:
             log.read_chain(raw, every_signature=False)
         with pytest.raises(UploadDamagedError):
             log.check_unchanged(raw)
+
+
+def test_start_passes_over_no_log_whose_end_is_in_doubt(log: _Log) -> None:
+    """Cut anywhere, changed in its last record, or with sectors never written, it is for the whole reading to judge."""
+    assert log.waits_at(log.raw) == log.state.offset
+    whole = {sum(len(line) for line in log.lines[:count]): count - 1 for count in range(1, len(log.lines) + 1)}
+    assert {cut: found for cut in range(len(log.raw)) if (found := log.waits_at(log.raw[:cut])) is not None} == {
+        cut: commits for cut, commits in whole.items() if cut < len(log.raw)
+    }
+    start = len(log.raw) - len(log.lines[-1])
+    assert [at for at in range(start, len(log.raw)) if log.waits_at(_flipped(log.raw, at, 3)) is not None] == []
+    for begin in range(0, len(log.raw), _SECTOR_BYTES):
+        lost = log.raw[:begin] + bytes(_SECTOR_BYTES) + log.raw[begin + _SECTOR_BYTES :]
+        assert log.waits_at(lost[: len(log.raw)]) is None
+
+
+@async_test
+async def test_start_looks_closer_where_the_create_record_may_not_have_reached_the_disk(tmp_path: Path) -> None:
+    """After one commit whose record hides the beginning of the log, its first sectors may be missing."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(None)
+    async with kit.store.lease(upload.id) as lease:
+        state = kit.store.load(upload.id)
+        entries = [SegmentEntry(index, index, 1, index * 201, 201, 184, "0" * 64, "0" * 64) for index in range(17)]
+        line = sign_line(segments_record(state, entries, datetime.now(UTC)), kit.keys.signing)
+        log = kit.store.layout.of(upload.id).log
+        with log.open("ab") as file:
+            file.write(line)
+        del lease
+    assert len(line) < _SEEN_BYTES < log.stat().st_size
+    assert await kit.open().waiting([upload.id]) == set()
+    assert (await kit.store.stat(upload.id)).offset == 17
+    log.write_bytes(bytes(_SECTOR_BYTES) + log.read_bytes()[_SECTOR_BYTES:])
+    with pytest.raises(UploadNotFoundError):
+        await kit.store.stat(upload.id)
+
+
+@async_test
+async def test_start_looks_closer_where_the_log_goes_on_under_a_key_that_is_missing(tmp_path: Path) -> None:
+    """Else nobody would be told before the uploader comes back."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(None)
+    await kit.append(upload.id, 0, b"x")
+    state = kit.store.load(upload.id)
+    line = sign_line(key_record(state, public_of(new_signing_key()), datetime.now(UTC)), kit.keys.signing)
+    with kit.store.layout.of(upload.id).log.open("ab") as file:
+        file.write(line)
+    assert await kit.open().waiting([upload.id]) == set()
+    with pytest.raises(KeyMissingError):
+        await kit.store.stat(upload.id)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@async_test
+async def test_start_passes_over_a_log_handed_to_another_key_only_with_bytes(tmp_path: Path, count: int) -> None:
+    """With none it may be a concatenation, which is to be finished."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(None)
+    if count:
+        await kit.append(upload.id, 0, b"x")
+    line = sign_line(
+        key_record(kit.store.load(upload.id), kit.keys.signing.public_bytes, datetime.now(UTC)), kit.keys.signing
+    )
+    with kit.store.layout.of(upload.id).log.open("ab") as file:
+        file.write(line)
+    assert await kit.open().waiting([upload.id]) == ({upload.id} if count else set())
