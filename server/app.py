@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import socket
 import ssl
@@ -29,6 +28,8 @@ _LINGER_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 75.0
 _GC_ALLOCATIONS = 50_000
 _STOP_SECONDS = 15.0
+_SAME_SIGNAL_SECONDS = 1.0
+"""`make` and `timeout` pass on to us what our process group got already."""
 
 
 def create_app(config: Config) -> web.Application:
@@ -51,16 +52,17 @@ async def _expect(_request: web.Request) -> None:
 class Runner(web.AppRunner):
     """Runs the application on hardened connections."""
 
-    def __init__(self, app: web.Application, config: Config) -> None:
-        """Keep the settings of connections."""
+    def __init__(self, app: web.Application, config: Config, hurry: asyncio.Event) -> None:
+        """Keep the settings of connections, and what is set when their requests are waited for no longer."""
         super().__init__(app, shutdown_timeout=_STOP_SECONDS)
-        self._config = config
+        self._config, self._hurry = config, hurry
 
     async def _make_server(self) -> web.Server:
         inner = await super()._make_server()
         limits = self._config.limits
         return HardenedServer(
             inner,
+            hurry=self._hurry,
             header_timeout_seconds=limits.header_timeout,
             connections=limits.connections,
             connections_per_address=limits.connections_per_address,
@@ -108,31 +110,49 @@ def _tune_memory() -> None:
 
 
 async def _serve(config: Config) -> None:
-    stopping = asyncio.Event()
+    """Serve until a signal; a second one ends what requests are still being waited for."""
+    loop = asyncio.get_running_loop()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+    asked_at = 0.0
 
     def stop() -> None:
-        if stopping.is_set():
-            os._exit(1)
-        stopping.set()
+        nonlocal asked_at
+        if not stopping.is_set():
+            asked_at = loop.time()
+            stopping.set()
+            starting.cancel()
+        elif loop.time() - asked_at > _SAME_SIGNAL_SECONDS:
+            hurry.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    context = _tls(config)
     async with contextlib.AsyncExitStack() as stack:
-        # All addresses first: beside a running server nothing may be opened, let alone repaired.
-        public, monitoring = _listen(config, stack)
-        runner = Runner(create_app(config), config)
-        stack.push_async_callback(runner.cleanup)
-        await runner.setup()
-        if monitoring:
-            monitor = Runner(_monitoring(runner.app), config)
-            stack.push_async_callback(monitor.cleanup)
-            await monitor.setup()
-            await _accept(monitor, monitoring, None)
-        await _accept(runner, public, context)
+        starting = loop.create_task(_start(config, stack, hurry))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if not stopping.is_set():
+                raise
+            # What it had begun is taken up again by the next start.
+            return
         print(f"ready {_url(config)}", flush=True)  # noqa: T201 - the command's answer
         await stopping.wait()
+
+
+async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> None:
+    """Open everything and accept; `stack` closes it."""
+    context = _tls(config)
+    # All addresses first: beside a running server nothing may be opened, let alone repaired.
+    public, monitoring = _listen(config, stack)
+    runner = Runner(create_app(config), config, hurry)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
+    if monitoring:
+        monitor = Runner(_monitoring(runner.app), config, hurry)
+        stack.push_async_callback(monitor.cleanup)
+        await monitor.setup()
+        await _accept(monitor, monitoring, None)
+    await _accept(runner, public, context)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

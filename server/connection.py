@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 SERVER_NAME = "dropoff-tus"  # aiohttp would tell its version and Python's
 # aiohttp needs two turns of the event loop from a request's last header to its handler.
 _TURNS_TO_BEGIN = 8
+_HURRIED_SECONDS = 0.1
 # The path is not known, so these must do for all routes.
 _REFUSAL_HEADERS = {"X-Content-Type-Options": "nosniff", "Tus-Resumable": TUS_VERSION, "Server": SERVER_NAME}
 # aiohttp's own logger would print tracebacks with headers in them, codes included.
@@ -40,14 +41,16 @@ class HardenedServer(web.Server):
         connections: int,
         connections_per_address: int,
         trusted_proxies: Sequence[Network],
+        hurry: asyncio.Event | None = None,
         **handler_arguments: Any,  # noqa: ANN401 - aiohttp's own
     ) -> None:
-        """Serve what `inner` serves."""
+        """Serve what `inner` serves; once `hurry` is set, `shutdown` waits no longer."""
         super().__init__(inner.request_handler, request_factory=inner.request_factory, **handler_arguments)
         self._arguments = handler_arguments
         self.header_timeout_seconds = header_timeout_seconds
         self._most, self._most_per_address = connections, connections_per_address
         self._trusted = trusted_proxies
+        self._hurry = hurry or asyncio.Event()
         # In the order in which they came.
         self._open: dict[HardenedHandler, None] = {}
         self._by_name: dict[str, dict[HardenedHandler, None]] = {}
@@ -55,6 +58,21 @@ class HardenedServer(web.Server):
     def __call__(self) -> "HardenedHandler":
         """Make the protocol of one connection."""
         return HardenedHandler(self, loop=asyncio.get_running_loop(), **self._arguments)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
+        """End all connections: those with a request when it has ended, or after the timeout, or when told to hurry."""
+        ending = asyncio.create_task(super().shutdown(timeout))
+        hurried = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurried.cancel()
+        if not ending.done():
+            ending.cancel()
+            await asyncio.wait({ending})
+            await super().shutdown(_HURRIED_SECONDS)
+        else:
+            await ending
 
     def counted_as(self, address: str) -> str | None:
         """Return what a peer's connections are counted under; None for our proxies, who connect for many."""
@@ -94,6 +112,26 @@ class HardenedServer(web.Server):
         if dropped is not None:
             dropped.drop()
         return dropped is not None
+
+
+def _more_follows(data: bytes, body_bytes: int, *, is_new: bool) -> bool:
+    """Tell whether a packet that ends a request goes on with the beginning of another one.
+
+    Args:
+        data: The packet.
+        body_bytes: How many bytes of the request's body it brought.
+        is_new: It brought the end of the request's headers, too.
+    """
+    # A chunked body, and a request without one, end in an empty line, and no half headers do.
+    if _ends_empty_line(data):
+        return False
+    before_body = len(data) - body_bytes
+    return not _ends_empty_line(data[max(0, before_body - 4) : before_body]) if is_new else before_body > 0
+
+
+def _ends_empty_line(data: bytes) -> bool:
+    """Tell whether data ends an empty line; the beginning of that may have come before."""
+    return b"\r\n\r\n".endswith(data[-4:])
 
 
 class HardenedHandler(RequestHandler):
@@ -152,20 +190,27 @@ class HardenedHandler(RequestHandler):
         # aiohttp calls itself with no data to go on parsing.
         if data and not self.busy:
             self._start_timer()
-        before = self._newest_payload()
-        between = before is None or before.is_eof()
+        count, before = self._request_count, self._newest_payload()
+        between, taken = before is None or before.is_eof(), 0 if before is None else before.total_bytes
         super().data_received(data)
         newest = self._newest_payload()
         if data and newest is not None:
-            # Behind a whole request whose body, if any, came before, whatever comes begins another one. Of a packet
-            # that ends a request without a body the end tells whether more has begun.
-            same = newest is before
-            whole = newest.is_eof() and not newest.total_bytes
-            self._head_begun = between if same else whole and not b"\r\n\r\n".endswith(data[-4:])
+            # aiohttp's payload of requests without a body is one and the same, so they are told apart by their number.
+            is_new = self._request_count != count
+            body_bytes = newest.total_bytes - (0 if is_new else taken)
+            self._head_begun = newest.is_eof() and (
+                (between and not is_new) or _more_follows(data, body_bytes, is_new=is_new)
+            )
         if self._head_begun:
             self._start_timer()
         elif self.busy:
             self._stop_timer()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's
+        """End; without a request at once, since aiohttp waits for one where the connection is only just accepted."""
+        if not self.busy:
+            self.force_close()
+        await super().shutdown(timeout)
 
     def _newest_payload(self) -> StreamReader | None:
         return self._messages[-1][1] if self._messages else self._payload

@@ -59,9 +59,10 @@ class Leases:
         holders = list(self._holders.values())
         for holder in holders:
             holder.ask_stop(ServerShutdownError("the server is stopping; what arrived is kept, resume shortly"))
-        for holder in holders:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(holder.released.wait(), _STOP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                for holder in holders:
+                    await holder.released.wait()
 
     def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends; see the port."""

@@ -3,6 +3,7 @@
 Told are ids, times and sizes; names of files only where the configuration says so, for mail lies on many disks.
 """
 
+import contextlib
 import hashlib
 import logging
 import ssl
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 _CLAIM_ROWS = 1000
 _MOST_LINES = 200
 _NAME_CHARACTERS = 120
+_GOODBYE_SECONDS = 2.0
 _WORDS = {
     EventKind.COMPLETE: "Complete",
     EventKind.REJECTED: "Rejected, since the content does not match its digest; it has to be sent again",
@@ -80,7 +82,7 @@ class MailCourier:
             return
         message = await self._made(dropoff, rows)
         try:
-            refused, _said = await aiosmtplib.send(message, **self._connection())
+            refused = await self._send(message)
         except aiosmtplib.SMTPAuthenticationError as error:
             raise DeliveryError(f"the mail server refuses user or password ({error.code})") from None
         except aiosmtplib.SMTPResponseException as error:
@@ -93,6 +95,22 @@ class MailCourier:
             raise DeliveryError("cannot connect to the mail server, or not with TLS") from None
         if refused:
             _log.warning("an address was refused", extra={"drop_id": dropoff.id, "count": len(refused)})
+
+    async def _send(self, message: EmailMessage) -> Mapping[str, object]:
+        """Send a message; return whom the mail server refused.
+
+        `aiosmtplib.send` says goodbye also when it is cancelled, and waits for a server that answers no more.
+        """
+        client = aiosmtplib.SMTP(**self._connection())
+        try:
+            await client.connect()
+            refused, _said = await client.send_message(message)
+            # It has the message, whatever it says to this.
+            with contextlib.suppress(aiosmtplib.SMTPException):
+                await client.quit(timeout=_GOODBYE_SECONDS)
+        finally:
+            client.close()
+        return refused
 
     def _connection(self) -> Mapping[str, Any]:
         settings = self._settings

@@ -1,5 +1,6 @@
 """A real SMTP server with STARTTLS and a password, which keeps what it takes."""
 
+import asyncio
 import email
 import email.policy
 import ssl
@@ -17,7 +18,7 @@ USER, PASSWORD = "drop", "the mail password, a secret"
 
 
 class MailServer:
-    """Listens on 127.0.0.1; `answer` is what it says to a message (`250 OK`, or a refusal)."""
+    """Listens on 127.0.0.1; `answer` is what it says to a message (`250 OK`, or a refusal), unless `silent`."""
 
     def __init__(self, certificate: tuple[Path, Path]) -> None:
         """Take a certificate and its key."""
@@ -25,6 +26,7 @@ class MailServer:
         context.load_cert_chain(*certificate)
         self.port = free_port_pair()
         self.answer = "250 OK"
+        self.silent = False
         self.taken: list[EmailMessage] = []
         self._controller = Controller(
             self,
@@ -47,6 +49,8 @@ class MailServer:
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: ANN401, N802 - aiosmtpd's
         """Take a message."""
+        while self.silent:  # noqa: ASYNC110 - another thread ends it
+            await asyncio.sleep(0.01)
         if self.answer.startswith("250"):
             self.taken.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
         return self.answer

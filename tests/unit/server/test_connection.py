@@ -14,10 +14,10 @@ async def _answer(_request: web.BaseRequest) -> web.StreamResponse:
     return web.Response()
 
 
-def _server(connections: int, per_address: int) -> HardenedServer:
+def _server(connections: int, per_address: int, header_timeout_seconds: float = 1) -> HardenedServer:
     return HardenedServer(
         web.Server(_answer),
-        header_timeout_seconds=1,
+        header_timeout_seconds=header_timeout_seconds,
         connections=connections,
         connections_per_address=per_address,
         trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"),),
@@ -94,30 +94,76 @@ async def test_connections_that_only_wait_make_place_for_new_ones(connections: i
     assert all(handler is not None for handler in waiting)
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["one-packet", "two-packets"])
+_GET, _HALF = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHo"
+_SIZED, _CHUNKED = (
+    b"POST / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n" % name for name in (b"Content-Length: 5", b"Transfer-Encoding: chunked")
+)
+_CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+_COMPLETE = [
+    [_GET],
+    [_GET, _GET],
+    [_GET[:-1], _GET[-1:]],
+    [_SIZED, b"hello"],
+    [_SIZED + b"hello"],
+    [_SIZED[:-1], _SIZED[-1:] + b"hello"],
+    [_SIZED + b"he", b"llo"],
+    [_CHUNKED + _CHUNKS],
+    [_CHUNKED, _CHUNKS[:-1], _CHUNKS[-1:]],
+    [_GET, _SIZED + b"hello", _GET],
+]
+
+
 @async_test
-async def test_half_headers_behind_a_whole_request_end_in_time(apart: bool) -> None:
-    """The deadline for headers is the same behind another request; a whole one alone may wait for the next."""
+async def test_half_headers_behind_whole_requests_end_in_time() -> None:
+    """The deadline for headers is the same behind other requests; whole ones alone may wait for the next."""
     loop = asyncio.get_running_loop()
-    hardened = _server(10, 10)
+    hardened = _server(100, 100)
     listening = await loop.create_server(hardened, "127.0.0.1", 0)
     address = listening.sockets[0].getsockname()
-    request, half = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHo"
-    try:
-        closed = []
-        for rest in (half, b""):
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(request if apart else request + rest)
-            await reader.readuntil(b"\r\n\r\n")
-            if apart and rest:
-                writer.write(rest)
-            try:
-                async with asyncio.timeout(3):
-                    closed.append(not await reader.read())
-            except TimeoutError:
-                closed.append(False)
+
+    async def closes(packets: list[bytes]) -> bool:
+        reader, writer = await asyncio.open_connection(*address)
+        for packet in packets:
+            writer.write(packet)
+            # Long enough to be a packet of its own, and for the answer.
+            await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(2):
+                while await reader.read(4096):
+                    pass
+        except TimeoutError:
+            return False
+        finally:
             writer.close()
-        assert closed == [True, False]
+        return True
+
+    together = [[*packets[:-1], packets[-1] + _HALF] for packets in _COMPLETE]
+    apart = [[*packets, _HALF] for packets in _COMPLETE]
+    try:
+        cases = [*_COMPLETE, *together, *apart]
+        closed = await asyncio.gather(*map(closes, cases))
+        assert [packets for packets, ended in zip(cases, closed, strict=True) if ended] == together + apart
     finally:
         listening.close()
         await hardened.shutdown(1)
+
+
+@async_test
+async def test_shutdown_does_not_wait_for_a_connection_that_was_only_just_accepted() -> None:
+    """It has no request that could end."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    class Ending(HardenedHandler):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            hardened.pre_shutdown()
+            loop.create_task(hardened.shutdown(10)).add_done_callback(ended.set_result)
+
+    hardened = _server(1, 1, header_timeout_seconds=60)
+    listening = await loop.create_server(lambda: Ending(hardened, loop=loop), "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+    async with asyncio.timeout(5):
+        await ended
+    writer.close()
+    listening.close()

@@ -1,5 +1,7 @@
 """The digest: what one message says of many uploads, and how a mail server's refusals are told."""
 
+import asyncio
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -95,6 +97,20 @@ async def test_what_a_mail_server_refuses_is_a_fixed_phrase(post: _Post) -> None
         with pytest.raises(DeliveryError, match=phrase):
             await post.deliver(post.rows(1), **changes)
     assert post.server.taken == []
+
+
+@async_test
+async def test_mail_server_that_answers_no_more_holds_up_nothing(post: _Post) -> None:
+    """Who ends a delivery, because its time is up or the program stops, does not wait for a goodbye."""
+    post.server.silent = True
+    try:
+        before = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await post.deliver(post.rows(1))
+        assert time.monotonic() - before < 3
+    finally:
+        post.server.silent = False
 
 
 @async_test
