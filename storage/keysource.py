@@ -27,6 +27,10 @@ class KeySourceError(Exception):
     """A key cannot be had; the text says which and what to do, and nothing of the key."""
 
 
+class RotationError(KeySourceError):
+    """A rotation cannot be done; the text says why and what to do. Nothing was lost."""
+
+
 def read_source(name: str, source: str) -> str:
     """Return the text of a key.
 

@@ -26,6 +26,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
 from storage.base import Known, StoreBase, distrusted
 from storage.holder import QUIET_SECONDS, Holder
+from storage.journal import JOURNAL, was_written
 from storage.lease import FileLease
 from storage.log import LogState, check_signs
 from storage.pools import Pools
@@ -209,7 +210,10 @@ class Leases:
         except FileNotFoundError:
             raise not_found() from None
         found = hashlib.sha256(root).hexdigest()
-        if found != state.create.get("root", found) or not server:
+        whole = found == state.create.get("root", found) or was_written(
+            self._base.settings.keys_dir / JOURNAL, state.id, found
+        )
+        if not whole or not server:
             raise not_found()
         with contextlib.suppress(KeyMissingError):
             self._vouch(state, known)

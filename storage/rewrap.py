@@ -1,9 +1,7 @@
 """Rotating the roots: wrapping envelopes anew for other recipients. Data, logs and identities stay as they are.
 
-What an envelope is wrapped for cannot be seen from outside, so a journal beside the envelopes says it: a line is
-durable before the rename that makes it true and names the new file's hash, so it holds whenever the process dies, and a
-second run goes on where the first one ended. An envelope that the journal does not name is wrapped for what its create
-record says.
+What an envelope is wrapped for cannot be seen from outside, so a journal beside the envelopes says it
+(`storage.journal`), and a second run goes on where the first one ended.
 
 A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record durable and removes the
 envelope after that; we rename and look for an end record after that. Whoever comes second removes it.
@@ -11,10 +9,6 @@ envelope after that; we rename and look for an end record after that. Whoever co
 Source: docs/format.md, Rotation.
 """
 
-import fcntl
-import hashlib
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,15 +20,12 @@ from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.model import Mode
 from storage.age import Recipient, parse_header
 from storage.base import StoreBase
-from storage.durable import FILE_MODE, Disk, failpoint
+from storage.durable import Disk, failpoint
 from storage.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
+from storage.journal import JOURNAL, Journal
 from storage.keys import parse_identities, parse_recipient, roots_hash
 from storage.log import LogState, damaged
 from storage.reading import open_own_envelope
-from storage.rotation import RotationError
-
-JOURNAL = "rewrapped"
-_LINE = re.compile(r"([0-9a-f]{32}) ([0-9a-f]{64}) ([0-9a-f]{64})")
 
 
 class Outcome(StrEnum):
@@ -64,7 +55,7 @@ class Rewrapper:
         self._identities = parse_identities(identities)
         # A rotation is synced whatever the store's durability: it replaces what nothing else can bring back.
         self._disk = Disk(sync=True)
-        self._journal = _Journal(base.settings.keys_dir / JOURNAL, self._disk, writable=not dry_run)
+        self._journal = Journal(base.settings.keys_dir / JOURNAL, self._disk, writable=not dry_run)
 
     def __enter__(self) -> Self:
         """Keep other rotations out."""
@@ -162,63 +153,3 @@ def _why_closed(state: LogState, *, given: bool) -> str:
     if given:
         return "it is sealed, and none of the identities given opens it"
     return "it is sealed; give --identity FILE of a root that opens it now"
-
-
-class _Journal:
-    """Which list of recipients an envelope is wrapped for: `<id> <roots> <SHA-256 of the file>`, the last line wins."""
-
-    def __init__(self, path: Path, disk: Disk, *, writable: bool) -> None:
-        self._path, self._disk, self._writable = path, disk, writable
-        self._descriptor = -1
-        self._size = 0
-        self._known: dict[str, tuple[str, str]] = {}
-
-    def open(self) -> None:
-        """Read it, and keep other writers out.
-
-        Raises:
-            RotationError: Another rotation runs.
-        """
-        if not self._writable:
-            self._read(self._path.read_bytes() if self._path.exists() else b"")
-            return
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, FILE_MODE)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            message = "another rotation of the roots is running; wait until it is done"
-            raise RotationError(message) from None
-        raw = self._path.read_bytes()
-        self._read(raw)
-        # A line that a crash cut in two is overwritten: it was of an upload that was not renamed yet.
-        self._size = raw.rfind(b"\n") + 1
-
-    def _read(self, raw: bytes) -> None:
-        for line in raw.decode("ascii", "replace").split("\n")[:-1]:
-            found = _LINE.fullmatch(line)
-            if found:
-                self._known[found[1]] = (found[2], found[3])
-
-    def wrapped_for(self, state: LogState, blob: bytes) -> str:
-        """Return the hash of the recipients an envelope is wrapped for."""
-        roots, digest = self._known.get(state.id, ("", ""))
-        return roots if digest == hashlib.sha256(blob).hexdigest() else str(state.create["roots"])
-
-    def add(self, upload_id: str, roots: str, blob: bytes) -> None:
-        """Say, durably, what a file with these bytes is wrapped for."""
-        digest = hashlib.sha256(blob).hexdigest()
-        line = f"{upload_id} {roots} {digest}\n".encode("ascii")
-        self._disk.write_at(self._descriptor, line, self._size)
-        self._disk.sync_file(self._descriptor)
-        if not self._size:
-            self._disk.sync_path(self._path.parent)
-        self._size += len(line)
-        self._known[upload_id] = (roots, digest)
-
-    def close(self) -> None:
-        """Let others in."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

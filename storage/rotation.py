@@ -27,7 +27,7 @@ from storage.durable import Disk, failpoint
 from storage.ingest import IngestKeys
 from storage.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
 from storage.keysource import (
-    KeySourceError,
+    RotationError,
     read_owner_only,
     read_source,
     replace_owner_only,
@@ -38,10 +38,6 @@ from storage.log import LogState, check_signs, key_record, sign_line
 from storage.recovery import read_chain, read_state, repair
 
 _NAME = "signing-key"
-
-
-class RotationError(KeySourceError):
-    """A rotation cannot be done; the text says why and what to do. Nothing was lost."""
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import (
     BodyCutError,
     ChecksumMismatchError,
+    KeyMissingError,
     LengthFixedError,
     MismatchedOffsetError,
     UploadGoneError,
@@ -39,7 +40,8 @@ from dropoff_tus.errors import (
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.check import check_store
-from storage.keys import load_server_keys
+from storage.keys import generate_root_identity, load_server_keys, read_identity_file
+from storage.rewrap import Outcome, Rewrapper
 from storage.rotation import SigningRotation, hold_store
 from tests.support.nonce_spy import NonceSpy
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
@@ -87,6 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
         # A crash is made here by rewriting files.
         self.kit = StoreKit(self.folder, durability="os")
         self.uploads: list[_Model] = []
+        self.rotations = 0
         self.appended = False
         """Whether there is something that a restart could lose: else most steps would be restarts."""
         make_roots(self.kit.store)
@@ -102,6 +105,11 @@ class StoreMachine(RuleBasedStateMachine):
     def open_ones(self) -> list[_Model]:
         """Return the uploads that take bytes."""
         return [upload for upload in self.uploads if upload.is_open and upload.role is not Role.FINAL]
+
+    async def read(self, upload: _Model, identities: list[str], start: int = 0, stop: int | None = None) -> bytes:
+        """Return plain bytes."""
+        pieces = self.kit.store.read(upload.id, start=start, stop=stop, identities=identities)
+        return b"".join([piece async for piece in pieces])
 
     def room(self, upload: _Model, size: int) -> int:
         """Return how much of a body fits."""
@@ -344,6 +352,29 @@ class StoreMachine(RuleBasedStateMachine):
         self.kit.keys = load_server_keys(self.kit.places)
         self.kit.open()
 
+    @precondition(lambda self: self.appended)
+    @rule(restart_first=st.booleans())
+    def rotate_the_roots(self, restart_first: bool) -> None:
+        """Wrap every envelope for a new root beside the server, and start it with that: the old one opens nothing."""
+        self.appended = False
+        if restart_first:
+            self.do(self.kit.store.close())
+            self.kit.open()
+        self.rotations += 1
+        file = self.folder / f"root-{self.rotations}.txt"
+        root, before = generate_root_identity(file, "x25519"), self.kit.identities
+        with Rewrapper(self.kit.store.base, before) as rewrapper:
+            for upload in self.uploads:
+                done = rewrapper.rewrap(upload.id, [root])
+                assert done.outcome is (Outcome.ENDED if upload.ended else Outcome.REWRAPPED), done
+        self.do(self.kit.store.close())
+        self.kit.roots, self.kit.identities = (root,), read_identity_file(file)
+        self.kit.open()
+        for upload in self.uploads:
+            if upload.finished and not upload.ended:
+                with pytest.raises(KeyMissingError):
+                    self.do(self.read(upload, before))
+
     # ---- what must hold -------------------------------------------------------------------------------------
 
     @precondition(lambda self: any(upload.finished and not upload.ended for upload in self.uploads))
@@ -357,12 +388,7 @@ class StoreMachine(RuleBasedStateMachine):
         start = data.draw(st.integers(0, len(upload.content)))
         stop = data.draw(st.integers(start, len(upload.content)))
         identities = self.kit.identities if with_root else []
-
-        async def work() -> bytes:
-            pieces = self.kit.store.read(upload.id, start=start, stop=stop, identities=identities)
-            return b"".join([piece async for piece in pieces])
-
-        assert self.do(work()) == upload.content[start:stop]
+        assert self.do(self.read(upload, identities, start, stop)) == upload.content[start:stop]
 
     @precondition(lambda self: any(not upload.finished or upload.ended for upload in self.uploads))
     @rule(data=st.data())

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage import durable
 from storage.check import check_store
+from storage.journal import JOURNAL
 from storage.keys import generate_root_identity, read_identity_file
+from storage.keysource import RotationError
 from storage.layout import NEW_SUFFIX
-from storage.rewrap import JOURNAL, Outcome, Rewrapped, Rewrapper
-from storage.rotation import RotationError
+from storage.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 
@@ -121,6 +122,31 @@ async def test_unfinished_upload_is_rewrapped_and_goes_on(tmp_path: Path) -> Non
     await roots.kit.append(upload.id, 5, b"67890")
     await roots.kit.finish(upload.id)
     assert await roots.opens(upload.id, roots.new) == b"1234567890"
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@async_test
+async def test_upload_without_a_byte_goes_on_after_rotations_and_restarts(tmp_path: Path, mode: Mode) -> None:
+    """Its envelope is another than at its creation, and not torn: also after a second rotation that was killed."""
+    roots = Roots(tmp_path, mode=mode)
+    _, upload = await roots.kit.create(4)
+    path = roots.kit.store.layout.of(upload.id).root_envelope
+    assert roots.rotate([upload.id])[upload.id].outcome is Outcome.REWRAPPED
+    first = path.read_bytes()
+    roots.new_root = generate_root_identity(tmp_path / "third-root.txt", "x25519")
+    assert roots.rotate([upload.id])[upload.id].outcome is Outcome.REWRAPPED
+    path.write_bytes(first)
+    roots.kit.open()
+    assert await roots.kit.append(upload.id, 0, b"more") == 4
+    await roots.kit.finish(upload.id)
+    assert await roots.opens(upload.id, roots.new) == b"more"
+    _, torn = await roots.kit.create(4)
+    roots.rotate([torn.id])
+    path = roots.kit.store.layout.of(torn.id).root_envelope
+    path.write_bytes(path.read_bytes()[:-1])
+    roots.kit.open()
+    with pytest.raises(UploadNotFoundError):
+        await roots.kit.append(torn.id, 0, b"more")
 
 
 @async_test

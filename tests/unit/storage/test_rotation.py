@@ -13,9 +13,10 @@ from dropoff_tus.model import Mode, UploadState
 from storage import durable
 from storage.check import check_store
 from storage.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
+from storage.keysource import RotationError
 from storage.log import key_record, next_record, sign_line
 from storage.recovery import read_chain, read_state
-from storage.rotation import RotationError, SigningRotation, hold_store
+from storage.rotation import SigningRotation, hold_store
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 
