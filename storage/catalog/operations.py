@@ -53,7 +53,7 @@ class _Change:
     reserved_bytes: int = 0
 
     def apply(self, transaction: Transaction, drop_id: str) -> None:
-        transaction.run(
+        transaction.post(
             statements.COUNT,
             drop_id=drop_id,
             uploads_by=self.uploads,
@@ -67,10 +67,10 @@ class _Change:
 
 def add_dropoff(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
     """Insert a drop-off."""
-    transaction.run(statements.RAISE_VERSION)  # first, because it locks: two drop-offs of one id meet here
     if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
         raise ValueError("a drop-off with this id exists already")
-    transaction.run(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
+    transaction.post(statements.RAISE_VERSION)
+    transaction.post(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
     note(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
 
 
@@ -95,12 +95,12 @@ def usage(transaction: Transaction, drop_id: str) -> Usage:
 
 def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:
     """Close or reopen; closing again without end_open takes no `ended` back."""
-    transaction.run(statements.RAISE_VERSION)
     present = dropoff(transaction, drop_id)
     if present is None:
         return False
+    transaction.post(statements.RAISE_VERSION)
     ended = closed and (end_open or present.ended)
-    transaction.run(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
+    transaction.post(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
     act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
     note(Event(act, drop_id, result="now" if closed and end_open else None))
     return True
@@ -108,9 +108,9 @@ def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bo
 
 def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None, note: Note) -> bool:
     """Replace the code."""
-    transaction.run(statements.RAISE_VERSION)
     if not transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac):
         return False
+    transaction.post(statements.RAISE_VERSION)
     note(Event(Act.DROP_NEW_CODE, drop_id))
     return True
 
@@ -156,9 +156,9 @@ def add_upload(
         raise ValueError("only a final has parts")
     decide(read_dropoff(rows[0]), read_usage(rows[0], without_bytes=used_bytes))
     _check_countable(rows[0], row.reserved_bytes)
-    transaction.run(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
+    transaction.post(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
     for part in parts:
-        transaction.run(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
+        transaction.post(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
     # What a final uses, its parts used until now: that counter stays.
     _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes).apply(transaction, row.drop_id)
     outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
@@ -203,7 +203,6 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     Raises:
         UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
     """
-    _lock_of_upload(transaction, upload_id)
     present = upload(transaction, upload_id)
     if present is None:
         raise UploadNotFoundError("there is no such upload here; create it with POST")
@@ -217,13 +216,12 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     decide(read_dropoff(row), read_usage(row, without_reserved_bytes=present.reserved_bytes))
     more = reserved_bytes - present.reserved_bytes
     _check_countable(row, more)
-    transaction.run(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
+    transaction.post(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
     _Change(reserved_bytes=more).apply(transaction, present.drop_id)
 
 
 def drop_upload(transaction: Transaction, upload_id: str, note: Note) -> None:
     """Forget an upload; a final's parts are as they were before it."""
-    _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows:
         return
@@ -233,9 +231,9 @@ def drop_upload(transaction: Transaction, upload_id: str, note: Note) -> None:
         for part in transaction.rows(statements.PARTS, final_id=upload_id):
             if part["state"] == UploadState.COMPLETE.value:
                 change.used_bytes += part["size_bytes"]
-        transaction.run(statements.RELEASE_PARTS, final_id=upload_id)
-    transaction.run(statements.DELETE_EVENTS, upload_id=upload_id)
-    transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
+        transaction.post(statements.RELEASE_PARTS, final_id=upload_id)
+    transaction.post(statements.DELETE_EVENTS, upload_id=upload_id)
+    transaction.post(statements.DELETE_UPLOAD, upload_id=upload_id)
     change.apply(transaction, present.drop_id)
     note(Event(Act.UPLOAD_FORGET, present.drop_id, upload_id))
 
@@ -253,12 +251,11 @@ def complete_upload(
     note: Note,
 ) -> bool:
     """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
-    _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows or UploadState(rows[0]["state"]) not in HOLDING:
         return False
     row = rows[0]
-    transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
+    transaction.post(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])
     # What was only taken back, to be ended, has been announced.
@@ -283,7 +280,6 @@ def set_state(
     """
     if state not in _FROM and state not in ENDED:
         raise ValueError("this state is not for set_state")
-    _lock_of_upload(transaction, upload_id)
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows:
         return False
@@ -295,11 +291,11 @@ def set_state(
     values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
     if state in _FROM:
         used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
-        transaction.run(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
+        transaction.post(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
         return True
-    transaction.run(statements.SET_STATE, used=0, reserved=0, **values)
+    transaction.post(statements.SET_STATE, used=0, reserved=0, **values)
     if present.role is Role.FINAL:
-        transaction.run(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
+        transaction.post(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
     _given_back(rows[0], present).apply(transaction, present.drop_id)
     kind = kind_of(state)
     if kind is not None:
@@ -361,7 +357,7 @@ def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
 
 def add_token(transaction: Transaction, token: ApiToken) -> None:
     """Insert an API token."""
-    transaction.run(statements.INSERT_TOKEN, **token_values(token))
+    transaction.post(statements.INSERT_TOKEN, **token_values(token))
 
 
 def token(transaction: Transaction, token_id: str) -> ApiToken | None:
@@ -381,15 +377,6 @@ def revoke_token(transaction: Transaction, token_id: str, at: datetime) -> bool:
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------
-
-
-def _lock_of_upload(transaction: Transaction, upload_id: str) -> None:
-    """Keep other writers off an upload's drop-off; then what is read of the upload is what its last writer left.
-
-    Everything that counts takes the drop-off's lock first, so none wait in a circle.
-    """
-    if not transaction.alone:
-        transaction.rows(statements.LOCK_DROPOFF_OF_UPLOAD, upload_id=upload_id)
 
 
 def _counted(upload: UploadRow) -> int:

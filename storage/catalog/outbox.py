@@ -1,7 +1,7 @@
 """The outbox: events written with the change that they tell of, and claimed by whoever delivers them.
 
-A claim is a deadline in the row. On PostgreSQL several processes claim at once: each passes over the rows that another
-is claiming. `attempts` is what fences: whoever was too slow, so that a row was claimed again, changes it no more.
+A claim is a deadline in the row. `attempts` is what fences: whoever was too slow, so that a row was claimed again,
+changes it no more.
 
 Source: dropoff_tus.outbox.Outbox.
 """
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, Sinks, event_id
 from storage.catalog import statements
-from storage.catalog.rows import has_notify, read_event, to_micros
+from storage.catalog.rows import read_event, to_micros
 from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
@@ -27,22 +27,19 @@ def note(transaction: Transaction, sinks: Sinks, kind: EventKind, upload: Upload
     for name, sink in sinks.items():
         if kind not in sink.kinds:
             continue
-        if sink.notified_only and not has_notify(transaction.rows(statements.NOTIFY, drop_id=upload.drop_id)):
-            continue
-        key = {"event_id": found, "sink": name.value}
-        if not transaction.rows(statements.EVENT, **key):
-            transaction.run(
-                statements.INSERT_EVENT,
-                kind=kind.value,
-                drop_id=upload.drop_id,
-                upload_id=upload.id,
-                at=to_micros(at),
-                next_at=to_micros(sink.due_at(at)),
-                attempts=0,
-                dead=0,
-                problem=None,
-                **key,
-            )
+        transaction.post(
+            statements.INSERT_NOTIFIED_EVENT if sink.notified_only else statements.INSERT_EVENT,
+            event_id=found,
+            sink=name.value,
+            kind=kind.value,
+            drop_id=upload.drop_id,
+            upload_id=upload.id,
+            at=to_micros(at),
+            next_at=to_micros(sink.due_at(at)),
+            attempts=0,
+            dead=0,
+            problem=None,
+        )
 
 
 def is_due(transaction: Transaction, sink: SinkName, now: datetime) -> bool:
@@ -52,16 +49,16 @@ def is_due(transaction: Transaction, sink: SinkName, now: datetime) -> bool:
 
 def claim(transaction: Transaction, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
     """Take what is due."""
-    found = transaction.rows(statements.CLAIM, sink=sink.value, now=to_micros(now), most=limit)
-    for row in found:
-        transaction.run(statements.HOLD_EVENT, held_id=row["event_id"], held_sink=sink.value, until=to_micros(until))
+    due = {"sink": sink.value, "now": to_micros(now), "most": limit}
+    found = transaction.rows(statements.DUE, **due)
+    transaction.post(statements.HOLD_DUE, until=to_micros(until), **due)
     return [read_event(row, attempts=row["attempts"] + 1) for row in found]
 
 
 def delivered(transaction: Transaction, rows: Sequence[OutboxRow]) -> None:
     """Forget rows."""
     for row in rows:
-        transaction.run(statements.DELETE_EVENT, **_claimed(row))
+        transaction.post(statements.DELETE_EVENT, **_claimed(row))
 
 
 def failed(
@@ -69,7 +66,7 @@ def failed(
 ) -> None:
     """Keep rows for later, or as dead."""
     for row in rows:
-        transaction.run(
+        transaction.post(
             statements.FAIL_EVENT,
             until=to_micros(next_at),
             now_dead=int(row.attempts >= max_attempts),

@@ -1,40 +1,37 @@
-"""PostgreSQL: each write a transaction of its own on one of a few connections, by asyncpg.
+"""PostgreSQL: one connection that writes, with group commit, and a few that read, by asyncpg.
 
-An operation is an ordinary function, as on SQLite; it runs in a greenlet, which waits where a statement is sent, so no
-thread is needed. Statements are SQLAlchemy Core's, compiled once for the driver.
+The writer takes all that is queued, runs it in one transaction, commits once, and only then answers. All writers of a
+catalog, in whatever process, take turns, under one advisory lock from BEGIN to COMMIT: the audit is a chain, which has
+one end, so they would wait for each other anyway, and a group shares that wait, the sync and the round trips. Behind
+the lock nobody else changes anything, so what an operation reads stays so: quotas and the disk's floor are exact, and
+no row needs a lock of its own. Isolation is READ COMMITTED: each statement sees what the last holder left.
 
-Locks. A transaction that counts locks the drop-off's row as it reads what it decides on, and everything else after it;
-one that changes a drop-off locks the catalog's version before the row. So none wait in a circle. Isolation is READ
-COMMITTED, and what is read behind the lock is what the last holder left. Should the database undo a transaction all the
-same, or lose the connection before COMMIT was sent, it is repeated a few times.
+An operation that refuses before it has sent a change leaves nothing to undo. Where one fails later, or the database
+refuses it, the group is undone and each of its operations is run by itself. Should the database undo a transaction, or
+lose the connection before COMMIT was sent, it is repeated a few times.
 
-A call ends in bounded time, whatever the database does: what does not answer has its connection cut. A connection is
-made when it is needed, so when the database is back nothing has to be restarted.
+An operation is an ordinary function, as on SQLite (see `postgres_transaction`). A call ends in bounded time, whatever
+the database does: what does not answer has its connection cut. A connection is made when it is needed, so when the
+database is back nothing has to be restarted.
 """
 
 import asyncio
-import functools
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL
-from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
 from dropoff_tus.errors import CatalogUnavailableError
-from storage.catalog.rows import Row
-from storage.catalog.statements import Statement
-from storage.catalog.transaction import Transaction
+from storage.catalog.postgres_transaction import PostgresTransaction
+from storage.catalog.transaction import Request, Transaction
 
 T = TypeVar("T")
-_Work = Callable[[Transaction], Any]
 
 _log = logging.getLogger(__name__)
-_DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 CALL_SECONDS = 5.0
 """How long a call may take, with its turn in the queue, before the catalog counts as unavailable."""
@@ -46,8 +43,11 @@ CONNECT_SECONDS = 3
 _CLOSE_SECONDS = 2.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02
-WRITERS, READERS, LISTERS = 8, 4, 2
-"""Connections of one process at most, apart so that a crowd of writers never delays the check of a code."""
+READERS, LISTERS = 4, 2
+"""Connections of a process at most, besides the one that writes; apart, so that no crowd delays the check of a code."""
+_GROUP = 64
+"""Operations of one transaction at most, so that none waits for long."""
+_BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({0x6175646974})"
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """Whatever the driver raises when the database does not do what it was asked."""
@@ -55,7 +55,6 @@ _UNDONE = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InvalidCachedStatementError,  # the tables were migrated meanwhile
-    asyncpg.UniqueViolationError,  # see `statements.ADMISSION`: the next attempt sees what came meanwhile
 )
 """The database undid the transaction, and it may succeed when it is repeated."""
 
@@ -81,34 +80,6 @@ async def connect(url: URL, **settings: str) -> asyncpg.Connection:
     )
 
 
-@functools.lru_cache(maxsize=512)
-def compiled(statement: Statement) -> tuple[str, tuple[str, ...]]:
-    """Return a statement's SQL with `$1` and so on, and the names of its values in their order."""
-    done = statement.compile(dialect=_DIALECT)
-    return str(done), tuple(done.positiontup or ())
-
-
-class PostgresTransaction:
-    """Implements `transaction.Transaction`, inside a greenlet."""
-
-    alone = False
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    def rows(self, statement: Statement, **values: object) -> Sequence[Row]:
-        """Run a statement and return its rows."""
-        text, names = compiled(statement)
-        found: Sequence[Row] = await_(self._connection.fetch(text, *[values[name] for name in names]))
-        return found
-
-    def run(self, statement: Statement, **values: object) -> int:
-        """Run a statement and return how many rows it changed."""
-        text, names = compiled(statement)
-        status: str = await_(self._connection.execute(text, *[values[name] for name in names]))
-        return int(status.rpartition(" ")[2])
-
-
 def unavailable(error: Exception) -> CatalogUnavailableError:
     """Make the refusal for a database that does not answer, the original chained; its text is for nobody's log."""
     state = getattr(error, "sqlstate", None)
@@ -118,25 +89,22 @@ def unavailable(error: Exception) -> CatalogUnavailableError:
     return refusal
 
 
-@dataclass(slots=True)
-class _Request:
-    work: _Work
-    future: asyncio.Future[Any]
-    deadline: float
-
-
 class _CommitError(Exception):
     """COMMIT was sent and its answer is missing, or is no: whether it happened only the database knows."""
+
+
+class _SpoiltError(Exception):
+    """One of several operations failed so that the database has to undo them all: each is to be run by itself."""
 
 
 class Lane:
     """A queue, and the tasks with a connection each that serve it."""
 
-    def __init__(self, url: URL, tasks: int, seconds: float, settings: dict[str, str], *, writes: bool) -> None:
+    def __init__(self, url: URL, tasks: int, seconds: float, settings: dict[str, str], *, writes: bool = False) -> None:
         """Start the tasks; they connect when there is work. Call on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._url, self._seconds, self._settings, self._writes = url, seconds, settings, writes
-        self._queue: asyncio.Queue[_Request | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Request | None] = asyncio.Queue()
         self._closed = False
         self._lost = 0
         self._tasks = [self._loop.create_task(_Worker(self).serve()) for _ in range(tasks)]
@@ -153,7 +121,7 @@ class Lane:
             raise CatalogUnavailableError("the catalog is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         deadline = self._loop.time() + self._seconds
-        self._queue.put_nowait(_Request(work, future, deadline))
+        self._queue.put_nowait(Request(work, future, deadline))
         # Its worker gives up at the deadline; this is for those whose turn has not come by then.
         overdue = self._loop.call_at(deadline + 0.1, _give_up, future)
         try:
@@ -171,12 +139,23 @@ class Lane:
 
     # ---- for the workers --------------------------------------------------------------------------------------
 
-    async def take(self) -> _Request | None:
-        """Wait for a request that somebody still waits for; None at the end."""
+    async def take(self) -> list[Request]:
+        """Wait for requests that somebody still waits for, one or a group of writers; none at the end."""
+        group: list[Request] = []
         while True:
             request = await self._queue.get()
-            if request is None or not (request.future.done() or request.deadline <= self._loop.time()):
-                return request
+            if request is None:
+                if group:
+                    self._queue.put_nowait(None)
+                return group
+            if self.waits_for(request):
+                group.append(request)
+            if len(group) == (_GROUP if self._writes else 1) or (group and self._queue.empty()):
+                return group
+
+    def waits_for(self, request: Request) -> bool:
+        """Tell whether somebody still waits for a request."""
+        return not request.future.done() and request.deadline > self._loop.time()
 
     async def connect(self) -> asyncpg.Connection:
         """Open a connection with this lane's settings."""
@@ -212,56 +191,75 @@ class _Worker:
         self._lost = 0
 
     async def serve(self) -> None:
-        """Run requests one after the other until there will be no more."""
+        """Run requests until there will be no more."""
         try:
-            while (request := await self._lane.take()) is not None:
-                await self._serve_one(request)
+            while group := await self._lane.take():
+                await self._answer(group)
         finally:
             await self._disconnect()
 
-    async def _serve_one(self, request: _Request) -> None:
-        future = request.future
+    async def _answer(self, group: Sequence[Request]) -> None:
         try:
-            async with asyncio.timeout_at(request.deadline):
-                result = await self._until_done(request.work)
-        except asyncpg.IntegrityConstraintViolationError as error:
-            _refuse(future, error)  # this request broke a constraint: a mistake of ours, and the database is well
-        except (*DRIVER_ERRORS, _CommitError) as error:
-            _refuse(future, unavailable(error))
-        except StopIteration:  # which a future does not take
-            _refuse(future, RuntimeError("an operation raised StopIteration"))
+            try:
+                await self._serve(group)
+            except _SpoiltError:
+                for request in group:
+                    if self._lane.waits_for(request):
+                        await self._serve([request])
         except asyncio.CancelledError:
-            _refuse(future, CatalogUnavailableError("the catalog is closed"))
+            _refuse(group, CatalogUnavailableError("the catalog is closed"))
             raise
-        except Exception as error:  # noqa: BLE001 - the task must go on, and the caller hears of it
-            _refuse(future, error)
-        else:
-            if not future.done():
-                future.set_result(result)
+        finally:
+            for request in group:
+                request.answer()
 
-    async def _until_done(self, work: _Work) -> object:
-        """Run an operation, again if the database undid it or was gone before it mattered."""
+    async def _serve(self, group: Sequence[Request]) -> None:
+        """Run requests and keep what came of each.
+
+        Raises:
+            _SpoiltError: Nothing came of any, and each is to be run by itself.
+        """
+        try:
+            # Whoever may not wait as long as the last of them is refused without us.
+            async with asyncio.timeout_at(group[-1].deadline):
+                await self._until_done(group)
+        except _SpoiltError:
+            raise
+        except asyncpg.IntegrityConstraintViolationError as error:
+            _refuse(group, error)  # this request broke a constraint: a mistake of ours, and the database is well
+        except (*DRIVER_ERRORS, _CommitError) as error:
+            _refuse(group, unavailable(error))
+        except Exception as error:  # noqa: BLE001 - the task must go on, and the callers hear of it
+            _refuse(group, error)
+
+    async def _until_done(self, group: Sequence[Request]) -> None:
+        """Run requests, again if the database undid them or was gone before it mattered."""
         attempt = 0
         while True:
             attempt += 1
             fresh = self._connection is None
             try:
-                return await self._attempt(work)
+                return await self._attempt(group)
             except _UNDONE:
                 if attempt == _ATTEMPTS:
                     raise
                 await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))  # noqa: S311 - no secret
-            except DRIVER_ERRORS:
+            except DRIVER_ERRORS as error:
+                if self._connection is not None:
+                    if len(group) > 1 and isinstance(error, asyncpg.PostgresError):
+                        raise _SpoiltError from error
+                    raise
                 # A connection from before a restart of the database: another one may do.
-                if fresh or self._connection is not None or attempt == _ATTEMPTS:
+                if fresh or attempt == _ATTEMPTS:
                     raise
 
-    async def _attempt(self, work: _Work) -> object:
+    async def _attempt(self, group: Sequence[Request]) -> None:
         connection, began = await self._connected(), asyncio.get_running_loop().time()
         try:
-            if not self._lane.writes:
-                return await greenlet_spawn(work, PostgresTransaction(connection))
-            return await _transact(connection, work)
+            if self._lane.writes:
+                await _transact(connection, group)
+            else:
+                await greenlet_spawn(_run_all, group, PostgresTransaction(connection))
         except asyncpg.PostgresError:
             if connection.is_closed():
                 self._connection = None
@@ -297,15 +295,44 @@ class _Worker:
                 connection.terminate()
 
 
-async def _transact(connection: asyncpg.Connection, work: _Work) -> object:
-    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+def _refuse(group: Sequence[Request], error: Exception) -> None:
+    for request in group:
+        request.result, request.error = None, error
+
+
+def _run_all(group: Sequence[Request], transaction: PostgresTransaction) -> None:
+    """Run requests one after the other, in a greenlet, and keep what came of each.
+
+    Raises:
+        _SpoiltError, DRIVER_ERRORS: Nothing of it is to stay.
+    """
+    for request in group:
+        request.error = None
+        if request.future.done():
+            continue
+        transaction.begin()
+        try:
+            request.result = request.work(transaction)
+            transaction.flush()
+        except DRIVER_ERRORS:
+            raise
+        except Exception as error:
+            request.error = error
+            if transaction.changed:
+                raise _SpoiltError from error
+
+
+async def _transact(connection: asyncpg.Connection, group: Sequence[Request]) -> None:
     try:
-        result: object = await greenlet_spawn(work, PostgresTransaction(connection))
+        await connection.execute(_BEGIN)
+        await greenlet_spawn(_run_all, group, PostgresTransaction(connection))
     except asyncio.CancelledError:
         raise  # the connection is cut
-    except BaseException:
+    except BaseException as error:
         if not connection.is_closed():
             await connection.execute("ROLLBACK")
+        if isinstance(error, _SpoiltError) and len(group) == 1:
+            return  # undone, and its own error is its answer
         raise
     try:
         status = await connection.execute("COMMIT")
@@ -315,12 +342,6 @@ async def _transact(connection: asyncpg.Connection, work: _Work) -> object:
         raise _CommitError from error
     if status != "COMMIT":
         raise _CommitError(status)
-    return result
-
-
-def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 class PostgresEngine:
@@ -335,12 +356,12 @@ class PostgresEngine:
         }
         if not durable:
             settings["synchronous_commit"] = "off"
-        self._writer = Lane(url, WRITERS, CALL_SECONDS, settings, writes=True)
-        self._reader = Lane(url, READERS, CALL_SECONDS, settings, writes=False)
-        self._lister = Lane(url, LISTERS, LIST_SECONDS, settings, writes=False)
+        self._writer = Lane(url, 1, CALL_SECONDS, settings, writes=True)
+        self._reader = Lane(url, READERS, CALL_SECONDS, settings)
+        self._lister = Lane(url, LISTERS, LIST_SECONDS, settings)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run an operation in a transaction."""
+        """Run an operation in a transaction, with others that came at the same time."""
         return await self._writer.run(work)
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

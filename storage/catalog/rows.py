@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -173,11 +173,6 @@ def read_upload(row: Row) -> UploadRow:
         completed_at=_moment_or_none(row["completed_at"]),
         final_id=row["final_id"],
     )
-
-
-def has_notify(rows: Sequence[Row]) -> bool:
-    """Tell whether a drop-off names someone to notify."""
-    return bool(rows) and bool(_read_texts(rows[0]["notify"]))
 
 
 def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:

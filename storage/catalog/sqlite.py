@@ -21,18 +21,18 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
+from sqlalchemy import UpdateBase
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+from dropoff_tus.audit import Chain
 from dropoff_tus.errors import CatalogUnavailableError
 from storage.catalog.statements import Statement
-from storage.catalog.transaction import Transaction
+from storage.catalog.transaction import Request, Transaction
 
 T = TypeVar("T")
-_Work = Callable[[Transaction], Any]
 
 _log = logging.getLogger(__name__)
 _DIALECT = SQLiteDialect_pysqlite(paramstyle="named")
@@ -89,10 +89,9 @@ def compiled(statement: Statement) -> str:
 class SqliteTransaction:
     """Implements `transaction.Transaction` on the driver's cursor."""
 
-    alone = True
-
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._cursor = connection.cursor()
+        self.audit: Chain | None = None
 
     def rows(self, statement: Statement, **values: object) -> Sequence[sqlite3.Row]:
         """Run a statement and return all its rows: one read halfway would hold on to its view of the database."""
@@ -101,6 +100,10 @@ class SqliteTransaction:
     def run(self, statement: Statement, **values: object) -> int:
         """Run a statement and return how many rows it changed."""
         return self._run(statement, values).rowcount
+
+    def post(self, statement: UpdateBase, **values: object) -> None:
+        """Run it at once, which costs no more."""
+        self._run(statement, values)
 
     def _run(self, statement: Statement, values: dict[str, object]) -> sqlite3.Cursor:
         return self._cursor.execute(compiled(statement), values)
@@ -114,25 +117,6 @@ def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:
     return refusal
 
 
-@dataclass(slots=True)
-class _Request:
-    work: _Work
-    future: asyncio.Future[Any]
-    result: object = None
-    error: BaseException | None = None
-
-    def answer(self) -> None:
-        """Give the caller the result, on the event loop; a caller that went away needs none."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        elif isinstance(self.error, StopIteration):  # which a future does not take
-            self.future.set_exception(RuntimeError("an operation raised StopIteration"))
-        else:
-            self.future.set_exception(self.error)
-
-
 class Lane:
     """A thread with a connection and a queue. Runs what is queued in groups; answers a group at a time."""
 
@@ -141,7 +125,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._transaction = SqliteTransaction(connection)
-        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
         # A daemon, so that a program that forgets to close can end; what was answered is durable anyway.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -158,7 +142,7 @@ class Lane:
         if self._closed:
             raise CatalogUnavailableError("the catalog is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Request(work, future))
+        self._queue.put(Request(work, future))
         return await future
 
     def stop(self) -> None:
@@ -184,9 +168,9 @@ class Lane:
                     self._loop.call_soon_threadsafe(_answer, group)
         self._connection.close()
 
-    def _take(self) -> tuple[list[_Request], bool]:
+    def _take(self) -> tuple[list[Request], bool]:
         """Wait for a request and take all that are queued; False once there will be no more."""
-        group: list[_Request] = []
+        group: list[Request] = []
         request = self._queue.get()
         while request is not None:
             if not request.future.cancelled():
@@ -199,12 +183,12 @@ class Lane:
                 return group, True
         return group, False
 
-    def _run_group(self, group: list[_Request]) -> None:
+    def _run_group(self, group: list[Request]) -> None:
         """Run each request by itself: a reader needs no transaction, its statements are one each."""
         for request in group:
             self._attempt(request)
 
-    def _attempt(self, request: _Request) -> None:
+    def _attempt(self, request: Request) -> None:
         """Run a request and keep what came of it."""
         try:
             request.result = request.work(self._transaction)
@@ -219,15 +203,17 @@ class Lane:
 class WriterLane(Lane):
     """The lane whose groups are transactions."""
 
-    def _run_group(self, group: list[_Request]) -> None:
+    def _run_group(self, group: list[Request]) -> None:
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
+            self._transaction.audit = None
             for request in group:
                 execute("SAVEPOINT request")
                 self._attempt(request)
                 if request.error is not None:
                     execute("ROLLBACK TO request")
+                    self._transaction.audit = None
                 execute("RELEASE request")
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -243,7 +229,7 @@ class WriterLane(Lane):
                 self._connection.execute("ROLLBACK")
 
 
-def _answer(group: list[_Request]) -> None:
+def _answer(group: list[Request]) -> None:
     for request in group:
         request.answer()
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -38,6 +39,13 @@ _ZERO: ColumnElement[int] = literal_column("0")
 _final_id = bindparam("final_id", type_=uploads.c.final_id.type)
 _token_id = bindparam("token_id", type_=api_tokens.c.id.type)
 
+
+def _at_most(found: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """Return the first rows of a statement, as many as the value `most` says."""
+    # Without an offset SQLite's dialect writes one all the same, as a value under a name of its own.
+    return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO)
+
+
 # ---- drop-offs ------------------------------------------------------------------------------------------------
 
 INSERT_DROPOFF = insert(dropoffs)
@@ -59,34 +67,12 @@ DROPOFF_AND_USAGE = select(dropoffs, _outstanding.scalar_subquery().label("outst
     dropoffs.c.id == _drop_id
 )
 
-_others = select(func.coalesce(func.sum(_promised.c.reserved_bytes), _ZERO)).where(
-    _promised.c.reserved_bytes > _ZERO, _promised.c.id != _drop_id
-)
-
-ADMISSION = (
-    select(
-        dropoffs,
-        cast(_others.scalar_subquery() + dropoffs.c.reserved_bytes, BigInteger).label("outstanding_bytes"),
-        select(uploads.c.id).where(uploads.c.id == _upload_id).scalar_subquery().label("present_id"),
-    )
-    .where(dropoffs.c.id == _drop_id)
-    .with_for_update(of=dropoffs)
-)
-"""All that the creation of an upload is decided on, and the lock, in one.
-
-Whoever had to wait for the lock sees the drop-off's row as its last holder left it, and the rest as it was when the
-wait began: hence the drop-off's own reservations are added from its row. An upload of this id that came meanwhile is
-not seen; then INSERT_UPLOAD finds the id taken.
-"""
-
-LOCK_DROPOFF = select(dropoffs.c.id).where(dropoffs.c.id == _drop_id).with_for_update()
-"""Before a decision, where several writers exist."""
-
-LOCK_DROPOFF_OF_UPLOAD = (
-    select(dropoffs.c.id)
-    .where(dropoffs.c.id == select(uploads.c.drop_id).where(uploads.c.id == _upload_id).scalar_subquery())
-    .with_for_update()
-)
+ADMISSION = select(
+    dropoffs,
+    _outstanding.scalar_subquery().label("outstanding_bytes"),
+    select(uploads.c.id).where(uploads.c.id == _upload_id).scalar_subquery().label("present_id"),
+).where(dropoffs.c.id == _drop_id)
+"""All that the creation of an upload is decided on, in one."""
 
 COUNT = (
     update(dropoffs)
@@ -133,16 +119,7 @@ INSERT_AUDIT = insert(audit)
 
 LAST_AUDIT = select(audit).where(audit.c.seq == select(func.max(audit.c.seq)).scalar_subquery())
 
-AUDIT_AFTER = (
-    select(audit)
-    .where(audit.c.seq > bindparam("after", type_=BigInteger))
-    .order_by(audit.c.seq)
-    .limit(bindparam("most", type_=BigInteger))
-    .offset(_ZERO)  # or SQLite's dialect binds one without a name
-)
-
-LOCK_AUDIT = select(func.pg_advisory_xact_lock(literal_column(str(0x6175646974))))
-"""Until COMMIT, where several writers exist; a lock on the table would take the right to change its rows."""
+AUDIT_AFTER = _at_most(select(audit).where(audit.c.seq > bindparam("after", type_=BigInteger)).order_by(audit.c.seq))
 
 # ---- uploads --------------------------------------------------------------------------------------------------
 
@@ -249,16 +226,10 @@ def list_uploads(
         place = bindparam("after_at", type_=BigInteger), bindparam("after_id", type_=uploads.c.id.type)
         conditions.append(tuple_(*order) > tuple_(*place))
     found = select(uploads).where(*conditions).order_by(*order)
-    # SQLite's dialect would bind an offset under a name of its own.
-    return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO) if limited else found
+    return _at_most(found) if limited else found
 
 
 # ---- outbox ---------------------------------------------------------------------------------------------------
-
-NOTIFY = select(dropoffs.c.notify).where(dropoffs.c.id == _drop_id)
-
-INSERT_EVENT = insert(outbox)
-"""Values: every column."""
 
 _sink = bindparam("sink", type_=outbox.c.sink.type)
 _held_id = bindparam("held_id", type_=outbox.c.event_id.type)
@@ -266,23 +237,30 @@ _until = bindparam("until", type_=BigInteger)
 _held = (outbox.c.event_id == _held_id) & (outbox.c.sink == bindparam("held_sink", type_=outbox.c.sink.type))
 _claimed = _held & (outbox.c.attempts == bindparam("held_attempts", type_=BigInteger))
 
-EVENT = select(outbox.c.event_id).where(
-    outbox.c.event_id == bindparam("event_id", type_=outbox.c.event_id.type), outbox.c.sink == _sink
-)
+_event = {name: bindparam(name, type_=kept.type) for name, kept in outbox.c.items()}
+_waits = exists().where(outbox.c.event_id == _event["event_id"], outbox.c.sink == _event["sink"])
+_notifies = exists().where(dropoffs.c.id == _event["drop_id"], dropoffs.c.notify != literal_column("'[]'"))
+_new_event = select(*_event.values()).where(~_waits)
 
-DUE = (
+INSERT_EVENT = insert(outbox).from_select(list(_event), _new_event)
+"""Unless it waits already. Values: every column."""
+
+INSERT_NOTIFIED_EVENT = insert(outbox).from_select(list(_event), _new_event.where(_notifies))
+"""The same, if its drop-off names someone to notify."""
+
+DUE = _at_most(
     select(outbox)
     .where(outbox.c.sink == _sink, outbox.c.dead == _ZERO, outbox.c.next_at <= bindparam("now", type_=BigInteger))
-    .order_by(outbox.c.next_at, outbox.c.drop_id, outbox.c.at)
-    .limit(bindparam("most", type_=BigInteger))
-    .offset(_ZERO)  # or SQLite's gets a bound one without a name of ours
+    .order_by(outbox.c.next_at, outbox.c.drop_id, outbox.c.at, outbox.c.event_id)
 )
+"""Values: sink, now, most."""
 
-CLAIM = DUE.with_for_update(skip_locked=True)
-"""Values: as DUE."""
-
-HOLD_EVENT = update(outbox).where(_held).values(next_at=_until, attempts=outbox.c.attempts + literal_column("1"))
-"""Values: held_id, held_sink, until."""
+HOLD_DUE = (
+    update(outbox)
+    .where(outbox.c.sink == _sink, outbox.c.event_id.in_(DUE.with_only_columns(outbox.c.event_id)))
+    .values(next_at=_until, attempts=outbox.c.attempts + literal_column("1"))
+)
+"""Values: as DUE, until."""
 
 DELETE_EVENT = delete(outbox).where(_claimed)
 """Values: held_id, held_sink, held_attempts."""

@@ -19,7 +19,7 @@ from storage.catalog.postgres import PostgresEngine
 from storage.catalog.schema import REVISION
 from storage.catalog.transaction import Transaction
 from tests.integration.catalog.conftest import RUNTIME, SHARED
-from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, summed_usage
+from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse, summed_usage
 from tests.support.aio import async_test
 from tests.support.postgres import OWNER, PostgresServer, pause, resume
 
@@ -32,7 +32,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the database for a fraction of a second, on one connection for each kind of request."""
     for name in ("CALL_SECONDS", "LIST_SECONDS", "CONNECT_SECONDS"):
         monkeypatch.setattr(engine, name, _PATIENCE_SECONDS)
-    for name in ("WRITERS", "READERS", "LISTERS"):
+    for name in ("READERS", "LISTERS"):
         monkeypatch.setattr(engine, name, 1)
 
 
@@ -167,34 +167,60 @@ async def test_dropoff_locked_for_long_is_unavailable_and_its_readers_do_not_wai
 
 
 @async_test
-async def test_transaction_undone_by_a_deadlock_is_repeated(postgres_url: str) -> None:
-    """Two that wait for each other: the database undoes one, and both get through."""
+async def test_transaction_undone_by_a_deadlock_is_repeated(postgres: PostgresServer, postgres_url: str) -> None:
+    """A stranger's locks and ours in a circle: the database undoes one, and our change gets through."""
     first, second = make_dropoff(), make_dropoff()
     opened = PostgresEngine(parse_url(postgres_url))
     catalog = SqlCatalog(opened)
-    both = asyncio.Barrier(2)
-    attempts: list[str] = []
+    stranger = await engine.connect(parse_url(postgres.url(SHARED)))
+    attempts: list[int] = []
+    blocked: asyncio.Future[asyncio.Task[str]] = asyncio.get_running_loop().create_future()
+    lock = "SELECT 1 FROM dropoffs WHERE id = '{}' FOR UPDATE"
 
-    def crosswise(*ids: str) -> None:
-        def work(transaction: Transaction) -> None:
-            attempts.append(ids[0])
-            transaction.rows(statements.LOCK_DROPOFF, drop_id=ids[0])
-            if attempts.count(ids[0]) == 1:
-                await_(both.wait())
-            transaction.rows(statements.LOCK_DROPOFF, drop_id=ids[1])
+    async def block() -> None:
+        await stranger.execute("BEGIN")
+        # The one who has waited longest finds the circle, so it has to be us who closes it.
+        await stranger.execute("SET LOCAL deadlock_timeout = '60s'")
+        await stranger.execute(lock.format(second.id))
+        blocked.set_result(asyncio.ensure_future(stranger.execute(lock.format(first.id))))
+        await asyncio.sleep(0.1)
 
-        running.append(asyncio.ensure_future(opened.write(work)))
+    def change(transaction: Transaction) -> None:
+        attempts.append(1)
+        transaction.run(statements.SET_CODE, drop_id=first.id, new_code_mac=b"a")
+        if not blocked.done():
+            await_(block())
+        transaction.run(statements.SET_CODE, drop_id=second.id, new_code_mac=b"b")
 
-    running: list[asyncio.Future[None]] = []
     try:
         await catalog.add_dropoff(first)
         await catalog.add_dropoff(second)
-        crosswise(first.id, second.id)
-        crosswise(second.id, first.id)
-        await asyncio.gather(*running)
+        running = asyncio.ensure_future(opened.write(change))
+        await (await blocked)
+        await stranger.execute("ROLLBACK")
+        await running
+        assert [(await catalog.dropoff(one.id)).code_mac for one in (first, second)] == [b"a", b"b"]  # type: ignore[union-attr]
     finally:
+        await stranger.close()
         await opened.close()
-    assert len(attempts) == 3
+    assert len(attempts) > 1
+
+
+@async_test
+async def test_writes_at_once_share_a_transaction(postgres: PostgresServer, postgres_url: str) -> None:
+    """A crowd costs a few syncs; whoever is refused costs the others nothing, a broken one neither."""
+    dropoff = make_dropoff()
+    async with open_catalog(postgres_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        counted = "SELECT count(DISTINCT xmin::text) FROM uploads"
+        good = [make_upload(dropoff, 1) for _ in range(40)]
+        results = await asyncio.gather(
+            *(catalog.add_upload(row, refuse if number % 2 else allow) for number, row in enumerate(good)),
+            return_exceptions=True,
+        )
+        assert results[::2] == good[::2]
+        assert int(postgres.sql(counted, database=SHARED)[0]) <= 3
+        assert await catalog.usage(dropoff.id) == await summed_usage(catalog, dropoff.id)
 
 
 # ---- tables and roles -----------------------------------------------------------------------------------------
