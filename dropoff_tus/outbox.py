@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from dropoff_tus.model import UploadState
 
@@ -100,6 +100,20 @@ class OutboxRow:
     problem: str | None = None
 
 
+Outcome: TypeAlias = Literal["delivered", "failed", "dead"]
+"""What may come of an event that was to be delivered. What is dead has failed, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits at a sink: how many events, when the oldest of them happened, and how many are dead."""
+
+    sink: SinkName
+    waiting: int
+    oldest_at: datetime | None
+    dead: int
+
+
 def retry_seconds(attempts: int, chance: float) -> float:
     """Return how long to wait after a number of attempts (1 or more): doubling, with jitter.
 
@@ -131,6 +145,14 @@ class Outbox(Protocol):
 
     async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
         """Keep claimed rows for another attempt, or as dead if they had their number. As `delivered` otherwise."""
+        ...
+
+    async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Give claimed rows back, due now, as if they had not been claimed. As `delivered` otherwise."""
+        ...
+
+    async def backlog(self) -> list[Backlog]:
+        """Return what waits at each sink; none where nothing does."""
         ...
 
     async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:

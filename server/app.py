@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from server import api, appkeys, pages, tus
+from server.clock import SystemClock
 from server.config import Config
 from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
@@ -197,4 +198,6 @@ def _url(config: Config) -> str:
 
 
 def _monitoring(app: web.Application) -> web.Application:
-    return monitoring_app(app[appkeys.METRICS], app[appkeys.STORE], app[appkeys.CATALOG])
+    return monitoring_app(
+        app[appkeys.METRICS], app[appkeys.STORE], app[appkeys.CATALOG], app[appkeys.OUTBOX], SystemClock()
+    )

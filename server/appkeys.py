@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from dropoff_tus.outbox import Outbox
 from dropoff_tus.ports import Catalog
 from server.answers import OperatorStore
 from server.auth import Auth
@@ -17,6 +18,7 @@ CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)
 STORE: web.AppKey[OperatorStore] = web.AppKey("store", OperatorStore)
+OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox", Outbox)
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)

@@ -1,10 +1,11 @@
 """What delivers events, put together from the configuration; only the server delivers, so only it reads the secrets."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from dropoff_tus.outbox import Outcome, SinkName
 from server.clock import SystemClock
 from server.config import Config
 from server.outbound import OutboundClient
@@ -18,8 +19,10 @@ from server.services import Services, StartError
 
 
 @contextlib.asynccontextmanager
-async def open_deliveries(config: Config, services: Services) -> AsyncIterator[list[Deliveries]]:
-    """Make one for each sink that is configured.
+async def open_deliveries(
+    config: Config, services: Services, count: Callable[[SinkName, Outcome, int], None]
+) -> AsyncIterator[list[Deliveries]]:
+    """Make one for each sink that is configured; `count` is told how events fare.
 
     Raises:
         StartError: A secret cannot be had.
@@ -37,7 +40,7 @@ async def open_deliveries(config: Config, services: Services) -> AsyncIterator[l
             )
         if config.mail.server is not None:
             couriers.append(MailCourier(services.store, services.catalog, clock, _mail_settings(config, secrets.mail)))
-        yield [Deliveries(services.catalog.outbox, clock, courier) for courier in couriers]
+        yield [Deliveries(services.catalog.outbox, clock, courier, count) for courier in couriers]
 
 
 @contextlib.asynccontextmanager

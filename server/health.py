@@ -1,11 +1,16 @@
 """Monitoring on a listener of its own: alive, ready, metrics. No label carries an id."""
 
+from collections.abc import Sequence
+from datetime import datetime
+from typing import get_args
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.ports import Catalog, Store
+from dropoff_tus.outbox import Backlog, Outbox, Outcome, SinkName
+from dropoff_tus.ports import Catalog, Clock, Store
 
 
 class Metrics:
@@ -17,9 +22,44 @@ class Metrics:
         self.requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
         self.seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
+        self._catalog = Gauge("dropoff_catalog_up", "Whether the catalog answers.", registry=self.registry)
+        self._deliveries = Counter(
+            "dropoff_outbox_deliveries",
+            "Events, by what came of an attempt to deliver them.",
+            ["sink", "result"],
+            registry=self.registry,
+        )
+        self._pending = self._of_sinks("pending", "Events that wait for delivery.")
+        self._dead = self._of_sinks("dead", "Events given up; see `dropoff-tus outbox list --dead`.")
+        self._oldest = self._of_sinks("oldest_seconds", "Age of the oldest event that waits; 0 if none does.")
+        for sink in SinkName:
+            for result in get_args(Outcome):
+                self._deliveries.labels(sink.value, result)
+
+    def _of_sinks(self, name: str, text: str) -> Gauge:
+        return Gauge(f"dropoff_outbox_{name}", text, ["sink"], registry=self.registry)
+
+    def count_delivery(self, sink: SinkName, outcome: Outcome, events: int) -> None:
+        """Count what came of events."""
+        self._deliveries.labels(sink.value, outcome).inc(events)
+
+    def show_backlog(self, backlog: Sequence[Backlog] | None, now: datetime) -> None:
+        """Show what waits in the outbox; None if the catalog does not say, which is not the same as nothing."""
+        self._catalog.set(backlog is not None)
+        for gauge in (self._pending, self._dead, self._oldest):
+            gauge.clear()
+        if backlog is None:
+            return
+        of_sink = {found.sink: found for found in backlog}
+        for sink in SinkName:
+            found = of_sink.get(sink, Backlog(sink, 0, None, 0))
+            self._pending.labels(sink.value).set(found.waiting)
+            self._dead.labels(sink.value).set(found.dead)
+            age = 0.0 if found.oldest_at is None else (now - found.oldest_at).total_seconds()
+            self._oldest.labels(sink.value).set(max(0.0, age))
 
 
-def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog) -> web.Application:
+def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog, outbox: Outbox, clock: Clock) -> web.Application:
     """Return the application of the monitoring listener."""
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -36,6 +76,11 @@ def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog) -> web.Appl
         return web.Response(text="ready\n")
 
     async def show(_request: web.Request) -> web.Response:
+        try:
+            backlog = await outbox.backlog()
+        except DropoffError:
+            backlog = None
+        metrics.show_backlog(backlog, clock.now())
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

@@ -27,21 +27,22 @@ _AUDIT_EVERY_SECONDS = 60.0
 async def services(app: web.Application) -> AsyncIterator[None]:
     """Open everything before the first request, and close it after the last. For `cleanup_ctx`."""
     config = app[appkeys.CONFIG]
+    app[appkeys.METRICS] = metrics = Metrics()
     async with (
         open_services(config) as opened,
-        open_deliveries(config, opened) as deliveries,
+        open_deliveries(config, opened, metrics.count_delivery) as deliveries,
         open_remote_check(config) as remote_check,
     ):
         if remote_check is not None:
             app[appkeys.REMOTE_CHECK] = remote_check
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
+        app[appkeys.OUTBOX] = opened.catalog.outbox
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
         wrong_per_hour = config.limits.wrong_codes_per_hour
         app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour)
         app[appkeys.TOKENS] = TokenGuard(opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour)
-        app[appkeys.METRICS] = Metrics()
 
         async def stop(_app: web.Application) -> None:
             # In this order: what is checked in the background would hold its lease until it is read.

@@ -24,6 +24,9 @@ from server.outbox.loop import DeliveryError
 
 _log = logging.getLogger(__name__)
 _CLAIM_ROWS = 1000
+_SIDE_BY_SIDE = 4
+"""Connections at a time: mail servers let in few of one address."""
+_ROUNDS = 4
 _MOST_LINES = 200
 _NAME_CHARACTERS = 120
 _GOODBYE_SECONDS = 2.0
@@ -57,7 +60,7 @@ class MailCourier:
     """Implements `loop.Courier`."""
 
     sink = SinkName.MAIL
-    claim_rows = _CLAIM_ROWS
+    claim_rows, side_by_side, rounds = _CLAIM_ROWS, _SIDE_BY_SIDE, _ROUNDS
 
     def __init__(self, store: Store, catalog: Catalog, clock: Clock, settings: MailSettings) -> None:
         """Take where drop-offs and uploads are looked up, and the settings."""

@@ -33,7 +33,8 @@ class WebhookCourier:
     """Implements `loop.Courier`."""
 
     sink = SinkName.WEBHOOK
-    claim_rows = _SIDE_BY_SIDE
+    claim_rows = side_by_side = _SIDE_BY_SIDE
+    rounds = 1
 
     def __init__(
         self, client: OutboundClient, store: Store, catalog: Catalog, clock: Clock, settings: WebhookSettings

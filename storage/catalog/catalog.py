@@ -12,6 +12,7 @@ from dropoff_tus.ports import Decide
 from storage.catalog import audit, operations
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
+from storage.durable import failpoint
 
 T = TypeVar("T")
 
@@ -121,17 +122,21 @@ class SqlCatalog:
 
     async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
         """Mark COMPLETE; also False for an upload that ended or is unknown."""
-        return await self._write(
+        done = await self._write(
             lambda transaction, note: operations.complete_upload(
                 transaction, upload_id, size_bytes, at, final, self._sinks, note
             )
         )
+        failpoint("after-catalog-complete")
+        return done
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move to CHECKING, FINISHING or an end; also False for CHECKING of what is no longer unfinished."""
-        return await self._write(
+        done = await self._write(
             lambda transaction, note: operations.set_state(transaction, upload_id, state, at, self._sinks, note)
         )
+        failpoint("after-catalog-state")
+        return done
 
     async def upload(self, upload_id: str) -> UploadRow | None:
         """Return one upload, or None."""

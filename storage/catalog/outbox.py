@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dropoff_tus.model import Role, UploadRow
-from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, Sinks, event_id
+from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName, Sinks, event_id
 from storage.catalog import statements
-from storage.catalog.rows import read_event, to_micros
+from storage.catalog.rows import read_backlog, read_event, to_micros
 from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
@@ -75,6 +75,17 @@ def failed(
         )
 
 
+def release(transaction: Transaction, rows: Sequence[OutboxRow], now: datetime) -> None:
+    """Give rows back."""
+    for row in rows:
+        transaction.post(statements.RELEASE_EVENT, until=to_micros(now), **_claimed(row))
+
+
+def backlog(transaction: Transaction) -> list[Backlog]:
+    """Return what waits at each sink."""
+    return [read_backlog(row) for row in transaction.rows(statements.BACKLOG)]
+
+
 def events(transaction: Transaction, *, dead_only: bool) -> list[OutboxRow]:
     """Return what waits."""
     return [read_event(row) for row in transaction.rows(statements.DEAD_EVENTS if dead_only else statements.EVENTS)]
@@ -119,6 +130,14 @@ class SqlOutbox:
     async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
         """Keep rows for later, or as dead."""
         await self._engine.write(lambda transaction: failed(transaction, rows, problem, next_at, max_attempts))
+
+    async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Give rows back."""
+        await self._engine.write(lambda transaction: release(transaction, rows, now))
+
+    async def backlog(self) -> list[Backlog]:
+        """Return what waits at each sink."""
+        return await self._engine.read_many(backlog)
 
     async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
         """Return what waits."""

@@ -18,7 +18,7 @@ from dropoff_tus.model import (
     UploadState,
     Usage,
 )
-from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
+from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName
 from storage.catalog.schema import dropoffs
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -189,6 +189,11 @@ def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:
         dead=bool(row["dead"]),
         problem=row["problem"],
     )
+
+
+def read_backlog(row: Row) -> Backlog:
+    """Read what waits at a sink."""
+    return Backlog(SinkName(row["sink"]), row["waiting"], _moment_or_none(row["oldest_at"]), row["dead"])
 
 
 def token_values(token: ApiToken) -> dict[str, object]:

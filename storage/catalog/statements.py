@@ -276,6 +276,18 @@ FAIL_EVENT = (
 )
 """Values: as DELETE_EVENT, until, now_dead, why."""
 
+RELEASE_EVENT = update(outbox).where(_claimed).values(next_at=_until, attempts=outbox.c.attempts - literal_column("1"))
+"""Values: as DELETE_EVENT, until."""
+
+_waiting = case((outbox.c.dead == _ZERO, literal_column("1")))
+
+BACKLOG = select(
+    outbox.c.sink,
+    func.count(_waiting).label("waiting"),
+    (func.count() - func.count(_waiting)).label("dead"),
+    func.min(case((outbox.c.dead == _ZERO, outbox.c.at))).label("oldest_at"),
+).group_by(outbox.c.sink)
+
 DELETE_EVENTS = delete(outbox).where(outbox.c.upload_id == _upload_id)
 
 EVENTS = select(outbox).order_by(outbox.c.at, outbox.c.event_id, outbox.c.sink)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.hook_server import HookServer
 from tests.support.server_process import Drop, ServerProcess, token_of, upload_id_of
 from tests.support.tus_raw import ConnectionCutError, Response, TusSite, metadata
 
@@ -23,10 +24,11 @@ SEALED_STEPS = [
     "after-receipt",
     "before-seal-sync",
     "after-seal",
+    "after-catalog-complete",
 ]
-MANAGED_STEPS = SEALED_STEPS[:6]
-QUICK_STEPS = {"before-receipt", "after-seal", "after-shred-keys"}
-REJECTING_STEPS = ["after-log-write", "after-log-sync", "before-shred", "after-shred-keys"]
+MANAGED_STEPS = [*SEALED_STEPS[:6], "after-catalog-complete"]
+QUICK_STEPS = {"before-receipt", "after-seal", "after-catalog-complete", "after-shred-keys"}
+REJECTING_STEPS = ["after-log-write", "after-log-sync", "before-shred", "after-shred-keys", "after-catalog-state"]
 CONTENT = os.urandom(200_000)
 
 
@@ -36,11 +38,43 @@ def _steps(steps: list[str]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def hooks() -> Iterator[HookServer]:
+    """Run one receiver of events."""
+    with HookServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, hooks: HookServer) -> Iterator[ServerProcess]:
     """Make one server, which each test starts, lets die, and starts again."""
-    made = ServerProcess(tmp_path_factory.mktemp("dying"))
+    folder = tmp_path_factory.mktemp("dying")
+    secret = folder / "webhook-secret"
+    secret.write_text("a secret of the webhook, long enough")
+    secret.chmod(0o600)
+    settings = {
+        "WEBHOOK__URL": hooks.url,
+        "WEBHOOK__SECRET": str(secret),
+        "WEBHOOK__TIMEOUT": "1s",
+        "WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+    }
+    made = ServerProcess(folder, environment=settings)
     yield made
     made.close()
+
+
+def _assert_told(hooks: HookServer, url: str, event: str) -> None:
+    """See that an event came at least once, always with one id."""
+    deadline = time.monotonic() + 20
+    while not (found := _told(hooks, url)):
+        assert time.monotonic() < deadline, "nothing was told"
+        time.sleep(0.05)
+    assert {name for name, _id in found} == {event}
+    assert len(found) == 1
+
+
+def _told(hooks: HookServer, url: str) -> set[tuple[str, str]]:
+    rows = [got.json["Dropoff"] for got in list(hooks.received) if upload_id_of(url) in got.body.decode()]
+    return {(row["Event"], row["EventID"]) for row in rows}
 
 
 def _die(server: ServerProcess, site: TusSite, url: str, body: bytes = CONTENT) -> None:
@@ -66,7 +100,7 @@ def _final_records(server: ServerProcess, url: str) -> int:
     return sum(record["t"] == "final" for record in records)
 
 
-def _finish(server: ServerProcess, drop: Drop, step: str) -> None:
+def _finish(server: ServerProcess, hooks: HookServer, drop: Drop, step: str) -> None:
     """Die at a step of finishing, start again, and find one completion and one receipt."""
     server.start(failpoint=f"{step}:1")
     url = drop.site.create(len(CONTENT), {"Upload-Metadata": metadata(filename="a name")})
@@ -93,6 +127,7 @@ def _finish(server: ServerProcess, drop: Drop, step: str) -> None:
         own = [] if shown["mode"] == "sealed" else ["server.age"]
         assert keys == sorted(["age", "receipt.age", *own])
         _export(server, url)
+        _assert_told(hooks, url, "upload.complete")
     finally:
         server.stop()
 
@@ -106,20 +141,22 @@ def _export(server: ServerProcess, url: str) -> None:
 
 
 @pytest.mark.parametrize("step", _steps(SEALED_STEPS))
-def test_kill_at_a_step_of_finishing_is_one_completion(server: ServerProcess, step: str) -> None:
+def test_kill_at_a_step_of_finishing_is_one_completion(server: ServerProcess, hooks: HookServer, step: str) -> None:
     """Sealed, which has every step: the server goes on by itself, and the client's repetition agrees."""
-    _finish(server, server.create_drop("--sealed", name=step), step)
+    _finish(server, hooks, server.create_drop("--sealed", name=step), step)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", MANAGED_STEPS)
-def test_kill_at_a_step_of_finishing_managed_is_one_completion(server: ServerProcess, step: str) -> None:
+def test_kill_at_a_step_of_finishing_managed_is_one_completion(
+    server: ServerProcess, hooks: HookServer, step: str
+) -> None:
     """The same where the server keeps its envelope."""
-    _finish(server, server.create_drop(name=step), step)
+    _finish(server, hooks, server.create_drop(name=step), step)
 
 
 @pytest.mark.parametrize("step", _steps(REJECTING_STEPS))
-def test_kill_at_a_step_of_rejecting_is_rejected(server: ServerProcess, step: str) -> None:
+def test_kill_at_a_step_of_rejecting_is_rejected(server: ServerProcess, hooks: HookServer, step: str) -> None:
     """Whatever the client was told before, nobody is told of success, and nothing of it is left but its end."""
     drop = server.create_drop(name=step)
     server.start(failpoint=f"{step}:1")
@@ -138,5 +175,6 @@ def test_kill_at_a_step_of_rejecting_is_rejected(server: ServerProcess, step: st
         assert not list((server.data / "keys").rglob(f"{upload_id_of(url)}*"))
         shown = server.cli_json("drop", "show", drop.id)
         assert (shown["uploads"], shown["bytes"]) == (0, 0)
+        _assert_told(hooks, url, "upload.rejected")
     finally:
         server.stop()

@@ -1,11 +1,13 @@
 """Webhooks of the real server at a real receiver: at least once with one id, signed, and with nothing confidential."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,13 @@ def test_event_given_up_is_listed_and_resent_with_the_same_id(told: ServerProces
     while not (rows := told.cli_json("outbox", "list", "--dead")):
         assert time.monotonic() < deadline
     assert [(row["upload_id"], row["state"], row["problem"]) for row in rows] == [(found, "dead", "status 500")]
+    metrics = _metrics(told)
+    assert metrics['dropoff_outbox_dead{sink="webhook"}'] == 1
+    assert metrics['dropoff_outbox_pending{sink="webhook"}'] == 0
+    assert metrics['dropoff_outbox_deliveries_total{result="dead",sink="webhook"}'] == 1
+    assert metrics['dropoff_outbox_deliveries_total{result="failed",sink="webhook"}'] == 1
+    assert metrics['dropoff_outbox_deliveries_total{result="delivered",sink="webhook"}'] >= 1
+    assert metrics["dropoff_catalog_up"] == 1
     hooks.answer = None
     assert told.cli_json("outbox", "resend", rows[0]["event_id"]) == {"resent": 1}
     second = hooks.wait_for(2)[1]
@@ -151,6 +160,29 @@ def test_nothing_confidential_is_in_logs_or_catalog(told: ServerProcess, hooks: 
     places: list[Path] = [*told.data.glob("catalog*"), *told.folder.glob("serve.*")]
     assert len(places) >= 3
     assert needles.find((needle for text in secrets for needle in needles.of_text(text)), places) == []
+
+
+def test_metrics_tell_how_long_the_oldest_event_waits(told: ServerProcess, hooks: HookServer) -> None:
+    """While a receiver takes its time."""
+
+    async def wait(_request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.8)
+        return web.Response()
+
+    hooks.answer = wait
+    _upload(told)
+    hooks.wait_for(1)
+    metrics = _metrics(told)
+    assert metrics['dropoff_outbox_pending{sink="webhook"}'] == 1
+    assert 0 < metrics['dropoff_outbox_oldest_seconds{sink="webhook"}'] < 10
+    _until_nothing_waits(told)
+    assert _metrics(told)['dropoff_outbox_oldest_seconds{sink="webhook"}'] == 0
+
+
+def _metrics(server: ServerProcess) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port + 1}/metrics") as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def _until_nothing_waits(server: ServerProcess) -> None:

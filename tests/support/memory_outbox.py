@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from dropoff_tus.model import Dropoff, Role, UploadRow
-from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, Sinks, event_id
+from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName, Sinks, event_id
 
 _Key = tuple[str, SinkName]
 
@@ -34,7 +34,7 @@ class MemoryOutbox:
 
     def _due(self, sink: SinkName, now: datetime) -> list[OutboxRow]:
         due = [row for row in self.kept.values() if row.sink is sink and not row.dead and row.next_at <= now]
-        return sorted(due, key=lambda row: (row.next_at, row.drop_id, row.at))
+        return sorted(due, key=lambda row: (row.next_at, row.drop_id, row.at, row.event_id))
 
     async def is_due(self, sink: SinkName, now: datetime) -> bool:
         """Tell whether anything is due."""
@@ -61,6 +61,20 @@ class MemoryOutbox:
         """Keep rows for later, or as dead."""
         for key, kept in self._held(rows):
             self.kept[key] = replace(kept, next_at=next_at, dead=kept.attempts >= max_attempts, problem=problem)
+
+    async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Give rows back."""
+        for key, kept in self._held(rows):
+            self.kept[key] = replace(kept, next_at=now, attempts=kept.attempts - 1)
+
+    async def backlog(self) -> list[Backlog]:
+        """Return what waits at each sink."""
+        found = []
+        for sink in sorted({row.sink for row in self.kept.values()}):
+            ats = [row.at for row in self.kept.values() if row.sink is sink and not row.dead]
+            dead = sum(row.sink is sink and row.dead for row in self.kept.values())
+            found.append(Backlog(sink, len(ats), min(ats, default=None), dead))
+        return found
 
     async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
         """Return what waits."""

@@ -8,7 +8,7 @@ import pytest
 
 from dropoff_tus.errors import DropoffFullError
 from dropoff_tus.model import Role, UploadState
-from dropoff_tus.outbox import EventKind, Sink, SinkName, event_id
+from dropoff_tus.outbox import Backlog, EventKind, Sink, SinkName, event_id
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse
 from tests.support.aio import async_test
@@ -136,3 +136,22 @@ async def test_sink_of_the_notified_gets_what_their_drop_offs_receive_by_windows
         for row in rows:
             assert row.next_at.timestamp() % 900 == 0
             assert timedelta(0) < row.next_at - row.at <= timedelta(seconds=900)
+
+
+@async_test
+async def test_released_row_is_as_if_it_had_not_been_claimed_and_backlog_tells_what_waits(catalog_url: str) -> None:
+    """Due at once, with its attempts as before; what is dead is counted apart, and whoever was too slow changes nothing."""
+    async with open_catalog(catalog_url, sinks=SINKS) as catalog:
+        outbox, drop = catalog.outbox, make_dropoff()
+        assert await outbox.backlog() == []
+        await catalog.add_dropoff(drop)
+        first, second = [await catalog.add_upload(make_upload(drop), allow) for _ in range(2)]
+        assert await outbox.backlog() == [Backlog(HOOK, 2, first.created_at, 0)]
+        stale = await outbox.claim(HOOK, LATER, LATER, 2)
+        claimed = await outbox.claim(HOOK, LATER, UNTIL, 2)
+        await outbox.release(stale, LATER)
+        assert not await outbox.is_due(HOOK, LATER)
+        await outbox.release(claimed, LATER)
+        assert [row.attempts for row in await outbox.claim(HOOK, LATER, UNTIL, 2)] == [2, 2]
+        await outbox.failed([row for row in claimed if row.upload_id == first.id], "status 500", UNTIL, max_attempts=1)
+        assert await outbox.backlog() == [Backlog(HOOK, 1, second.created_at, 1)]

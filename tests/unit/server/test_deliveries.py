@@ -1,10 +1,13 @@
 """The loop that delivers: again and again with one id, with growing pauses, until it is done or given up."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from dropoff_tus.outbox import EventKind, OutboxRow, Sink, SinkName, event_id, retry_seconds
+import pytest
+
+from dropoff_tus.outbox import EventKind, OutboxRow, Outcome, Sink, SinkName, event_id, retry_seconds
 from server.outbox.loop import Deliveries, DeliveryError
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
@@ -17,10 +20,15 @@ class _Courier:
     """Delivers into a list; the test says what becomes of each."""
 
     sink, timeout_seconds, max_attempts, claim_rows = _HOOK, 0.2, 3, 2
+    side_by_side, rounds = 2, 1
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.running = self.most = 0
         self.tried: list[str] = []
         self.fails: Exception | None = None
+        self.passes = 0.0
+        self.attempts: set[int] = set()
         self.hangs = False
         self.began = asyncio.Event()
 
@@ -30,6 +38,12 @@ class _Courier:
     async def deliver(self, rows: Sequence[OutboxRow]) -> None:
         self.tried += [row.event_id for row in rows]
         self.began.set()
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        self.attempts |= {row.attempts for row in rows}
+        self.clock.advance(self.passes)
         if self.hangs:
             await asyncio.sleep(60)
         if self.fails is not None:
@@ -42,8 +56,13 @@ class _Line:
     def __init__(self) -> None:
         self.world = World(sinks={_HOOK: Sink(frozenset({EventKind.COMPLETE}))})
         self.clock: FakeClock = self.world.clock
-        self.outbox, self.courier = self.world.catalog.outbox, _Courier()
-        self.deliveries = Deliveries(self.outbox, self.clock, self.courier, lambda: 1.0)
+        self.outbox, self.courier = self.world.catalog.outbox, _Courier(self.clock)
+        self.counted: Counter[str] = Counter()
+        self.deliveries = Deliveries(self.outbox, self.clock, self.courier, self._count, lambda: 1.0)
+
+    def _count(self, sink: SinkName, outcome: Outcome, events: int) -> None:
+        assert sink is _HOOK
+        self.counted[outcome] += events
 
     async def finish(self, count: int = 1) -> list[str]:
         """Finish uploads; return the ids of their events."""
@@ -60,6 +79,39 @@ async def test_finished_uploads_are_delivered_once_each() -> None:
     await line.deliveries.look()
     assert sorted(line.courier.tried) == sorted(ids)
     assert await line.outbox.rows() == []
+    assert line.counted == {"delivered": 5}
+
+
+@async_test
+async def test_no_more_deliveries_run_at_a_time_than_the_courier_allows() -> None:
+    """However many are claimed; a mail server lets in few connections of one address."""
+    line = _Line()
+    await line.finish(20)
+    line.courier.claim_rows = 20
+    await line.deliveries.look()
+    assert (len(line.courier.tried), line.courier.most) == (20, 2)
+
+
+@async_test
+async def test_delivery_that_had_no_turn_while_its_claim_lasted_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is due again at once, and nothing was counted against it."""
+    line = _Line()
+    ids = await line.finish(3)
+    line.courier.claim_rows, line.courier.side_by_side, line.courier.passes = 3, 1, 1.5
+    release, given_back = line.outbox.release, list[str]()
+
+    async def note(rows: Sequence[OutboxRow], now: datetime) -> None:
+        given_back.extend(row.event_id for row in rows)
+        await release(rows, now)
+
+    monkeypatch.setattr(line.outbox, "release", note)
+    await line.deliveries.look()
+    assert sorted(line.courier.tried) == sorted(ids)
+    assert given_back == line.courier.tried[2:]
+    assert line.counted == {"delivered": 3}
+    assert line.courier.attempts == {1}
 
 
 @async_test
@@ -80,6 +132,7 @@ async def test_failed_delivery_is_repeated_after_growing_pauses_and_then_dead() 
     assert len(line.courier.tried) == 3
     (dead,) = await line.outbox.rows(dead_only=True)
     assert (dead.problem, dead.attempts) == ("end", 3)
+    assert line.counted == {"failed": 3, "dead": 1}
 
 
 @async_test
