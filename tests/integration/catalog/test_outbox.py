@@ -140,7 +140,7 @@ async def test_sink_of_the_notified_gets_what_their_drop_offs_receive_by_windows
 
 @async_test
 async def test_released_row_is_as_if_it_had_not_been_claimed_and_backlog_tells_what_waits(catalog_url: str) -> None:
-    """Due at once, with its attempts as before; what is dead is counted apart, and whoever was too slow changes nothing."""
+    """Due at once, with its attempts as before; what is dead is counted apart; whoever was too slow changes nothing."""
     async with open_catalog(catalog_url, sinks=SINKS) as catalog:
         outbox, drop = catalog.outbox, make_dropoff()
         assert await outbox.backlog() == []
