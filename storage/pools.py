@@ -1,11 +1,11 @@
 """The store's threads: one a core to receive and seal, one a core for digests, and more to wait for the disk."""
 
-import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from storage.workers import Workers
 
 T = TypeVar("T")
 _DISK_THREADS = 16
@@ -27,19 +27,19 @@ class Pools:
         cores = self._cores = max(2, os.cpu_count() or 2)
         self._turns = 0
         """Uploads that are being received and sealed, or wait for a worker to do so."""
-        self._sealers = ThreadPoolExecutor(cores, thread_name_prefix="seal")
+        self._sealers = Workers(cores, "seal")
         self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
-        self._workers = ThreadPoolExecutor(_DISK_THREADS if sync else _OTHER_THREADS, thread_name_prefix="disk")
+        self._workers = Workers(_DISK_THREADS if sync else _OTHER_THREADS, "disk")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work."""
-        return await _run(self._workers, work, *arguments)
+        return await self._workers.run(work, *arguments)
 
     async def run_sealing(self, work: Callable[..., T], *arguments: object) -> T:
         """Run the receiving and sealing of a body."""
         self._turns += 1
         try:
-            return await _run(self._sealers, work, *arguments)
+            return await self._sealers.run(work, *arguments)
         finally:
             self._turns -= 1
 
@@ -61,21 +61,10 @@ class Pools:
 
     def close(self) -> None:
         """Let the threads end what they do, and go."""
-        for pool in (self._sealers, self._digesters, self._workers):
-            pool.shutdown(wait=True)
+        for workers in (self._sealers, self._workers):
+            workers.close()
+        self._digesters.shutdown(wait=True)
 
 
 def _nothing() -> None:
     """Stand for work that has ended."""
-
-
-async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
-    running = pool.submit(work, *arguments)
-    try:
-        return await asyncio.wrap_future(running)
-    except asyncio.CancelledError:
-        # Work that had not begun is cancelled with its caller; work that has goes on.
-        while not running.done():
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await asyncio.shield(asyncio.wrap_future(running))
-        raise
