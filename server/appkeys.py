@@ -1,4 +1,4 @@
-"""Typed keys of what the application holds."""
+"""Typed keys of what the application holds, and of what a request is known to be about, for the log and the audit."""
 
 from aiohttp import web
 
@@ -26,3 +26,11 @@ DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)
 REMOTE_CHECK: web.AppKey[RemoteCheck] = web.AppKey("remote_check", RemoteCheck)
 """Not there where no site is asked."""
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+ROUTE: web.RequestKey[str] = web.RequestKey("route", str)
+METHOD: web.RequestKey[str] = web.RequestKey("method", str)
+"""The one that holds, where X-HTTP-Method-Override names another."""
+DROP_ID: web.RequestKey[str] = web.RequestKey("drop_id", str)
+UPLOAD_ID: web.RequestKey[str] = web.RequestKey("upload_id", str)
+TOKEN_ID: web.RequestKey[str] = web.RequestKey("token_id", str)

@@ -153,7 +153,7 @@ class LimitsSection(_Section):
     connections: Count = 1024
     connections_per_address: Count = 128
     wrong_codes_per_hour: Count = 30
-    header_timeout: Duration = 10.0
+    header_timeout: Duration = 30.0
     min_body_rate: Size = 0
 
 

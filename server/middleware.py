@@ -13,7 +13,7 @@ from dropoff_tus import wire
 from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import DropoffError, MethodNotAllowedError
 from dropoff_tus.messages import TUS_VERSION
-from server.appkeys import CONFIG, METRICS, ORIGINS
+from server.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
 from server.clock import SystemClock
 from server.connection import SERVER_NAME
 from server.forwarded import client_of, is_trusted
@@ -44,7 +44,7 @@ class UnexpectedError(DropoffError):
 @web.middleware
 async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every request, whatever happens."""
-    request_id = request["request_id"] = _request_id(request)
+    request_id = request[REQUEST_ID] = _request_id(request)
     metrics, started = request.app[METRICS], time.monotonic()
     metrics.running.inc()
     status, code = 500, None
@@ -82,10 +82,10 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             "request",
             extra={
                 "method": method,
-                "route": request.get("route", "none"),
-                "drop_id": request.get("drop_id"),
-                "upload_id": request.get("upload_id"),
-                **({"token_id": request["token_id"]} if "token_id" in request else {}),
+                "route": request.get(ROUTE, "none"),
+                "drop_id": request.get(DROP_ID),
+                "upload_id": request.get(UPLOAD_ID),
+                **({"token_id": request[TOKEN_ID]} if TOKEN_ID in request else {}),
                 "status": status,
                 "code": code,
                 "seconds": round(seconds, 4),
@@ -99,7 +99,7 @@ def _client(request: web.Request) -> Actor:
     """Return whom the audit names for what a request does."""
     address = client_of(request, request.app[CONFIG].server.trusted_proxies)
     client = request.app[ORIGINS].client(address, SystemClock().now().date())
-    return Actor(f"token:{request['token_id']}", client.origin) if "token_id" in request else client
+    return Actor(f"token:{request[TOKEN_ID]}", client.origin) if TOKEN_ID in request else client
 
 
 def _request_id(request: web.Request) -> str:
@@ -121,7 +121,7 @@ def _refuse(request: web.Request, error: DropoffError) -> web.Response:
     if is_api(request):
         return problem(error)
     # What HEAD may answer matters for uploads alone; elsewhere aiohttp leaves the body out.
-    head = "HEAD" in {request.method, request.get("method")} and request.path.startswith("/files/")
+    head = "HEAD" in {request.method, request.get(METHOD)} and request.path.startswith("/files/")
     status, headers, body = wire.render_error(error, head=head)
     response = web.Response(status=status, body=body or None, content_type="text/plain", charset="utf-8")
     for name, value in headers:
@@ -137,7 +137,7 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers that every response has. A handler that begins to send calls this first."""
     if CUT in request:
         response.force_close()
-    response.headers["X-Request-Id"] = request["request_id"]
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = SERVER_NAME
     if request.path.startswith("/files"):

@@ -9,7 +9,7 @@ from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.policy import check_window
-from server.appkeys import AUTH, CONFIG
+from server.appkeys import AUTH, CONFIG, ROUTE
 from server.clock import SystemClock
 from server.forwarded import base_url, client_of
 
@@ -47,7 +47,7 @@ tus.uploader("FILE", chunk_size=64 * 2**20, metadata={{"filename": "FILE"}}).upl
 
 async def page(request: web.Request) -> web.Response:
     """Show how to upload."""
-    request["route"] = "page"
+    request[ROUTE] = "page"
     drop_id = request.match_info["drop_id"]
     shown = drop_id if is_drop_id(drop_id) else "UNKNOWN"
     config = request.app[CONFIG]
@@ -58,7 +58,7 @@ async def page(request: web.Request) -> web.Response:
 
 async def info(request: web.Request) -> web.Response:
     """Say what the drop-off takes, to whoever has the code."""
-    request["route"] = "info"
+    request[ROUTE] = "info"
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
     client = client_of(request, request.app[CONFIG].server.trusted_proxies)
     code = wire.presented_code(headers)

@@ -9,7 +9,7 @@ from dropoff_tus.ids import is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server import download
-from server.appkeys import AUTH, CATALOG, CONFIG, REMOTE_CHECK, STORE, UPLOADS
+from server.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
 from server.body import Pace, StreamBody
 from server.forwarded import base_url, client_of
 from server.socket_body import request_body
@@ -20,11 +20,11 @@ async def handle(request: web.Request) -> web.StreamResponse:
     pieces = request.match_info["tail"].rstrip("/").split("/")
     if not pieces[0] or len(pieces) > 3:  # noqa: PLR2004 - drop-off, token, "receipt"
         raise _absent()
-    request["drop_id"] = pieces[0] if is_drop_id(pieces[0]) else "other"
+    request[DROP_ID] = pieces[0] if is_drop_id(pieces[0]) else "other"
     if len(pieces) == 1:
         return await _on_dropoff(request, pieces[0])
     if is_token(pieces[1]):
-        request["upload_id"] = upload_id(pieces[1])
+        request[UPLOAD_ID] = upload_id(pieces[1])
     if len(pieces) == 3:  # noqa: PLR2004
         if pieces[2] != "receipt":
             raise _absent()
@@ -56,7 +56,7 @@ def _body(request: web.Request) -> StreamBody:
 
 async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     headers = _headers(request)
-    request["route"] = "dropoff"
+    request[ROUTE] = "dropoff"
     config = request.app[CONFIG]
     if request.method == "OPTIONS":
         return _respond(Capabilities(config.tus.max_upload_bytes))
@@ -78,13 +78,13 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     finally:
         if body is not None:
             await body.close()
-    request["upload_id"] = created.upload_id
+    request[UPLOAD_ID] = created.upload_id
     return _respond(created)
 
 
 async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
     headers = _headers(request)
-    request["route"] = "upload"
+    request[ROUTE] = "upload"
     config, uploads = request.app[CONFIG], request.app[UPLOADS]
     if request.method == "OPTIONS":
         return _respond(Capabilities(config.tus.max_upload_bytes))
@@ -94,7 +94,7 @@ async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.Stre
             raise MethodNotAllowedError(message, allow=("OPTIONS", "HEAD", "PATCH", "DELETE"))
         return await _download(request, drop_id, token)
     wire.check_version(request.method, headers)
-    method = request["method"] = wire.effective_method(request.method, headers, on_upload=True)
+    method = request[METHOD] = wire.effective_method(request.method, headers, on_upload=True)
     wire.check_version(method, headers)
     wire.check_sizes(headers)
     if method == "HEAD":
@@ -111,7 +111,7 @@ async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.Stre
 
 
 async def _receipt(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
-    request["route"] = "receipt"
+    request[ROUTE] = "receipt"
     if request.method != "GET":
         message = "a receipt can only be read"
         raise MethodNotAllowedError(message, allow=("GET",))
@@ -132,7 +132,7 @@ async def _receipt(request: web.Request, drop_id: str, token: str) -> web.Stream
 
 async def _download(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
     """Serve a finished managed upload to whoever has the URL and the code."""
-    request["route"] = "download"
+    request[ROUTE] = "download"
     await request.app[AUTH].grant(drop_id, wire.presented_code(_headers(request)))
     store = request.app[STORE]
     if not is_token(token):

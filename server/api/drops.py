@@ -10,7 +10,7 @@ from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Limits, Mode
 from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
 from server.api.requests import Closing, DropCreation, read_body
-from server.appkeys import CATALOG, CONFIG, DROPOFFS
+from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS
 from server.clock import SystemClock
 from server.dropoffs import NewDrop
 from server.forwarded import base_url
@@ -57,7 +57,7 @@ async def create_drop(request: web.Request) -> BaseModel:
         contact=defaults.contact if wanted.contact is None else wanted.contact,
     )
     dropoff, code = await request.app[DROPOFFS].create(new)
-    request["drop_id"] = dropoff.id
+    request[DROP_ID] = dropoff.id
     return NewDropAnswer.of(_base(request), dropoff, code)
 
 
@@ -94,7 +94,7 @@ def _drop_id(request: web.Request) -> str:
     drop_id = request.match_info["drop_id"]
     if not is_drop_id(drop_id):
         raise DropoffNotFoundError("there is no such drop-off")
-    request["drop_id"] = drop_id
+    request[DROP_ID] = drop_id
     return drop_id
 
 

@@ -11,7 +11,7 @@ from dropoff_tus.model import Scope
 from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
 from server.api import drops, openapi, uploads
 from server.api.requests import Closing, DropCreation, UploadFilter
-from server.appkeys import CONFIG, TOKENS
+from server.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
 from server.forwarded import client_of
 
 ROOT = "/api/v1"
@@ -158,7 +158,7 @@ def add_routes(app: web.Application) -> None:
 
     async def describe(request: web.Request) -> web.Response:
         """Return the description, which tells nothing that docs/api.md does not."""
-        request["route"] = "api.describe"
+        request[ROUTE] = "api.describe"
         return web.Response(body=described, content_type="application/json")
 
     app.router.add_get(f"{ROOT}/openapi.json", describe)
@@ -167,13 +167,13 @@ def add_routes(app: web.Application) -> None:
 def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         """Let in whoever has the right token, before anything of the request is read."""
-        request["route"] = f"api.{route.name}"
+        request[ROUTE] = f"api.{route.name}"
         given = request.headers.getall(hdrs.AUTHORIZATION, [])
         if len(given) > 1:
             raise UnauthorizedError("there is more than one Authorization header", presented=False)
         client = client_of(request, request.app[CONFIG].server.trusted_proxies)
         token = await request.app[TOKENS].check(given[0] if given else None, client, route.scope)
-        request["token_id"] = token.id
+        request[TOKEN_ID] = token.id
         answer = await route.handler(request)
         if isinstance(answer, web.StreamResponse):
             return answer

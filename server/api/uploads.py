@@ -13,7 +13,7 @@ from dropoff_tus.protocol import gone
 from server import download
 from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
 from server.api.requests import UploadFilter, read_query
-from server.appkeys import CATALOG, STORE, UPLOADS
+from server.appkeys import CATALOG, DROP_ID, STORE, UPLOAD_ID, UPLOADS
 from server.problems import NotFinishedError, SealedError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ async def list_uploads(request: web.Request) -> BaseModel:
     wanted = read_query(request, UploadFilter)
     catalog, store = request.app[CATALOG], request.app[STORE]
     if wanted.drop_id is not None:
-        request["drop_id"] = wanted.drop_id
+        request[DROP_ID] = wanted.drop_id
         if await catalog.dropoff(wanted.drop_id) is None:
             raise DropoffNotFoundError("there is no such drop-off")
     # One more than is asked for tells whether there is another page.
@@ -98,7 +98,7 @@ def _upload_id(request: web.Request) -> str:
     upload_id = request.match_info["upload_id"]
     if not is_upload_id(upload_id):
         raise _absent()
-    request["upload_id"] = upload_id
+    request[UPLOAD_ID] = upload_id
     return upload_id
 
 
@@ -106,7 +106,7 @@ async def _row(request: web.Request) -> UploadRow:
     row = await request.app[CATALOG].upload(_upload_id(request))
     if row is None:
         raise _absent()
-    request["drop_id"] = row.drop_id
+    request[DROP_ID] = row.drop_id
     return row
 
 

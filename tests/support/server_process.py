@@ -279,7 +279,8 @@ class ServerProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
         kept.pop("DROPOFF_TUS_CONFIG", None)
         overrides = {f"DROPOFF_TUS__{name}": value for name, value in self.environment.items()}
-        return {**kept, "PYTHONPATH": str(REPOSITORY), **overrides}
+        # As pytest's own filterwarnings; what warns in a request is answered with 500.
+        return {**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **overrides}
 
     def _run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
