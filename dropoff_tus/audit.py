@@ -8,10 +8,9 @@ Names, codes, tokens, keys and digests of content have no field here.
 Source: docs/audit.md.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,14 +96,22 @@ def actor() -> Actor:
     return SERVER if found is None else found()
 
 
-@contextlib.contextmanager
-def acting(who: Callable[[], Actor]) -> Iterator[None]:
-    """Let what runs inside, and the tasks begun there, act for somebody. `who` is asked only when it is recorded."""
-    before = _acting.set(who)
-    try:
-        yield
-    finally:
-        _acting.reset(before)
+class acting:  # noqa: N801 - used like a function, as those of contextlib are
+    """Lets what runs inside, and the tasks begun there, act for somebody. `who` is asked only when it is recorded."""
+
+    __slots__ = ("_before", "_who")
+
+    def __init__(self, who: Callable[[], Actor]) -> None:
+        """Take who acts."""
+        self._who = who
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._before = _acting.set(self._who)
+
+    def __exit__(self, *_error: object) -> None:
+        """Let whoever acted before act again."""
+        _acting.reset(self._before)
 
 
 class AuditBrokenError(Exception):

@@ -37,12 +37,16 @@ class Origin:
     host: str = ""
 
 
+_ORIGIN: web.RequestKey[Origin] = web.RequestKey("origin", Origin)
+
+
 def in_networks(address: str, networks: Sequence[Network]) -> bool:
     """Tell whether an address lies in one of the networks."""
     parsed = _address(address) if networks else None
     return parsed is not None and any(parsed in network for network in networks)
 
 
+@functools.lru_cache(maxsize=4096)
 def throttled_as(address: str) -> str:
     """Return what stands for an address where clients are counted: IPv6 hands a /64 to everyone, so that counts."""
     parsed = _address(address)
@@ -76,8 +80,14 @@ def is_trusted(request: web.BaseRequest, networks: Sequence[Network]) -> bool:
 
 
 def origin_of(request: web.BaseRequest, networks: Sequence[Network]) -> Origin:
-    """Read who sent a request."""
-    return origin(_peer(request), tuple(request.headers.items()), networks)
+    """Read who sent a request; once, since several ask."""
+    found = request.get(_ORIGIN)
+    if found is None:
+        peer = _peer(request)
+        believed = peer is None or in_networks(peer, networks)
+        found = origin(peer, tuple(request.headers.items()), networks) if believed else Origin(peer)
+        request[_ORIGIN] = found
+    return found
 
 
 def _peer(request: web.BaseRequest) -> str | None:

@@ -19,8 +19,8 @@ class Metrics:
     def __init__(self) -> None:
         """Make a registry of our own."""
         self.registry = CollectorRegistry()
-        self.requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
-        self.seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
+        self._requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
+        self._seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
         self._catalog = Gauge("dropoff_catalog_up", "Whether the catalog answers.", registry=self.registry)
         self._deliveries = Counter(
@@ -35,6 +35,20 @@ class Metrics:
         for sink in SinkName:
             for result in get_args(Outcome):
                 self._deliveries.labels(sink.value, result)
+        # Of their labels: finding them costs more than counting.
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._timers: dict[str, Histogram] = {}
+
+    def answered(self, method: str, status: int, seconds: float) -> None:
+        """Count an answer; `method` is one of a fixed set."""
+        counter = self._counters.get((method, status))
+        if counter is None:
+            counter = self._counters[method, status] = self._requests.labels(method, str(status))
+        timer = self._timers.get(method)
+        if timer is None:
+            timer = self._timers[method] = self._seconds.labels(method)
+        counter.inc()
+        timer.observe(seconds)
 
     def _of_sinks(self, name: str, text: str) -> Gauge:
         return Gauge(f"dropoff_outbox_{name}", text, ["sink"], registry=self.registry)

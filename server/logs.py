@@ -8,6 +8,7 @@ secrets are masked wherever they stand, forms that look like secrets likewise, a
 import contextlib
 import errno
 import functools
+import json
 import logging
 import re
 import sys
@@ -48,8 +49,17 @@ _ERROR_CODE = re.compile(r"ERR_[A-Z_]+")
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 _MAX_DEPTH = 6
 _SHORT = 64
+_NUMBERS = frozenset({bool, float, int})
 _MAX_FRAMES = 8
 _MAX_CAUSES = 4
+
+
+_encoder = json.JSONEncoder(ensure_ascii=True)
+
+
+def _encode(event: Mapping[str, Any], **_defaults: object) -> str:
+    """Write JSON with one encoder for all lines; nothing is left in an event that it cannot write."""
+    return _encoder.encode(event)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -67,6 +77,7 @@ def configure(log_format: str, level: str) -> None:
     # No line shows them, and finding them out costs as much as the rest of a record.
     # Source: the Logging HOWTO of Python, "Optimization".
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - where it was called from, named there too
     root = logging.getLogger()
     root.handlers = [make_handler(log_format, sys.stderr)]
     root.setLevel(level.upper())
@@ -79,7 +90,7 @@ def configure(log_format: str, level: str) -> None:
 def make_handler(log_format: str, stream: TextIO) -> logging.Handler:
     """Return the handler that writes records, masked, as `json` or for people (`console`)."""
     renderer: Any = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(serializer=_encode)
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
@@ -135,10 +146,14 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     shown: dict[str, Any] = {}
     for key, value in event.items():
         # What most lines are made of, without the general way's calls: this runs several times a request.
-        if type(value) is str and len(value) <= _SHORT and not _means_a_secret(key):
-            shown[_masked(key)] = _masked(value)
+        name, secret = _shown_name(key)
+        kind = type(value)
+        if value is None or (kind in _NUMBERS and not secret):
+            shown[name] = value
+        elif kind is str and not secret and len(value) <= _SHORT:
+            shown[name] = _masked(value)
         else:
-            shown[_masked(key)] = _safe_under(key, value, 0)
+            shown[name] = _safe_under(key, value, 0)
     return shown
 
 
@@ -167,6 +182,12 @@ def _mask_arguments(record: logging.LogRecord) -> bool:
     elif record.args:
         record.args = tuple(_safe(value, 0) for value in record.args)
     return True
+
+
+@functools.lru_cache(maxsize=256)
+def _shown_name(name: str) -> tuple[str, bool]:
+    """Return a name as it may be shown, and whether it means a secret."""
+    return _mask(name), _means_a_secret(name)
 
 
 @functools.lru_cache(maxsize=256)

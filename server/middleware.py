@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -76,8 +76,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds = time.monotonic() - started
         metrics.running.dec()
         method = request.method if request.method in _METHODS else "other"
-        metrics.requests.labels(method, str(status)).inc()
-        metrics.seconds.labels(method).observe(seconds)
+        metrics.answered(method, status, seconds)
         _log.info(
             "request",
             extra={
@@ -104,12 +103,13 @@ def _client(request: web.Request) -> Actor:
 
 def _request_id(request: web.Request) -> str:
     """Return the id a proxy gave, or a client if its form is that of no secret; else a new one."""
-    presented = request.headers.get("X-Request-ID", "")
-    if _UUID.fullmatch(presented) or (
-        _REQUEST_ID.fullmatch(presented) and is_trusted(request, request.app[CONFIG].server.trusted_proxies)
+    presented = request.headers.get("X-Request-ID")
+    if presented and (
+        _UUID.fullmatch(presented)
+        or (_REQUEST_ID.fullmatch(presented) and is_trusted(request, request.app[CONFIG].server.trusted_proxies))
     ):
         return presented
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
@@ -137,11 +137,12 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers that every response has. A handler that begins to send calls this first."""
     if CUT in request:
         response.force_close()
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Server"] = SERVER_NAME
+    headers = response.headers
+    headers["X-Request-Id"] = request[REQUEST_ID]
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Server"] = SERVER_NAME
     if request.path.startswith("/files"):
-        response.headers["Tus-Resumable"] = TUS_VERSION
+        headers["Tus-Resumable"] = TUS_VERSION
     if is_api(request):
         # And no CORS, whatever is configured: a browser is no place for an operator's token.
         for name, value in SECURITY_HEADERS.items():

@@ -1,6 +1,7 @@
 """The tus routes: translate a request, call one use case, translate the answer."""
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from dropoff_tus import protocol, wire
 from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
@@ -38,10 +39,7 @@ def _headers(request: web.Request) -> Fields:
 
 def _respond(reply: wire.Reply) -> web.Response:
     status, headers = wire.render(reply)
-    response = web.Response(status=status)
-    for name, value in headers:
-        response.headers[name] = value
-    return response
+    return web.Response(status=status, headers=CIMultiDict(headers))
 
 
 def _body(request: web.Request) -> StreamBody:

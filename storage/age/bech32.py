@@ -7,6 +7,7 @@ Source: BIP-173, "Bech32"; C2SP age.md, "Conventions used in this document".
 """
 
 import base64
+import functools
 from typing import Final
 
 from storage.age.errors import KeyTextError
@@ -79,16 +80,27 @@ def encode(prefix: str, data: bytes) -> str:
     Raises:
         KeyTextError: the prefix is empty, mixes cases or is not visible ASCII.
     """
+    lower, expanded = _checked(prefix)
+    body = base64.b32encode(data).rstrip(b"=").translate(_FROM_RFC4648)
+    state = _polymod(expanded + body.translate(_TO_VALUES) + bytes(_CHECKSUM_CHARS)) ^ 1
+    checksum = bytes(_CHARSET[state >> 5 * (5 - place) & 31] for place in range(_CHECKSUM_CHARS))
+    text = f"{lower}1{(body + checksum).decode('ascii')}"
+    return text if lower == prefix else text.upper()
+
+
+@functools.lru_cache(maxsize=16)
+def _checked(prefix: str) -> tuple[str, bytes]:
+    """Return a prefix to write in lower case, and the values by which the checksum covers it.
+
+    Raises:
+        KeyTextError: as `encode`.
+    """
     _check_prefix(prefix)
     lower = prefix.lower()
     if lower != prefix and prefix.upper() != prefix:
         msg = "bech32: the prefix mixes upper and lower case"
         raise KeyTextError(msg)
-    body = base64.b32encode(data).rstrip(b"=").translate(_FROM_RFC4648)
-    state = _polymod(_expand(lower) + body.translate(_TO_VALUES) + bytes(_CHECKSUM_CHARS)) ^ 1
-    checksum = bytes(_CHARSET[state >> 5 * (5 - place) & 31] for place in range(_CHECKSUM_CHARS))
-    text = f"{lower}1{(body + checksum).decode('ascii')}"
-    return text if lower == prefix else text.upper()
+    return lower, _expand(lower)
 
 
 def decode(text: str) -> tuple[str, bytes]:

@@ -33,7 +33,7 @@ _MAC_CHARS: Final = 43
 # The end line after its mark: a space, the MAC and the line feed. The MAC covers everything before.
 _AFTER_MARK_BYTES: Final = 1 + _MAC_CHARS + 1
 _ARG_LINE: Final = re.compile(rb"-> ([\x21-\x7e]+(?: [\x21-\x7e]+)*)")
-_ARGUMENT: Final = re.compile(r"[\x21-\x7e]+")
+_ARG_TEXT: Final = re.compile(r"->(?: [\x21-\x7e]+)+")
 
 # The limits of the reference implementation. Without them a hostile file could keep a reader busy at will.
 MAX_HEADER_BYTES: Final = 2 << 20
@@ -60,14 +60,15 @@ class Stanza:
         Raises:
             HeaderError: an argument is empty or not visible ASCII.
         """
-        arguments = (self.kind, *self.args)
-        if not all(_ARGUMENT.fullmatch(argument) for argument in arguments):
+        argument_line = " ".join(("->", self.kind, *self.args))
+        # A space within an argument would be one argument more.
+        if _ARG_TEXT.fullmatch(argument_line) is None or argument_line.count(" ") != len(self.args) + 1:
             msg = "a stanza argument is empty or not visible ASCII"
             raise HeaderError(msg)
         body = encode_base64(self.body)
         # One past the end, because a body that fills its last line is followed by an empty one.
         lines = [body[start : start + _COLUMNS] for start in range(0, len(body) + 1, _COLUMNS)]
-        return "\n".join(("-> " + " ".join(arguments), *lines, "")).encode("ascii")
+        return "\n".join((argument_line, *lines, "")).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

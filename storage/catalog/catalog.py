@@ -40,7 +40,8 @@ class Engine(Protocol):
 class SqlCatalog:
     """Implements `dropoff_tus.ports.Catalog`.
 
-    `decide` may run in the database's own thread: it must neither block nor touch what belongs to the event loop.
+    `decide` may run in the database's own thread, and more than once: it must neither block nor touch what belongs to
+    the event loop, nor keep anything.
     """
 
     def __init__(self, engine: Engine, sinks: Sinks | None = None) -> None:

@@ -1,9 +1,10 @@
 """SQLite: one thread that writes, with group commit, and one for long questions; short ones are asked at once.
 
-The writer takes all that is queued, runs each request in a savepoint of one `BEGIN IMMEDIATE` transaction, commits
-once, and only then answers. With WAL and synchronous=FULL an answer is durable, and a commit's sync is shared by all
-that came while the one before it ran. A request that raises undoes its own savepoint alone; if the commit fails, all of
-the group hear that the catalog is unavailable, refusals too, since they may rest on what was undone.
+The writer takes all that is queued, runs it in one `BEGIN IMMEDIATE` transaction, commits once, and only then answers.
+With WAL and synchronous=FULL an answer is durable, and a commit's sync is shared by all that came while the one before
+it ran. A request that raises undoes itself alone: if one does, the group is run anew with a savepoint for each, which
+those that raise nothing need not pay for. If the commit fails, all of the group hear that the catalog is unavailable,
+refusals too, since they may rest on what was undone.
 
 A short question is a few rows by their key: microseconds on the event loop, less than handing it to a thread would
 take. In WAL mode it waits for no writer, in whatever process, and it sees what was committed last. In the rare moments
@@ -190,6 +191,7 @@ class Lane:
 
     def _attempt(self, request: Request) -> None:
         """Run a request and keep what came of it."""
+        request.result = request.error = None
         try:
             request.result = request.work(self._transaction)
         except sqlite3.IntegrityError as error:
@@ -209,12 +211,15 @@ class WriterLane(Lane):
             execute("BEGIN IMMEDIATE")
             self._transaction.audit = None
             for request in group:
-                execute("SAVEPOINT request")
                 self._attempt(request)
                 if request.error is not None:
-                    execute("ROLLBACK TO request")
+                    self._undo()
+                    if len(group) == 1:
+                        return
+                    execute("BEGIN IMMEDIATE")
                     self._transaction.audit = None
-                execute("RELEASE request")
+                    self._run_apart(group)
+                    break
             execute("COMMIT")
         except sqlite3.Error as error:
             # Also when the database undid everything on its own (disk full): the next savepoint finds no transaction.
@@ -222,6 +227,17 @@ class WriterLane(Lane):
             for request in group:
                 request.result, request.error = None, refusal
             self._undo()
+
+    def _run_apart(self, group: list[Request]) -> None:
+        """Run each request so that it can be undone alone."""
+        execute = self._connection.execute
+        for request in group:
+            execute("SAVEPOINT request")
+            self._attempt(request)
+            if request.error is not None:
+                execute("ROLLBACK TO request")
+                self._transaction.audit = None
+            execute("RELEASE request")
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
