@@ -28,6 +28,7 @@ MAX_LINE_BYTES = 32 << 20
 """A commit of 50,000 segments is below this."""
 _DOMAIN = b"dropoff-tus/log/v1\n"
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 Record = dict[str, Any]
 
@@ -39,7 +40,7 @@ def damaged(upload_id: str, what: str) -> UploadDamagedError:
 
 def canonical(record: Mapping[str, Any]) -> bytes:
     """Write JSON in its one form: sorted keys, no spaces, ASCII."""
-    return json.dumps(record, separators=(",", ":"), sort_keys=True, allow_nan=False).encode("ascii")
+    return _encode(record).encode("ascii")
 
 
 def stamp(moment: datetime) -> str:
