@@ -28,6 +28,26 @@ _ANSWER_BYTES = 1 << 16
 _TOLD_CHARACTERS = 500
 _DIGESTS = frozenset({"sha256", "sha512", "md5"})
 _REFUSALS = range(400, 500)
+_OURS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "hook-name",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Headers that say something of the question itself, whatever is listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +107,20 @@ class RemoteCheck:
                 shown.setdefault(wanted[name.lower()], []).append(value)
         uri = f"{settings.public_path}/files/{drop_id}/"
         body, sent = hook_request(_HOOK, told, uri, settings.version, headers=shown, ours={"DropID": drop_id})
+        sent = {**_forwarded(shown), **sent}
         if settings.secret is not None:
             sent |= signed_headers(settings.secret, uuid.uuid4().hex, int(self._clock.now().timestamp()), body)
         return body, sent
+
+
+def _forwarded(shown: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the client's headers as the site reads them of a request, as tusd forwards them: not those of this one."""
+    plain = {name: values for name, values in shown.items() if all(value.isprintable() for value in values)}
+    return {
+        name: ("; " if name == "Cookie" else ", ").join(values)
+        for name, values in plain.items()
+        if name.lower() not in _OURS and not name.lower().startswith("webhook-")
+    }
 
 
 def _check_v1(answer: Answer) -> None:

@@ -45,7 +45,7 @@ _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02
 READERS, LISTERS = 4, 2
 """Connections of a process at most, besides the one that writes; apart, so that no crowd delays the check of a code."""
-_GROUP = 64
+_GROUP = 256
 """Operations of one transaction at most, so that none waits for long."""
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({0x6175646974})"
 

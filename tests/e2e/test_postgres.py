@@ -97,6 +97,22 @@ def test_commands_work_beside_the_server(running: ServerProcess) -> None:
     assert_head(drop.site.head(first), 410)
 
 
+def test_close_now_stops_what_runs_within_five_seconds(running: ServerProcess) -> None:
+    """From another process: the next POST is refused, and a PATCH that runs gets its 410."""
+    drop = running.create_drop(name="closing")
+    site, url = drop.site, drop.site.create(1_000_000)
+    with site.connect() as connection:
+        headers = site.patch_headers(0, {"Content-Length": "1000000"})
+        connection.send(site.message("PATCH", url, headers, b"hello"))
+        while site.head(url).offset == 0:
+            time.sleep(0.1)
+        running.cli("drop", "close", drop.id, "--now")
+        closed_at = time.monotonic()
+        assert_refused(site.post({"Upload-Length": "5"}), 403, "ERR_DROPOFF_CLOSED")
+        assert_refused(connection.read_response(), 410)
+        assert time.monotonic() - closed_at < 5
+
+
 @pytest.mark.usefixtures("running")
 def test_init_on_a_database_in_use_is_refused_and_says_no_password(postgres: PostgresServer, tmp_path: Path) -> None:
     """Another server's drop-offs are not taken over, and nothing is left behind."""

@@ -18,6 +18,9 @@ def test_v1_is_the_inside_of_v2_with_the_name_in_a_header() -> None:
     assert json.loads(newer) == {"Type": "post-finish", "Event": json.loads(older)}
     told = json.loads(older)
     assert set(told) == {"Upload", "HTTPRequest"}
+    assert " ".join(told["HTTPRequest"]) == "Method URI RemoteAddr Header"
+    names = "ID Size SizeIsDeferred Offset MetaData IsPartial IsFinal PartialUploads Storage"
+    assert " ".join(told["Upload"]) == names
     assert (told["Upload"]["SizeIsDeferred"], told["Upload"]["PartialUploads"]) == (True, ["cd"])
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import ipaddress
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -37,13 +38,19 @@ def site() -> Iterator[HookServer]:
         yield running
 
 
-async def _ask(site: HookServer, answer: Handler, **settings: Any) -> Create:  # noqa: ANN401 - each has its type
+async def _ask(
+    site: HookServer,
+    answer: Handler,
+    *,
+    sent: Sequence[tuple[str, str]] = _HEADERS,
+    **settings: Any,  # noqa: ANN401 - each has its type
+) -> Create:
     site.received.clear()
     site.answer = answer
     client = OutboundClient(site.url, _LOCAL, _SECONDS)
     try:
         check = RemoteCheck(client, FakeClock(), RemoteCheckSettings(**settings))
-        return await check.approve("drop", _CREATE, _HEADERS)
+        return await check.approve("drop", _CREATE, sent)
     finally:
         await client.close()
 
@@ -73,8 +80,44 @@ async def test_question_tells_what_is_listed_and_no_more(site: HookServer) -> No
         5,
         {"filename": "name"},
     )
+    assert got.headers["Cookie"] == "a=1; b=2"
     for secret in (b"private", b'"code"', b"other"):
-        assert secret not in got.body
+        assert secret not in got.body + repr(got.headers).encode()
+
+
+@async_test
+async def test_listed_headers_are_forwarded_as_headers_but_for_those_of_the_question(site: HookServer) -> None:
+    """As tusd does, for sites that read a session there; none of them can pass for a signature, or part the request."""
+    names = ("authorization", "host", "content-length", "webhook-signature", "hook-name", "x-odd")
+    odd = [("Authorization", "Bearer x"), *((name, "1") for name in names[1:-1]), ("X-Odd", "a\udc80")]
+    await _ask(site, _says({}), sent=odd, headers=names)
+    (got,) = site.received
+    assert got.headers["Authorization"] == "Bearer x"
+    assert got.headers["Hook-Name"] == "pre-create"
+    assert got.headers["Content-Length"] == str(len(got.body))
+    assert got.headers["Host"].startswith("127.0.0.1:")
+    assert not {name.lower() for name in got.headers} & {"webhook-signature", "x-odd"}
+
+
+@async_test
+async def test_name_that_leads_elsewhere_the_second_time_is_refused_there(
+    site: HookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address that is connected to is looked at each time, whatever was answered before."""
+    site.received.clear()
+    site.answer = None
+    found = iter(("127.0.0.1", "127.0.0.2"))
+
+    async def resolve(_host: object, port: int, **_options: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(found), port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    client = OutboundClient(f"http://rebound.example:{site.port}/", (ipaddress.ip_network("127.0.0.1"),), 5)
+    assert (await client.post(b"{}", {}, most_bytes=10)).status == 200
+    with pytest.raises(OutboundError, match="not allowed"):
+        await client.post(b"{}", {}, most_bytes=10)
+    await client.close()
+    assert len(site.received) == 1
 
 
 @async_test
