@@ -19,19 +19,6 @@ EXTENSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class RawRequest:
-    """A request as the HTTP layer hands it over: bytes already decoded as latin-1 text.
-
-    `path` is the raw path below the public prefix, for instance `/files/<drop>/<token>`. `headers` keeps order
-    and duplicates. `has_body` is true when a body follows (Content-Length above 0, or chunked).
-    """
-
-    method: str
-    path: str
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class BodyInfo:
     """What the headers say of the body. `length` is None for a chunked one."""
 
@@ -52,22 +39,12 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """HEAD: where the upload stands."""
-
-
-@dataclass(frozen=True, slots=True)
 class Patch:
     """PATCH: more bytes at an offset; `declared_length` when a deferred length becomes known."""
 
     offset: int
     body: BodyInfo
     declared_length: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """DELETE: end the upload."""
 
 
 @dataclass(frozen=True, slots=True)

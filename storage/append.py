@@ -188,7 +188,6 @@ class Appender:
         """End the segment and make everything received durable."""
         await self._commit_ended(reraise=True)
         await self._pools.run(self._end_and_commit)
-        self._holder.uncommitted = False
 
     async def _settle(self) -> None:
         """Keep what came before a cut, unless a checksum was to hold for the whole."""
@@ -265,7 +264,6 @@ class Appender:
         if filled > held:
             sealing.take(buffer, filled)
             self._holder.received_at = time.monotonic()
-            self._holder.uncommitted = True
             if self._checksum is None:
                 self._holder.position = sealing.position
         if cut is not None:

@@ -17,7 +17,6 @@ class Holder:
 
     position: int | None = None
     """The offset it would have if it stopped now; None while it takes no bytes."""
-    uncommitted: bool = False
     received_at: float = field(default_factory=time.monotonic)
     checksummed: bool = False
     body: Body | None = None
@@ -47,7 +46,7 @@ class Holder:
 
     def let_go_of_body(self) -> None:
         """Note that no body is being taken any more, and answer everyone who waits for a commit."""
-        self.body, self.position, self.uncommitted = None, None, False
+        self.body = self.position = None
         answer(self.take_asked())
 
 

@@ -118,11 +118,6 @@ class ServerKeys:
     managed: tuple[Identity, ...] = field(repr=False)
     ingest: IngestKeys = field(repr=False)
 
-    @property
-    def signing_key_id(self) -> str:
-        """The id of the key that signs."""
-        return self.signing.id
-
     def managed_identity(self, key_type: str) -> Identity | None:
         """Return the managed identity of one type."""
         return next((identity for identity in self.managed if identity.key_type == key_type), None)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +20,7 @@ from server.cli.context import (
     with_catalog,
     with_services,
 )
-from server.cli.output import CommandError, note, print_json, say
+from server.cli.output import CommandError, note, print_json, say, steps
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from storage.rewrap import Rewrapped, Rewrapper
     from storage.rotation import Handed, SigningRotation
 
-T = TypeVar("T")
 app = group("Make, show and rotate keys.")
 
 
@@ -114,7 +112,12 @@ def rotate(
             rotation = _RootRotation(services, conf.keys.root_recipients, rewrapper)
             if not dry_run:
                 await services.catalog.record(Event(Act.KEYS_ROTATE, drop, result="roots", count=len(ids)))
-            return [await rotation.one(upload_id) for upload_id in _tracked(ids, "re-wrap")]
+            found = []
+            with steps("re-wrap", len(ids)) as advance:
+                for upload_id in ids:
+                    found.append(await rotation.one(upload_id))
+                    advance(1)
+            return found
 
     _report_roots(with_services(config, work), dry_run=dry_run, as_json=as_json)
 
@@ -221,8 +224,11 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
 def _hand_over(rotation: SigningRotation, *, dry_run: bool) -> list[Handed]:
     if not dry_run:
         rotation.prepare()
-    ids = _tracked(rotation.upload_ids(), "hand over")
-    reports = [rotation.hand_over(upload_id, dry_run=dry_run) for upload_id in ids]
+    ids, reports = list(rotation.upload_ids()), []
+    with steps("hand over", len(ids)) as advance:
+        for upload_id in ids:
+            reports.append(rotation.hand_over(upload_id, dry_run=dry_run))
+            advance(1)
     if not dry_run:
         rotation.finish()
     return [report for report in reports if report is not None]
@@ -254,19 +260,3 @@ def _report_signing(
             note(f"put {output} in the place that keys.signing_key names before the server starts")
     if skipped:
         sys.exit(1)
-
-
-def _tracked(items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield the items with a progress bar on a terminal."""
-    listed = list(items)
-    if not sys.stderr.isatty():
-        yield from listed
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as drawn:
-        task = drawn.add_task(what, total=len(listed))
-        for item in listed:
-            yield item
-            drawn.advance(task)

@@ -9,7 +9,7 @@ from dropoff_tus.audit import Event, Note
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports import Decide
-from storage.catalog import audit, operations
+from storage.catalog import audit, operations, tokens
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
 from storage.durable import failpoint
@@ -174,19 +174,19 @@ class SqlCatalog:
 
     async def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""
-        await self._engine.write(lambda transaction: operations.add_token(transaction, token))
+        await self._engine.write(lambda transaction: tokens.add(transaction, token))
 
     async def token(self, token_id: str) -> ApiToken | None:
         """Return one API token, or None."""
-        return await self._engine.read(lambda transaction: operations.token(transaction, token_id))
+        return await self._engine.read(lambda transaction: tokens.one(transaction, token_id))
 
     async def tokens(self) -> list[ApiToken]:
         """Return all API tokens, oldest first."""
-        return await self._engine.read_many(operations.tokens)
+        return await self._engine.read_many(tokens.every)
 
     async def revoke_token(self, token_id: str, at: datetime) -> bool:
         """Revoke an API token."""
-        return await self._engine.write(lambda transaction: operations.revoke_token(transaction, token_id, at))
+        return await self._engine.write(lambda transaction: tokens.revoke(transaction, token_id, at))
 
     # ---- the audit ----------------------------------------------------------------------------------------------
 

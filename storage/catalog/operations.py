@@ -20,7 +20,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports import Decide
 from storage.catalog import outbox, statements
@@ -28,11 +28,9 @@ from storage.catalog.rows import (
     Row,
     dropoff_values,
     read_dropoff,
-    read_token,
     read_upload,
     read_usage,
     to_micros,
-    token_values,
     upload_values,
 )
 from storage.catalog.schema import ENDED, HOLDING
@@ -350,30 +348,6 @@ def uploads(
 def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
     """Return the partials that a final has claimed."""
     return [read_upload(row) for row in transaction.rows(statements.PARTS, final_id=final_id)]
-
-
-# ---- API tokens -----------------------------------------------------------------------------------------------
-
-
-def add_token(transaction: Transaction, token: ApiToken) -> None:
-    """Insert an API token."""
-    transaction.post(statements.INSERT_TOKEN, **token_values(token))
-
-
-def token(transaction: Transaction, token_id: str) -> ApiToken | None:
-    """Return one API token, or None."""
-    rows = transaction.rows(statements.TOKEN, token_id=token_id)
-    return read_token(rows[0]) if rows else None
-
-
-def tokens(transaction: Transaction) -> list[ApiToken]:
-    """Return all API tokens, oldest first."""
-    return [read_token(row) for row in transaction.rows(statements.ALL_TOKENS)]
-
-
-def revoke_token(transaction: Transaction, token_id: str, at: datetime) -> bool:
-    """Revoke an API token; again changes nothing."""
-    return transaction.run(statements.REVOKE_TOKEN, token_id=token_id, at=to_micros(at)) > 0
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------

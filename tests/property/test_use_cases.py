@@ -23,7 +23,6 @@ class _Client:
     token: str
     content: bytes
     acknowledged_bytes: int = 0
-    told_complete: bool = False
     ended: bool = False
 
 
@@ -59,7 +58,7 @@ class _Run:
         length = self.chance.choice([len(content), None])
         role = self.chance.choice([Role.REGULAR, Role.PARTIAL])
         created = await self.world.create(length, role=role)
-        self.clients.append(_Client(token_of(created), content, told_complete=created.receipt is not None))
+        self.clients.append(_Client(token_of(created), content))
 
     async def _send(self, client: _Client) -> None:
         start = (await self.world.head(client.token)).offset
@@ -76,7 +75,6 @@ class _Run:
         )
         assert answer.offset == stop
         client.acknowledged_bytes = stop
-        client.told_complete |= answer.receipt is not None
 
     async def settle(self) -> None:
         """Let the catalog come back, a new process start, and every client send what is left."""
