@@ -235,6 +235,18 @@ class Store(Protocol):
         """
         ...
 
+    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+        """Do what `Lease.end` does with an upload that no lease can be had of, since it does not verify.
+
+        The end is durable first. Its parts are the caller's to end: their list may be what is damaged.
+
+        Raises:
+            UploadNotFoundError: There is nothing of it.
+            UploadLockedError: Another process writes it.
+            StorageFailedError: The disk failed; repeat it.
+        """
+        ...
+
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
         ...

@@ -1,6 +1,7 @@
 """Ending uploads: by the client, by time, by the operator. The store first, which is the truth, then the catalog."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from dropoff_tus.errors import (
     DropoffError,
     PartInUseError,
     TerminateFinishedError,
+    UploadDamagedError,
     UploadNotFoundError,
 )
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
@@ -102,6 +104,36 @@ class Ender:
         """
         async with self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
             await self.end(lease, UploadState.DELETED, "by the operator")
+
+    async def delete_damaged(self, upload_id: str) -> bool:
+        """Shred an upload for the operator as `delete` does, also if it, or a part of it, does not verify.
+
+        Returns:
+            Whether something was damaged.
+
+        Raises:
+            UploadNotFoundError: Neither store nor catalog has it.
+            PartInUseError, UploadLockedError: As `delete`.
+        """
+        row = await self._catalog.upload(upload_id)
+        try:
+            await self.delete(upload_id)
+        except UploadDamagedError:
+            pass
+        except UploadNotFoundError:
+            # Its log is gone; keys and bytes may be there.
+            if row is None:
+                raise
+        else:
+            return False
+        # What the catalog says of parts, since the log cannot say it. Asked first, lest a part in use be shredded.
+        await self._catalog.set_state(upload_id, UploadState.FINISHING, self._clock.now())
+        parts = [] if row is None else await self._catalog.parts(upload_id)
+        for one in (upload_id, *(part.id for part in parts)):
+            with contextlib.suppress(UploadNotFoundError):
+                await self._store.shred_damaged(one, UploadState.DELETED, "by the operator", self._clock.now())
+        await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
+        return True
 
     async def end_open(self, drop_id: str) -> int:
         """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.

@@ -356,6 +356,10 @@ class Uploads:
         """Shred an upload for the operator, finished or not."""
         await self._ender.delete(row_id)
 
+    async def delete_damaged(self, row_id: str) -> bool:
+        """Shred an upload for the operator also if it does not verify; return whether that was so."""
+        return await self._ender.delete_damaged(row_id)
+
     async def reconcile(self) -> ReconcileReport:
         """Repair the catalog from the store after a crash, and finish what was to be finished."""
         return await reconcile.reconcile(self._store, self._catalog, self._finisher, self._ender)

@@ -113,7 +113,7 @@ def _create_record(
 
 def remove_files(base: StoreBase, paths: UploadPaths) -> None:
     """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
-    for path in (*paths.key_files, paths.data, paths.log, paths.torn_log):
+    for path in (*paths.key_files, paths.data, paths.log, paths.torn_log, paths.damaged_log):
         with contextlib.suppress(OSError):
             base.disk.remove(path)
     with contextlib.suppress(OSError):

@@ -34,7 +34,8 @@ from storage.leases import Leases
 from storage.log import LogState
 from storage.pools import Pools
 from storage.reading import open_own_envelope, read_plain
-from storage.recovery import Chain
+from storage.recovery import Chain, not_found
+from storage.shredding import shred_damaged
 
 __all__ = ["FileStore", "StoreSettings"]
 
@@ -160,6 +161,19 @@ class FileStore:
     async def settle(self, upload_id: str) -> None:
         """Let a quiet writer commit; see the port."""
         await self._leases.settle(upload_id)
+
+    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+        """End and shred what does not verify; see the port."""
+
+        def work() -> None:
+            try:
+                shred_damaged(self._base, upload_id, state, why, at)
+            except OSError as error:
+                raise self._base.failed(upload_id, error) from error
+
+        if not is_upload_id(upload_id):
+            raise not_found()
+        await self.run(work)
 
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends; see the port."""

@@ -29,6 +29,11 @@ class UploadPaths:
         return self.folder / "log.torn"
 
     @property
+    def damaged_log(self) -> Path:
+        """Where the log of a shredded upload that did not verify is kept."""
+        return self.folder / "log.damaged"
+
+    @property
     def key_files(self) -> tuple[Path, ...]:
         """Everything to shred, the envelopes first; then what a crash may have left beside those that are replaced."""
         replaced = (self.root_envelope, self.receipt)

@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 
-from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
+from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage.durable import Disk
 from storage.keys import SigningKey
 from storage.layout import UploadPaths
@@ -90,6 +90,15 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     if record["t"] == "key":
         _check_known(record["key"], key, upload_id)
     return jump(replace(state, key=signer), record, line, end), size - end
+
+
+def read_create(log: int, upload_id: str, key: SigningKey) -> LogState | None:
+    """Return the state after the create record; None if that does not verify."""
+    line = _first_line(log, os.fstat(log).st_size)
+    try:
+        return None if line is None else _create_state(line, upload_id, key)
+    except UploadDamagedError:
+        return None
 
 
 def waiting_at(log: int, key: SigningKey) -> int | None:

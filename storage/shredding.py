@@ -3,13 +3,18 @@
 Source: docs/format.md, Order of writes.
 """
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from datetime import datetime
 
+from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import UploadState
 from storage.base import StoreBase
 from storage.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line
+from storage.recovery import not_found, read_chain, read_create
 
 
 def seal(base: StoreBase, state: LogState) -> None:
@@ -29,19 +34,7 @@ def seal(base: StoreBase, state: LogState) -> None:
 
 def shred(base: StoreBase, state: LogState) -> None:
     """Remove the keys, durably, then the bytes. The log stays as a tombstone."""
-    paths = base.layout.of(state.id)
-    failpoint("before-shred")
-    for path in paths.key_files:
-        base.disk.remove(path)
-    # Also if all were gone already, as above.
-    base.disk.sync_path(paths.keys_folder)
-    failpoint("after-shred-keys")
-    data = base.disk.open_existing(paths.data, write=True)
-    try:
-        base.disk.truncate(data, 0)
-    finally:
-        os.close(data)
-    base.unfinished.pop(state.id, None)
+    _remove_keys_and_bytes(base, state.id)
     known = base.known.get(state.id)
     if known is not None:
         known.metadata = known.receipt_identity = None
@@ -63,3 +56,80 @@ def shred_part(base: StoreBase, part: str, state: UploadState, why: str, at: dat
         part_state = jump(part_state, record, line, part_state.log_bytes + len(line))
         base.known.update(part_state, {})
     shred(base, part_state)
+
+
+def shred_damaged(base: StoreBase, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+    """End and shred an upload that does not verify. Every step may be repeated.
+
+    Its log stays beside the tombstone as it was found (`log.damaged`), since it may tell what happened. The tombstone
+    is the create record and the end, or nothing where not even that record verifies.
+
+    Raises:
+        UploadNotFoundError: There is nothing of it.
+        UploadLockedError: Another process writes it.
+        OSError: The disk failed; what is there is as it was, or goes with another attempt.
+    """
+    paths = base.layout.of(upload_id)
+    if not paths.folder.is_dir():
+        raise not_found()
+    with _damaged_log(base, upload_id) as log:
+        if log is not None:
+            _end_damaged(base, upload_id, log, state, why, at)
+        failpoint("after-damaged-end")
+        if not paths.data.exists():
+            base.disk.write_new(paths.data, b"")
+        _remove_keys_and_bytes(base, upload_id)
+    base.known.forget(upload_id)
+
+
+def _end_damaged(base: StoreBase, upload_id: str, log: int, state: UploadState, why: str, at: datetime) -> None:
+    paths, key = base.layout.of(upload_id), base.keys.signing
+    found = os.pread(log, os.fstat(log).st_size, 0)
+    try:
+        stands: LogState | None = read_chain(log, upload_id, key, every_signature=True).state
+    except DropoffError:
+        base.disk.replace(paths.damaged_log, found)
+        failpoint("before-damaged-end")
+        stands = read_create(log, upload_id, key)
+    if stands is None:
+        base.disk.remove(paths.log)
+        base.disk.sync_path(paths.folder)
+    elif stands.ended is None:
+        end = sign_line(next_record(stands, "end", at, {"state": state.value, "why": why}), key)
+        base.disk.replace(paths.log, found[: stands.log_bytes] + end)
+
+
+@contextlib.contextmanager
+def _damaged_log(base: StoreBase, upload_id: str) -> Iterator[int | None]:
+    """Open and lock a log, if there is one."""
+    try:
+        log = base.disk.open_existing(base.layout.of(upload_id).log, write=True)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield log
+    except BlockingIOError:
+        message = "the upload is in use by another process; nothing was changed"
+        raise UploadLockedError(message) from None
+    finally:
+        os.close(log)
+
+
+def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
+    """Remove every key, durably, then the bytes."""
+    paths = base.layout.of(upload_id)
+    failpoint("before-shred")
+    for path in paths.key_files:
+        base.disk.remove(path)
+    # Also if all were gone already, as above.
+    with contextlib.suppress(FileNotFoundError):
+        base.disk.sync_path(paths.keys_folder)
+    failpoint("after-shred-keys")
+    data = base.disk.open_existing(paths.data, write=True)
+    try:
+        base.disk.truncate(data, 0)
+    finally:
+        os.close(data)
+    base.unfinished.pop(upload_id, None)

@@ -51,12 +51,27 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
         return None  # the check of the store itself tells that
     if row is None:
         return _unknown_to_catalog(store, upload_id, stored)
+    problem = None
     if row.state in _WHOLE_STATES:
-        return _whole(store, row, stored)
-    if row.state in _UNFINISHED:
-        return _unfinished(row, stored)
-    if stored is not None and stored.ended is None:
-        return f"the catalog calls it {row.state.value}, but its bytes are still in the store"
+        problem = _whole(store, row, stored)
+    elif row.state in _UNFINISHED:
+        problem = _unfinished(row, stored)
+    elif stored is not None and stored.ended is None:
+        problem = f"the catalog calls it {row.state.value}, but its bytes are still in the store"
+    return (_changed(row, stored) if stored is not None else None) or problem
+
+
+def _changed(row: UploadRow, stored: StoredUpload) -> str | None:
+    """Find what the catalog says otherwise than the signed log, from which it never differs unless it was changed."""
+    facts = (
+        ("its drop-off", row.drop_id, stored.drop_id),
+        ("its mode", row.mode.value, stored.mode.value),
+        ("its role", row.role.value, stored.role.value),
+        ("its length", row.length, stored.length),
+    )
+    for name, said, signed in facts:
+        if said is not None and signed is not None and said != signed:
+            return f"the catalog says that {name} is {said}, the signed log {signed}: the catalog was changed"
     return None
 
 

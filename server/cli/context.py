@@ -212,7 +212,7 @@ async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -
     Raises:
         CommandError: It is none of these, or unknown.
     """
-    from dropoff_tus.errors import UploadNotFoundError
+    from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
     from dropoff_tus.ids import is_token, is_upload_id, upload_id
 
     found = _UPLOAD_URL_END.search(text)
@@ -231,6 +231,8 @@ async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -
             await store.stat(candidate)
         except UploadNotFoundError:
             continue
+        except UploadDamagedError:
+            pass  # it is there; what is asked of it says the rest
         return candidate
     message = "there is no such upload; list them with `dropoff-tus upload list --all`"
     raise CommandError(message)

@@ -17,6 +17,7 @@ from server.cli.receipts import signed_line
 from server.cli.target import new_file
 
 if TYPE_CHECKING:
+    from dropoff_tus.model import UploadRow
     from server.config import Config
     from server.services import Services
 
@@ -95,7 +96,7 @@ async def _purge(services: Services, drop_id: str, target: Path) -> dict[str, An
                 present = await services.catalog.upload(row.id)
                 if present is None or present.state is not UploadState.DELETED:
                     await services.uploads.delete(row.id)
-                removed.append(await _tombstone(services, row.id))
+                removed.append(await _tombstone(services, row))
             except DropoffError as error:
                 kept.append({"id": row.id, "why": error.message})
             advance(1)
@@ -118,12 +119,18 @@ async def _purge(services: Services, drop_id: str, target: Path) -> dict[str, An
     return {"drop": drop_id, "removed": len(removed), "kept": [], "certificate": str(target), "sha256": digest}
 
 
-async def _tombstone(services: Services, upload_id: str) -> dict[str, Any]:
-    """Return what the log still says of an upload whose keys and bytes are gone."""
-    chain = await services.store.run(services.store.chain, upload_id)
+async def _tombstone(services: Services, row: UploadRow) -> dict[str, Any]:
+    """Return what the log still says of an upload whose keys and bytes are gone; the catalog, where there is no log."""
+    from dropoff_tus.errors import UploadNotFoundError
+
+    try:
+        chain = await services.store.run(services.store.chain, row.id)
+    except UploadNotFoundError:
+        created = row.created_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"id": row.id, "bytes": row.size_bytes or 0, "created_at": created, "removed_at": None, "final": None}
     state = chain.state
     return {
-        "id": upload_id,
+        "id": row.id,
         "bytes": state.offset,
         "created_at": state.create["at"],
         "removed_at": state.last_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),

@@ -238,12 +238,16 @@ async def _to_file(target: Path, pieces: AsyncIterator[bytes], advance: Any, *, 
 def delete(
     upload: UploadArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also if it does not verify, which is refused otherwise.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Shred an upload: its keys first, then its bytes. There is no way back.
 
-    Copies in backups are not touched.
+    Copies in backups are not touched. What was damaged or tampered with is refused, since it may be looked into, or put
+    right from a backup; --damaged shreds it, and keeps its log, which has no content, as it was found: log.damaged.
 
     Example: dropoff-tus upload delete 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --yes
     """
@@ -254,6 +258,7 @@ def delete(
         typer.confirm("Shred this upload? There is no way back", abort=True, err=True)
 
     async def work(services: Services, _conf: Config) -> str:
+        from dropoff_tus.errors import UploadDamagedError
         from dropoff_tus.model import Role
 
         found = await find_upload(services.catalog, services.store, upload)
@@ -261,7 +266,14 @@ def delete(
         if row is not None and row.role is Role.PARTIAL and row.final_id is not None:
             message = f"it is a part of upload {row.final_id}; delete that one. Nothing was changed"
             raise CommandError(message)
-        await services.uploads.delete(found)
+        if damaged:
+            await services.uploads.delete_damaged(found)
+            return found
+        try:
+            await services.uploads.delete(found)
+        except UploadDamagedError as error:
+            message = f"{error.message}. Look into it first; `upload delete {found} --damaged` shreds it all the same"
+            raise CommandError(message) from None
         return found
 
     found = with_services(config, work)

@@ -13,7 +13,7 @@ import pytest
 
 from server.cli.output import CommandError
 from server.cli.target import new_file
-from tests.support.server_process import ServerProcess, program, run_warm
+from tests.support.server_process import ServerProcess, program, run_warm, upload_id_of
 from tests.support.tus_raw import metadata
 
 _CONTENT = bytes(range(256)) * 1000
@@ -152,6 +152,25 @@ def test_killed_export_leaves_no_plain_bytes(limited: ServerProcess, tmp_path: P
         assert process.stderr.read() == b""
     assert status in {128 + number, -number}, "it was done before the signal came"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_of_what_was_tampered_with_leaves_nothing(limited: ServerProcess, tmp_path: Path) -> None:
+    """At the end of a large one, after most of it was written: the sentence names the upload; a file there stays."""
+    url = limited.drop.site.upload(os.urandom(3_000_000))
+    upload_id = upload_id_of(url)
+    data = limited.data / "store" / "uploads" / upload_id[:2] / upload_id / "data"
+    whole = data.read_bytes()
+    old = tmp_path / "old"
+    old.write_bytes(b"mine")
+    for changed in (whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:], whole[:-1], whole + b"x"):
+        data.write_bytes(changed)
+        for options in (("--output", str(tmp_path / "new")), ("--output", str(old), "--force")):
+            done = limited.cli("upload", "export", url, *options, check=False)
+            assert done.returncode == 1
+            assert f"upload {upload_id} does not verify".encode() in done.stderr
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"mine"}
+    data.write_bytes(whole)
+    assert limited.cli("upload", "export", url, "--output", str(tmp_path / "new"), check=False).returncode == 0
 
 
 def _writes_in(pid: int, folder: Path) -> bool:

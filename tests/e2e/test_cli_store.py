@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -291,3 +292,43 @@ def test_sweep_expires_what_was_idle_and_shreds_what_is_left_of_ended_ones(tmp_p
         assert server.export(finished) == b"hello"
         assert server.row(idle)["state"] == UploadState.EXPIRED
         assert _problems(server) == {}
+
+
+def test_sweep_leaves_an_orphan_that_another_process_holds(stopped: ServerProcess) -> None:
+    """Whoever has the lease may be about to make something of it; without it the upload goes."""
+    made = _make(stopped)
+    log = os.open(_folder(stopped, made.empty) / "log", os.O_RDWR)
+    fcntl.flock(log, fcntl.LOCK_EX)
+    kept = stopped.cli_json("store", "sweep")
+    assert kept["orphans"] == []
+    reasons = {item["id"]: item["reason"] for item in kept["kept"]}
+    assert reasons[made.empty] == "the upload is in use by another process"
+    assert _keys(stopped, made.empty) != []
+    os.close(log)
+    assert stopped.cli_json("store", "sweep")["orphans"] == [made.empty]
+
+
+# ---- shredding what is damaged ----------------------------------------------------------------------------------
+
+
+def test_damaged_upload_is_shredded_only_when_the_operator_says_so(running: ServerProcess) -> None:
+    """Beside the running server, which says that it is gone; the check finds nothing any more."""
+    site = running.drop.site
+    url = site.upload(b"hello" * 100)
+    upload_id = upload_id_of(url)
+    log = _folder(running, upload_id) / "log"
+    _flip(log, log.read_bytes().index(b"\n") + 30)
+    before = log.read_bytes()
+    refused = running.cli("upload", "delete", upload_id, "--yes", check=False)
+    assert refused.returncode == 1
+    assert f"upload {upload_id} does not verify".encode() in refused.stderr
+    assert f"`upload delete {upload_id} --damaged` shreds it all the same".encode() in refused.stderr
+    assert (log.read_bytes(), _keys(running, upload_id) != []) == (before, True)
+    done = running.cli_json("upload", "delete", upload_id, "--yes", "--damaged")
+    assert done == {"id": upload_id, "state": "deleted"}
+    assert _keys(running, upload_id) == []
+    assert (_folder(running, upload_id) / "data").read_bytes() == b""
+    assert (_folder(running, upload_id) / "log.damaged").read_bytes() == before
+    assert upload_id not in _problems(running)
+    assert site.head(url).status == 410
+    assert running.row(url)["state"] == UploadState.DELETED

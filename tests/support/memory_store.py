@@ -195,6 +195,16 @@ class MemoryStore:
             raise KeyMissingError("it is sealed")
         yield self.content(upload_id)[start:stop]
 
+    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+        """End what does not verify."""
+        await asyncio.sleep(0)
+        assert why, "an end has a reason"
+        kept = self.kept.get(upload_id)
+        if kept is None:
+            raise UploadNotFoundError("there is no such upload here")
+        kept.ended, kept.last_commit_at, kept.damaged = kept.ended or state, at, False
+        kept.data, kept.receipt = bytearray(), None
+
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends."""
         for upload_id in upload_ids:

@@ -14,6 +14,7 @@ from dropoff_tus.errors import (
     MismatchedOffsetError,
     PartInUseError,
     TerminateFinishedError,
+    UploadDamagedError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -381,3 +382,46 @@ async def test_finished_uploads_are_shredded_when_their_retention_is_over() -> N
     world.clock.advance(10 * DAY_SECONDS + 1)
     assert await world.uploads.expire() == 1
     assert world.state(token) is UploadState.EXPIRED
+
+
+@async_test
+async def test_delete_of_what_is_damaged_is_refused_unless_asked_for() -> None:
+    """With the flag it is gone, in store and catalog, and what it took is given back."""
+    world = World()
+    token = token_of(await world.create(5, b"012"))
+    sound = token_of(await world.create(5, b"012"))
+    world.store.kept[upload_id(token)].damaged = True
+    with pytest.raises(UploadDamagedError):
+        await world.uploads.delete(upload_id(token))
+    assert world.state(token) is UploadState.OPEN
+    assert await world.uploads.delete_damaged(upload_id(token))
+    assert not await world.uploads.delete_damaged(upload_id(sound))
+    assert (world.state(token), world.state(sound)) == (UploadState.DELETED, UploadState.DELETED)
+    assert await world.reserved_bytes() == 0
+    assert world.store.content(upload_id(token)) == b""
+    with pytest.raises(UploadNotFoundError):
+        await world.uploads.delete_damaged("0" * 32)
+
+
+@pytest.mark.parametrize("which", ["final", "part", "log of the final gone"])
+@async_test
+async def test_delete_of_a_damaged_concatenation_takes_all_its_parts(which: str) -> None:
+    """Whichever of them is damaged; a damaged part alone is refused, since its final would be lost with it."""
+    world = World()
+    parts = [await world.part(b"01"), await world.part(b"23")]
+    final = token_of(await world.create(None, role=Role.FINAL, parts=parts))
+    if which == "log of the final gone":
+        kept = world.store.kept.pop(upload_id(final))
+        assert kept.final
+    else:
+        world.store.kept[upload_id(final if which == "final" else parts[0])].damaged = True
+    if which == "part":
+        with pytest.raises(PartInUseError):
+            await world.uploads.delete_damaged(upload_id(parts[0]))
+        assert world.state(parts[0]) is UploadState.COMPLETE
+    await world.uploads.delete_damaged(upload_id(final))
+    for token in (final, *parts):
+        assert world.state(token) is UploadState.DELETED
+    for token in parts:
+        assert world.store.kept[upload_id(token)].ended is UploadState.DELETED
+    await world.uploads.close()

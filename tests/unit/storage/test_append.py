@@ -178,3 +178,33 @@ async def test_slow_disk_is_not_the_clients_idleness(tmp_path: Path, monkeypatch
     monkeypatch.setattr("storage.append._BACKLOG_BYTES", _ROLL_BYTES)
     await _append(kit, upload.id, 0, MemoryBody(content), idle_seconds=0.3)
     await _complete(kit, upload.id, content)
+
+
+@async_test
+async def test_append_never_reads_back_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit costs the same after ten thousand others; only another process's first look reads the log, once."""
+    kit = StoreKit(tmp_path, durability="os")
+    _, upload = await kit.create(None)
+    for offset in range(50):
+        await kit.append(upload.id, offset, b"x")
+    read = 0
+    pread = os.pread
+
+    def counting(descriptor: int, count: int, offset: int) -> bytes:
+        nonlocal read
+        found = pread(descriptor, count, offset)
+        read += len(found)
+        return found
+
+    monkeypatch.setattr(os, "pread", counting)
+    for offset in range(50, 60):
+        await kit.append(upload.id, offset, b"x")
+    assert read == 0
+    kit.open()
+    await kit.append(upload.id, 60, b"x")
+    log_bytes = kit.store.layout.of(upload.id).log.stat().st_size
+    assert log_bytes <= read < 8 * log_bytes
+    read = 0
+    for offset in range(61, 65):
+        await kit.append(upload.id, offset, b"x")
+    assert read == 0
