@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import uvloop
 
@@ -33,6 +34,7 @@ from server.auth import Auth
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.bench import processes
 from tests.support.postgres import PostgresServer
+from tests.support.server_process import ServerProcess
 
 _KEY = bytes(32)
 _CODE = "0123-4567-89AB-CDEF"
@@ -205,6 +207,37 @@ def _pace(made: Database, rate: float, seconds: float) -> str:
     return f"{rate:.0f}/s by {_PROCESSES} processes for {longest / 10} s: {told}; {uvloop.run(_check(made.url, drops))}"
 
 
+# ---- over HTTP ------------------------------------------------------------------------------------------------
+
+
+def _over_http(url: str, seconds: float, connections: int = 64) -> str:
+    """Create at the real server as fast as it goes, all connections at once, in drop-offs with too little room."""
+    with tempfile.TemporaryDirectory(prefix="creations-", dir=_below()) as folder:
+        settings = {"LIMITS__CONNECTIONS_PER_ADDRESS": str(2 * connections)}
+        options = () if url.startswith("sqlite") else ("--catalog-url", url)
+        with ServerProcess(Path(folder), environment=settings, init_options=options) as server:
+            room = int(seconds * 20)
+            drops = [server.create_drop("--max-uploads", str(room)) for _ in range(_DROPS)]
+            sites = [drop.site for drop in drops]
+            outcomes: Counter[int] = Counter()
+            with contextlib.ExitStack() as stack:
+                opened = [stack.enter_context(sites[0].connect(timeout_seconds=60)) for _ in range(connections)]
+                began = time.monotonic()
+                while time.monotonic() - began < seconds:
+                    for number, connection in enumerate(opened):
+                        site = sites[number % len(sites)]
+                        headers = site.post_headers({"Upload-Length": str(_SIZE_BYTES)})
+                        connection.send(site.message("POST", site.upload_url, headers))
+                    outcomes.update(connection.read_response().status for connection in opened)
+                passed = time.monotonic() - began
+            shown = [server.cli_json("drop", "show", drop.id) for drop in drops]
+            listed = [len(server.uploads(drop)) for drop in drops]
+    counted = [one["uploads"] for one in shown]
+    exact = counted == listed and max(counted) <= room and sum(counted) == outcomes[201]
+    told = ", ".join(f"{count} x {status}" for status, count in sorted(outcomes.items()))
+    return f"over HTTP {outcomes.total() / passed:.0f}/s: {told}; {'every quota exact' if exact else 'QUOTAS WRONG'}"
+
+
 def main() -> int:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.creations", description=__doc__)
@@ -213,6 +246,7 @@ def main() -> int:
     parser.add_argument("--at-once", default="1,16,64", help="so many callers (1,16,64)")
     parser.add_argument("--rate", type=float, default=1000.0, help="creations a second, offered (1000)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for so long (10)")
+    parser.add_argument("--http", action="store_true", help="also at the real server, as fast as it goes")
     parser.add_argument("--offer", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.offer is not None:
@@ -225,6 +259,9 @@ def main() -> int:
                 print(" ", uvloop.run(_cost(made, given.count, at_once)), flush=True)
             if given.rate:
                 print(" ", _pace(made, given.rate, given.seconds), flush=True)
+        if given.http:
+            with database(kind) as made:
+                print(" ", _over_http(made.url, given.seconds), flush=True)
     return 0
 
 

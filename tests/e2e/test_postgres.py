@@ -1,12 +1,14 @@
 """The real program with its catalog in a real PostgreSQL, which goes away and comes back."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.answers import assert_head, assert_refused
+from tests.e2e.test_quota import CROWD, ROOM, crowd
 from tests.support.postgres import OWNER, PostgresServer
 from tests.support.server_process import ProgramError, ServerProcess
 
@@ -28,7 +30,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
     """Run the program, made by `init` on that database."""
     url = postgres.url(_DATABASE).replace("@", f":{_PASSWORD}@")
     folder = tmp_path_factory.mktemp("on-postgres")
-    with ServerProcess(folder, init_options=["--catalog-url", url]) as server:
+    settings = {"LIMITS__CONNECTIONS_PER_ADDRESS": str(2 * CROWD)}
+    with ServerProcess(folder, environment=settings, init_options=["--catalog-url", url]) as server:
         yield server
         assert _PASSWORD not in server.log_text
 
@@ -95,6 +98,14 @@ def test_commands_work_beside_the_server(running: ServerProcess) -> None:
     assert_refused(drop.site.post({"Upload-Length": "5", "Dropoff-Code": code}), 403)
     running.cli("upload", "delete", running.row(first)["id"], "--yes")
     assert_head(drop.site.head(first), 410)
+
+
+def test_quota_lets_exactly_so_many_of_a_crowd_in(running: ServerProcess) -> None:
+    """Two hundred at once against a hundred."""
+    drop = running.create_drop("--max-uploads", str(ROOM), name="crowded")
+    answers = crowd(drop.site, {"Upload-Length": "10"})
+    assert Counter(answer.status for answer in answers) == {201: ROOM, 403: CROWD - ROOM}
+    assert running.cli_json("drop", "show", drop.id)["uploads"] == ROOM
 
 
 def test_close_now_stops_what_runs_within_five_seconds(running: ServerProcess) -> None:

@@ -1,7 +1,7 @@
 """The check before an upload is exact: no crowd and no form of request gets round a drop-off's limits."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -20,7 +20,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
         yield running
 
 
-def _crowd(site: TusSite, headers: dict[str, str | None], body: bytes = b"") -> list[Response]:
+def crowd(site: TusSite, headers: Mapping[str, str | None], body: bytes = b"") -> list[Response]:
     """Send the same creation on many connections before reading any answer."""
     connections = [site.connect() for _ in range(CROWD)]
     try:
@@ -36,7 +36,7 @@ def _crowd(site: TusSite, headers: dict[str, str | None], body: bytes = b"") -> 
 def test_quota_of_uploads_lets_exactly_so_many_of_a_crowd_in(crowded: ServerProcess) -> None:
     """Two hundred at once against a hundred."""
     drop = crowded.create_drop("--max-uploads", str(ROOM))
-    answers = _crowd(drop.site, {"Upload-Length": "10"})
+    answers = crowd(drop.site, {"Upload-Length": "10"})
     assert Counter(answer.status for answer in answers) == {201: ROOM, 403: CROWD - ROOM}
     assert {answer.error_code for answer in answers if answer.status == 403} == {"ERR_DROPOFF_FULL"}
     assert crowded.cli_json("drop", "show", drop.id)["uploads"] == ROOM
@@ -47,7 +47,7 @@ def test_quota_of_bytes_lets_exactly_so_many_of_a_crowd_in(crowded: ServerProces
     content = b"0123456789"
     drop = crowded.create_drop("--max-total-bytes", str(len(content) * ROOM))
     headers: dict[str, str | None] = {"Upload-Length": str(len(content)), "Content-Type": OCTETS}
-    answers = _crowd(drop.site, headers, content)
+    answers = crowd(drop.site, headers, content)
     assert Counter(answer.status for answer in answers) == {201: ROOM, 413: CROWD - ROOM}
     assert {answer.error_code for answer in answers if answer.status == 413} == {"ERR_QUOTA"}
     assert crowded.cli_json("drop", "show", drop.id)["bytes"] == len(content) * ROOM
