@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from dropoff_tus.model import UploadState
+from dropoff_tus.model import Dropoff, Limits, Role, UploadRow, UploadState
 
 FIRST_PREV = "0" * 64
 """What the first row has in place of a hash."""
@@ -28,7 +28,11 @@ _canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=F
 class Act(StrEnum):
     """What happened."""
 
+    TOKEN_CREATE = "token.create"  # noqa: S105 - the name of an act
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105 - likewise
+    WRONG_TOKENS = "token.wrong"
     DROP_CREATE = "drop.create"
+    DROP_EDIT = "drop.edit"
     DROP_CLOSE = "drop.close"
     DROP_REOPEN = "drop.reopen"
     DROP_NEW_CODE = "drop.new_code"
@@ -40,9 +44,12 @@ class Act(StrEnum):
     UPLOAD_REJECT = "upload.reject"
     UPLOAD_TERMINATE = "upload.terminate"
     UPLOAD_EXPIRE = "upload.expire"
+    UPLOAD_RETIRE = "upload.retire"
     UPLOAD_DELETE = "upload.delete"
     UPLOAD_EXPORT = "upload.export"
     UPLOAD_DOWNLOAD = "upload.download"
+    EVENT_DEAD = "event.dead"
+    EVENT_RESEND = "event.resend"
     KEYS_ROTATE = "keys.rotate"
     CHECKPOINT = "checkpoint"
 
@@ -56,11 +63,21 @@ ENDS = {
 """How the end of an upload is recorded."""
 
 
+def end_of(upload: UploadRow, state: UploadState) -> Act:
+    """Return how an end is recorded: what was complete, and no part, time ends by retention and not by expiry.
+
+    Told from the row alone, so that an end which is repeated after a crash is called the same.
+    """
+    retired = state is UploadState.EXPIRED and upload.completed_at is not None and upload.role is not Role.PARTIAL
+    return Act.UPLOAD_RETIRE if retired else ENDS[state]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened. `final` is the hex SHA-256 of a final log record, `count` how often or how many.
 
-    `result` is a fixed word where the act alone does not say it all.
+    `result` is a fixed word where the act alone does not say it all. `origin` is whence it came, as in `Actor`, where
+    that is not who acts: what is counted for a while, and then recorded by the server.
     """
 
     act: Act
@@ -70,8 +87,23 @@ class Event:
     size_bytes: int | None = None
     final: str | None = None
     count: int | None = None
+    token_id: str | None = None
+    origin: str | None = None
     checkpoint: str | None = None
     """The signed line of a checkpoint that is kept in the chain itself."""
+
+
+_WITHIN = {"limits", "policy"}
+_LIMITS = tuple(field.name for field in fields(Limits))
+_TERMS = tuple(field.name for field in fields(Dropoff) if field.name not in _WITHIN)
+
+
+def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
+    """Return how a change of a drop-off is recorded: which of its terms, and never what they are; None if none did."""
+    changed = [name for name in _TERMS if getattr(before, name) != getattr(after, name)]
+    changed += [name for name in _LIMITS if getattr(before.limits, name) != getattr(after.limits, name)]
+    changed += [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
+    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed)) if changed else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +170,8 @@ class Chain:
             "at": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "act": event.act.value,
             "who": by.who,
-            "from": by.origin,
+            "from": event.origin or by.origin,
+            "token": event.token_id,
             "drop": event.drop_id,
             "upload": event.upload_id,
             "result": event.result,

@@ -128,7 +128,11 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """An operator's right to use the API. `mac` is a keyed hash of the secret, its scopes and its expiry (32 bytes)."""
+    """An operator's right to use the API.
+
+    `mac` is a keyed hash of the secret and of what it is good for (32 bytes). With `drop_id` it is good for that
+    drop-off alone.
+    """
 
     id: str
     name: str
@@ -137,6 +141,7 @@ class ApiToken:
     mac: bytes = field(repr=False)
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    drop_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

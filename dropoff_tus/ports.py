@@ -272,6 +272,10 @@ Decide = Callable[[Dropoff, Usage], None]
 """Policy on a drop-off and its usage, called inside the transaction; raises to refuse."""
 
 
+Change = Callable[[Dropoff], Dropoff]
+"""A drop-off as it is to be, made from what it is, called inside the transaction; raises to refuse."""
+
+
 class Catalog(Protocol):
     """The catalog: the truth about drop-offs. Every method is one short transaction.
 
@@ -292,8 +296,16 @@ class Catalog(Protocol):
         """Return one drop-off, or None."""
         ...
 
-    async def dropoffs(self) -> list[Dropoff]:
-        """Return all drop-offs, oldest first."""
+    async def dropoffs(self, *, after: tuple[datetime, str] | None = None, limit: int | None = None) -> list[Dropoff]:
+        """Return drop-offs, oldest first: all, or those that follow a creation time and id, at most `limit`."""
+        ...
+
+    async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
+        """Put another value in a drop-off's place; its id, its code and its uploads stay. None if there is none.
+
+        Raises:
+            Whatever `change` raises; nothing was changed then.
+        """
         ...
 
     async def usage(self, drop_id: str) -> Usage:

@@ -184,6 +184,7 @@ class TokenAnswer(Answer):
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
+    drop_id: str | None = Field(description="The drop-off it is for; null: all.")
 
     @classmethod
     def of(cls, token: ApiToken) -> Self:
@@ -195,4 +196,5 @@ class TokenAnswer(Answer):
             created_at=stamp(token.created_at),
             expires_at=stamp(token.expires_at),
             revoked_at=stamp(token.revoked_at),
+            drop_id=token.drop_id,
         )

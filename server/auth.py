@@ -2,14 +2,14 @@
 
 import hmac
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import AccessDeniedError, DropoffError, TooManyWrongCodesError
+from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Grant
 from dropoff_tus.ports import Catalog
+from server.refusals import Refusals
 from server.throttle import Throttle
 
 _NO_MAC = bytes(32)
@@ -24,12 +24,13 @@ class Auth:
         catalog: Catalog,
         code_mac: Callable[[str], bytes],
         wrong_codes_per_hour: int,
+        refusals: Refusals,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the catalog, the server's keyed hash of codes, the limit of wrong ones (0: none) and the time."""
+        """Take the catalog, the keyed hash of codes, the limit of wrong ones (0: none), their counter, and the time."""
         self._catalog, self._code_mac, self._monotonic = catalog, code_mac, monotonic
+        self._refusals = refusals
         self._by_address, self._by_drop = Throttle(wrong_codes_per_hour), Throttle(wrong_codes_per_hour)
-        self._wrong: Counter[str | None] = Counter()
 
     async def grant(self, drop_id: str, code: str | None) -> Grant:
         """Return the grant for a drop-off and a code.
@@ -43,7 +44,7 @@ class Auth:
         right = hmac.compare_digest(presented, expected)
         if dropoff is None or (dropoff.code_mac is not None and not right):
             # One count for all drop-offs that do not exist, so that nobody can fill the memory with them.
-            self._wrong[None if dropoff is None else dropoff.id] += 1
+            self._refusals.count(Event(Act.WRONG_CODES, None if dropoff is None else dropoff.id))
             message = "there is no such drop-off, or the code is wrong; check both with whoever gave you the code"
             raise AccessDeniedError(message)
         return Grant(dropoff)
@@ -71,24 +72,6 @@ class Auth:
                 raise
         message = "too many wrong codes came; check yours, a right one is let in at any time"
         raise TooManyWrongCodesError(message, retry_after_seconds=wait_seconds)
-
-    async def record_wrong(self) -> None:
-        """Record the wrong codes since the last time, one row a drop-off: a burst must not fill the audit.
-
-        Raises:
-            CatalogUnavailableError: They are recorded the next time.
-        """
-        counted = self._wrong
-        if not counted:
-            return
-        self._wrong = Counter()
-        try:
-            await self._catalog.record(
-                *(Event(Act.WRONG_CODES, drop_id, count=count) for drop_id, count in counted.items())
-            )
-        except DropoffError:
-            self._wrong += counted
-            raise
 
 
 def _lookup_id(drop_id: str) -> str:

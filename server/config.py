@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dropoff_tus.model import Limits
 from server.addresses import is_allowed
 from server.config_source import (
     Names,
@@ -145,6 +146,17 @@ class DropoffsSection(_Section):
     retain: Duration = 0.0
     contact: str = ""
     sealed: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """Return the defaults among a drop-off's limits."""
+        return Limits(
+            max_upload_bytes=self.max_upload_bytes,
+            max_total_bytes=self.max_total_bytes,
+            max_uploads=self.max_uploads,
+            allowed_types=self.allowed_types,
+            name_patterns=self.name_patterns,
+        )
 
 
 class LimitsSection(_Section):

@@ -2,10 +2,10 @@
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol, TypedDict
 
 from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError
 from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
@@ -28,6 +28,10 @@ class Keys(Protocol):
         """Sign a drop-off's mode and recipients."""
         ...
 
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        """Refuse what this server did not sign for this drop-off."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class NewDrop:
@@ -44,6 +48,28 @@ class NewDrop:
     notify: tuple[str, ...] = ()
     retain_seconds: int = 0
     contact: str = ""
+
+
+class DropEdit(TypedDict, total=False):
+    """What is to be changed of a drop-off; what is left out stays."""
+
+    name: str
+    opens_at: datetime | None
+    expires_at: datetime | None
+    mode: Mode
+    recipients: tuple[str, ...]
+    max_upload_bytes: int
+    max_total_bytes: int
+    max_uploads: int
+    allowed_types: tuple[str, ...]
+    name_patterns: tuple[str, ...]
+    notify: tuple[str, ...]
+    retain_seconds: int
+    contact: str
+
+
+_LIMITS = tuple(field.name for field in fields(Limits))
+_TERMS = tuple(name for name in DropEdit.__annotations__ if name not in {*_LIMITS, "mode", "recipients"})
 
 
 class Dropoffs:
@@ -63,7 +89,9 @@ class Dropoffs:
             DropoffExistsError: The id is taken; nothing was changed.
         """
         now = self._clock.now()
-        self._check(new, now)
+        if new.id is not None and not is_drop_id(new.id):
+            raise InvalidFieldError("id", "must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`")
+        self._check_own(new.recipients)
         drop_id = new.id or str(uuid.uuid4())
         code = format_code(os.urandom(CODE_BYTES)) if new.with_code else None
         mode = Mode.SEALED if new.sealed else Mode.MANAGED
@@ -76,10 +104,11 @@ class Dropoffs:
             limits=new.limits,
             opens_at=new.opens_at,
             expires_at=new.expires_at,
-            notify=tuple(dict.fromkeys(new.notify)),
+            notify=new.notify,
             retain_seconds=new.retain_seconds,
             contact=new.contact,
         )
+        self._check(dropoff, ("opens_at", "expires_at"), now)
         try:
             await self._catalog.add_dropoff(dropoff)
         except ValueError:
@@ -87,27 +116,63 @@ class Dropoffs:
             raise DropoffExistsError(message) from None
         return dropoff, code
 
-    def _check(self, new: NewDrop, now: datetime) -> None:
-        problem = check_label(new.name)
-        if problem is not None:
-            raise InvalidFieldError("name", problem)
-        problem = check_label(new.contact) if new.contact else None
-        if problem is not None:
-            raise InvalidFieldError("contact", problem)
-        if new.id is not None and not is_drop_id(new.id):
-            raise InvalidFieldError("id", "must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`")
-        _check_patterns("allowed_types", new.limits.allowed_types, "text/csv or image/*", needed="/")
-        _check_patterns("name_patterns", new.limits.name_patterns, "'*.vcf.gz'")
-        for field, moment in (("opens_at", new.opens_at), ("expires_at", new.expires_at)):
-            if moment is not None and moment <= now:
-                raise InvalidFieldError(field, "lies in the past; write a time to come")
-        if new.opens_at is not None and new.expires_at is not None and new.opens_at >= new.expires_at:
-            problem = "lies after the drop-off has expired; write an earlier time, or let it expire later"
-            raise InvalidFieldError("opens_at", problem)
-        problem = self._check_recipients(new.recipients)
+    async def edit(self, drop_id: str, edit: DropEdit) -> tuple[Dropoff, Usage]:
+        """Change a drop-off: what is created from now on is held to it; retention also what is here.
+
+        Mode and recipients are signed anew. One of them alone is taken from the present record, which has to be this
+        server's own: else the signature would bless what somebody wrote into the database.
+
+        Raises:
+            DropoffNotFoundError: There is none.
+            InvalidFieldError: Something of it cannot be; nothing was changed.
+            PolicyTamperedError: The present mode and recipients are not those that were signed; nothing was changed.
+        """
+        now = self._clock.now()
+
+        def change(present: Dropoff) -> Dropoff:
+            terms: dict[str, Any] = {name: edit.get(name, getattr(present, name)) for name in _TERMS}
+            limits: dict[str, Any] = {name: edit.get(name, getattr(present.limits, name)) for name in _LIMITS}
+            changed = replace(present, **terms, limits=Limits(**limits), policy=self._policy(present, edit))
+            self._check(changed, edit, now)
+            return changed
+
+        if await self._catalog.change_dropoff(drop_id, change) is None:
+            raise unknown()
+        return await self.show(drop_id)
+
+    def _policy(self, present: Dropoff, edit: DropEdit) -> SignedPolicy:
+        signed = {"mode", "recipients"} & edit.keys()
+        if not signed:
+            return present.policy
+        if len(signed) == 1:
+            self._keys.verify_policy(present.id, present.policy)
+        recipients = tuple(edit.get("recipients", present.policy.recipients))
+        self._check_own(recipients)
+        return self._keys.sign_policy(present.id, edit.get("mode", present.policy.mode), recipients)
+
+    def _check_own(self, recipients: Sequence[str]) -> None:
+        problem = self._check_recipients(recipients)
         if problem is not None:
             raise InvalidFieldError("recipients", problem)
-        _check_addresses(new.notify)
+
+    def _check(self, dropoff: Dropoff, given: Container[str], now: datetime) -> None:
+        """Refuse what cannot be. A time that is given has to lie ahead; one that stays may have passed."""
+        problem = check_label(dropoff.name)
+        if problem is not None:
+            raise InvalidFieldError("name", problem)
+        problem = check_label(dropoff.contact) if dropoff.contact else None
+        if problem is not None:
+            raise InvalidFieldError("contact", problem)
+        _check_patterns("allowed_types", dropoff.limits.allowed_types, "text/csv or image/*", needed="/")
+        _check_patterns("name_patterns", dropoff.limits.name_patterns, "'*.vcf.gz'")
+        opens_at, expires_at = dropoff.opens_at, dropoff.expires_at
+        for field, moment in (("opens_at", opens_at), ("expires_at", expires_at)):
+            if field in given and moment is not None and moment <= now:
+                raise InvalidFieldError(field, "lies in the past; write a time to come")
+        if opens_at is not None and expires_at is not None and opens_at >= expires_at:
+            problem = "lies after the drop-off has expired; write an earlier time, or let it expire later"
+            raise InvalidFieldError("opens_at" if "opens_at" in given else "expires_at", problem)
+        _check_addresses(dropoff.notify)
 
     async def show(self, drop_id: str) -> tuple[Dropoff, Usage]:
         """Return a drop-off and what its uploads take.
@@ -117,7 +182,7 @@ class Dropoffs:
         """
         dropoff = await self._catalog.dropoff(drop_id)
         if dropoff is None:
-            raise _unknown()
+            raise unknown()
         return dropoff, await self._catalog.usage(drop_id)
 
     async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> tuple[Dropoff, Usage]:
@@ -127,7 +192,7 @@ class Dropoffs:
             DropoffNotFoundError: There is none.
         """
         if not await self._catalog.set_closed(drop_id, closed=closed, end_open=end_open):
-            raise _unknown()
+            raise unknown()
         return await self.show(drop_id)
 
     async def new_code(self, drop_id: str) -> tuple[Dropoff, str]:
@@ -139,7 +204,7 @@ class Dropoffs:
         dropoff = await self._catalog.dropoff(drop_id)
         code = format_code(os.urandom(CODE_BYTES))
         if dropoff is None or not await self._catalog.set_code(drop_id, self._keys.code_mac(code)):
-            raise _unknown()
+            raise unknown()
         return dropoff, code
 
 
@@ -160,5 +225,6 @@ def _check_patterns(field: str, patterns: Sequence[str], example: str, *, needed
             raise InvalidFieldError(field, f"{pattern!r} matches nothing; write e.g. {example}")
 
 
-def _unknown() -> DropoffNotFoundError:
+def unknown() -> DropoffNotFoundError:
+    """Return the refusal of a drop-off that is not there, for whoever asks."""
     return DropoffNotFoundError("there is no such drop-off; list them with `dropoff-tus drop list`")

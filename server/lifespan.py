@@ -14,6 +14,7 @@ from server.clock import SystemClock
 from server.closing import ClosedDropoffs
 from server.deliveries import open_deliveries, open_remote_check
 from server.health import Metrics
+from server.refusals import Refusals
 from server.services import open_services
 from server.tokens import TokenGuard
 
@@ -41,15 +42,18 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
         wrong_per_hour = config.limits.wrong_codes_per_hour
-        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour)
-        app[appkeys.TOKENS] = TokenGuard(opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour)
+        refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour, refusals)
+        app[appkeys.TOKENS] = TokenGuard(
+            opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour, refusals
+        )
 
         async def stop(_app: web.Application) -> None:
             # In this order: what is checked in the background would hold its lease until it is read.
             await opened.uploads.close()
             await opened.store.stop_appends()
             with contextlib.suppress(DropoffError):
-                await app[appkeys.AUTH].record_wrong()
+                await refusals.record()
 
         app.on_shutdown.append(stop)
         report = await opened.uploads.reconcile()
@@ -65,7 +69,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         closed = ClosedDropoffs(opened.catalog, opened.uploads.end_open)
 
         async def look_after_audit() -> None:
-            await app[appkeys.AUTH].record_wrong()
+            await refusals.record()
             await opened.record_checkpoint()
 
         loops = [

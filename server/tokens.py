@@ -1,7 +1,8 @@
 """API tokens of operators: made, listed and revoked, and the check of what a request presents.
 
 A token is 256 random bits and is shown once. The catalog has its id, which is derived from it and opens nothing, and a
-MAC under a key that is not in the catalog, over the token, its scopes and its expiry. So whoever can write to the
+MAC under a key that is not in the catalog, over the token, its scopes, its
+expiry and its drop-off. So whoever can write to the
 database can neither make a token nor widen or prolong one. Each request asks the catalog, so what another process
 revokes ends at once.
 
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
 from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Scope
 from dropoff_tus.ports import Catalog, Clock
+from server.refusals import Refusals
 from server.throttle import Throttle
 from server.units import check_label
 
@@ -36,11 +39,12 @@ async def create_token(
     name: str,
     scopes: Sequence[str],
     expires_at: datetime | None = None,
+    drop_id: str | None = None,
 ) -> tuple[ApiToken, str]:
-    """Make a token; returns it with its secret, which is nowhere else.
+    """Make a token, for one drop-off or for all; returns it with its secret, which is nowhere else.
 
     Raises:
-        InvalidFieldError: The name or a scope is none.
+        InvalidFieldError: The name, a scope or the drop-off is none.
     """
     problem = check_label(name)
     if problem is not None:
@@ -53,8 +57,10 @@ async def create_token(
         raise InvalidFieldError("scope", f"is missing; write one or more of {', '.join(known)}")
     secret = format_api_token(os.urandom(API_TOKEN_BYTES))
     granted = tuple(Scope(scope) for scope in known if scope in scopes)
-    terms = _terms(secret, granted, expires_at)
-    token = ApiToken(api_token_id(secret), name, granted, clock.now(), mac(terms), expires_at)
+    if drop_id is not None and await catalog.dropoff(drop_id) is None:
+        raise InvalidFieldError("drop", "is no drop-off; list them with `dropoff-tus drop list`")
+    terms = _terms(secret, granted, expires_at, drop_id)
+    token = ApiToken(api_token_id(secret), name, granted, clock.now(), mac(terms), expires_at, drop_id=drop_id)
     await catalog.add_token(token)
     return token, secret
 
@@ -68,10 +74,12 @@ class TokenGuard:
         mac: TokenMac,
         clock: Clock,
         wrong_per_hour: int,
+        refusals: Refusals,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the catalog, the server's keyed hash, the times, and how many wrong ones may come (0: any number)."""
+        """Take the catalog, the keyed hash, the times, the limit of wrong ones (0: none), and their counter."""
         self._catalog, self._mac, self._clock, self._monotonic = catalog, mac, clock, monotonic
+        self._refusals = refusals
         self._wrong = Throttle(wrong_per_hour)
 
     async def check(self, authorization: str | None, client: str | None, scope: Scope) -> ApiToken:
@@ -92,10 +100,13 @@ class TokenGuard:
             message = "this needs an API token, as in `Authorization: Bearer TOKEN`; an operator makes one"
             raise UnauthorizedError(message, presented=False)
         token = await self._catalog.token(api_token_id(presented))
-        terms = _terms(presented, () if token is None else token.scopes, None if token is None else token.expires_at)
+        terms = _terms(presented) if token is None else _terms(presented, token.scopes, token.expires_at, token.drop_id)
         right = hmac.compare_digest(self._mac(terms), _NO_MAC if token is None else token.mac)
-        now = self._clock.now()
-        if token is None or not right or _is_over(token, now):
+        fault = _fault(token, self._clock.now(), right=right)
+        if token is None or fault is not None:
+            # Ids of tokens that do not exist are no names: a guesser makes up as many as he likes.
+            known_id = None if token is None else token.id
+            self._refusals.count(Event(Act.WRONG_TOKENS, result=fault, token_id=known_id))
             wait_seconds = self._wrong.count(client, self._monotonic()) if client is not None else 0
             if wait_seconds:
                 message = "too many wrong API tokens came; check yours, a right one is let in at any time"
@@ -103,13 +114,21 @@ class TokenGuard:
             message = "the API token is not known, has expired or was revoked; ask an operator for a new one"
             raise UnauthorizedError(message, presented=True)
         if scope not in token.scopes:
+            self._refusals.count(Event(Act.WRONG_TOKENS, result=f"without {scope.value}", token_id=token.id))
             message = f"the API token is not good for this; it takes one with the scope {scope.value}"
             raise ScopeMissingError(message, scope=scope.value)
         return token
 
 
-def _is_over(token: ApiToken, now: datetime) -> bool:
-    return token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now)
+def _fault(token: ApiToken | None, now: datetime, *, right: bool) -> str | None:
+    """Say in a word, for the audit alone, why a token is not let in; None if it is."""
+    if token is None:
+        return "unknown"
+    if not right:
+        return "changed"
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= now else None
 
 
 def _bearer(authorization: str | None) -> str | None:
@@ -119,7 +138,11 @@ def _bearer(authorization: str | None) -> str | None:
     return authorization[len(_SCHEME) :].strip()[:_MOST_TOKEN_CHARACTERS] or None
 
 
-def _terms(secret: str, scopes: Sequence[Scope], expires_at: datetime | None) -> bytes:
+def _terms(
+    secret: str, scopes: Sequence[Scope] = (), expires_at: datetime | None = None, drop_id: str | None = None
+) -> bytes:
     """Write what a token's MAC is over: the token, and the terms that nobody is to change."""
     expiry = None if expires_at is None else expires_at.isoformat(timespec="microseconds")
-    return json.dumps([secret, sorted(scopes), expiry]).encode("ascii")
+    terms = [secret, sorted(scopes), expiry]
+    # Appended, so that tokens from before there was a fourth term stay good, and no other three make the same text.
+    return json.dumps(terms if drop_id is None else [*terms, drop_id]).encode("ascii")

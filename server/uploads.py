@@ -197,7 +197,7 @@ class Uploads:
         async with self._joining:
             row = await self._catalog.upload(upload_id(token))
             if row is None:
-                length = await self._parts_bytes(drop.id, parts)
+                length = await self._parts_bytes(drop, parts)
                 row = await self._admit(self._new_row(drop, token, request, length), request, parts)
             elif row.state in protocol.ENDED:
                 raise protocol.gone(row.state)
@@ -212,7 +212,7 @@ class Uploads:
             receipt = await self._finisher.finish(lease)
         return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
 
-    async def _parts_bytes(self, drop_id: str, parts: Sequence[str]) -> int:
+    async def _parts_bytes(self, drop: Dropoff, parts: Sequence[str]) -> int:
         """Add up the parts. Whether they may be claimed is the catalog's to say, in its transaction."""
         total = 0
         for part in parts:
@@ -220,10 +220,13 @@ class Uploads:
                 stored = await self._store.stat(part)
             except UploadNotFoundError:
                 stored = None
-            if stored is None or stored.drop_id != drop_id or stored.ended is not None:
+            if stored is None or stored.drop_id != drop.id or stored.ended is not None:
                 raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
             if stored.role is not Role.PARTIAL or not stored.final:
                 raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
+            if stored.mode is not drop.policy.mode:
+                # What can read the whole has to read each part, and sealing takes every part's key away.
+                raise InvalidConcatError("the drop-off's mode was changed since this part began; upload the parts anew")
             total += stored.offset
         return total
 

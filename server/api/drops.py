@@ -3,34 +3,58 @@
 from datetime import datetime
 
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from dropoff_tus.errors import DropoffNotFoundError, InvalidFieldError
+from dropoff_tus.errors import InvalidFieldError, ScopeMissingError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.model import Limits, Mode
+from dropoff_tus.model import Limits, Mode, Scope
 from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
-from server.api.requests import Closing, DropCreation, read_body
+from server.api.access import limited_to, outside
+from server.api.requests import (
+    Closing,
+    DropCreation,
+    DropEditing,
+    DropFilter,
+    cursor,
+    read_body,
+    read_cursor,
+    read_query,
+)
 from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS
 from server.clock import SystemClock
-from server.dropoffs import NewDrop
+from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
 from server.units import parse_time
 
 
 class DropsAnswer(Answer):
-    """All drop-offs, oldest first."""
+    """One page of drop-offs, oldest first."""
 
     drops: list[DropAnswer]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
 
 
 async def list_drops(request: web.Request) -> BaseModel:
-    """Return all drop-offs."""
-    base = _base(request)
-    return DropsAnswer(drops=[DropAnswer.of(base, dropoff) for dropoff in await request.app[CATALOG].dropoffs()])
+    """Return a page of drop-offs; for a token of one drop-off, this one."""
+    wanted, base, own = read_query(request, DropFilter), _base(request), limited_to(request)
+    catalog, after = request.app[CATALOG], read_cursor(wanted.cursor)
+    if own is None:
+        # One more than is asked for tells whether there is another page.
+        found = await catalog.dropoffs(after=after, limit=wanted.limit + 1)
+    else:
+        only = await catalog.dropoff(own)
+        found = [] if only is None or (after is not None and (only.created_at, only.id) <= after) else [only]
+    page = found[: wanted.limit]
+    return DropsAnswer(
+        drops=[DropAnswer.of(base, dropoff) for dropoff in page],
+        next_cursor=cursor(page[-1]) if len(found) > len(page) else None,
+    )
 
 
 async def create_drop(request: web.Request) -> BaseModel:
     """Make a drop-off and return its code, which is nowhere else."""
+    if outside(request, None):
+        raise ScopeMissingError("the API token is for one drop-off, and makes none", scope=Scope.DROPS_WRITE.value)
     wanted = await read_body(request, DropCreation)
     defaults, given = request.app[CONFIG].dropoffs, wanted.model_fields_set
     expires = _moment("expires_at", wanted.expires_at)
@@ -66,6 +90,20 @@ async def show_drop(request: web.Request) -> BaseModel:
     return DropUsageAnswer.with_usage(_base(request), *await request.app[DROPOFFS].show(_drop_id(request)))
 
 
+async def edit_drop(request: web.Request) -> BaseModel:
+    """Change what a drop-off is, for what is created from now on."""
+    drop_id = _drop_id(request)
+    wanted = await read_body(request, DropEditing)
+    edit = DropEdit()
+    for name in wanted.model_fields_set:
+        value = getattr(wanted, name)
+        if name in {"opens_at", "expires_at"}:
+            value = _moment(name, value)
+        # The models' names are the edit's own, so only the values' types are another thing.
+        edit[name] = tuple(value) if isinstance(value, list) else value  # type: ignore[literal-required]
+    return DropUsageAnswer.with_usage(_base(request), *await request.app[DROPOFFS].edit(drop_id, edit))
+
+
 async def close_drop(request: web.Request) -> BaseModel:
     """Take no new uploads; what has begun may finish, unless it is to end now."""
     drop_id = _drop_id(request)
@@ -92,8 +130,8 @@ def _base(request: web.Request) -> str:
 
 def _drop_id(request: web.Request) -> str:
     drop_id = request.match_info["drop_id"]
-    if not is_drop_id(drop_id):
-        raise DropoffNotFoundError("there is no such drop-off")
+    if not is_drop_id(drop_id) or outside(request, drop_id):
+        raise unknown()
     request[DROP_ID] = drop_id
     return drop_id
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from dropoff_tus.errors import BodyTimeoutError
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Dropoff, Mode, UploadRow, UploadState
 from server.dropoffs import MOST_ADDRESSES
 from server.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
 from server.units import MOST_LABEL_CHARACTERS
@@ -17,6 +18,8 @@ M = TypeVar("M", bound=BaseModel)
 MOST_BODY_BYTES = 64 << 10
 MOST_ON_A_PAGE = 200
 _BODY_SECONDS = 30.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _WORD = re.compile(r"[A-Za-z_]{1,32}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _MOST_BYTES = 2**63 - 1
@@ -35,6 +38,11 @@ Recipient = Annotated[str, StringConstraints(max_length=4096)]
 MailText = Annotated[str, StringConstraints(max_length=254)]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=64)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{32}$")]
+DropCursor = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"),
+]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MOST_LABEL_CHARACTERS, pattern=r"\S")]
 
 
 class Request(BaseModel):
@@ -46,7 +54,7 @@ class Request(BaseModel):
 class DropCreation(Request):
     """A drop-off to be made. What is left out comes from the server's section [dropoffs]."""
 
-    name: str = Field(min_length=1, max_length=MOST_LABEL_CHARACTERS, pattern=r"\S", description="What you call it.")
+    name: Name = Field(description="What you call it.")
     id: DropId | None = Field(None, description="A UUIDv4 you have already.")
     has_code: bool = Field(default=True, description="False lets anyone who has the URL upload.")
     mode: Mode | None = Field(None, description="Sealed: not even the server can read a finished upload.")
@@ -75,6 +83,51 @@ class DropCreation(Request):
     )
 
 
+class DropEditing(Request):
+    """What is to be changed of a drop-off. What is left out stays; nothing comes from the server's configuration.
+
+    The factories make no default: what is left out is told by its absence, and null is for the two times alone.
+    """
+
+    name: Name = Field(default_factory=str, description="What you call it.")
+    opens_at: Moment | None = Field(None, description="When it begins to take uploads; must lie ahead; null: now.")
+    expires_at: Moment | None = Field(None, description="Must lie ahead; null: never.")
+    mode: Mode = Field(default_factory=lambda: Mode.MANAGED, description="Of uploads that are created from now on.")
+    recipients: list[Recipient] = Field(
+        default_factory=list,
+        max_length=_MOST_RECIPIENTS,
+        description="age recipients, of uploads that are created from now on; empty: the configured roots.",
+    )
+    max_upload_bytes: Bytes = Field(default_factory=int, description="Of one upload; 0: no limit.")
+    max_total_bytes: Bytes = Field(default_factory=int, description="Of all uploads together; 0: no limit.")
+    max_uploads: int = Field(default_factory=int, ge=0, le=_MOST_UPLOADS, description="0: no limit.")
+    allowed_types: list[Pattern] = Field(
+        default_factory=list, max_length=_MOST_PATTERNS, description="Media types it takes; empty: any."
+    )
+    name_patterns: list[Pattern] = Field(
+        default_factory=list, max_length=_MOST_PATTERNS, description="Patterns of file names it takes; empty: any."
+    )
+    notify: list[MailText] = Field(
+        default_factory=list, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives."
+    )
+    retain_seconds: int = Field(
+        default_factory=int,
+        ge=0,
+        le=_MOST_SECONDS,
+        description="Finished uploads, those that are here too, are shredded so long after completion; 0: never.",
+    )
+    contact: str = Field(
+        default_factory=str, max_length=MOST_LABEL_CHARACTERS, description="Whom the uploader may ask; empty: nobody."
+    )
+
+
+class DropFilter(Request):
+    """Which page of drop-offs."""
+
+    cursor: DropCursor | None = Field(None, description="The next_cursor of the page before.")
+    limit: int = Field(50, ge=1, le=MOST_ON_A_PAGE, description="How many on a page.")
+
+
 class Closing(Request):
     """How to close a drop-off."""
 
@@ -89,6 +142,19 @@ class UploadFilter(Request):
     partials: Literal["true", "false"] = Field("false", description="Also the parts of concatenations.")
     cursor: Cursor | None = Field(None, description="The next_cursor of the page before.")
     limit: int = Field(50, ge=1, le=MOST_ON_A_PAGE, description="How many on a page.")
+
+
+def cursor(item: Dropoff | UploadRow) -> str:
+    """Return the place behind an item of a list that is ordered by creation and id."""
+    return f"{(item.created_at - _EPOCH) // _MICROSECOND}-{item.id}"
+
+
+def read_cursor(text: str | None) -> tuple[datetime, str] | None:
+    """Read such a place."""
+    if text is None:
+        return None
+    micros, _, found = text.partition("-")
+    return _EPOCH + timedelta(microseconds=int(micros)), found
 
 
 def read_query(request: web.Request, model: type[M]) -> M:

@@ -10,7 +10,8 @@ from dropoff_tus.errors import UnauthorizedError
 from dropoff_tus.model import Scope
 from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
 from server.api import drops, openapi, uploads
-from server.api.requests import Closing, DropCreation, UploadFilter
+from server.api.access import LIMITED_TO
+from server.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter
 from server.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
 from server.forwarded import client_of
 
@@ -38,7 +39,17 @@ class Route:
 
 _DROP, _UPLOAD = "/drops/{drop_id}", "/uploads/{upload_id}"
 ROUTES = (
-    Route("GET", "/drops", "listDrops", "List drop-offs", Scope.DROPS_READ, drops.list_drops, drops.DropsAnswer),
+    Route(
+        "GET",
+        "/drops",
+        "listDrops",
+        "List drop-offs, page by page",
+        Scope.DROPS_READ,
+        drops.list_drops,
+        drops.DropsAnswer,
+        query=DropFilter,
+        refusals=(400,),
+    ),
     Route(
         "POST",
         "/drops",
@@ -59,6 +70,17 @@ ROUTES = (
         Scope.DROPS_READ,
         drops.show_drop,
         DropUsageAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "PATCH",
+        _DROP,
+        "editDrop",
+        "Change what a drop-off takes, for whom it is, and how long",
+        Scope.DROPS_WRITE,
+        drops.edit_drop,
+        DropUsageAnswer,
+        body=DropEditing,
         refusals=(404,),
     ),
     Route(
@@ -174,6 +196,8 @@ def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         client = client_of(request, request.app[CONFIG].server.trusted_proxies)
         token = await request.app[TOKENS].check(given[0] if given else None, client, route.scope)
         request[TOKEN_ID] = token.id
+        if token.drop_id is not None:
+            request[LIMITED_TO] = token.drop_id
         answer = await route.handler(request)
         if isinstance(answer, web.StreamResponse):
             return answer

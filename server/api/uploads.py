@@ -1,7 +1,6 @@
 """Uploads over HTTP. Ids alone name them here: an upload's token is no operator's to hold."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 from pydantic import BaseModel, Field
@@ -12,12 +11,11 @@ from dropoff_tus.model import Mode, UploadRow, UploadState
 from dropoff_tus.protocol import gone
 from server import download
 from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
-from server.api.requests import UploadFilter, read_query
+from server.api.access import limited_to, outside
+from server.api.requests import UploadFilter, cursor, read_cursor, read_query
 from server.appkeys import CATALOG, DROP_ID, STORE, UPLOAD_ID, UPLOADS
 from server.problems import NotFinishedError, SealedError
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _SIDE_BY_SIDE = 16
 
 
@@ -32,32 +30,24 @@ async def list_uploads(request: web.Request) -> BaseModel:
     """Return a page of uploads."""
     wanted = read_query(request, UploadFilter)
     catalog, store = request.app[CATALOG], request.app[STORE]
-    if wanted.drop_id is not None:
-        request[DROP_ID] = wanted.drop_id
-        if await catalog.dropoff(wanted.drop_id) is None:
+    drop_id = wanted.drop_id
+    if drop_id is not None:
+        request[DROP_ID] = drop_id
+        if outside(request, drop_id) or await catalog.dropoff(drop_id) is None:
             raise DropoffNotFoundError("there is no such drop-off")
     # One more than is asked for tells whether there is another page.
     rows = await catalog.uploads(
-        drop_id=wanted.drop_id,
+        drop_id=drop_id or limited_to(request),
         states=wanted.state,
         partials=wanted.partials == "true",
-        after=None if wanted.cursor is None else _read_cursor(wanted.cursor),
+        after=read_cursor(wanted.cursor),
         limit=wanted.limit + 1,
     )
     page = rows[: wanted.limit]
     shown: list[UploadAnswer] = []
     for start in range(0, len(page), _SIDE_BY_SIDE):
         shown += await asyncio.gather(*(show_upload(store, row) for row in page[start : start + _SIDE_BY_SIDE]))
-    return UploadsAnswer(uploads=shown, next_cursor=_cursor(page[-1]) if len(rows) > len(page) else None)
-
-
-def _cursor(row: UploadRow) -> str:
-    return f"{(row.created_at - _EPOCH) // _MICROSECOND}-{row.id}"
-
-
-def _read_cursor(text: str) -> tuple[datetime, str]:
-    micros, _, upload_id = text.partition("-")
-    return _EPOCH + timedelta(microseconds=int(micros)), upload_id
+    return UploadsAnswer(uploads=shown, next_cursor=cursor(page[-1]) if len(rows) > len(page) else None)
 
 
 async def show(request: web.Request) -> BaseModel:
@@ -90,6 +80,8 @@ async def content(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> BaseModel:
     """Shred an upload: its keys first, then its bytes."""
     upload_id = _upload_id(request)
+    if limited_to(request) is not None:
+        await _row(request)
     await request.app[UPLOADS].delete(upload_id)
     return DeletedAnswer(id=upload_id, state=UploadState.DELETED)
 
@@ -104,7 +96,7 @@ def _upload_id(request: web.Request) -> str:
 
 async def _row(request: web.Request) -> UploadRow:
     row = await request.app[CATALOG].upload(_upload_id(request))
-    if row is None:
+    if row is None or outside(request, row.drop_id):
         raise _absent()
     request[DROP_ID] = row.drop_id
     return row

@@ -20,6 +20,7 @@ from server.cli.context import (
 from server.cli.output import CommandError, note, print_json, say, show, size
 
 if TYPE_CHECKING:
+    from dropoff_tus.errors import InvalidFieldError
     from dropoff_tus.model import Dropoff
     from server.config import Config
     from server.dropoffs import Dropoffs, NewDrop
@@ -73,8 +74,12 @@ async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tu
     try:
         return await dropoffs(catalog, keys).create(new)
     except InvalidFieldError as error:
-        message = f"{_OPTIONS.get(error.field, error.field)} {error.problem}"
-        raise CommandError(message) from None
+        raise refused(error) from None
+
+
+def refused(error: InvalidFieldError) -> CommandError:
+    """Return the refusal of what cannot be, with the option that said it."""
+    return CommandError(f"{_OPTIONS.get(error.field, error.field)} {error.problem}")
 
 
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.context import JsonOption, operator
+from server.cli.context import JsonOption, operator, time_option
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
 
@@ -145,7 +145,6 @@ def _read(file: Path) -> Config:
 
 async def _first_drop(config: Config) -> dict[str, object]:
     from dropoff_tus.audit import acting
-    from dropoff_tus.model import Limits
     from server.dropoffs import NewDrop
     from server.services import identify_store
     from storage.catalog import open_catalog
@@ -154,7 +153,14 @@ async def _first_drop(config: Config) -> dict[str, object]:
         if await catalog.dropoffs():
             message = "the catalog holds drop-offs already, which other keys have signed; name an empty database"
             raise CommandError(message)
-        new = NewDrop(name="First drop-off", limits=Limits())
+        defaults = config.dropoffs
+        new = NewDrop(
+            name="First drop-off",
+            limits=defaults.limits,
+            expires_at=time_option(defaults.expires, "dropoffs.expires"),
+            retain_seconds=int(defaults.retain),
+            contact=defaults.contact,
+        )
         with acting(operator):
             created = created_json(config, *await create_drop(catalog, load_keys(config), new))
         await identify_store(config, catalog)
@@ -162,10 +168,11 @@ async def _first_drop(config: Config) -> dict[str, object]:
 
 
 def _shown_settings() -> dict[str, str]:
-    """Return the overrides that only change the addresses shown."""
+    """Return the overrides that change no place: of the addresses shown, and of what a drop-off is by default."""
     from server.config_source import PREFIX
 
-    return {name: value for name, value in os.environ.items() if name.startswith(f"{PREFIX}SERVER__")}
+    followed = (f"{PREFIX}SERVER__", f"{PREFIX}DROPOFFS__")
+    return {name: value for name, value in os.environ.items() if name.startswith(followed)}
 
 
 def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: bool) -> None:

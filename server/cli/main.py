@@ -16,7 +16,22 @@ import signal
 import sys
 from types import FrameType
 
-from server.cli import audit, doctor, drop, init, keys, outbox, purge, receipts, run, signing, store, token, upload
+from server.cli import (
+    audit,
+    doctor,
+    drop,
+    edit,
+    init,
+    keys,
+    outbox,
+    purge,
+    receipts,
+    run,
+    signing,
+    store,
+    token,
+    upload,
+)
 from server.cli.context import group
 from server.cli.output import writing
 
@@ -42,6 +57,7 @@ run.register(app)
 app.add_typer(drop.app, name="drop")
 app.add_typer(upload.app, name="upload")
 receipts.register(app, upload.app)
+edit.register(drop.app)
 purge.register(app, drop.app)
 app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")

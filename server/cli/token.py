@@ -29,13 +29,17 @@ def create(
         ),
     ],
     expires: Annotated[str | None, typer.Option(help="30d, or 2030-01-31T12:00:00Z; without: never.")] = None,
+    drop: Annotated[
+        str | None, typer.Option("--drop", metavar="ID", help="For this drop-off alone; without: for all.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a token and show it, which is done this once.
 
-    Give each program a token of its own with the fewest scopes that do. It goes into the header Authorization,
-    after the word Bearer. docs/api.md describes the API.
+    Give each program a token of its own with the fewest scopes that do. With --drop there is nothing but that drop-off
+    for it, and it makes none. It goes into the header Authorization, after the word Bearer. docs/api.md describes the
+    API.
 
     Example: dropoff-tus token create --name nightly-fetch --scope uploads:read --scope uploads:download --expires 90d
     """
@@ -49,7 +53,13 @@ def create(
         expires_at = time_option(expires, "--expires")
         try:
             token, secret = await create_token(
-                catalog, load_keys(conf).api_token_mac, SystemClock(), name=name, scopes=scope, expires_at=expires_at
+                catalog,
+                load_keys(conf).api_token_mac,
+                SystemClock(),
+                name=name,
+                scopes=scope,
+                expires_at=expires_at,
+                drop_id=drop,
             )
         except InvalidFieldError as error:
             message = f"--{error.field} {error.problem}"
@@ -60,10 +70,11 @@ def create(
     if as_json:
         print_json(made)
         return
-    say(f"id:      {made['id']}")
-    say(f"scopes:  {', '.join(made['scopes'])}")
-    say(f"expires: {made['expires_at'] or 'never'}")
-    say(f"token:   {made['token']}   (shown this once)")
+    say(f"id:       {made['id']}")
+    say(f"scopes:   {', '.join(made['scopes'])}")
+    say(f"drop-off: {made['drop_id'] or 'all'}")
+    say(f"expires:  {made['expires_at'] or 'never'}")
+    say(f"token:    {made['token']}   (shown this once)")
 
 
 @app.command("list")
@@ -84,7 +95,8 @@ def list_tokens(config: ConfigOption = None, as_json: JsonOption = False) -> Non
         return
     for item in found:
         until = f"revoked {item['revoked_at']}" if item["revoked_at"] else f"expires {item['expires_at'] or 'never'}"
-        say(f"{item['id']}  {until}  {','.join(item['scopes'])}  {show(item['name'])}")
+        for_drop = f"  of {item['drop_id']}" if item["drop_id"] else ""
+        say(f"{item['id']}  {until}  {','.join(item['scopes'])}{for_drop}  {show(item['name'])}")
     if not found:
         note("there is no token yet; make one with: dropoff-tus token create --name NAME --scope SCOPE")
 

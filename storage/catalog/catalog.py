@@ -8,7 +8,7 @@ from dropoff_tus import audit as chain
 from dropoff_tus.audit import Event, Note
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
-from dropoff_tus.ports import Decide
+from dropoff_tus.ports import Change, Decide
 from storage.catalog import audit, operations, tokens
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
@@ -58,9 +58,17 @@ class SqlCatalog:
         """Return one drop-off, or None."""
         return await self._engine.read(lambda transaction: operations.dropoff(transaction, drop_id))
 
-    async def dropoffs(self) -> list[Dropoff]:
-        """Return all drop-offs, oldest first."""
-        return await self._engine.read_many(operations.dropoffs)
+    async def dropoffs(self, *, after: tuple[datetime, str] | None = None, limit: int | None = None) -> list[Dropoff]:
+        """Return drop-offs, oldest first."""
+        return await self._engine.read_many(
+            lambda transaction: operations.dropoffs(transaction, after=after, limit=limit)
+        )
+
+    async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
+        """Change what a drop-off is. Of `change` the same holds as of `decide`."""
+        return await self._write(
+            lambda transaction, note: operations.change_dropoff(transaction, drop_id, change, note)
+        )
 
     async def usage(self, drop_id: str) -> Usage:
         """Return what a drop-off's uploads take."""
@@ -174,7 +182,7 @@ class SqlCatalog:
 
     async def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""
-        await self._engine.write(lambda transaction: tokens.add(transaction, token))
+        await self._write(lambda transaction, note: tokens.add(transaction, token, note))
 
     async def token(self, token_id: str) -> ApiToken | None:
         """Return one API token, or None."""
@@ -186,7 +194,7 @@ class SqlCatalog:
 
     async def revoke_token(self, token_id: str, at: datetime) -> bool:
         """Revoke an API token."""
-        return await self._engine.write(lambda transaction: tokens.revoke(transaction, token_id, at))
+        return await self._write(lambda transaction, note: tokens.revoke(transaction, token_id, at, note))
 
     # ---- the audit ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from dropoff_tus.audit import ENDS, Act, Event, Note
+from dropoff_tus.audit import Act, Event, Note, edit_of, end_of
 from dropoff_tus.errors import (
     AccessDeniedError,
     InvalidConcatError,
@@ -22,7 +22,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
-from dropoff_tus.ports import Decide
+from dropoff_tus.ports import Change, Decide
 from storage.catalog import outbox, statements
 from storage.catalog.rows import (
     Row,
@@ -78,9 +78,27 @@ def dropoff(transaction: Transaction, drop_id: str) -> Dropoff | None:
     return read_dropoff(rows[0]) if rows else None
 
 
-def dropoffs(transaction: Transaction) -> list[Dropoff]:
-    """Return all drop-offs, oldest first."""
-    return [read_dropoff(row) for row in transaction.rows(statements.ALL_DROPOFFS)]
+def dropoffs(
+    transaction: Transaction, *, after: tuple[datetime, str] | None = None, limit: int | None = None
+) -> list[Dropoff]:
+    """Return drop-offs, oldest first."""
+    statement = statements.list_dropoffs(after=after is not None, limited=limit is not None)
+    return [read_dropoff(row) for row in transaction.rows(statement, **_page(after, limit))]
+
+
+def change_dropoff(transaction: Transaction, drop_id: str, change: Change, note: Note) -> Dropoff | None:
+    """Change what a drop-off is."""
+    transaction.run(statements.RAISE_VERSION)  # first, because it locks: all changes of drop-offs take turns
+    present = dropoff(transaction, drop_id)
+    if present is None:
+        return None
+    changed = change(present)
+    event = edit_of(present, changed)
+    if event is not None:
+        values = dropoff_values(changed)
+        transaction.run(statements.CHANGE_DROPOFF, drop_id=drop_id, **statements.terms(values))
+        note(event)
+    return changed
 
 
 def usage(transaction: Transaction, drop_id: str) -> Usage:
@@ -299,7 +317,7 @@ def set_state(
     if kind is not None:
         outbox.note(transaction, sinks, kind, present, at)
     was = present.state if present.completed_at is None else UploadState.COMPLETE
-    note(Event(ENDS[state], present.drop_id, upload_id, f"was {was.value}", present.size_bytes))
+    note(Event(end_of(present, state), present.drop_id, upload_id, f"was {was.value}", present.size_bytes))
     return True
 
 
@@ -333,15 +351,11 @@ def uploads(
         after=after is not None,
         limited=limit is not None,
     )
-    values: dict[str, object] = {}
+    values = _page(after, limit)
     if drop_id is not None:
         values["drop_id"] = drop_id
     if created_before is not None:
         values["before"] = to_micros(created_before)
-    if after is not None:
-        values |= {"after_at": to_micros(after[0]), "after_id": after[1]}
-    if limit is not None:
-        values["most"] = limit
     return [read_upload(row) for row in transaction.rows(statement, **values)]
 
 
@@ -351,6 +365,16 @@ def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------
+
+
+def _page(after: tuple[datetime, str] | None, limit: int | None) -> dict[str, object]:
+    """Return the values of a list's page."""
+    values: dict[str, object] = {}
+    if after is not None:
+        values |= {"after_at": to_micros(after[0]), "after_id": after[1]}
+    if limit is not None:
+        values["most"] = limit
+    return values
 
 
 def _counted(upload: UploadRow) -> int:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from dropoff_tus.audit import Act, Actor, Event, actor
 from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName, Sinks, event_id
-from storage.catalog import statements
+from storage.catalog import audit, statements
 from storage.catalog.rows import read_backlog, read_event, to_micros
 from storage.catalog.transaction import Transaction
 
@@ -62,17 +63,27 @@ def delivered(transaction: Transaction, rows: Sequence[OutboxRow]) -> None:
 
 
 def failed(
-    transaction: Transaction, rows: Sequence[OutboxRow], problem: str, next_at: datetime, max_attempts: int
+    transaction: Transaction,
+    rows: Sequence[OutboxRow],
+    problem: str,
+    next_at: datetime,
+    max_attempts: int,
+    by: Actor,
 ) -> None:
-    """Keep rows for later, or as dead."""
+    """Keep rows for later, or as dead, which the audit tells."""
+    given_up: list[Event] = []
     for row in rows:
-        transaction.post(
-            statements.FAIL_EVENT,
-            until=to_micros(next_at),
-            now_dead=int(row.attempts >= max_attempts),
-            why=problem,
-            **_claimed(row),
+        dead = row.attempts >= max_attempts
+        kept = transaction.run(
+            statements.FAIL_EVENT, until=to_micros(next_at), now_dead=int(dead), why=problem, **_claimed(row)
         )
+        if dead and kept:
+            given_up.append(
+                Event(
+                    Act.EVENT_DEAD, row.drop_id, row.upload_id, f"{row.sink.value} {row.kind.value}", count=row.attempts
+                )
+            )
+    audit.append(transaction, given_up, by)
 
 
 def release(transaction: Transaction, rows: Sequence[OutboxRow], now: datetime) -> None:
@@ -91,12 +102,16 @@ def events(transaction: Transaction, *, dead_only: bool) -> list[OutboxRow]:
     return [read_event(row) for row in transaction.rows(statements.DEAD_EVENTS if dead_only else statements.EVENTS)]
 
 
-def resend(transaction: Transaction, event_ids: Sequence[str] | None, now: datetime) -> int:
+def resend(transaction: Transaction, event_ids: Sequence[str] | None, now: datetime, by: Actor) -> int:
     """Begin anew."""
     until = to_micros(now)
     if event_ids is None:
-        return transaction.run(statements.RESEND_DEAD, until=until)
-    return sum(transaction.run(statements.RESEND_EVENT, held_id=found, until=until) for found in event_ids)
+        count = transaction.run(statements.RESEND_DEAD, until=until)
+    else:
+        count = sum(transaction.run(statements.RESEND_EVENT, held_id=found, until=until) for found in event_ids)
+    if count:
+        audit.append(transaction, [Event(Act.EVENT_RESEND, count=count)], by)
+    return count
 
 
 def _claimed(row: OutboxRow) -> dict[str, object]:
@@ -129,7 +144,8 @@ class SqlOutbox:
 
     async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
         """Keep rows for later, or as dead."""
-        await self._engine.write(lambda transaction: failed(transaction, rows, problem, next_at, max_attempts))
+        by = actor()
+        await self._engine.write(lambda transaction: failed(transaction, rows, problem, next_at, max_attempts, by))
 
     async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
         """Give rows back."""
@@ -145,4 +161,5 @@ class SqlOutbox:
 
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
         """Begin anew."""
-        return await self._engine.write(lambda transaction: resend(transaction, event_ids, now))
+        by = actor()
+        return await self._engine.write(lambda transaction: resend(transaction, event_ids, now, by))

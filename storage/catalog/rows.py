@@ -206,6 +206,7 @@ def token_values(token: ApiToken) -> dict[str, object]:
         "expires_at": _micros_or_none(token.expires_at),
         "revoked_at": _micros_or_none(token.revoked_at),
         "mac": token.mac,
+        "drop_id": token.drop_id,
     }
 
 
@@ -217,6 +218,7 @@ def read_token(row: Row) -> ApiToken:
         scopes=tuple(Scope(scope) for scope in _read_texts(row["scopes"])),
         created_at=from_micros(row["created_at"]),
         mac=row["mac"],
+        drop_id=row["drop_id"],
         expires_at=_moment_or_none(row["expires_at"]),
         revoked_at=_moment_or_none(row["revoked_at"]),
     )

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -118,6 +118,10 @@ uploads = Table(
     CheckConstraint("final_id IS NULL OR role = 'partial'", name="final"),
 )
 
+# What is listed page by page.
+Index("ix_dropoffs_created_at", dropoffs.c.created_at, dropoffs.c.id)
+Index("ix_uploads_created_at", uploads.c.created_at, uploads.c.id)
+
 Index("ix_uploads_drop_id", uploads.c.drop_id, uploads.c.created_at)
 Index("ix_uploads_state", uploads.c.state, uploads.c.created_at)
 Index(
@@ -146,6 +150,7 @@ api_tokens = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("mac", LargeBinary, nullable=False),
+    Column("drop_id", Text),
 )
 
 # Events that wait for delivery: ids and fixed words. A delivered one is gone.

@@ -53,7 +53,47 @@ INSERT_DROPOFF = insert(dropoffs)
 
 DROPOFF = select(dropoffs).where(dropoffs.c.id == _drop_id)
 
-ALL_DROPOFFS = select(dropoffs).order_by(dropoffs.c.created_at, dropoffs.c.id)
+_TERMS = (
+    "name",
+    "opens_at",
+    "expires_at",
+    "mode",
+    "recipients",
+    "policy_signature",
+    "max_upload_bytes",
+    "max_total_bytes",
+    "max_uploads",
+    "allowed_types",
+    "name_patterns",
+    "notify",
+    "retain_seconds",
+    "contact",
+)
+"""What may be changed of a drop-off, other than by closing it or giving it a code."""
+
+CHANGE_DROPOFF = (
+    update(dropoffs)
+    .where(dropoffs.c.id == _drop_id)
+    .values({name: bindparam(f"new_{name}", type_=dropoffs.c[name].type) for name in _TERMS})
+)
+"""Values: drop_id, and those of `terms`."""
+
+
+def terms(values: dict[str, object]) -> dict[str, object]:
+    """Return, of a drop-off's columns, those that may be changed, as CHANGE_DROPOFF takes them."""
+    return {f"new_{name}": values[name] for name in _TERMS}
+
+
+@functools.cache
+def list_dropoffs(*, after: bool, limited: bool) -> Statement:
+    """Return the statement for a list of drop-offs, oldest first. Values: as `list_uploads`."""
+    order = (dropoffs.c.created_at, dropoffs.c.id)
+    found = select(dropoffs).order_by(*order)
+    if after:
+        place = bindparam("after_at", type_=BigInteger), bindparam("after_id", type_=dropoffs.c.id.type)
+        found = found.where(tuple_(*order) > tuple_(*place))
+    return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO) if limited else found
+
 
 _promised = dropoffs.alias("promised")
 # PostgreSQL sums to NUMERIC, which its driver gives as Decimal.
@@ -312,7 +352,7 @@ ALL_TOKENS = select(api_tokens).order_by(api_tokens.c.created_at, api_tokens.c.i
 
 REVOKE_TOKEN = (
     update(api_tokens)
-    .where(api_tokens.c.id == _token_id)
-    .values(revoked_at=func.coalesce(api_tokens.c.revoked_at, bindparam("at", type_=BigInteger)))
+    .where(api_tokens.c.id == _token_id, api_tokens.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("at", type_=BigInteger))
 )
 """Whoever was first says when."""

@@ -31,6 +31,7 @@ from dropoff_tus.errors import DropoffError, DropoffFullError
 from dropoff_tus.ids import normalise_code, upload_id
 from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
 from server.auth import Auth
+from server.refusals import Refusals
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.bench import processes
 from tests.support.postgres import PostgresServer
@@ -90,7 +91,7 @@ class Creations:
 
     def __init__(self, catalog: SqlCatalog) -> None:
         """Take the catalog."""
-        self._catalog, self._auth = catalog, Auth(catalog, _mac, 0)
+        self._catalog, self._auth = catalog, Auth(catalog, _mac, 0, Refusals(catalog))
 
     async def create(self, drop_id: str) -> None:
         """Create one upload.

@@ -73,6 +73,7 @@ _NEEDS = [
     ("GET", "/drops", "drops:read"),
     ("POST", "/drops", "drops:write"),
     ("GET", f"/drops/{_NO_DROP}", "drops:read"),
+    ("PATCH", f"/drops/{_NO_DROP}", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/close", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/reopen", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/new-code", "drops:write"),

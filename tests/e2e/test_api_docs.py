@@ -38,9 +38,9 @@ def test_curl_examples_of_the_documentation_work(server: ServerProcess, tmp_path
         )
         assert done.returncode == 0, (command, done.stderr, done.stdout)
         said.append(done.stdout)
-    assert len(said) == 11
+    assert len(said) == 12
     assert json.loads(said[0])["code"]
-    assert [row["filename"] for row in json.loads(said[5])["uploads"]] == ["scan.zip"]
+    assert [row["filename"] for row in json.loads(said[6])["uploads"]] == ["scan.zip"]
     assert (tmp_path / "scan.zip").read_bytes() == content
     assert (tmp_path / "half.zip").read_bytes() == content
     assert json.loads((tmp_path / "receipt.txt").read_text("ascii").rpartition(" ")[0])["path"] == "scan.zip"

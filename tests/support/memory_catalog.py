@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from dropoff_tus.audit import ENDS, Act, Event
+from dropoff_tus.audit import ENDS, Act, Event, edit_of, end_of
 from dropoff_tus.errors import (
     AccessDeniedError,
     CatalogUnavailableError,
@@ -17,7 +17,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
-from dropoff_tus.ports import Decide
+from dropoff_tus.ports import Change, Decide
 from tests.support.memory_outbox import MemoryOutbox
 
 _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
@@ -70,10 +70,24 @@ class MemoryCatalog:
         await self._begin()
         return self.drops.get(drop_id)
 
-    async def dropoffs(self) -> list[Dropoff]:
-        """Return all drop-offs."""
+    async def dropoffs(self, *, after: tuple[datetime, str] | None = None, limit: int | None = None) -> list[Dropoff]:
+        """Return drop-offs."""
         await self._begin()
-        return sorted(self.drops.values(), key=lambda drop: drop.created_at)
+        drops = sorted(self.drops.values(), key=lambda drop: (drop.created_at, drop.id))
+        return [drop for drop in drops if after is None or (drop.created_at, drop.id) > after][:limit]
+
+    async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
+        """Change what a drop-off is."""
+        await self._begin()
+        drop = self.drops.get(drop_id)
+        if drop is None:
+            return None
+        self.drops[drop_id] = changed = change(drop)
+        self._version += 1
+        event = edit_of(drop, changed)
+        if event is not None:
+            self.events.append(event)
+        return changed
 
     async def usage(self, drop_id: str) -> Usage:
         """Return what a drop-off's uploads take."""
@@ -223,7 +237,7 @@ class MemoryCatalog:
             self.rows[one.id] = replace(one, state=state, reserved_bytes=reserved)
         if state in ENDS:
             was = row.state if row.completed_at is None else UploadState.COMPLETE
-            self.events.append(Event(ENDS[state], row.drop_id, upload_id, f"was {was.value}", row.size_bytes))
+            self.events.append(Event(end_of(row, state), row.drop_id, upload_id, f"was {was.value}", row.size_bytes))
         kind = kind_of(state)
         if kind is not None:
             self.outbox.note(kind, row, self.drops[row.drop_id], at)
@@ -268,6 +282,7 @@ class MemoryCatalog:
         """Insert an API token."""
         await self._begin()
         self.api_tokens[token.id] = token
+        self.events.append(Event(Act.TOKEN_CREATE, token.drop_id, result=" ".join(token.scopes), token_id=token.id))
 
     async def token(self, token_id: str) -> ApiToken | None:
         """Return one API token."""
@@ -285,7 +300,9 @@ class MemoryCatalog:
         token = self.api_tokens.get(token_id)
         if token is None:
             return False
-        self.api_tokens[token_id] = replace(token, revoked_at=token.revoked_at or at)
+        if token.revoked_at is None:
+            self.api_tokens[token_id] = replace(token, revoked_at=at)
+            self.events.append(Event(Act.TOKEN_REVOKE, token_id=token_id))
         return True
 
     async def record(self, *events: Event) -> None:

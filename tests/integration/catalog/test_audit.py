@@ -8,7 +8,7 @@ import pytest
 
 from dropoff_tus.audit import Act, Actor, Event, acting
 from dropoff_tus.errors import DropoffFullError
-from dropoff_tus.model import Role, UploadState
+from dropoff_tus.model import ApiToken, Role, Scope, UploadState
 from storage.audit import Verifier, sign_checkpoint
 from storage.catalog import SqlCatalog, open_catalog
 from storage.keys import SigningKey
@@ -72,6 +72,44 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
     assert rows[2]["final"] == "cd" * 32
     assert rows[1]["from"] == rows[2]["from"] == "ab" * 16
     assert {row["drop"] for row in rows[:-1]} == {dropoff.id}
+
+
+@async_test
+async def test_time_ends_finished_uploads_by_retention_and_others_by_expiry(catalog_url: str) -> None:
+    """Told apart by what ended, so that an end repeated after a crash has the same name; parts only ever expire."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        finished = await add_complete(catalog, dropoff, 5)
+        taken_back = await add_complete(catalog, dropoff, 5)
+        await catalog.set_state(taken_back.id, UploadState.FINISHING, NOW)
+        part = await add_complete(catalog, dropoff, 5, Role.PARTIAL)
+        begun = await catalog.add_upload(make_upload(dropoff), allow)
+        for row in (finished, taken_back, part, begun):
+            assert await catalog.set_state(row.id, UploadState.EXPIRED, NOW)
+        ends = [row["act"] for row in await _verified(catalog)][-4:]
+    assert ends == ["upload.retire", "upload.retire", "upload.expire", "upload.expire"]
+
+
+@async_test
+async def test_tokens_made_and_revoked_leave_rows_without_a_secret(catalog_url: str) -> None:
+    """Id, scopes and the drop-off it is for; revoked again, or without there being one, there is nothing to tell."""
+    dropoff = make_dropoff()
+    token = ApiToken("0123456789abcdef", "name", tuple(Scope)[:2], NOW, bytes(range(32)), drop_id=dropoff.id)
+    async with open_catalog(catalog_url) as catalog:
+        with acting(lambda: Actor("operator:ada")):
+            await catalog.add_token(token)
+            assert [await catalog.revoke_token(one, NOW) for one in (token.id, token.id, "f" * 16)] == [
+                True,
+                True,
+                False,
+            ]
+        rows = await _verified(catalog)
+    assert [(r["who"], r["act"], r["token"], r.get("drop"), r.get("result")) for r in rows] == [
+        ("operator:ada", "token.create", token.id, dropoff.id, "drops:read drops:write"),
+        ("operator:ada", "token.revoke", token.id, None, None),
+    ]
+    assert "name" not in json.dumps(rows)
 
 
 @async_test

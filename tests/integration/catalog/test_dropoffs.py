@@ -1,11 +1,14 @@
 """The port's drop-offs, on every database."""
 
+import asyncio
+import json
 from dataclasses import replace
 from datetime import timedelta, timezone
 
 import pytest
 
-from dropoff_tus.model import Limits, Mode, SignedPolicy, Usage
+from dropoff_tus.errors import InvalidFieldError
+from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, allow, make_dropoff, make_upload
 from tests.support.aio import async_test
@@ -136,3 +139,84 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
         row = await catalog.add_upload(make_upload(dropoff, 5), allow)
         await catalog.complete_upload(row.id, 5, NOW)
         assert await catalog.version() == versions[-1]
+
+
+@async_test
+async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> None:
+    """All that may change does, in one transaction, and is told by name; its code and what it has received stay."""
+    limits = Limits(5, 6, 7, ("text/csv",), ("*.csv",))
+    dropoff = make_dropoff(code_mac=bytes(32))
+    wanted = replace(
+        dropoff,
+        name="Other",
+        policy=SignedPolicy(Mode.SEALED, ("age1one",), bytes(64)),
+        limits=limits,
+        opens_at=NOW,
+        expires_at=NOW + timedelta(days=1),
+        notify=("a@example.org",),
+        retain_seconds=9,
+        contact="Ada",
+    )
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        row = await catalog.add_upload(make_upload(dropoff, 5), allow)
+        assert await catalog.change_dropoff(dropoff.id, lambda present: present) == dropoff
+        version = await catalog.version()
+        assert await catalog.change_dropoff(dropoff.id, lambda _present: wanted) == wanted
+        assert await catalog.version() > version
+        assert await catalog.dropoff(dropoff.id) == wanted
+        assert await catalog.usage(dropoff.id) == Usage(1, 5, 5)
+        assert await catalog.upload(row.id) == row
+        assert await catalog.change_dropoff("none", lambda present: present) is None
+        told = [json.loads(text) for _, text in await catalog.audit_rows(0, 99)]
+    assert [row["act"] for row in told] == ["drop.create", "upload.create", "drop.edit"]
+    assert set(told[-1]["result"].split()) == {
+        *("name", "opens_at", "expires_at", "notify", "retain_seconds", "contact", "mode", "recipients"),
+        *("max_upload_bytes", "max_total_bytes", "max_uploads", "allowed_types", "name_patterns"),
+    }
+
+
+@async_test
+async def test_dropoff_change_that_refuses_leaves_all_as_it_was(catalog_url: str) -> None:
+    """What is refused inside the transaction undoes it."""
+    dropoff = make_dropoff()
+
+    def no(_present: Dropoff) -> Dropoff:
+        raise InvalidFieldError("name", "is none")
+
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        version = await catalog.version()
+        with pytest.raises(InvalidFieldError):
+            await catalog.change_dropoff(dropoff.id, no)
+        assert (await catalog.dropoff(dropoff.id), await catalog.version()) == (dropoff, version)
+
+
+@async_test
+async def test_dropoffs_changed_at_once_lose_no_change(catalog_url: str) -> None:
+    """Each change is made from what the last one left, in whatever process."""
+    dropoff = make_dropoff()
+
+    def add(present: Dropoff) -> Dropoff:
+        return replace(present, retain_seconds=present.retain_seconds + 1)
+
+    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
+        await one.add_dropoff(dropoff)
+        await asyncio.gather(*(catalog.change_dropoff(dropoff.id, add) for catalog in (one, other) for _ in range(10)))
+        found = await one.dropoff(dropoff.id)
+    assert found is not None
+    assert found.retain_seconds == 20
+
+
+@async_test
+async def test_dropoffs_read_in_pages_are_those_read_at_once(catalog_url: str) -> None:
+    """Pages miss nothing and repeat nothing, also where several were made in one moment."""
+    async with open_catalog(catalog_url) as catalog:
+        for _ in range(7):
+            await catalog.add_dropoff(replace(make_dropoff(), created_at=NOW))
+        paged: list[Dropoff] = []
+        while page := await catalog.dropoffs(after=(NOW, paged[-1].id) if paged else None, limit=3):
+            assert len(page) <= 3
+            paged += page
+        assert paged == await catalog.dropoffs()
+        assert len(paged) == 7

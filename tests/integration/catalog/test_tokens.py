@@ -10,7 +10,9 @@ from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, make_dropoff
 from tests.support.aio import async_test
 
-_TOKEN = ApiToken("0123456789abcdef", "Prüfung ✓", tuple(Scope), NOW, bytes(range(32)), NOW + timedelta(days=1), NOW)
+_TOKEN = ApiToken(
+    "0123456789abcdef", "Prüfung ✓", tuple(Scope), NOW, bytes(range(32)), NOW + timedelta(days=1), NOW, "d"
+)
 
 
 @async_test

@@ -9,6 +9,7 @@ from dropoff_tus.errors import AccessDeniedError, DropoffError, TooManyWrongCode
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Dropoff, Mode, SignedPolicy
 from server.auth import Auth
+from server.refusals import Refusals
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog
@@ -31,7 +32,7 @@ class _Door:
         self.catalog = MemoryCatalog()
         drop = Dropoff(_ID, "Survey", NOON, SignedPolicy(Mode.MANAGED, (), b""), code_mac=_mac(_CODE))
         self.catalog.drops = {_ID: drop, _OTHER_ID: replace(drop, id=_OTHER_ID)}
-        self.auth = Auth(self.catalog, _mac, _LIMIT, lambda: self.now)
+        self.auth = Auth(self.catalog, _mac, _LIMIT, Refusals(self.catalog), lambda: self.now)
 
     async def answer(
         self, code: str | None, client: str | None = "192.0.2.1", drop_id: str = _ID

@@ -1,21 +1,32 @@
 """API tokens: what is made, what is let in, and what is not, over a catalog and a clock in memory."""
 
 import hmac
+import json
+import os
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
+from dropoff_tus.audit import Act, Actor, acting
+from dropoff_tus.errors import (
+    CatalogUnavailableError,
+    InvalidFieldError,
+    ScopeMissingError,
+    TooManyWrongTokensError,
+    UnauthorizedError,
+)
 from dropoff_tus.ids import api_token_id, format_api_token
-from dropoff_tus.model import ApiToken, Scope
+from dropoff_tus.model import ApiToken, Dropoff, Mode, Scope, SignedPolicy
+from server.refusals import MOST_ORIGINS, Refusals
 from server.tokens import TokenGuard, create_token
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_catalog import MemoryCatalog
 
 _HOUR_SECONDS = 3600.0
+_DROP, _OTHER_DROP = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a", "4f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"
 
 
 def _mac(message: bytes) -> bytes:
@@ -25,12 +36,18 @@ def _mac(message: bytes) -> bytes:
 class _World:
     def __init__(self, *, wrong_per_hour: int = 0) -> None:
         self.catalog, self.clock, self.seconds = MemoryCatalog(), FakeClock(), 0.0
-        self.guard = TokenGuard(self.catalog, _mac, self.clock, wrong_per_hour, lambda: self.seconds)
+        self.refusals = Refusals(self.catalog)
+        self.guard = TokenGuard(self.catalog, _mac, self.clock, wrong_per_hour, self.refusals, lambda: self.seconds)
 
-    async def make(self, *scopes: Scope, days: int | None = None) -> tuple[ApiToken, str]:
+    async def make(self, *scopes: Scope, days: int | None = None, drop_id: str | None = None) -> tuple[ApiToken, str]:
         expires_at = None if days is None else self.clock.now() + timedelta(days=days)
         names = [scope.value for scope in scopes]
-        return await create_token(self.catalog, _mac, self.clock, name="test", scopes=names, expires_at=expires_at)
+        if drop_id is not None:
+            policy = SignedPolicy(Mode.MANAGED, (), b"")
+            self.catalog.drops[drop_id] = Dropoff(drop_id, "x", self.clock.now(), policy)
+        return await create_token(
+            self.catalog, _mac, self.clock, name="test", scopes=names, expires_at=expires_at, drop_id=drop_id
+        )
 
     async def check(self, secret: str, scope: Scope = Scope.DROPS_READ, client: str = "192.0.2.1") -> ApiToken:
         return await self.guard.check(f"Bearer {secret}", client, scope)
@@ -72,14 +89,17 @@ async def test_token_unknown_expired_or_revoked_has_one_answer() -> None:
         {"scopes": tuple(Scope)},
         {"expires_at": None},
         {"mac": bytes(32)},
+        {"drop_id": None},
+        {"drop_id": _OTHER_DROP},
     ],
-    ids=["wider", "longer", "other-mac"],
+    ids=["wider", "longer", "other-mac", "all-drop-offs", "another-drop-off"],
 )
 @async_test
 async def test_token_changed_in_the_database_is_refused(change: dict[str, Any]) -> None:
     """Whoever can write to the catalog can neither widen nor prolong a token, nor make one."""
     world = _World()
-    made, secret = await world.make(Scope.DROPS_READ, days=1)
+    made, secret = await world.make(Scope.DROPS_READ, days=1, drop_id=_DROP)
+    assert await world.check(secret) == made
     world.catalog.api_tokens[made.id] = replace(made, **change)
     await world.refused(secret)
 
@@ -145,3 +165,69 @@ async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: li
         await create_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
     assert refusal.value.field == field
     assert world.catalog.api_tokens == {}
+
+
+@async_test
+async def test_token_of_before_there_were_drop_offs_in_it_is_still_good() -> None:
+    """What an older version stored opens what it did: its keyed hash is over three terms."""
+    world = _World()
+    secret = format_api_token(bytes(range(32)))
+    terms = json.dumps([secret, ["drops:read"], None]).encode()
+    old = ApiToken(api_token_id(secret), "old", (Scope.DROPS_READ,), world.clock.now(), _mac(terms))
+    world.catalog.api_tokens[old.id] = old
+    assert await world.check(secret) == old
+
+
+@async_test
+async def test_token_for_a_drop_off_that_is_none_is_not_made() -> None:
+    """A typing mistake is told, and no token is left that is good for nothing."""
+    world = _World()
+    with pytest.raises(InvalidFieldError) as refusal:
+        await create_token(world.catalog, _mac, world.clock, name="x", scopes=["drops:read"], drop_id=_DROP)
+    assert refusal.value.field == "drop"
+    assert world.catalog.api_tokens == {}
+
+
+@async_test
+async def test_refused_tokens_are_recorded_with_why_and_whence_and_never_themselves() -> None:
+    """One row for equal ones of a minute; an unknown token has no name there, any other its id."""
+    world = _World()
+    made, secret = await world.make(Scope.DROPS_READ)
+    expired, old = await world.make(Scope.DROPS_READ, days=1)
+    revoked, gone = await world.make(Scope.DROPS_READ)
+    await world.catalog.revoke_token(revoked.id, world.clock.now())
+    world.clock.advance(2 * 86400)
+    world.catalog.events.clear()
+    with acting(lambda: Actor("client", "ab" * 16)):
+        for _ in range(3):
+            await world.refused(format_api_token(os.urandom(32)))
+        for one in (old, gone):
+            await world.refused(one)
+        with pytest.raises(ScopeMissingError):
+            await world.check(secret, Scope.UPLOADS_READ)
+    await world.refusals.record()
+    await world.refusals.record()
+    assert {(e.act, e.result, e.token_id, e.count, e.origin) for e in world.catalog.events} == {
+        (Act.WRONG_TOKENS, "unknown", None, 3, "ab" * 16),
+        (Act.WRONG_TOKENS, "expired", expired.id, 1, "ab" * 16),
+        (Act.WRONG_TOKENS, "revoked", revoked.id, 1, "ab" * 16),
+        (Act.WRONG_TOKENS, "without uploads:read", made.id, 1, "ab" * 16),
+    }
+    assert not any(one in repr(world.catalog.events) for one in (secret, old, gone))
+
+
+@async_test
+async def test_refusals_of_a_flood_stay_few_and_wait_for_the_catalog() -> None:
+    """Beyond a number of addresses one row stands for all others; what could not be recorded is recorded later."""
+    world = _World()
+    for number in range(MOST_ORIGINS + 100):
+        with acting(lambda origin=str(number): Actor("client", origin)):  # type: ignore[misc]
+            await world.refused("wrong")
+    world.catalog.down = True
+    with pytest.raises(CatalogUnavailableError):
+        await world.refusals.record()
+    world.catalog.down = False
+    await world.refusals.record()
+    counts = [event.count or 0 for event in world.catalog.events]
+    assert (len(counts), sum(counts)) == (MOST_ORIGINS + 1, MOST_ORIGINS + 100)
+    assert [event.count for event in world.catalog.events if event.origin is None] == [100]

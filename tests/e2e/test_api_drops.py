@@ -1,0 +1,286 @@
+"""Changing drop-offs, by the command line and by the API alike; lists in pages; and tokens for one drop-off."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.api_client import EVERY_SCOPE, Api
+from tests.support.server_process import Drop, ServerProcess, upload_id_of
+from tests.support.tus_raw import metadata
+
+pytestmark = pytest.mark.timeout(180)
+_NO_DROP, _NO_UPLOAD = "00000000-0000-4000-8000-000000000000", "0" * 32
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Run a server for this module."""
+    settings = {"LIMITS__WRONG_CODES_PER_HOUR": "0", "DROPOFFS__RETAIN": "90d", "DROPOFFS__CONTACT": "Ada"}
+    with ServerProcess(tmp_path_factory.mktemp("api-drops"), environment=settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(server: ServerProcess) -> Api:
+    """Return a client that may do everything."""
+    return Api.with_scopes(server)
+
+
+def _rows(server: ServerProcess) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = server.cli_json("audit", "export", "--json")["rows"]
+    return rows
+
+
+def test_drop_off_takes_the_configured_retention_and_contact_whoever_makes_it(server: ServerProcess, api: Api) -> None:
+    """By `init`, by the command line, and by the API."""
+    made = [server.drop.id, server.create_drop().id, api("POST", "/drops", {"name": "x"}).json["id"]]
+    for drop_id in made:
+        shown = api("GET", f"/drops/{drop_id}").json
+        assert (shown["retain_seconds"], shown["contact"]) == (90 * 86400, "Ada")
+
+
+def test_drop_edited_over_http_and_by_the_command_line_is_the_same(server: ServerProcess, api: Api) -> None:
+    """All that can be said at the creation can be changed later, on either way, and empties again."""
+    (recipient,) = [server.cli_json("keys", "generate", "--output", str(server.data / "other"), "--json")["recipient"]]
+    wanted = {
+        "name": "Kohorte ✓",
+        "opens_at": "2089-01-01T00:00:00Z",
+        "expires_at": "2090-01-31T12:00:00Z",
+        "mode": "sealed",
+        "recipients": [recipient],
+        "max_upload_bytes": 1000,
+        "max_total_bytes": 2**40,
+        "max_uploads": 3,
+        "allowed_types": ["text/*", "image/png"],
+        "name_patterns": ["*.csv"],
+        "notify": ["a@example.org", "b@example.org"],
+        "retain_seconds": 86400,
+        "contact": "Registry, room 7",
+    }
+    options = [
+        *("--name", "Kohorte ✓", "--opens", "2089-01-01T00:00:00Z", "--expires", "2090-01-31T12:00:00Z", "--sealed"),
+        *("--recipient", recipient, "--max-upload-bytes", "1kB", "--max-total-bytes", "1TiB", "--max-uploads", "3"),
+        *("--allow-type", "text/*", "--allow-type", "image/png", "--allow-name", "*.csv", "--retain", "1d"),
+        *("--notify", "a@example.org", "--notify", "b@example.org", "--contact", "Registry, room 7"),
+    ]
+    empty: dict[str, object] = {
+        "opens_at": None,
+        "expires_at": None,
+        "mode": "managed",
+        **{key: [] for key in ("recipients", "allowed_types", "name_patterns", "notify")},
+        **dict.fromkeys(("max_upload_bytes", "max_total_bytes", "max_uploads", "retain_seconds"), 0),
+        "contact": "",
+    }
+    emptying = [
+        *("--opens", "0", "--expires", "0", "--managed", "--retain", "0", "--contact", ""),
+        *("--recipient", "", "--allow-type", "", "--allow-name", "", "--notify", ""),
+        *("--max-upload-bytes", "0", "--max-total-bytes", "0", "--max-uploads", "0"),
+    ]
+    one, other, third = server.create_drop(), server.create_drop(), api("POST", "/drops", {**wanted}).json["id"]
+    fixed = {key: api("GET", f"/drops/{one.id}").json[key] for key in ("id", "created_at", "has_code", "closed")}
+    for change, said in ((wanted, options), ({**empty, "name": "y"}, [*emptying, "--name", "y"])):
+        by_http = api("PATCH", f"/drops/{one.id}", change)
+        assert by_http.status == 200, by_http
+        by_hand = server.cli_json("drop", "edit", other.id, *said)
+        assert {**by_http.json, **change, **fixed} == by_http.json
+        own = ("id", "created_at", "upload_url", "page_url")
+        for shown in (by_hand, *([api("GET", f"/drops/{third}").json] if change is wanted else [])):
+            assert [(k, v) for k, v in shown.items() if k not in own] == [
+                (k, v) for k, v in by_http.json.items() if k not in own
+            ]
+        assert server.cli_json("drop", "show", one.id) == by_http.json
+    edits = [row for row in _rows(server) if row["act"] == "drop.edit" and row["drop"] == one.id]
+    assert edits[0]["who"].startswith("token:")
+    assert set(edits[0]["result"].split()) == wanted.keys()
+
+
+def test_drop_edited_holds_for_the_next_upload(server: ServerProcess, api: Api) -> None:
+    """A running server follows at once; what it was told of by a signature it takes: the next upload is sealed."""
+    drop = server.create_drop()
+    first = drop.site.create(5)
+    assert api("PATCH", f"/drops/{drop.id}", {"max_upload_bytes": 4, "mode": "sealed"}).status == 200
+    assert drop.site.post({"Upload-Length": "5"}).status == 413
+    second = drop.site.create(4)
+    assert drop.site.patch(second, 0, b"seal").status == 204
+    assert drop.site.patch(first, 0, b"hello").status == 204
+    answers = [api("GET", f"/uploads/{upload_id_of(url)}/content").status for url in (first, second)]
+    assert answers == [200, 403]
+
+
+def test_parts_of_before_the_mode_was_changed_are_not_joined(server: ServerProcess, api: Api) -> None:
+    """A sealed whole must not have parts that the server can read, nor the other way round."""
+    drop = server.create_drop()
+    part = drop.site.create(3, {"Upload-Concat": "partial"})
+    assert drop.site.patch(part, 0, b"abc").status == 204
+    api("PATCH", f"/drops/{drop.id}", {"mode": "sealed"})
+    refused = drop.site.post({"Upload-Concat": f"final;{part}"})
+    assert (refused.status, b"mode was changed" in refused.body) == (400, True)
+    api("PATCH", f"/drops/{drop.id}", {"mode": "managed"})
+    assert drop.site.post({"Upload-Concat": f"final;{part}"}).status == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        ({"name": None}, "name"),
+        ({"name": ""}, "name"),
+        ({"id": _NO_DROP}, "id"),
+        ({"has_code": False}, "has_code"),
+        ({"max_uploads": None}, "max_uploads"),
+        ({"opens_at": "2001-01-01T00:00:00Z"}, "opens_at"),
+        ({"recipients": ["age1nonsense"]}, "recipients"),
+        ({"allowed_types": ["csv"]}, "allowed_types"),
+        ({"notify": ["nobody"]}, "notify"),
+    ],
+)
+def test_drop_edit_that_cannot_be_is_refused_with_the_place(
+    server: ServerProcess, api: Api, body: dict[str, object], at: str
+) -> None:
+    """Nothing is changed, and the mistake is told with the member it is in."""
+    before = api("GET", f"/drops/{server.drop.id}").json
+    refused = api("PATCH", f"/drops/{server.drop.id}", body)
+    assert (refused.status, [mistake["at"] for mistake in refused.json["errors"]]) == (422, [at])
+    assert api("GET", f"/drops/{server.drop.id}").json == before
+
+
+def test_drop_edit_without_a_change_says_what_to_write(server: ServerProcess) -> None:
+    """One sentence each: nothing said, a mistake by its option, an unknown drop-off."""
+    for arguments, why in (
+        ((server.drop.id,), b"say what is to be changed"),
+        ((server.drop.id, "--opens", "yesterday"), b"--opens"),
+        ((server.drop.id, "--recipient", "age1x"), b"--recipient"),
+        ((_NO_DROP, "--name", "x"), b"no such drop-off"),
+    ):
+        refused = server.cli("drop", "edit", *arguments, check=False)
+        assert (refused.returncode, why in refused.stderr, b"Traceback" in refused.stderr) == (1, True, False)
+
+
+def test_drops_in_pages_are_those_of_the_command_line(server: ServerProcess, api: Api) -> None:
+    """All pages together, in their order; a cursor of another form is refused."""
+    server.create_drop()
+    found: list[object] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = api("GET", "/drops?limit=2" + (f"&cursor={cursor}" if cursor else "")).json
+        assert 1 <= len(page["drops"]) <= 2
+        found += page["drops"]
+        cursor = page["next_cursor"]
+    assert found == server.cli_json("drop", "list")
+    assert len(found) > 2
+    assert api("GET", "/drops?cursor=1-x").status == 400
+
+
+# ---- tokens for one drop-off ------------------------------------------------------------------------------------
+
+
+def _finished(drop: Drop) -> str:
+    headers = {"Upload-Length": "5", "Upload-Metadata": metadata(filename="a.txt")}
+    url = drop.site.post(headers).needed("Location")
+    assert drop.site.patch(url, 0, b"hello").status == 204
+    return upload_id_of(url)
+
+
+def test_token_of_one_drop_off_finds_nothing_of_another(server: ServerProcess) -> None:
+    """What is another's, and what is not there at all, has one answer to the letter; its own it may use as any."""
+    drop, other = server.create_drop(), server.create_drop()
+    mine, foreign = _finished(drop), _finished(other)
+    api = Api.with_scopes(server, options=("--drop", drop.id))
+    for method, path, body in (
+        ("GET", "/drops/{drop}", None),
+        ("PATCH", "/drops/{drop}", {"name": "taken"}),
+        ("POST", "/drops/{drop}/close", None),
+        ("POST", "/drops/{drop}/reopen", None),
+        ("POST", "/drops/{drop}/new-code", None),
+        ("GET", "/uploads?drop_id={drop}", None),
+        ("GET", "/uploads/{upload}", None),
+        ("GET", "/uploads/{upload}/receipt", None),
+        ("GET", "/uploads/{upload}/content", None),
+        ("DELETE", "/uploads/{upload}", None),
+    ):
+        hidden = api(method, path.format(drop=other.id, upload=foreign), body)
+        absent = api(method, path.format(drop=_NO_DROP, upload=_NO_UPLOAD), body)
+        assert (hidden.status, hidden.body) == (404, absent.body), (method, path)
+        assert absent.status == 404
+        assert {*hidden.headers} == {*absent.headers}
+    assert [row["id"] for row in api("GET", "/uploads").json["uploads"]] == [mine]
+    listed = api("GET", "/drops").json
+    assert ([one["id"] for one in listed["drops"]], listed["next_cursor"]) == ([drop.id], None)
+    refused = api("POST", "/drops", {"name": "x"})
+    assert (refused.status, refused.json["code"]) == (403, "ERR_SCOPE_MISSING")
+    assert api("GET", f"/uploads/{mine}/content").body == b"hello"
+    assert api("DELETE", f"/uploads/{mine}").status == 200
+    assert api("PATCH", f"/drops/{drop.id}", {"name": "mine"}).json["name"] == "mine"
+    assert server.cli_json("upload", "show", foreign)["state"] == "complete"
+    assert server.cli_json("drop", "show", other.id)["name"] == "test"
+
+
+def test_token_for_no_drop_off_is_not_made(server: ServerProcess) -> None:
+    """The option is named; a token that was moved to another drop-off in the database is good for nothing."""
+    scopes = [part for scope in EVERY_SCOPE for part in ("--scope", scope)]
+    refused = server.cli("token", "create", "--name", "x", *scopes, "--drop", _NO_DROP, check=False)
+    assert (refused.returncode, b"--drop is no drop-off" in refused.stderr) == (1, True)
+    drop = server.create_drop()
+    api = Api.with_scopes(server, options=("--drop", drop.id))
+    assert api("GET", "/drops").status == 200
+    with sqlite3.connect(server.data / "catalog.sqlite3") as database:
+        database.execute("UPDATE api_tokens SET drop_id = NULL WHERE drop_id = ?", (drop.id,))
+    assert api("GET", "/drops").status == 401
+
+
+def test_tokens_and_what_is_done_with_them_are_in_the_audit(server: ServerProcess) -> None:
+    """Made, used, refused and revoked: each names the token's id, none the token, and clients by a hash alone."""
+    drop, other = server.create_drop(), server.create_drop()
+    upload = _finished(drop)
+    options = ("--scope", "drops:write", "--scope", "uploads:download", "--scope", "uploads:delete", "--drop", drop.id)
+    made = server.cli_json("token", "create", "--name", "audited", *options)
+    api = Api(server, made["token"])
+    assert api("GET", f"/uploads/{upload}/content").status == 200
+    assert api("GET", "/uploads").status == 403
+    assert api("POST", f"/drops/{other.id}/close").status == 404
+    assert api("DELETE", f"/uploads/{upload}").status == 200
+    assert api("POST", f"/drops/{drop.id}/new-code").status == 200
+    assert api("POST", f"/drops/{drop.id}/close").status == 200
+    server.cli("token", "revoke", made["id"])
+    assert api("POST", f"/drops/{drop.id}/reopen").status == 401
+    server.stop()
+    server.start()
+    rows = [row for row in _rows(server) if made["id"] in (row.get("token"), row["who"].removeprefix("token:"))]
+    told = [(row["who"].partition(":")[0], row["act"], row.get("result"), row.get("drop")) for row in rows]
+    assert told[:6] == [
+        ("operator", "token.create", "drops:write uploads:download uploads:delete", drop.id),
+        ("token", "upload.download", None, drop.id),
+        ("token", "upload.delete", "was complete", drop.id),
+        ("token", "drop.new_code", None, drop.id),
+        ("token", "drop.close", None, drop.id),
+        ("operator", "token.revoke", None, None),
+    ]
+    assert {(who, act, result) for who, act, result, _ in told[6:]} == {
+        ("server", "token.wrong", "without uploads:read"),
+        ("server", "token.wrong", "of another drop-off"),
+        ("server", "token.wrong", "revoked"),
+    }
+    assert len({row["from"] for row in rows if "from" in row}) == 1
+    assert {len(row["from"]) for row in rows if "from" in row} == {32}
+    text = json.dumps(_rows(server))
+    assert made["token"] not in text
+    assert "127.0.0.1" not in text
+    assert server.cli_json("audit", "verify")["whole"] is True
+
+
+def test_parts_and_what_they_become_are_in_the_audit(server: ServerProcess) -> None:
+    """Each part's creation and completion, with its role, before those of the whole."""
+    drop = server.create_drop()
+    part = drop.site.create(3, {"Upload-Concat": "partial"})
+    assert drop.site.patch(part, 0, b"abc").status == 204
+    joined = drop.site.post({"Upload-Concat": f"final;{part}"}).needed("Location")
+    rows = [row for row in _rows(server) if row.get("drop") == drop.id][1:]
+    assert [(row["act"], row["result"], row["upload"]) for row in rows] == [
+        ("upload.create", "partial", upload_id_of(part)),
+        ("upload.complete", "partial", upload_id_of(part)),
+        ("upload.create", "final", upload_id_of(joined)),
+        ("upload.complete", "final", upload_id_of(joined)),
+    ]
+    assert {row["who"] for row in rows} == {"client"}

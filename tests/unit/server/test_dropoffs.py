@@ -1,0 +1,125 @@
+"""Changing drop-offs, over a catalog and a clock in memory: what is checked, and what is signed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dropoff_tus.errors import DropoffNotFoundError, InvalidFieldError, PolicyTamperedError
+from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy
+from server.dropoffs import DropEdit, Dropoffs, NewDrop
+from tests.support.aio import async_test
+from tests.support.fake_clock import FakeClock
+from tests.support.memory_catalog import MemoryCatalog
+
+
+class _Keys:
+    """Signs by writing down what was signed."""
+
+    def code_mac(self, code: str) -> bytes:
+        return code.encode()
+
+    def sign_policy(self, drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> SignedPolicy:
+        return SignedPolicy(mode, recipients, repr((drop_id, mode.value, recipients)).encode())
+
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        if policy != self.sign_policy(drop_id, policy.mode, policy.recipients):
+            raise PolicyTamperedError("not signed")
+
+
+def _problem(recipients: Sequence[str]) -> str | None:
+    return "cannot be used" if "bad" in recipients else None
+
+
+class _World:
+    def __init__(self) -> None:
+        self.catalog, self.clock, self.keys = MemoryCatalog(), FakeClock(), _Keys()
+        self.dropoffs = Dropoffs(self.catalog, self.keys, self.clock, _problem)
+
+    async def make(self, *, recipients: tuple[str, ...] = ("age1own",)) -> Dropoff:
+        expires_at = self.clock.now() + timedelta(days=2)
+        new = NewDrop("Survey", Limits(max_uploads=3), recipients=recipients, expires_at=expires_at)
+        return (await self.dropoffs.create(new))[0]
+
+
+@async_test
+async def test_edit_changes_what_it_says_and_nothing_else() -> None:
+    """A limit, a list and an end are others; the rest, the signature too, is what it was."""
+    world = _World()
+    made = await world.make()
+    edited, _ = await world.dropoffs.edit(made.id, {"max_uploads": 0, "notify": ("a@example.org",), "expires_at": None})
+    wanted = replace(made, limits=Limits(), notify=("a@example.org",), expires_at=None)
+    assert edited == world.catalog.drops[made.id] == wanted
+
+
+@pytest.mark.parametrize(
+    ("edit", "mode", "recipients"),
+    [
+        ({"mode": Mode.SEALED}, Mode.SEALED, ("age1own",)),
+        ({"recipients": ()}, Mode.MANAGED, ()),
+        ({"mode": Mode.SEALED, "recipients": ("age1other",)}, Mode.SEALED, ("age1other",)),
+    ],
+    ids=["mode", "recipients", "both"],
+)
+@async_test
+async def test_edit_of_mode_or_recipients_is_signed_anew(
+    edit: DropEdit, mode: Mode, recipients: tuple[str, ...]
+) -> None:
+    """The record is one that this server signed for this drop-off."""
+    world = _World()
+    made = await world.make()
+    edited, _ = await world.dropoffs.edit(made.id, edit)
+    assert edited.policy == world.keys.sign_policy(made.id, mode, recipients)
+
+
+@async_test
+async def test_edit_signs_nothing_that_somebody_wrote_into_the_database() -> None:
+    """Recipients changed behind the server do not become its own by a change of the mode; given anew, both are."""
+    world = _World()
+    made = await world.make()
+    forged = replace(made, policy=replace(made.policy, recipients=("age1thief",)))
+    world.catalog.drops[made.id] = forged
+    with pytest.raises(PolicyTamperedError):
+        await world.dropoffs.edit(made.id, {"mode": Mode.SEALED})
+    assert world.catalog.drops[made.id] == forged
+    edited, _ = await world.dropoffs.edit(made.id, {"mode": Mode.SEALED, "recipients": ("age1own",)})
+    world.keys.verify_policy(made.id, edited.policy)
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        ({"name": " "}, "name"),
+        ({"contact": "x" * 1000}, "contact"),
+        ({"recipients": ("bad",)}, "recipients"),
+        ({"allowed_types": ("csv",)}, "allowed_types"),
+        ({"notify": ("nobody",)}, "notify"),
+        ({"opens_at": timedelta(days=3)}, "opens_at"),
+        ({"expires_at": timedelta(seconds=0)}, "expires_at"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+@async_test
+async def test_edit_that_cannot_be_is_refused_and_changes_nothing(edit: DropEdit, field: str) -> None:
+    """The same rules as for a new drop-off, told by the field."""
+    world = _World()
+    made = await world.make()
+    now = world.clock.now()
+    given = {name: now + value if isinstance(value, timedelta) else value for name, value in edit.items()}
+    with pytest.raises(InvalidFieldError) as refusal:
+        await world.dropoffs.edit(made.id, given)  # type: ignore[arg-type]
+    assert refusal.value.field == field
+    assert world.catalog.drops[made.id] == made
+
+
+@async_test
+async def test_edit_of_a_drop_off_that_has_expired_may_leave_it_so() -> None:
+    """Only a time that is given has to lie ahead; and an unknown drop-off is none."""
+    world = _World()
+    made = await world.make()
+    world.clock.advance(3 * 86400)
+    edited, _ = await world.dropoffs.edit(made.id, {"name": "Past"})
+    assert (edited.name, edited.expires_at) == ("Past", made.expires_at)
+    with pytest.raises(DropoffNotFoundError):
+        await world.dropoffs.edit("none", {"name": "x"})
