@@ -211,8 +211,9 @@ class WriterLane(Lane):
             execute("BEGIN IMMEDIATE")
             self._transaction.audit = None
             for request in group:
+                before = self._connection.total_changes
                 self._attempt(request)
-                if request.error is not None:
+                if self._is_spoilt(request, before):
                     self._undo()
                     if len(group) == 1:
                         return
@@ -227,6 +228,13 @@ class WriterLane(Lane):
             for request in group:
                 request.result, request.error = None, refusal
             self._undo()
+
+    def _is_spoilt(self, request: Request, before: int) -> bool:
+        """Tell whether a request has left something to be undone; whoever refuses has hardly ever changed a row."""
+        if request.error is None:
+            return False
+        broken = isinstance(request.error, sqlite3.Error | CatalogUnavailableError)
+        return broken or self._connection.total_changes != before
 
     def _run_apart(self, group: list[Request]) -> None:
         """Run each request so that it can be undone alone."""
