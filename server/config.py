@@ -20,6 +20,7 @@ from server.config_source import (
     SourceError,
     did_you_mean_key,
     did_you_mean_section,
+    is_list,
     lay_over,
     read_toml,
 )
@@ -375,4 +376,6 @@ def _explain(item: Any, overrides: Overrides) -> str:  # noqa: ANN401 - pydantic
     if kind == "less_than_equal":
         return f"{place}: must be {context['le']} or less"
     text = _INSTEAD.get(kind, str(item["msg"]).removeprefix("Value error, "))
+    if (section, key) in overrides.variables and is_list(NAMES[section][key]):
+        text = f"{text}; in the environment without brackets and quotes, separated by commas"
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

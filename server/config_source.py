@@ -112,13 +112,18 @@ def _parse(variable: str, names: Names) -> tuple[str, str, bool]:
 
 def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
     """Return what TOML would have given for a variable's text; what does not fit stays text, and is refused later."""
-    if get_origin(kind) is tuple:
+    if is_list(kind):
         return [item.strip() for item in text.split(",") if item.strip()]
     if kind is bool:
         return _FLAGS.get(text.strip().lower(), text)
     if kind in {int, float} and _WHOLE.fullmatch(text.strip()):
         return int(text)
     return text
+
+
+def is_list(kind: Any) -> bool:  # noqa: ANN401 - a type
+    """Tell whether a key is a list, which a variable has separated by commas."""
+    return get_origin(kind) is tuple
 
 
 def did_you_mean_variable(variable: str, names: Names) -> str:

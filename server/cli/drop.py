@@ -243,8 +243,12 @@ def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
             say(f"{key}: no limit")
         elif key.endswith("bytes"):
             say(f"{key}: {value} ({size(value)})")
+        elif key in {"allowed_types", "name_patterns"}:
+            say(f"{key}: {show(', '.join(value)) or 'any'}")
+        elif isinstance(value, bool):
+            say(f"{key}: {'yes' if value else 'no'}")
         else:
-            say(f"{key}: {'-' if value is None else show(str(value))}")
+            say(f"{key}: {'-' if value in (None, '') else show(str(value))}")
 
 
 @app.command()

@@ -237,6 +237,13 @@ def test_name_of_a_dropoff_is_shown_escaped(limited: ServerProcess) -> None:
     assert b"\\x1b]0;title\\x07" in limited.cli("drop", "show", made.id).stdout
 
 
+def test_dropoff_is_shown_in_words(limited: ServerProcess) -> None:
+    """What nobody set says what then holds, not how a program writes it."""
+    made = limited.create_drop("--allow-type", "text/csv", "--allow-type", "image/*")
+    shown = limited.cli("drop", "show", made.id).stdout.decode().splitlines()
+    assert {"closed: no", "allowed_types: text/csv, image/*", "name_patterns: any", "contact: -"} <= set(shown)
+
+
 # ---- every command teaches ----------------------------------------------------------------------------------------
 
 

@@ -298,6 +298,13 @@ def test_mistake_in_the_environment_names_the_variable(load: Load, environment: 
     assert line.startswith(f"{next(iter(variables))}: {said}")
 
 
+def test_list_in_the_environment_that_is_refused_says_how_to_write_one_there(load: Load) -> None:
+    """TOML's form, which is right in the file, is not."""
+    (line,) = _mistakes(load, "", {"DROPOFF_TUS__SERVER__TRUSTED_PROXIES": '["10.0.0.0/8"]'})
+    assert line.startswith("server.trusted_proxies (DROPOFF_TUS__SERVER__TRUSTED_PROXIES): has an entry that is no")
+    assert line.endswith("in the environment without brackets and quotes, separated by commas")
+
+
 def test_prefix_with_one_underscore_is_a_mistake_too(load: Load) -> None:
     """The likeliest slip of all; other programs' variables are nobody's business."""
     (line,) = _mistakes(load, "", {"DROPOFF_TUS_TUS__DOWNLOAD": "true"})
