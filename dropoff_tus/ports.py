@@ -360,10 +360,15 @@ class Catalog(Protocol):
         """Forget an upload whose creation in the store failed; gives its reservation back. Unknown is fine."""
         ...
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
+    async def complete_upload(
+        self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None, drop_id: str | None = None
+    ) -> bool:
         """Mark COMPLETE, with its size in place of its reservation. False if it was complete already.
 
-        `final` is the hash of its final record, for the audit.
+        `final` is the hash of its final record, for the audit, and `drop_id` the drop-off that its signed log names.
+
+        Raises:
+            UploadDamagedError: The row names another drop-off; nothing was changed.
         """
         ...
 

@@ -139,7 +139,7 @@ class Finisher:
         self, upload: StoredUpload, size_bytes: int, now: datetime, final: str | None = None
     ) -> UploadState:
         """Tell the catalog, which counts an upload once, however often it is told; return the state it has there."""
-        if await self._catalog.complete_upload(upload.id, size_bytes, now, final=final):
+        if await self._catalog.complete_upload(upload.id, size_bytes, now, final=final, drop_id=upload.drop_id):
             _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": size_bytes})
             return UploadState.COMPLETE
         row = await self._catalog.upload(upload.id)
@@ -150,7 +150,7 @@ class Finisher:
             part = await self._store.stat(part_id)
             await self._record(part, part.offset, now)
         await self._catalog.add_upload(_row_of(upload), _accept, parts=upload.parts)
-        await self._catalog.complete_upload(upload.id, size_bytes, now, final=final)
+        await self._catalog.complete_upload(upload.id, size_bytes, now, final=final, drop_id=upload.drop_id)
         _log.warning("an upload was missing in the catalog and was added", extra={"upload_id": upload.id})
         return UploadState.COMPLETE
 

@@ -129,11 +129,13 @@ class SqlCatalog:
         """Forget an upload whose creation in the store failed."""
         await self._write(lambda transaction, note: operations.drop_upload(transaction, upload_id, note))
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
+    async def complete_upload(
+        self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None, drop_id: str | None = None
+    ) -> bool:
         """Mark COMPLETE; also False for an upload that ended or is unknown."""
         done = await self._write(
             lambda transaction, note: operations.complete_upload(
-                transaction, upload_id, size_bytes, at, final, self._sinks, note
+                transaction, upload_id, size_bytes, at, final, drop_id, self._sinks, note
             )
         )
         failpoint("after-catalog-complete")

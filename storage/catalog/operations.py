@@ -17,6 +17,7 @@ from dropoff_tus.errors import (
     PartInUseError,
     PartNotFoundError,
     QuotaError,
+    UploadDamagedError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -263,6 +264,7 @@ def complete_upload(
     size_bytes: int,
     at: datetime,
     final: str | None,
+    drop_id: str | None,
     sinks: Sinks,
     note: Note,
 ) -> bool:
@@ -271,6 +273,12 @@ def complete_upload(
     if not rows or UploadState(rows[0]["state"]) not in HOLDING:
         return False
     row = rows[0]
+    if drop_id not in {None, row["drop_id"]}:
+        # Nothing here changes a row's drop-off.
+        raise UploadDamagedError(
+            f"the catalog says that upload {upload_id} is of another drop-off than its signed log: the "
+            "catalog was changed. Its bytes are safe; `store check` says which; it is finished once the row is right"
+        )
     transaction.post(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])

@@ -317,7 +317,9 @@ class StoreMachine(RuleBasedStateMachine):
         if not body:
             return
         paths = self.kit.store.layout.of(upload.id)
-        log_bytes, data_bytes = paths.log.stat().st_size, paths.data.stat().st_size
+        # Not the files' sizes: an earlier crash may have left a torn tail, which the append cuts.
+        before = self.kit.store.load(upload.id)
+        log_bytes, data_bytes = before.log_bytes, before.data_bytes
         self.appended = True
         self.do(self.kit.append(upload.id, len(upload.content), body))
         self.do(self.kit.store.close())

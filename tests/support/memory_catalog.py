@@ -12,6 +12,7 @@ from dropoff_tus.errors import (
     InvalidConcatError,
     PartInUseError,
     PartNotFoundError,
+    UploadDamagedError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -204,12 +205,16 @@ class MemoryCatalog:
             if row.final_id == upload_id:
                 self.rows[row.id] = replace(row, final_id=None)
 
-    async def complete_upload(self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None) -> bool:
+    async def complete_upload(
+        self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None, drop_id: str | None = None
+    ) -> bool:
         """Mark an upload complete."""
         await self._begin()
         row = self.rows.get(upload_id)
         if row is None or row.state not in _TAKING:
             return False
+        if drop_id not in {None, row.drop_id}:
+            raise UploadDamagedError("the row names another drop-off than the log")
         self.rows[upload_id] = replace(
             row,
             state=UploadState.COMPLETE,

@@ -10,6 +10,7 @@ from dropoff_tus.errors import (
     AccessDeniedError,
     DropoffFullError,
     QuotaError,
+    UploadDamagedError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -240,6 +241,20 @@ async def test_complete_upload_again_is_false_and_changes_nothing(catalog_url: s
         assert not await catalog.complete_upload(row.id, 11, NOW + timedelta(days=1))
         assert await catalog.upload(row.id) == before
         assert await catalog.usage(dropoff.id) == Usage(1, 10, 0)
+
+
+@async_test
+async def test_complete_upload_of_a_row_that_names_another_dropoff_is_refused(catalog_url: str) -> None:
+    """The log's is what was signed; the row was changed, and the other's account is not charged."""
+    dropoff, other = make_dropoff(), make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        for one in (dropoff, other):
+            await catalog.add_dropoff(one)
+        row = await catalog.add_upload(make_upload(dropoff, 5), allow)
+        with pytest.raises(UploadDamagedError, match=f"upload {row.id} is of another drop-off"):
+            await catalog.complete_upload(row.id, 5, NOW, drop_id=other.id)
+        assert await catalog.upload(row.id) == row
+        assert await catalog.complete_upload(row.id, 5, NOW, drop_id=dropoff.id)
 
 
 @pytest.mark.parametrize("state", ENDED)
