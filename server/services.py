@@ -18,8 +18,9 @@ from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs
 from server.places import key_places
+from server.purging import Purger
 from server.uploads import Uploads, UploadSettings
-from storage.audit import sign_checkpoint
+from storage.audit import sign_certificate, sign_checkpoint
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
@@ -50,6 +51,7 @@ class Services:
         return await self.catalog.record_checkpoint(lambda count, last, at: sign_checkpoint(count, last, at, key))
 
     dropoffs: Dropoffs
+    purger: Purger
 
 
 def recipients_problem(texts: Sequence[str]) -> str | None:
@@ -142,4 +144,17 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             ),
         )
         stack.push_async_callback(uploads.close)
-        yield Services(keys, store, catalog, uploads, Dropoffs(catalog, keys, SystemClock(), recipients_problem))
+        yield Services(
+            keys,
+            store,
+            catalog,
+            uploads,
+            Dropoffs(catalog, keys, SystemClock(), recipients_problem),
+            Purger(
+                store,
+                catalog,
+                SystemClock(),
+                uploads.delete,
+                lambda payload: sign_certificate(payload, keys.signing),
+            ),
+        )

@@ -24,7 +24,7 @@ from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, StoredUpload, UploadState
 from dropoff_tus.ports import NewUpload
-from storage import creation, receipts
+from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
 from storage.durable import Disk
 from storage.keys import ServerKeys
@@ -35,7 +35,6 @@ from storage.log import LogState
 from storage.pools import Pools
 from storage.reading import open_own_envelope, read_plain
 from storage.recovery import Chain, not_found
-from storage.shredding import shred_damaged
 
 __all__ = ["FileStore", "StoreSettings"]
 
@@ -95,6 +94,18 @@ class FileStore:
         """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
         self._base.known.forget(upload_id)
         await self.run(creation.remove_files, self._base, self.layout.of(upload_id))
+
+    async def leftovers(self, upload_id: str) -> bool:
+        """Tell whether keys or bytes of an upload are here, whatever its log says."""
+        return await self.run(shredding.leftovers, self._base, upload_id)
+
+    async def claimed_drop(self, upload_id: str) -> str | None:
+        """Return the drop-off that an upload's log names, without believing it."""
+        return await self.run(shredding.claimed_drop, self._base, upload_id)
+
+    async def tombstone(self, upload_id: str) -> dict[str, Any]:
+        """Return what the log still says of an upload that has ended."""
+        return await self.run(shredding.tombstone, self._base, upload_id)
 
     # ---- knowing --------------------------------------------------------------------------------------------
 
@@ -167,7 +178,7 @@ class FileStore:
 
         def work() -> None:
             try:
-                shred_damaged(self._base, upload_id, state, why, at)
+                shredding.shred_damaged(self._base, upload_id, state, why, at)
             except OSError as error:
                 raise self._base.failed(upload_id, error) from error
 

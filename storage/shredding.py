@@ -5,16 +5,21 @@ Source: docs/format.md, Order of writes.
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import UploadState
 from storage.base import StoreBase
 from storage.durable import failpoint
-from storage.log import LogState, jump, next_record, sign_line
+from storage.log import LogState, jump, next_record, sign_line, stamp
 from storage.recovery import not_found, read_chain, read_create
+
+_MOST_CREATE_BYTES = 1 << 20
+"""More than the create record of a concatenation of 200 parts."""
 
 
 def seal(base: StoreBase, state: LogState) -> None:
@@ -97,6 +102,48 @@ def _end_damaged(base: StoreBase, upload_id: str, log: int, state: UploadState, 
     elif stands.ended is None:
         end = sign_line(next_record(stands, "end", at, {"state": state.value, "why": why}), key)
         base.disk.replace(paths.log, found[: stands.log_bytes] + end)
+
+
+def leftovers(base: StoreBase, upload_id: str) -> bool:
+    """Tell whether keys or bytes of an upload are here, whatever its log says."""
+    paths = base.layout.of(upload_id)
+    if any(path.exists() for path in paths.key_files):
+        return True
+    try:
+        return paths.data.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def claimed_drop(base: StoreBase, upload_id: str) -> str | None:
+    """Return the drop-off that an upload's log names, without believing it; None where it names none."""
+    paths = base.layout.of(upload_id)
+    for path in (paths.log, paths.damaged_log):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with path.open("rb") as file:
+                record = json.loads(file.readline(_MOST_CREATE_BYTES).rpartition(b" ")[0])
+            return str(record["drop"])
+    return None
+
+
+def tombstone(base: StoreBase, upload_id: str) -> dict[str, Any]:
+    """Return what the log still says of an upload that has ended: ids, sizes and times.
+
+    With `damaged` where it did not verify when it was shredded; then it says of no bytes.
+
+    Raises:
+        UploadNotFoundError, UploadDamagedError: As the ports say.
+    """
+    state = base.chain(upload_id).state
+    damaged = base.layout.of(upload_id).damaged_log.exists()
+    return {
+        "id": upload_id,
+        "bytes": None if damaged else state.offset,
+        "created_at": state.create["at"],
+        "removed_at": stamp(state.last_at),
+        "final": state.final_hash,
+        **({"damaged": True} if damaged else {}),
+    }
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +17,12 @@ from server.cli.receipts import signed_line
 from server.cli.target import new_file
 
 if TYPE_CHECKING:
-    from dropoff_tus.model import UploadRow
     from server.config import Config
+    from server.purging import Purged
     from server.services import Services
 
 _BACKUPS = "copies in backups are not included"
+_PAGE_ROWS = 1000
 
 
 def register(app: typer.Typer, drop: typer.Typer) -> None:
@@ -42,9 +43,10 @@ def purge(
 ) -> None:
     """Close a drop-off and shred all that it received: keys first, then bytes. There is no way back.
 
-    What is being uploaded is ended. Tombstones stay: ids, sizes, times and the signed logs, which hold no content and
-    no name; and the drop-off itself. The certificate is a signed line that says what was removed; it is written when
-    nothing is left. Stopped at any moment, a second run goes on. Copies in backups are not touched.
+    What is being uploaded is ended, what the catalog has lost is found in the store, and what is damaged goes too.
+    Tombstones stay: ids, sizes, times and the signed logs, which hold no content and no name; and the drop-off itself.
+    The certificate is a signed line that says what was removed; it is written when nothing is left. Stopped at any
+    moment, a second run goes on and lists everything. Copies in backups are not touched.
 
     Example: dropoff-tus drop purge 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output erasure.txt
     """
@@ -54,12 +56,10 @@ def purge(
             message = "there is nobody to ask; say --yes to shred without asking. Nothing was changed"
             raise CommandError(message)
         typer.confirm("Shred everything of this drop-off? There is no way back", abort=True, err=True)
-    if target.exists():
-        message = f"{target} exists already; name another file for the certificate. Nothing was changed"
-        raise CommandError(message)
+    earlier = _certificate_in(target, drop_id)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        return await _purge(services, drop_id, target)
+        return await _purge(services, drop_id, target, earlier)
 
     found = with_services(config, work)
     if as_json:
@@ -67,75 +67,89 @@ def purge(
     else:
         for item in found["kept"]:
             say(f"{item['id']}: not removed: {item['why']}")
-        if not found["kept"]:
-            note(f"removed {found['removed']} uploads; the certificate is in {target}; {_BACKUPS}")
+        _explain(found)
     if found["kept"]:
         if not as_json:
             note("no certificate was written; run the command again to go on")
         sys.exit(1)
 
 
-async def _purge(services: Services, drop_id: str, target: Path) -> dict[str, Any]:
-    from dropoff_tus.audit import Act, Event
-    from dropoff_tus.errors import DropoffError
-    from dropoff_tus.model import UploadState
-    from storage.audit import sign_certificate
-
-    # First, so that nothing comes while it goes; a running server ends what it is receiving.
-    if not await services.catalog.set_closed(drop_id, closed=True, end_open=True):
-        message = "there is no such drop-off; list them with `dropoff-tus drop list`"
-        raise CommandError(message)
-    # Concatenations before the parts that end with them.
-    rows = sorted(await services.catalog.uploads(drop_id=drop_id), key=lambda row: row.final_id is not None)
-    kept: list[dict[str, str]] = []
-    removed: list[dict[str, Any]] = []
-    with steps("shred", len(rows)) as advance:
-        for row in rows:
-            try:
-                # A part has ended with its final meanwhile.
-                present = await services.catalog.upload(row.id)
-                if present is None or present.state is not UploadState.DELETED:
-                    await services.uploads.delete(row.id)
-                removed.append(await _tombstone(services, row))
-            except DropoffError as error:
-                kept.append({"id": row.id, "why": error.message})
-            advance(1)
-    if kept:
-        return {"drop": drop_id, "removed": len(removed), "kept": kept, "certificate": None}
-    payload = {
-        "drop": drop_id,
-        "at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "uploads": removed,
-        "bytes": sum(item["bytes"] for item in removed),
-        "backups": _BACKUPS,
-    }
-    line = sign_certificate(payload, services.keys.signing)
-    with new_file(target, replace=False) as file:
-        file.write(line)
-    digest = hashlib.sha256(line).hexdigest()
-    await services.catalog.record(
-        Event(Act.DROP_PURGE, drop_id, size_bytes=payload["bytes"], final=digest, count=len(removed))
-    )
-    return {"drop": drop_id, "removed": len(removed), "kept": [], "certificate": str(target), "sha256": digest}
+def _explain(found: dict[str, Any]) -> None:
+    if found["damaged"]:
+        note(f"{found['damaged']} of them did not verify; they were shredded all the same, and the certificate says so")
+    if found["unread"]:
+        note(
+            f"{len(found['unread'])} uploads in the store say of no drop-off and are in no catalog, so they were left; "
+            "`dropoff-tus store check` names them"
+        )
+    if not found["kept"]:
+        note(f"removed {found['removed']} uploads; the certificate is in {found['certificate']}; {_BACKUPS}")
 
 
-async def _tombstone(services: Services, row: UploadRow) -> dict[str, Any]:
-    """Return what the log still says of an upload whose keys and bytes are gone; the catalog, where there is no log."""
-    from dropoff_tus.errors import UploadNotFoundError
+def _certificate_in(target: Path, drop_id: str) -> bytes | None:
+    """Return the certificate that an earlier run left; None where there is no such file.
 
+    Raises:
+        CommandError: Something else has the name.
+    """
     try:
-        chain = await services.store.run(services.store.chain, row.id)
-    except UploadNotFoundError:
-        created = row.created_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {"id": row.id, "bytes": row.size_bytes or 0, "created_at": created, "removed_at": None, "final": None}
-    state = chain.state
-    return {
-        "id": row.id,
-        "bytes": state.offset,
-        "created_at": state.create["at"],
-        "removed_at": state.last_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "final": state.final_hash,
+        line = target.read_bytes()
+        if json.loads(line.rpartition(b" ")[0])["drop"] == drop_id:
+            return line
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    message = f"{target} exists already; name another file for the certificate. Nothing was changed"
+    raise CommandError(message)
+
+
+async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes | None) -> dict[str, Any]:
+    from storage.durable import failpoint
+
+    with contextlib.ExitStack() as bars:
+        purged = await services.purger.purge(drop_id, lambda total: bars.enter_context(steps("shred", total)))
+    found: dict[str, Any] = {
+        "drop": drop_id,
+        "removed": len(purged.removed),
+        "damaged": sum("damaged" in item for item in purged.removed),
+        "unread": purged.unread,
+        "kept": [{"id": upload_id, "why": why} for upload_id, why in purged.kept],
+        "certificate": None,
     }
+    if purged.kept:
+        return found
+    failpoint("before-certificate")
+    if earlier is None:
+        line = services.purger.certificate(purged)
+        with new_file(target, replace=False) as file:
+            file.write(line)
+        failpoint("after-certificate")
+        digest = await services.purger.record(purged, line)
+    else:
+        line = earlier
+        digest = await _adopt(services, purged, target, line)
+    return {**found, "certificate": str(target), "sha256": digest}
+
+
+async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) -> str:
+    """Keep the certificate of a run that was cut off behind it, if it lists what is listed now."""
+    from storage.audit import verify_certificate
+
+    told = verify_certificate(line, services.keys.signing)
+    if told is None or {item["id"] for item in told["uploads"]} != {item["id"] for item in purged.removed}:
+        message = (
+            f"everything was removed, but {target} is no certificate of all of it; run the command again with another "
+            "--output for a new one"
+        )
+        raise CommandError(message)
+    digest = hashlib.sha256(line).hexdigest()
+    after = 0
+    while rows := await services.catalog.audit_rows(after, _PAGE_ROWS):
+        if any(digest in text for _, text in rows):
+            return digest
+        after = rows[-1][0]
+    return await services.purger.record(purged, line)
 
 
 def verify(

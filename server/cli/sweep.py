@@ -54,7 +54,7 @@ async def plan(services: Services, config: Config, min_age_seconds: float) -> Sw
             continue
         if stored.ended is not None:
             row = await services.catalog.upload(upload_id)
-            if _has_leftovers(services, upload_id) or (row is not None and row.state is UploadState.COMPLETE):
+            if await services.store.leftovers(upload_id) or (row is not None and row.state is UploadState.COMPLETE):
                 items.append(Item(upload_id, "leftover"))
         elif await services.catalog.upload(upload_id) is None:
             reason = _reason_to_keep(services, stored, now, min_age_seconds)
@@ -102,16 +102,6 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
             if stored.last_commit_at <= before and not finishes:
                 items.append(Item(row.id, "expired"))
     return items
-
-
-def _has_leftovers(services: Services, upload_id: str) -> bool:
-    paths = services.store.layout.of(upload_id)
-    if any(path.exists() for path in paths.key_files):
-        return True
-    try:
-        return paths.data.stat().st_size > 0
-    except FileNotFoundError:
-        return False
 
 
 def _reason_to_keep(services: Services, stored: StoredUpload, now: datetime, min_age_seconds: float) -> str | None:

@@ -1,0 +1,214 @@
+"""Purging a drop-off: everything that it received is shredded, known to the catalog or not, whole or not.
+
+Each step may be repeated, so a purge that was cut off goes on when it is begun again, and lists everything once more:
+what it lists is read from tombstones and from the catalog's rows, and not from what this run happened to remove.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from dropoff_tus.audit import Act, Event
+from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadLockedError, UploadNotFoundError
+from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.ports import Catalog, Clock
+from server.dropoffs import unknown
+from server.units import stamp
+
+BACKUPS = "copies in backups are not included"
+_CREATION_SECONDS = 60.0
+"""What the catalog knows and the store does not, and is younger, may be on its way there."""
+_ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
+Advance = Callable[[int], None]
+
+
+class ErasableStore(Protocol):
+    """What a purge asks of the store."""
+
+    async def upload_ids(self) -> list[str]:
+        """Return the ids of all uploads, in order."""
+        ...
+
+    async def stat(self, upload_id: str) -> StoredUpload:
+        """Return what the store knows of an upload; see `dropoff_tus.ports.Store`."""
+        ...
+
+    async def leftovers(self, upload_id: str) -> bool:
+        """Tell whether keys or bytes of an upload are here, whatever its log says."""
+        ...
+
+    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+        """End and shred what does not verify; see `dropoff_tus.ports.Store`."""
+        ...
+
+    async def claimed_drop(self, upload_id: str) -> str | None:
+        """Return the drop-off that an upload's log names, without believing it."""
+        ...
+
+    async def tombstone(self, upload_id: str) -> dict[str, Any]:
+        """Return what the log still says of an upload that has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did. `removed` is as a certificate lists it; `kept` are ids with the reason.
+
+    `unread` are uploads of nobody knows which drop-off: neither catalog nor log says it, and keys or bytes are here.
+    """
+
+    drop_id: str
+    removed: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes were removed, of what it is known of."""
+        return sum(item["bytes"] or 0 for item in self.removed)
+
+
+class Purger:
+    """Purges drop-offs."""
+
+    def __init__(
+        self,
+        store: ErasableStore,
+        catalog: Catalog,
+        clock: Clock,
+        delete: Callable[[str], Awaitable[None]],
+        sign: Callable[[Mapping[str, Any]], bytes],
+    ) -> None:
+        """Take the ports, the time, what shreds one upload that verifies, and what signs a certificate."""
+        self._store, self._catalog, self._clock = store, catalog, clock
+        self._delete, self._sign = delete, sign
+
+    async def purge(self, drop_id: str, begin: Callable[[int], Advance]) -> Purged:
+        """Close a drop-off and shred all that it received; `begin` is told how many there are, and makes what counts.
+
+        Raises:
+            DropoffNotFoundError: There is no such drop-off.
+        """
+        # First, so that nothing comes while it goes; a running server ends what it is receiving.
+        if not await self._catalog.set_closed(drop_id, closed=True, end_open=True):
+            raise unknown()
+        purged = Purged(drop_id)
+        rows = {row.id: row for row in await self._catalog.uploads(drop_id=drop_id)}
+        # Concatenations before the parts that end with them.
+        ordered = sorted(rows, key=lambda found: rows[found].role is Role.PARTIAL)
+        ordered = await self._lost(drop_id, rows, purged) + ordered
+        advance = begin(len(ordered))
+        for upload_id in ordered:
+            try:
+                purged.removed.append(await self._remove(drop_id, upload_id, rows.get(upload_id)))
+            except DropoffError as error:
+                purged.kept.append((upload_id, error.message))
+            advance(1)
+        return purged
+
+    def certificate(self, purged: Purged) -> bytes:
+        """Return the signed line that says what was removed; only where nothing was kept."""
+        payload = {
+            "drop": purged.drop_id,
+            "at": stamp(self._clock.now()),
+            "uploads": purged.removed,
+            "bytes": purged.size_bytes,
+            "unread": purged.unread,
+            "backups": BACKUPS,
+        }
+        return self._sign(payload)
+
+    async def record(self, purged: Purged, certificate: bytes) -> str:
+        """Record that a drop-off was purged, and by which certificate; return the hash that stands for it."""
+        digest = hashlib.sha256(certificate).hexdigest()
+        count = len(purged.removed)
+        await self._catalog.record(
+            Event(Act.DROP_PURGE, purged.drop_id, size_bytes=purged.size_bytes, final=digest, count=count)
+        )
+        return digest
+
+    async def _lost(self, drop_id: str, rows: Mapping[str, UploadRow], purged: Purged) -> list[str]:
+        """Return the uploads of a drop-off that the store has and the catalog lost, concatenations first."""
+        finals: list[str] = []
+        others: list[str] = []
+        for upload_id in await self._store.upload_ids():
+            if upload_id in rows or await self._catalog.upload(upload_id) is not None:
+                continue
+            try:
+                stored = await self._store.stat(upload_id)
+            except DropoffError:
+                claimed = await self._store.claimed_drop(upload_id)
+                if claimed == drop_id:
+                    others.append(upload_id)
+                elif claimed is None and await self._store.leftovers(upload_id):
+                    purged.unread.append(upload_id)
+                continue
+            if stored.drop_id == drop_id:
+                (finals if stored.role is Role.FINAL else others).append(upload_id)
+        return finals + others
+
+    async def _remove(self, drop_id: str, upload_id: str, row: UploadRow | None) -> dict[str, Any]:
+        """Remove one upload, and return what is to be told of it."""
+        try:
+            stored = await self._store.stat(upload_id)
+            if stored.ended is None or await self._store.leftovers(upload_id):
+                await self._delete(upload_id)
+                if row is None:
+                    await self._record_lost(drop_id, upload_id)
+            await self._settle(upload_id, row)
+            return self._told(await self._store.tombstone(upload_id), row)
+        except (UploadDamagedError, KeyMissingError):
+            pass
+        except UploadNotFoundError:
+            now = self._clock.now()
+            if row is not None and row.state is UploadState.OPEN and _is_new(row, now):
+                raise UploadLockedError("it is being created at this moment") from None
+        # Whatever of it is here goes, and the certificate says that it was not whole.
+        left = await self._store.leftovers(upload_id)
+        with contextlib.suppress(UploadNotFoundError):
+            await self._shred_damaged(upload_id)
+        if row is None and left:
+            await self._record_lost(drop_id, upload_id)
+        await self._settle(upload_id, row)
+        told = {
+            "id": upload_id,
+            "bytes": None,
+            "created_at": None,
+            "removed_at": stamp(self._clock.now()),
+            "final": None,
+        }
+        if row is not None:
+            told["created_at"] = stamp(row.created_at)
+        with contextlib.suppress(DropoffError):
+            told = await self._store.tombstone(upload_id)
+        return self._told({**told, "damaged": True}, row)
+
+    def _told(self, told: dict[str, Any], row: UploadRow | None) -> dict[str, Any]:
+        """Let the catalog say how many bytes there were where the store no longer can."""
+        return told if told["bytes"] is not None or row is None else {**told, "bytes": row.size_bytes}
+
+    async def _shred_damaged(self, upload_id: str) -> None:
+        """Shred it, and wait as long as for a lease where somebody has it: an attempt to finish it, perhaps."""
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(UploadLockedError):
+                await self._store.shred_damaged(upload_id, UploadState.DELETED, "by the operator", self._clock.now())
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise UploadLockedError("the upload is in use by another process")
+
+    async def _record_lost(self, drop_id: str, upload_id: str) -> None:
+        """Record what has no row whose change would tell it."""
+        await self._catalog.record(Event(Act.UPLOAD_DELETE, drop_id, upload_id, "was not in the catalog"))
+
+    async def _settle(self, upload_id: str, row: UploadRow | None) -> None:
+        """Let the catalog say so too; again is harmless."""
+        if row is not None:
+            await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
+
+
+def _is_new(row: UploadRow, now: datetime) -> bool:
+    return row.created_at > now - timedelta(seconds=_CREATION_SECONDS)
