@@ -13,6 +13,7 @@ from server.refusals import Refusals
 from server.throttle import Throttle
 
 _NO_MAC = bytes(32)
+_NO_CODE = "0000-0000-0000-0000"
 _UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 
@@ -39,9 +40,9 @@ class Auth:
             AccessDeniedError: Unknown drop-off, wrong or missing code: the same error after the same work.
         """
         dropoff = await self._catalog.dropoff(_lookup_id(drop_id))
-        presented = self._code_mac(code or "")
+        presented = self._code_mac(_NO_CODE if code is None else code)
         expected = dropoff.code_mac if dropoff is not None and dropoff.code_mac is not None else _NO_MAC
-        right = hmac.compare_digest(presented, expected)
+        right = hmac.compare_digest(presented, expected) and code is not None
         if dropoff is None or (dropoff.code_mac is not None and not right):
             # One count for all drop-offs that do not exist, so that nobody can fill the memory with them.
             self._refusals.count(Event(Act.WRONG_CODES, None if dropoff is None else dropoff.id))

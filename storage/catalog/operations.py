@@ -29,6 +29,7 @@ from storage.catalog.rows import (
     Row,
     dropoff_values,
     read_dropoff,
+    read_if_known,
     read_upload,
     read_usage,
     to_micros,
@@ -75,8 +76,7 @@ def add_dropoff(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
 
 def dropoff(transaction: Transaction, drop_id: str) -> Dropoff | None:
     """Return one drop-off, or None."""
-    rows = transaction.rows(statements.DROPOFF, drop_id=drop_id)
-    return read_dropoff(rows[0]) if rows else None
+    return read_if_known(transaction.rows(statements.DROPOFF_OR_NONE, drop_id=drop_id)[0])
 
 
 def dropoffs(

@@ -53,6 +53,9 @@ INSERT_DROPOFF = insert(dropoffs)
 
 DROPOFF = select(dropoffs).where(dropoffs.c.id == _drop_id)
 
+DROPOFF_OR_NONE = select(dropoffs).select_from(catalog_state.outerjoin(dropoffs, dropoffs.c.id == _drop_id))
+"""The same as one row in any case, of nothing for an unknown id, which so costs as much (see `rows.read_if_known`)."""
+
 _TERMS = (
     "name",
     "opens_at",
