@@ -92,7 +92,9 @@ class Verifier:
         """
         if self._wanted:
             most = max(self._wanted)
-            message = f"there are {self.chain.count} rows, but a checkpoint was signed with {most}: the end is missing"
+            first = self.chain.count + 1
+            rows = f"row {first} is" if first == most else f"rows {first} to {most} are"
+            message = f"{rows} missing: a checkpoint was signed with {most}, so the end is missing"
             raise AuditBrokenError(message)
 
     def _meet(self) -> None:

@@ -88,6 +88,7 @@ def test_audit_that_was_tampered_with_is_refused(server: ServerProcess, tmp_path
     server.cli("audit", "verify", *anchors)
     refused = server.cli("audit", "verify", "--anchor", str(later), check=False)
     assert refused.returncode == 1
+    assert f"row {verified['rows']} is missing".encode() in refused.stderr
     assert b"the end is missing" in refused.stderr
     _sql(server, f"INSERT INTO audit VALUES ({verified['rows']}, '{kept}')")
     server.cli("audit", "verify", "--anchor", str(later))
