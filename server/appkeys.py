@@ -10,6 +10,7 @@ from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
 from server.origins import Origins
+from server.purging import Purger
 from server.refusals import Refusals
 from server.remote_check import RemoteCheck
 from server.tokens import TokenGuard
@@ -24,6 +25,7 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
+PURGER: web.AppKey[Purger] = web.AppKey("purger", Purger)
 REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)
 REMOTE_CHECK: web.AppKey[RemoteCheck] = web.AppKey("remote_check", RemoteCheck)

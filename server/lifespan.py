@@ -41,6 +41,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.OUTBOX] = opened.catalog.outbox
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
+        app[appkeys.PURGER] = opened.purger
         wrong_per_hour = config.limits.wrong_codes_per_hour
         refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
         app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour, refusals)

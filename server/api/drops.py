@@ -20,7 +20,7 @@ from server.api.requests import (
     read_cursor,
     read_query,
 )
-from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS
+from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, PURGER
 from server.clock import SystemClock
 from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
@@ -116,6 +116,40 @@ async def reopen_drop(request: web.Request) -> BaseModel:
     """Take new uploads again."""
     done = await request.app[DROPOFFS].set_closed(_drop_id(request), closed=False)
     return DropUsageAnswer.with_usage(_base(request), *done)
+
+
+class Kept(Answer):
+    """An upload that could not be shredded now."""
+
+    id: str
+    why: str
+
+
+class PurgedAnswer(Answer):
+    """What was shredded of a drop-off."""
+
+    id: str
+    removed: int = Field(ge=0)
+    kept: list[Kept] = Field(description="What could not be had now; purge again.")
+    unread: list[str] = Field(description="Uploads in the store of which nobody can say whose they are.")
+    certificate: str | None = Field(description="The signed line, once nothing is kept.")
+
+
+async def purge_drop(request: web.Request) -> BaseModel:
+    """Close a drop-off and shred all that it received."""
+    drop_id, purger = _drop_id(request), request.app[PURGER]
+    purged = await purger.purge(drop_id, lambda _total: lambda _count: None)
+    certificate = None
+    if not purged.kept:
+        certificate = purger.certificate(purged)
+        await purger.record(purged, certificate)
+    return PurgedAnswer(
+        id=drop_id,
+        removed=len(purged.removed),
+        kept=[Kept(id=upload_id, why=why) for upload_id, why in purged.kept],
+        unread=[] if limited_to(request) is not None else purged.unread,
+        certificate=None if certificate is None else certificate.decode("ascii").rstrip("\n"),
+    )
 
 
 async def new_code(request: web.Request) -> BaseModel:

@@ -97,6 +97,16 @@ ROUTES = (
     ),
     Route(
         "POST",
+        f"{_DROP}/purge",
+        "purgeDrop",
+        "Close a drop-off and shred all that it received",
+        Scope.UPLOADS_DELETE,
+        drops.purge_drop,
+        drops.PurgedAnswer,
+        refusals=(404,),
+    ),
+    Route(
+        "POST",
         f"{_DROP}/reopen",
         "reopenDrop",
         "Take new uploads again",

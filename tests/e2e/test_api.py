@@ -75,6 +75,7 @@ _NEEDS = [
     ("GET", f"/drops/{_NO_DROP}", "drops:read"),
     ("PATCH", f"/drops/{_NO_DROP}", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/close", "drops:write"),
+    ("POST", f"/drops/{_NO_DROP}/purge", "uploads:delete"),
     ("POST", f"/drops/{_NO_DROP}/reopen", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/new-code", "drops:write"),
     ("GET", "/uploads", "uploads:read"),

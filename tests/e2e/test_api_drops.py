@@ -3,12 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.api_client import EVERY_SCOPE, Api
-from tests.support.server_process import Drop, ServerProcess, upload_id_of
+from tests.support.server_process import Drop, ServerProcess, run_warm, upload_id_of
 from tests.support.tus_raw import metadata
 
 pytestmark = pytest.mark.timeout(180)
@@ -192,6 +193,7 @@ def test_token_of_one_drop_off_finds_nothing_of_another(server: ServerProcess) -
         ("GET", "/drops/{drop}", None),
         ("PATCH", "/drops/{drop}", {"name": "taken"}),
         ("POST", "/drops/{drop}/close", None),
+        ("POST", "/drops/{drop}/purge", None),
         ("POST", "/drops/{drop}/reopen", None),
         ("POST", "/drops/{drop}/new-code", None),
         ("GET", "/uploads?drop_id={drop}", None),
@@ -284,3 +286,21 @@ def test_parts_and_what_they_become_are_in_the_audit(server: ServerProcess) -> N
         ("upload.complete", "final", upload_id_of(joined)),
     ]
     assert {row["who"] for row in rows} == {"client"}
+
+
+def test_drop_purged_over_http_is_as_by_the_command_line(server: ServerProcess, api: Api, tmp_path: Path) -> None:
+    """Closed, shredded, and certified by a line that verifies; the audit names the token."""
+    drop, other = server.create_drop(), server.create_drop()
+    upload, kept = _finished(drop), _finished(other)
+    done = api("POST", f"/drops/{drop.id}/purge").json
+    assert (done["removed"], done["kept"], done["unread"]) == (1, [], [])
+    (tmp_path / "erasure.txt").write_text(done["certificate"] + "\n")
+    key = server.cli_json("keys", "show", "--json")["key"]
+    verified = run_warm("verify-certificate", str(tmp_path / "erasure.txt"), "--key", key, "--json", folder=tmp_path)
+    told = json.loads(verified.stdout)["certificate"]
+    assert ([item["id"] for item in told["uploads"]], told["bytes"]) == ([upload], 5)
+    assert api("GET", f"/drops/{drop.id}").json["closed"] is True
+    assert api("GET", f"/uploads/{upload}").json["state"] == "deleted"
+    assert api("GET", f"/uploads/{kept}").json["state"] == "complete"
+    last = _rows(server)[-1]
+    assert (last["act"], last["drop"], last["who"].partition(":")[0]) == ("drop.purge", drop.id, "token")
