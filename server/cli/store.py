@@ -112,9 +112,10 @@ def sweep(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what has expired, what is left of ended uploads, and empty uploads that the catalog does not know.
+    """Remove what expired, what was kept long enough, what is left of ended uploads, and empty ones nobody knows.
 
-    Safe beside a running server. Finished, begun and unreadable uploads are never removed.
+    Safe beside a running server, which does the first two by itself. Finished uploads go only when their drop-off keeps
+    them no longer (`drop create --retain`); begun and unreadable ones never. --dry-run says what would go.
 
     Example: dropoff-tus store sweep --dry-run
     """
@@ -147,7 +148,12 @@ def sweep(
 
 def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
     answer: dict[str, Any] = {"dry_run": dry_run}
-    for name, why in (("expired", "expired"), ("leftovers", "leftover"), ("orphans", "orphan")):
+    for name, why in (
+        ("expired", "expired"),
+        ("retention", "retention"),
+        ("leftovers", "leftover"),
+        ("orphans", "orphan"),
+    ):
         answer[name] = [item.upload_id for item in done.items if item.why == why]
     answer["kept"] = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
     print_json(answer)

@@ -1,8 +1,8 @@
-"""What `store sweep` removes: expired uploads, what is left of ended ones, and empty ones nobody knows.
+"""What `store sweep` removes: what expired, was kept long enough, is left of ended uploads, or empty and unknown.
 
 It may run beside the server: each upload is looked at again under its lease, and what nobody knows has to be old, since
-a creation in progress could look like it. Finished, begun and unreadable uploads are never removed, whatever the
-catalog says: they may be all there is.
+a creation in progress could look like it. Finished uploads go only when their drop-off keeps them no longer, begun and
+unreadable ones never, whatever the catalog says: they may be all there is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEASE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One upload to be removed: `why` is expired, leftover or orphan."""
+    """One upload to be removed: `why` is expired, retention, leftover or orphan."""
 
     upload_id: str
     why: str
@@ -41,7 +41,7 @@ class Sweep:
 async def plan(services: Services, config: Config, min_age_seconds: float) -> Sweep:
     """Say what `sweep` would remove now; changes nothing."""
     now = datetime.now(UTC)
-    items = await _expired(services, config, now)
+    items = await _expired(services, config, now) + await _retained(services, now)
     kept: list[tuple[str, str]] = []
     taken = {item.upload_id for item in items}
     for upload_id in await services.store.upload_ids():
@@ -73,7 +73,7 @@ async def sweep(services: Services, config: Config, min_age_seconds: float) -> S
     await services.uploads.expire()
     for item in planned.items:
         try:
-            if item.why == "expired":
+            if item.why in {"expired", "retention"}:
                 row = await services.catalog.upload(item.upload_id)
                 gone = row is None or row.state is UploadState.EXPIRED
             else:
@@ -101,6 +101,20 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
             finishes = stored.whole and row.state is UploadState.OPEN
             if stored.last_commit_at <= before and not finishes:
                 items.append(Item(row.id, "expired"))
+    return items
+
+
+async def _retained(services: Services, now: datetime) -> list[Item]:
+    """Return the finished uploads whose drop-off keeps them no longer."""
+    items: list[Item] = []
+    for drop in await services.catalog.dropoffs():
+        if not drop.retain_seconds:
+            continue
+        before = now - timedelta(seconds=drop.retain_seconds)
+        rows = await services.catalog.uploads(
+            drop_id=drop.id, states=[UploadState.COMPLETE], partials=False, created_before=before
+        )
+        items += [Item(row.id, "retention") for row in rows if row.completed_at and row.completed_at <= before]
     return items
 
 

@@ -294,6 +294,25 @@ def test_sweep_expires_what_was_idle_and_shreds_what_is_left_of_ended_ones(tmp_p
         assert _problems(server) == {}
 
 
+def test_sweep_says_before_what_retention_takes(stopped: ServerProcess) -> None:
+    """What was completed longer ago than its drop-off keeps it; nothing younger, nor of one without a limit."""
+    with stopped as server:
+        keeping = server.create_drop("--retain", "1d")
+        old, young = keeping.site.upload(b"old"), keeping.site.upload(b"young")
+        other = server.drop.site.upload(b"other")
+        server.stop()
+        at = int(_OLD.timestamp() * 1_000_000)
+        for url in (old, other):
+            _sql(server, "UPDATE uploads SET created_at = ?, completed_at = ? WHERE id = ?", at, at, upload_id_of(url))
+        planned = server.cli_json("store", "sweep", "--dry-run")
+        assert (planned["retention"], planned["expired"]) == ([upload_id_of(old)], [])
+        assert server.export(old) == b"old"
+        assert server.cli_json("store", "sweep")["retention"] == [upload_id_of(old)]
+        assert _keys(server, upload_id_of(old)) == []
+        assert (server.export(young), server.export(other)) == (b"young", b"other")
+        assert server.cli_json("store", "sweep", "--dry-run")["retention"] == []
+
+
 def test_sweep_leaves_an_orphan_that_another_process_holds(stopped: ServerProcess) -> None:
     """Whoever has the lease may be about to make something of it; without it the upload goes."""
     made = _make(stopped)
