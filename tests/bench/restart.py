@@ -6,12 +6,12 @@ The store is made at once: logs as they are, but with two real signatures each (
 byte is written), `data` of the right size without content, envelopes of one upload for all.
 """
 
+import argparse
 import asyncio
 import base64
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -129,4 +129,8 @@ def main(uploads: int, segments: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(text) for text in (sys.argv[1:] + ["10000", "100"][len(sys.argv) - 1 :])))
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.restart", description=__doc__.partition("\n")[0])
+    parser.add_argument("uploads", nargs="?", type=int, default=10_000, help="in progress (10000)")
+    parser.add_argument("segments", nargs="?", type=int, default=100, help="of each (100)")
+    given = parser.parse_args()
+    main(given.uploads, given.segments)

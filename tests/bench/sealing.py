@@ -3,9 +3,9 @@
 python -m tests.bench.sealing [UPLOADS]
 """
 
+import argparse
 import asyncio
 import resource
-import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,4 +52,6 @@ def main(uploads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.sealing", description=__doc__.partition("\n")[0])
+    parser.add_argument("uploads", nargs="?", type=int, default=300, help="how many of each key type (300)")
+    main(parser.parse_args().uploads)
