@@ -129,7 +129,7 @@ def main(uploads: int, segments: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.restart", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.restart", description=__doc__)
     parser.add_argument("uploads", nargs="?", type=int, default=10_000, help="in progress (10000)")
     parser.add_argument("segments", nargs="?", type=int, default=100, help="of each (100)")
     given = parser.parse_args()

@@ -52,6 +52,6 @@ def main(uploads: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.sealing", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.sealing", description=__doc__)
     parser.add_argument("uploads", nargs="?", type=int, default=300, help="how many of each key type (300)")
     main(parser.parse_args().uploads)
