@@ -1,10 +1,9 @@
 """API tokens of operators: made, listed and revoked, and the check of what a request presents.
 
 A token is 256 random bits and is shown once. The catalog has its id, which is derived from it and opens nothing, and a
-MAC under a key that is not in the catalog, over the token, its scopes, its
-expiry and its drop-off. So whoever can write to the
-database can neither make a token nor widen or prolong one. Each request asks the catalog, so what another process
-revokes ends at once.
+MAC under a key that is not in the catalog, over the token, its scopes, its expiry and its drop-off. So whoever can
+write to the database can neither make a token nor widen or prolong one. Each request asks the catalog, so what another
+process revokes ends at once.
 
 Source: docs/api.md, Tokens; RFC 6750.
 """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from server.services import Services
     from storage.catalog import SqlCatalog
     from storage.engine import FileStore
+    from storage.keys import SigningKey
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
@@ -153,6 +154,20 @@ def key_text(text: str) -> str:
     except (OSError, ValueError):
         message = "--key is neither a public key nor a file with one"
         raise CommandError(message) from None
+
+
+def pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
+    """Return what verifies with the public keys of `--key` alone: offline, with no key of this machine.
+
+    Raises:
+        CommandError: There is none, or one cannot be read.
+    """
+    from storage.keys import verifying_keys
+
+    if not public_keys:
+        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
+        raise CommandError(message)
+    return verifying_keys([key_text(text) for text in public_keys], Path("/nonexistent")).signing
 
 
 def silence_logs() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, key_text, with_services
+from server.cli.context import ConfigOption, JsonOption, pinned_key, with_services
 from server.cli.output import CommandError, note, print_json, say, show, steps
 from server.cli.receipts import signed_line
 from server.cli.target import new_file
@@ -167,13 +167,9 @@ def verify(
     Example: dropoff-tus verify-certificate erasure.txt --key 3yI9…=
     """
     from storage.audit import verify_certificate
-    from storage.keys import verifying_keys
 
-    if not key:
-        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
-        raise CommandError(message)
-    keys = verifying_keys([key_text(text) for text in key], Path("/nonexistent"))
-    payload = verify_certificate(signed_line(certificate), keys.signing)
+    signing = pinned_key(key)
+    payload = verify_certificate(signed_line(certificate), signing)
     if payload is None:
         message = "the certificate was not signed by this key, or was changed since; do not rely on it"
         raise CommandError(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, key_text, with_services
+from server.cli.context import ConfigOption, JsonOption, find_upload, pinned_key, with_services
 from server.cli.output import CommandError, note, print_json, progress, say, show
 from server.cli.upload import IdentityOption, UploadArgument, identities_in
 
@@ -76,14 +76,10 @@ def verify(
 
     Example: dropoff-tus verify-receipt receipt.txt scan.zip --key 3yI9…=
     """
-    from storage.keys import verifying_keys
     from storage.log import verify_receipt
 
-    if not key:
-        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
-        raise CommandError(message)
-    keys = verifying_keys([key_text(text) for text in key], Path("/nonexistent"))
-    payload = verify_receipt(signed_line(receipt_file), keys.signing)
+    signing = pinned_key(key)
+    payload = verify_receipt(signed_line(receipt_file), signing)
     if payload is None:
         message = "the receipt was not signed by this key, or was changed since; do not rely on it"
         raise CommandError(message)
