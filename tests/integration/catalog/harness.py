@@ -13,7 +13,8 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
 _NO_LIMITS = Limits()
-_seconds = itertools.count()
+seconds = itertools.count()
+"""How much younger than `NOW` the next row is; each test begins anew, whatever ran before it in the process."""
 
 
 def allow(_dropoff: Dropoff, _usage: Usage) -> None:
@@ -45,7 +46,7 @@ def make_dropoff(
 ) -> Dropoff:
     """Return a new drop-off; each is a second younger than the one before."""
     policy = SignedPolicy(Mode.MANAGED, (), b"s" * 64)
-    created_at = NOW + timedelta(seconds=next(_seconds))
+    created_at = NOW + timedelta(seconds=next(seconds))
     return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits, notify=notify)
 
 
@@ -59,7 +60,7 @@ def make_upload(
         role=role,
         mode=dropoff.policy.mode,
         state=UploadState.OPEN,
-        created_at=NOW + timedelta(seconds=next(_seconds)),
+        created_at=NOW + timedelta(seconds=next(seconds)),
         length=length,
         reserved_bytes=reserved_bytes,
     )
