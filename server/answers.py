@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, UploadState, Usage
-from dropoff_tus.ports import Store
+from dropoff_tus.ports.store import Store
 from server.units import stamp
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from dropoff_tus.outbox import Outbox
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
 from server.auth import Auth
 from server.config import Config

@@ -8,7 +8,7 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Grant
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 from server.refusals import Refusals
 from server.throttle import Throttle
 

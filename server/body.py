@@ -50,7 +50,7 @@ def cut_error() -> BodyCutError:
 
 
 class StreamBody:
-    """Implements `dropoff_tus.ports.Body` over aiohttp's parsed stream.
+    """Implements `dropoff_tus.ports.store.Body` over aiohttp's parsed stream.
 
     `wait` runs on the event loop and `receive_into` in a worker, never at the same time: the engine alternates.
     """

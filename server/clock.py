@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 
 class SystemClock:
-    """Implements `dropoff_tus.ports.Clock`."""
+    """Implements `dropoff_tus.ports.clock.Clock`."""
 
     def now(self) -> datetime:
         """Return the present as aware UTC."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 _MAX_LOOKS = 32

@@ -13,7 +13,7 @@ from aiohttp import web
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import StoredUpload
-from dropoff_tus.ports import Store
+from dropoff_tus.ports.store import Store
 from server.appkeys import CATALOG
 from server.middleware import decorate
 from server.problems import RangeError

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypedDict
 from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError
 from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
-from dropoff_tus.ports import Catalog, Clock
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
 from server.units import check_label, mail_address
 
 MOST_UPLOADS = 2**31 - 1

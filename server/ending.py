@@ -16,7 +16,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
-from dropoff_tus.ports import Catalog, Clock, Lease, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Lease, Store
 from server.finishing import Finisher
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, UploadState, Usage
-from dropoff_tus.ports import Catalog, Clock, Lease, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Lease, Store
 
 _log = logging.getLogger(__name__)
 READ_BACK_BYTES = 1 << 30

@@ -10,7 +10,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.outbox import Backlog, Outbox, Outcome, SinkName
-from dropoff_tus.ports import Catalog, Clock, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Store
 
 
 class Metrics:

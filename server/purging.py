@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadLockedError, UploadNotFoundError
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
-from dropoff_tus.ports import Catalog, Clock
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
 from server.dropoffs import unknown
 from server.units import stamp
 
@@ -34,7 +35,7 @@ class ErasableStore(Protocol):
         ...
 
     async def stat(self, upload_id: str) -> StoredUpload:
-        """Return what the store knows of an upload; see `dropoff_tus.ports.Store`."""
+        """Return what the store knows of an upload; see `dropoff_tus.ports.store.Store`."""
         ...
 
     async def leftovers(self, upload_id: str) -> bool:
@@ -42,7 +43,7 @@ class ErasableStore(Protocol):
         ...
 
     async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
-        """End and shred what does not verify; see `dropoff_tus.ports.Store`."""
+        """End and shred what does not verify; see `dropoff_tus.ports.store.Store`."""
         ...
 
     async def claimed_drop(self, upload_id: str) -> str | None:

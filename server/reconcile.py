@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import StoredUpload, UploadRow, UploadState
-from dropoff_tus.ports import Catalog, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.store import Store
 from server.ending import Ender
 from server.finishing import Finisher
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dropoff_tus.audit import Event, actor
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 
 MOST_ORIGINS = 500
 """How many rows may name where something came from; beyond, what came from elsewhere is one row more."""

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dropoff_tus import policy
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Dropoff, StoredUpload, Usage
-from dropoff_tus.ports import Body, Catalog, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.store import Body, Store
 
 _REMEMBERED = 4096
 

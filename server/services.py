@@ -13,7 +13,7 @@ from pathlib import Path
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import UploadState
 from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs

@@ -19,7 +19,8 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
 from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Scope
-from dropoff_tus.ports import Catalog, Clock
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
 from server.refusals import Refusals
 from server.throttle import Throttle
 from server.units import check_label

@@ -26,7 +26,9 @@ from dropoff_tus.errors import (
 from dropoff_tus.ids import is_token, upload_id
 from dropoff_tus.messages import Appended, AppendPlan, Create, Created, Patch, Status, Terminated
 from dropoff_tus.model import Dropoff, Grant, Role, StoredUpload, UploadRow, UploadState, Usage
-from dropoff_tus.ports import Body, Catalog, Clock, Lease, NewUpload, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
 from server import reconcile
 from server.ending import Ender
 from server.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state

@@ -14,7 +14,7 @@ from typing import Any
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.ports import Body
+from dropoff_tus.ports.store import Body
 from storage.base import StoreBase
 from storage.commit import Committer
 from storage.holder import Holder, answer

@@ -13,7 +13,7 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, StorageFailedError, StorageFullError
 from dropoff_tus.model import Mode, Role, StoredUpload
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope

@@ -1,4 +1,4 @@
-"""The store on local files: implements `dropoff_tus.ports.Store` by wiring the rooms below it.
+"""The store on local files: implements `dropoff_tus.ports.store.Store` by wiring the rooms below it.
 
 The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.pools`).
 
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, StoredUpload, UploadState
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
 from storage.durable import Disk

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.ports import Body
+from dropoff_tus.ports.store import Body
 
 QUIET_SECONDS = 1.0
 """A holder that received nothing for so long commits when HEAD asks."""

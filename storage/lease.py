@@ -1,4 +1,4 @@
-"""A lease: the exclusive right to write one upload. Implements `dropoff_tus.ports.Lease` on local files.
+"""A lease: the exclusive right to write one upload. Implements `dropoff_tus.ports.store.Lease` on local files.
 
 Source: docs/format.md, Leases.
 """
@@ -19,7 +19,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
-from dropoff_tus.ports import Body, Completion
+from dropoff_tus.ports.store import Body, Completion
 from storage.append import Appender, Leased
 from storage.base import StoreBase
 from storage.commit import Committer

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.outbox import Outbox, OutboxRow, Outcome, SinkName, retry_seconds
-from dropoff_tus.ports import Clock
+from dropoff_tus.ports.clock import Clock
 
 _log = logging.getLogger(__name__)
 _MARGIN_SECONDS = 2.0

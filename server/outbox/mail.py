@@ -19,7 +19,9 @@ import aiosmtplib
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Dropoff
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
-from dropoff_tus.ports import Catalog, Clock, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Store
 from server.outbox.loop import DeliveryError
 
 _log = logging.getLogger(__name__)

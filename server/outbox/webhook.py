@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Role
 from dropoff_tus.outbox import OutboxRow, SinkName
-from dropoff_tus.ports import Catalog, Clock, Store
+from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Store
 from server.outbound import OutboundClient, OutboundError
 from server.outbox.loop import DeliveryError
 from server.outbox.payload import TYPES, Format, hook_request, listed_metadata, upload_json

@@ -8,7 +8,7 @@ from dropoff_tus import audit as chain
 from dropoff_tus.audit import Event, Note
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
-from dropoff_tus.ports import Change, Decide
+from dropoff_tus.ports.catalog import Change, Decide
 from storage.catalog import audit, operations, tokens
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 class SqlCatalog:
-    """Implements `dropoff_tus.ports.Catalog`.
+    """Implements `dropoff_tus.ports.catalog.Catalog`.
 
     `decide` may run in the database's own thread, and more than once: it must neither block nor touch what belongs to
     the event loop, nor keep anything.

@@ -3,7 +3,7 @@
 The accounting is here and nowhere else: a drop-off's counters move in step with its uploads' rows (see `schema`), and
 `_Change` alone moves them. Whoever runs an operation that raises undoes what it did.
 
-Source: dropoff_tus.ports.Catalog.
+Source: dropoff_tus.ports.catalog.Catalog.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
-from dropoff_tus.ports import Change, Decide
+from dropoff_tus.ports.catalog import Change, Decide
 from storage.catalog import outbox, statements
 from storage.catalog.rows import (
     Row,

@@ -20,7 +20,7 @@ from pathlib import Path
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Role, UploadRow, UploadState
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from server.config import load_config
 from server.services import Services, open_services
 from storage.layout import UploadPaths

@@ -17,7 +17,7 @@ import pytest
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Role, UploadState
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from server.config import load_config
 from server.services import Services, open_services
 from tests.support.memory_body import MemoryBody

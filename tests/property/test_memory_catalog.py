@@ -13,7 +13,7 @@ import pytest
 from dropoff_tus.errors import DropoffError, QuotaError
 from dropoff_tus.model import Dropoff, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sink, SinkName
-from dropoff_tus.ports import Catalog
+from dropoff_tus.ports.catalog import Catalog
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON, FakeClock

@@ -6,7 +6,7 @@ NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
 class FakeClock:
-    """Implements `dropoff_tus.ports.Clock`."""
+    """Implements `dropoff_tus.ports.clock.Clock`."""
 
     def __init__(self, start: datetime = NOON) -> None:
         """Start at a moment, an aware UTC time."""

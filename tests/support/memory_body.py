@@ -7,7 +7,7 @@ from dropoff_tus.errors import BodyCutError
 
 
 class MemoryBody:
-    """Implements `dropoff_tus.ports.Body`."""
+    """Implements `dropoff_tus.ports.store.Body`."""
 
     def __init__(self, content: bytes = b"", *, ended: bool = True) -> None:
         """Hold content; with `ended` false more may be fed, or the connection cut."""

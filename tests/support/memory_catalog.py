@@ -1,4 +1,4 @@
-"""A catalog in memory, honest to the contract of `dropoff_tus.ports.Catalog`. Usage is counted anew each time."""
+"""A catalog in memory, honest to the contract of `dropoff_tus.ports.catalog`. Usage is counted anew each time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
-from dropoff_tus.ports import Change, Decide
+from dropoff_tus.ports.catalog import Change, Decide
 from tests.support.memory_outbox import MemoryOutbox
 
 _TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
@@ -36,7 +36,7 @@ def _used_bytes(row: UploadRow) -> int:
 
 
 class MemoryCatalog:
-    """Implements `dropoff_tus.ports.Catalog`. `asked` counts transactions; `down` makes all of them fail."""
+    """Implements `dropoff_tus.ports.catalog.Catalog`. `asked` counts transactions; `down` makes all of them fail."""
 
     def __init__(self, sinks: Sinks | None = None) -> None:
         """Start empty."""

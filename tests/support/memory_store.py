@@ -1,4 +1,4 @@
-"""A store in memory, honest to the contract of `dropoff_tus.ports.Store`: leases, take-over, commits, sealing.
+"""A store in memory, honest to the contract of `dropoff_tus.ports.store.Store`: leases, take-over, commits, sealing.
 
 What it leaves out is cryptography and disks. Its data survives a "restart" (`reopened`), leases do not.
 """
@@ -29,7 +29,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, StoredUpload, UploadState
-from dropoff_tus.ports import Body, Clock, Completion, NewUpload
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Body, Completion, NewUpload
 
 
 @dataclass(eq=False)
@@ -60,7 +61,7 @@ class _Holder:
 
 
 class MemoryStore:
-    """Implements `dropoff_tus.ports.Store`."""
+    """Implements `dropoff_tus.ports.store.Store`."""
 
     def __init__(self, clock: Clock, *, free: int = 1 << 50, digest: str = "sha256") -> None:
         """Start empty. `free` is what `free_bytes` answers, `digest` the configured one or ""."""
@@ -235,7 +236,7 @@ class MemoryStore:
 
 
 class MemoryLease:
-    """Implements `dropoff_tus.ports.Lease`. Made by `MemoryStore.lease` alone."""
+    """Implements `dropoff_tus.ports.store.Lease`. Made by `MemoryStore.lease` alone."""
 
     def __init__(self, store: MemoryStore, kept: Kept, holder: _Holder) -> None:
         """Take hold of one upload."""

@@ -14,7 +14,7 @@ from dropoff_tus import ids
 from dropoff_tus.errors import BodyCutError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, StoredUpload
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from storage.engine import FileStore, StoreSettings
 from storage.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
 

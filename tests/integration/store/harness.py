@@ -10,7 +10,8 @@ from typing import Protocol
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
-from dropoff_tus.ports import Body, Clock, Lease, NewUpload, Store
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryStore
 from tests.support.store_kit import StoreKit, make_roots

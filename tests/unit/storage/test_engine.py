@@ -19,7 +19,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from storage.check import check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit, make_roots

@@ -18,7 +18,7 @@ from typing import Any
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, UploadState
-from dropoff_tus.ports import NewUpload
+from dropoff_tus.ports.store import NewUpload
 from storage.engine import FileStore, StoreSettings
 from storage.keys import generate_root_identity, generate_server_keys, load_server_keys
 from tests.support.store_kit import BytesBody, make_roots
