@@ -202,7 +202,7 @@ def presented_code(headers: Headers) -> str | None:
     """
     for name, value in headers:
         if name.lower() == "dropoff-code":
-            return value.strip(" \t")
+            return _as_utf8(value.strip(" \t"))
     for name, value in headers:
         if name.lower() == "upload-metadata":
             for item in value.split(","):
@@ -211,6 +211,14 @@ def presented_code(headers: Headers) -> str | None:
                     content = _decode_base64(encoded.strip(" \t"))
                     return None if content is None else content.decode("utf-8", "replace")
     return None
+
+
+def _as_utf8(value: str) -> str:
+    """Read a header, which was decoded byte by byte, as the UTF-8 that it may be: of a pasted dash, say."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except ValueError:
+        return value
 
 
 def digests(value: Metadata) -> tuple[ExpectedDigest, ...]:

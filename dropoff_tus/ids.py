@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import string
+import unicodedata
 
 TOKEN_BYTES = 16
 CODE_BYTES = 10
@@ -13,7 +15,12 @@ _HEX_128 = re.compile(r"[0-9a-f]{32}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CODE_CHARACTERS = CODE_BYTES * 8 // 5
-_FORGIVING = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None, "\t": None})
+_FORGIVING = str.maketrans(
+    {"O": "0", "I": "1", "L": "1"}
+    | {chr(number): None for number in range(128) if chr(number) not in string.ascii_letters + string.digits}
+)
+_MOST_TYPED_CHARACTERS = 256
+"""What is longer is no code, whatever is left out of it, and not worth looking at each character of."""
 
 
 def is_token(text: str) -> bool:
@@ -50,7 +57,13 @@ def format_code(random_bytes: bytes) -> str:
 
 
 def normalise_code(typed: str) -> str:
-    """Undo how people type codes: case, dashes, spaces, O for 0, I and L for 1. Never fails."""
+    """Undo how people type and paste codes: case, O for 0, I and L for 1; only letters and digits count. Never fails.
+
+    Word processors and mail programs put in dashes, spaces and line ends of their own, and some keyboards full-width
+    letters.
+    """
+    if not typed.isascii() and len(typed) <= _MOST_TYPED_CHARACTERS:
+        typed = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", typed)))
     return typed.upper().translate(_FORGIVING)
 
 

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 _MOST_DIGITS = 18
 _PARTIAL = 206
+_MOST_NAME_CHARACTERS = 255
+"""More than file systems take; clients refuse headers of several KiB, and with them the download."""
 
 
 async def send(
@@ -35,7 +37,9 @@ async def send(
     """
     metadata = await store.metadata(stored.id)
     etag = f'"{stored.id}"'
-    start, stop, status = _range(request, stored.offset, etag)
+    # Of HEAD a Range says nothing (RFC 9110, section 14.2).
+    whole = (0, stored.offset, 200)
+    start, stop, status = whole if request.method == "HEAD" else _range(request, stored.offset, etag)
     response = web.StreamResponse(
         status=status,
         headers={
@@ -79,7 +83,7 @@ async def send(
 
 def disposition(name: str) -> str:
     """Return Content-Disposition for a client's name of a file, whatever is in it: ASCII, and all else encoded."""
-    return f"attachment; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    return f"attachment; filename*=UTF-8''{quote(name[:_MOST_NAME_CHARACTERS], safe='', errors='replace')}"
 
 
 def _range(request: web.Request, size_bytes: int, etag: str) -> tuple[int, int, int]:

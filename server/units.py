@@ -114,7 +114,11 @@ def parse_time(value: object, now: datetime) -> datetime:
     if moment.tzinfo is None:
         message = f"has no zone; {_TIME_HELP}"
         raise ValueError(message)
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        message = f"is no day or time that exists in UTC; {_TIME_HELP}"
+        raise ValueError(message) from None
 
 
 @overload

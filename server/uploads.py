@@ -201,6 +201,8 @@ class Uploads:
             if row is None:
                 length = await self._parts_bytes(drop, parts)
                 row = await self._admit(self._new_row(drop, token, request, length), request, parts)
+            elif row.drop_id != drop.id:
+                raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
             elif row.state in protocol.ENDED:
                 raise protocol.gone(row.state)
             elif row.state in {UploadState.COMPLETE, UploadState.CHECKING}:

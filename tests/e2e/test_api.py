@@ -332,14 +332,22 @@ def test_content_of_another_version_is_sent_whole(api: Api, upload: str) -> None
 
 def test_content_is_an_attachment_whatever_its_name(api: Api, upload: str) -> None:
     """A name with quotes, line ends and bidirectional characters stays one encoded value, and nothing is run."""
-    answer = api("HEAD", f"/uploads/{upload}/content")
-    assert answer.headers["content-length"] == "200000"
+    answer = api("HEAD", f"/uploads/{upload}/content", headers={"Range": "bytes=0-1"})
+    assert (answer.status, answer.headers["content-length"]) == (200, "200000")
     encoded = "Bericht%20%22final%22%0D%0AX%3A%20%C3%BC%E2%9C%93%E2%80%AE.pdf%3B%20filename%3Dx"
     assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{encoded}"
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "sandbox" in answer.headers["content-security-policy"]
     assert "x" not in answer.headers
     _assert_secure(answer)
+
+
+def test_content_with_an_endless_name_has_headers_that_clients_take(server: ServerProcess, api: Api) -> None:
+    """Clients refuse lines of more than 8 KiB, and whoever uploads must not keep anybody from downloading."""
+    named = {"Upload-Metadata": metadata(filename="\u540d" * 3500)}
+    found = upload_id_of(server.drop.site.upload(b"1", named))
+    answer = api("HEAD", f"/uploads/{found}/content")
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''" + "%E5%90%8D" * 255
 
 
 def test_content_of_what_is_not_there_is_refused(server: ServerProcess, api: Api) -> None:

@@ -183,6 +183,8 @@ def test_metadata_empty_values_stay_with_an_empty_code(presented: str | None) ->
     [
         ([], None),
         ([("dropoff-code", " x ")], "x"),
+        ([("Dropoff-Code", "x\u2013y".encode().decode("latin-1"))], "x\u2013y"),
+        ([("Dropoff-Code", "x\xa0y")], "x\xa0y"),
         ([("Dropoff-Code", "x"), ("Dropoff-Code", "y")], "x"),
         ([("Dropoff-Code", "x"), ("Upload-Metadata", "code eQ==")], "x"),
         ([("Upload-Metadata", "a MQ==,CODE eQ==")], "y"),
@@ -191,7 +193,19 @@ def test_metadata_empty_values_stay_with_an_empty_code(presented: str | None) ->
         ([("Upload-Metadata", "code")], ""),
         ([("Upload-Metadata", "code ÿ")], None),
     ],
-    ids=["none", "header", "twice", "header-wins", "metadata", "malformed-else", "malformed", "empty", "latin"],
+    ids=[
+        "none",
+        "header",
+        "utf-8",
+        "latin-1",
+        "twice",
+        "header-wins",
+        "metadata",
+        "malformed-else",
+        "malformed",
+        "empty",
+        "latin",
+    ],
 )
 def test_presented_code_is_found_or_none(pairs: list[tuple[str, str]], code: str | None) -> None:
     """The code is looked for before the request is known to be well-formed, and never fails."""

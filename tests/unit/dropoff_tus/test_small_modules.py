@@ -61,10 +61,28 @@ def test_code_is_16_characters_in_fours_of_all_bits() -> None:
         ids.format_code(bytes(9))
 
 
-@pytest.mark.parametrize("typed", ["abcd-efgh-1jk0-mnpq", "ABCDEFGHIJKOMNPQ", " abcd efgh\tljko-mnpq "])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "abcd-efgh-1jk0-mnpq",
+        "ABCDEFGHIJKOMNPQ",
+        " abcd efgh\tljko-mnpq ",
+        "ABCD-EFGH-1JK0-MNPQ\r\n",
+        '"ABCD_EFGH_1JK0_MNPQ".',
+        "abcd\u2013efgh\u20111jk0\u00admnpq",
+        "\ufeffABCD\u00a0EFGH\u200b 1JK0\u2003MNPQ",
+        "\uff21\uff22\uff23\uff24\uff0dEFGH\uff0d1JK\uff10MNPQ",
+    ],
+)
 def test_code_as_people_type_it_is_normalised(typed: str) -> None:
-    """Case, separators and look-alikes make no difference."""
+    """Case, separators of any kind and look-alikes make no difference."""
     assert ids.normalise_code(typed) == "ABCDEFGH1JK0MNPQ"
+
+
+@pytest.mark.parametrize("typed", ["", "-- --", "\u2013\ud800", "\x00", "\ufdfa" * 5000])
+def test_code_that_is_none_is_normalised_to_none(typed: str) -> None:
+    """Whatever is typed, nothing fails, and what is no code becomes none."""
+    assert "ABCDEFGH1JK0MNPQ" not in ids.normalise_code(typed)
 
 
 # ---- checksums -------------------------------------------------------------------------------------------------

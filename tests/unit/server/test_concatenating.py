@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -20,10 +22,11 @@ from dropoff_tus.errors import (
     UploadGoneError,
 )
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Limits, Mode, Role, UploadState
+from dropoff_tus.messages import Create
+from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role, UploadState
 from server.uploads import UploadSettings
 from tests.support.aio import async_test
-from tests.unit.server.world import World, token_of, with_digest
+from tests.unit.server.world import URL, World, token_of, with_digest
 
 
 async def _final(world: World, *parts: str) -> str:
@@ -59,6 +62,19 @@ async def test_same_parts_in_the_same_order_again_are_the_same_final() -> None:
     with pytest.raises(PartInUseError):
         await _final(world, *reversed(parts))
     assert world.store.kept[first.upload_id].times_completed == 1
+
+
+@async_test
+async def test_same_parts_in_another_drop_off_are_no_uploads_of_it() -> None:
+    """Whoever holds another drop-off's code and the parts' tokens learns nothing, and gets no address of that one."""
+    world = World()
+    parts = [await world.part(b"01"), await world.part(b"23")]
+    await _final(world, *parts)
+    other = replace(world.drop, id=str(uuid.uuid4()))
+    world.catalog.drops[other.id] = other
+    request = Create(Role.FINAL, None, Metadata(), (), tuple(parts), None)
+    with pytest.raises(PartNotFoundError):
+        await world.uploads.create(Grant(other), URL, request, None)
 
 
 @async_test
