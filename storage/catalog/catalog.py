@@ -1,4 +1,4 @@
-"""The port on any database: says of each operation whether it writes; the rest is `operations` and the engine."""
+"""The port on any database: says of each operation whether it writes; its neighbours and the engine do the rest."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from dropoff_tus.audit import Event, Note
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports.catalog import Change, Decide
-from storage.catalog import audit, operations, tokens
+from storage.catalog import audit, dropoffs, tokens, uploads
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
 from storage.durable import failpoint
@@ -52,51 +52,45 @@ class SqlCatalog:
 
     async def add_dropoff(self, dropoff: Dropoff) -> None:
         """Insert a drop-off."""
-        await self._write(lambda transaction, note: operations.add_dropoff(transaction, dropoff, note))
+        await self._write(lambda transaction, note: dropoffs.add(transaction, dropoff, note))
 
     async def dropoff(self, drop_id: str) -> Dropoff | None:
         """Return one drop-off, or None."""
-        return await self._engine.read(lambda transaction: operations.dropoff(transaction, drop_id))
+        return await self._engine.read(lambda transaction: dropoffs.one(transaction, drop_id))
 
     async def dropoffs(self, *, after: tuple[datetime, str] | None = None, limit: int | None = None) -> list[Dropoff]:
         """Return drop-offs, oldest first."""
-        return await self._engine.read_many(
-            lambda transaction: operations.dropoffs(transaction, after=after, limit=limit)
-        )
+        return await self._engine.read_many(lambda transaction: dropoffs.page(transaction, after=after, limit=limit))
 
     async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
         """Change what a drop-off is. Of `change` the same holds as of `decide`."""
-        return await self._write(
-            lambda transaction, note: operations.change_dropoff(transaction, drop_id, change, note)
-        )
+        return await self._write(lambda transaction, note: dropoffs.change(transaction, drop_id, change, note))
 
     async def usage(self, drop_id: str) -> Usage:
         """Return what a drop-off's uploads take."""
-        return await self._engine.read(lambda transaction: operations.usage(transaction, drop_id))
+        return await self._engine.read(lambda transaction: dropoffs.usage(transaction, drop_id))
 
     async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
         """Close or reopen a drop-off."""
         return await self._write(
-            lambda transaction, note: operations.set_closed(
-                transaction, drop_id, note, closed=closed, end_open=end_open
-            )
+            lambda transaction, note: dropoffs.set_closed(transaction, drop_id, note, closed=closed, end_open=end_open)
         )
 
     async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
         """Replace a drop-off's code."""
-        return await self._write(lambda transaction, note: operations.set_code(transaction, drop_id, code_mac, note))
+        return await self._write(lambda transaction, note: dropoffs.set_code(transaction, drop_id, code_mac, note))
 
     async def version(self) -> int:
         """Return the counter of drop-off changes."""
-        return await self._engine.read(operations.version)
+        return await self._engine.read(dropoffs.version)
 
     async def store_id(self) -> str | None:
         """Return the id of the store that this catalog speaks of, or None."""
-        return await self._engine.read(operations.store_id)
+        return await self._engine.read(dropoffs.store_id)
 
     async def keep_store_id(self, new: str) -> str:
         """Keep the store's id, if none is kept; return the one that is."""
-        return await self._engine.write(lambda transaction: operations.keep_store_id(transaction, new))
+        return await self._engine.write(lambda transaction: dropoffs.keep_store_id(transaction, new))
 
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload.
@@ -110,7 +104,7 @@ class SqlCatalog:
             QuotaError: Beyond what can be counted.
         """
         return await self._write(
-            lambda transaction, note: operations.add_upload(transaction, row, decide, tuple(parts), self._sinks, note)
+            lambda transaction, note: uploads.add(transaction, row, decide, tuple(parts), self._sinks, note)
         )
 
     async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
@@ -122,19 +116,19 @@ class SqlCatalog:
             QuotaError: Beyond what can be counted.
         """
         await self._engine.write(
-            lambda transaction: operations.reserve(transaction, upload_id, reserved_bytes, decide, length)
+            lambda transaction: uploads.reserve(transaction, upload_id, reserved_bytes, decide, length)
         )
 
     async def drop_upload(self, upload_id: str) -> None:
         """Forget an upload whose creation in the store failed."""
-        await self._write(lambda transaction, note: operations.drop_upload(transaction, upload_id, note))
+        await self._write(lambda transaction, note: uploads.forget(transaction, upload_id, note))
 
     async def complete_upload(
         self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None, drop_id: str | None = None
     ) -> bool:
         """Mark COMPLETE; also False for an upload that ended or is unknown."""
         done = await self._write(
-            lambda transaction, note: operations.complete_upload(
+            lambda transaction, note: uploads.complete(
                 transaction, upload_id, size_bytes, at, final, drop_id, self._sinks, note
             )
         )
@@ -144,14 +138,14 @@ class SqlCatalog:
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
         """Move to CHECKING, FINISHING or an end; also False for CHECKING of what is no longer unfinished."""
         done = await self._write(
-            lambda transaction, note: operations.set_state(transaction, upload_id, state, at, self._sinks, note)
+            lambda transaction, note: uploads.set_state(transaction, upload_id, state, at, self._sinks, note)
         )
         failpoint("after-catalog-state")
         return done
 
     async def upload(self, upload_id: str) -> UploadRow | None:
         """Return one upload, or None."""
-        return await self._engine.read(lambda transaction: operations.upload(transaction, upload_id))
+        return await self._engine.read(lambda transaction: uploads.one(transaction, upload_id))
 
     async def uploads(
         self,
@@ -166,7 +160,7 @@ class SqlCatalog:
     ) -> list[UploadRow]:
         """Return uploads, oldest first, filtered."""
         return await self._engine.read_many(
-            lambda transaction: operations.uploads(
+            lambda transaction: uploads.page(
                 transaction,
                 drop_id=drop_id,
                 states=states,
@@ -180,7 +174,7 @@ class SqlCatalog:
 
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials that a final has claimed."""
-        return await self._engine.read_many(lambda transaction: operations.parts(transaction, final_id))
+        return await self._engine.read_many(lambda transaction: uploads.parts(transaction, final_id))
 
     async def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""

@@ -238,3 +238,13 @@ def read_token(row: Row) -> ApiToken:
         expires_at=_moment_or_none(row["expires_at"]),
         revoked_at=_moment_or_none(row["revoked_at"]),
     )
+
+
+def page_values(after: tuple[datetime, str] | None, limit: int | None) -> dict[str, object]:
+    """Return the values of a list's page."""
+    values: dict[str, object] = {}
+    if after is not None:
+        values |= {"after_at": to_micros(after[0]), "after_id": after[1]}
+    if limit is not None:
+        values["most"] = limit
+    return values

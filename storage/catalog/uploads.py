@@ -1,16 +1,14 @@
-"""What the port promises, each operation as one function over one transaction.
+"""The uploads' rows: the port's operations on them, each over one transaction.
 
 The accounting is here and nowhere else: a drop-off's counters move in step with its uploads' rows (see `schema`), and
 `_Change` alone moves them. Whoever runs an operation that raises undoes what it did.
-
-Source: dropoff_tus.ports.catalog.Catalog.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from dropoff_tus.audit import Act, Event, Note, edit_of, end_of
+from dropoff_tus.audit import Act, Event, Note, end_of
 from dropoff_tus.errors import (
     AccessDeniedError,
     InvalidConcatError,
@@ -21,20 +19,11 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import Role, UploadRow, UploadState
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
-from dropoff_tus.ports.catalog import Change, Decide
+from dropoff_tus.ports.catalog import Decide
 from storage.catalog import outbox, statements
-from storage.catalog.rows import (
-    Row,
-    dropoff_values,
-    read_dropoff,
-    read_if_known,
-    read_upload,
-    read_usage,
-    to_micros,
-    upload_values,
-)
+from storage.catalog.rows import Row, page_values, read_dropoff, read_upload, read_usage, to_micros, upload_values
 from storage.catalog.schema import ENDED, HOLDING
 from storage.catalog.transaction import Transaction
 
@@ -62,98 +51,10 @@ class _Change:
         )
 
 
-# ---- drop-offs ------------------------------------------------------------------------------------------------
+# ---- created ----------------------------------------------------------------------------------------------------
 
 
-def add_dropoff(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
-    """Insert a drop-off."""
-    if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
-        raise ValueError("a drop-off with this id exists already")
-    transaction.post(statements.RAISE_VERSION)
-    transaction.post(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
-    note(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
-
-
-def dropoff(transaction: Transaction, drop_id: str) -> Dropoff | None:
-    """Return one drop-off, or None."""
-    return read_if_known(transaction.rows(statements.DROPOFF_OR_NONE, drop_id=drop_id)[0])
-
-
-def dropoffs(
-    transaction: Transaction, *, after: tuple[datetime, str] | None = None, limit: int | None = None
-) -> list[Dropoff]:
-    """Return drop-offs, oldest first."""
-    statement = statements.list_dropoffs(after=after is not None, limited=limit is not None)
-    return [read_dropoff(row) for row in transaction.rows(statement, **_page(after, limit))]
-
-
-def change_dropoff(transaction: Transaction, drop_id: str, change: Change, note: Note) -> Dropoff | None:
-    """Change what a drop-off is."""
-    transaction.run(statements.RAISE_VERSION)  # first, because it locks: all changes of drop-offs take turns
-    present = dropoff(transaction, drop_id)
-    if present is None:
-        return None
-    changed = change(present)
-    event = edit_of(present, changed)
-    if event is not None:
-        values = dropoff_values(changed)
-        transaction.run(statements.CHANGE_DROPOFF, drop_id=drop_id, **statements.terms(values))
-        note(event)
-    return changed
-
-
-def usage(transaction: Transaction, drop_id: str) -> Usage:
-    """Return a drop-off's usage; an unknown one has none."""
-    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=drop_id)
-    if rows:
-        return read_usage(rows[0])
-    return Usage(0, 0, transaction.rows(statements.OUTSTANDING)[0]["outstanding_bytes"])
-
-
-def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:
-    """Close or reopen; closing again without end_open takes no `ended` back."""
-    present = dropoff(transaction, drop_id)
-    if present is None:
-        return False
-    transaction.post(statements.RAISE_VERSION)
-    ended = closed and (end_open or present.ended)
-    transaction.post(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
-    act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
-    note(Event(act, drop_id, result="now" if closed and end_open else None))
-    return True
-
-
-def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None, note: Note) -> bool:
-    """Replace the code."""
-    if not transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac):
-        return False
-    transaction.post(statements.RAISE_VERSION)
-    note(Event(Act.DROP_NEW_CODE, drop_id))
-    return True
-
-
-def version(transaction: Transaction) -> int:
-    """Return the counter of changes."""
-    found: int = transaction.rows(statements.VERSION)[0]["version"]
-    return found
-
-
-def store_id(transaction: Transaction) -> str | None:
-    """Return the store's id, or None."""
-    found: str | None = transaction.rows(statements.STORE_ID)[0]["store_id"]
-    return found
-
-
-def keep_store_id(transaction: Transaction, new: str) -> str:
-    """Keep the store's id if there is none yet; return the one that is kept."""
-    transaction.run(statements.SET_STORE_ID, new_store_id=new)
-    return store_id(transaction) or new
-
-
-# ---- uploads: created -----------------------------------------------------------------------------------------
-
-
-def add_upload(
+def add(
     transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks, note: Note
 ) -> UploadRow:
     """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
@@ -162,7 +63,7 @@ def add_upload(
     rows = transaction.rows(statements.ADMISSION, drop_id=row.drop_id, upload_id=row.id)
     if not rows:
         raise AccessDeniedError("there is no such drop-off, or the code is wrong")
-    present = upload(transaction, row.id) if rows[0]["present_id"] is not None else None
+    present = one(transaction, row.id) if rows[0]["present_id"] is not None else None
     if present is not None:
         return _same(transaction, present, row, parts)
     used_bytes = 0
@@ -200,7 +101,7 @@ def _claimable(transaction: Transaction, row: UploadRow, parts: Sequence[str]) -
         raise InvalidConcatError("a concatenation names each of its parts once, and at least one")
     found: list[UploadRow] = []
     for part_id in parts:
-        part = upload(transaction, part_id)
+        part = one(transaction, part_id)
         if part is None or part.drop_id != row.drop_id:
             raise PartNotFoundError("a part of the concatenation does not exist in this drop-off")
         found.append(part)
@@ -220,7 +121,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     Raises:
         UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
     """
-    present = upload(transaction, upload_id)
+    present = one(transaction, upload_id)
     if present is None:
         raise UploadNotFoundError("there is no such upload here; create it with POST")
     if present.state in ENDED:
@@ -237,7 +138,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     _Change(reserved_bytes=more).apply(transaction, present.drop_id)
 
 
-def drop_upload(transaction: Transaction, upload_id: str, note: Note) -> None:
+def forget(transaction: Transaction, upload_id: str, note: Note) -> None:
     """Forget an upload; a final's parts are as they were before it."""
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows:
@@ -255,10 +156,10 @@ def drop_upload(transaction: Transaction, upload_id: str, note: Note) -> None:
     note(Event(Act.UPLOAD_FORGET, present.drop_id, upload_id))
 
 
-# ---- uploads: ended well or not -------------------------------------------------------------------------------
+# ---- ended well or not ------------------------------------------------------------------------------------------
 
 
-def complete_upload(
+def complete(
     transaction: Transaction,
     upload_id: str,
     size_bytes: int,
@@ -329,16 +230,16 @@ def set_state(
     return True
 
 
-# ---- uploads: asked for ---------------------------------------------------------------------------------------
+# ---- asked for --------------------------------------------------------------------------------------------------
 
 
-def upload(transaction: Transaction, upload_id: str) -> UploadRow | None:
+def one(transaction: Transaction, upload_id: str) -> UploadRow | None:
     """Return one upload, or None."""
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     return read_upload(rows[0]) if rows else None
 
 
-def uploads(
+def page(
     transaction: Transaction,
     *,
     drop_id: str | None,
@@ -359,7 +260,7 @@ def uploads(
         after=after is not None,
         limited=limit is not None,
     )
-    values = _page(after, limit)
+    values = page_values(after, limit)
     if drop_id is not None:
         values["drop_id"] = drop_id
     if created_before is not None:
@@ -372,17 +273,7 @@ def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
     return [read_upload(row) for row in transaction.rows(statements.PARTS, final_id=final_id)]
 
 
-# ---- helpers --------------------------------------------------------------------------------------------------
-
-
-def _page(after: tuple[datetime, str] | None, limit: int | None) -> dict[str, object]:
-    """Return the values of a list's page."""
-    values: dict[str, object] = {}
-    if after is not None:
-        values |= {"after_at": to_micros(after[0]), "after_id": after[1]}
-    if limit is not None:
-        values["most"] = limit
-    return values
+# ---- helpers ----------------------------------------------------------------------------------------------------
 
 
 def _counted(upload: UploadRow) -> int:

@@ -1,0 +1,98 @@
+"""The drop-offs, and what the catalog keeps of itself: the port's operations, each over one transaction.
+
+What a drop-off's uploads do to its counters is in `uploads`.
+"""
+
+from datetime import datetime
+
+from dropoff_tus.audit import Act, Event, Note, edit_of
+from dropoff_tus.model import Dropoff, Usage
+from dropoff_tus.ports.catalog import Change
+from storage.catalog import statements
+from storage.catalog.rows import dropoff_values, page_values, read_dropoff, read_if_known, read_usage
+from storage.catalog.transaction import Transaction
+
+
+def add(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
+    """Insert a drop-off."""
+    if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
+        raise ValueError("a drop-off with this id exists already")
+    transaction.post(statements.RAISE_VERSION)
+    transaction.post(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
+    note(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
+
+
+def one(transaction: Transaction, drop_id: str) -> Dropoff | None:
+    """Return one drop-off, or None."""
+    return read_if_known(transaction.rows(statements.DROPOFF_OR_NONE, drop_id=drop_id)[0])
+
+
+def page(
+    transaction: Transaction, *, after: tuple[datetime, str] | None = None, limit: int | None = None
+) -> list[Dropoff]:
+    """Return drop-offs, oldest first."""
+    statement = statements.list_dropoffs(after=after is not None, limited=limit is not None)
+    return [read_dropoff(row) for row in transaction.rows(statement, **page_values(after, limit))]
+
+
+def change(transaction: Transaction, drop_id: str, alter: Change, note: Note) -> Dropoff | None:
+    """Change what a drop-off is."""
+    transaction.run(statements.RAISE_VERSION)  # first, because it locks: all changes of drop-offs take turns
+    present = one(transaction, drop_id)
+    if present is None:
+        return None
+    changed = alter(present)
+    event = edit_of(present, changed)
+    if event is not None:
+        values = dropoff_values(changed)
+        transaction.run(statements.CHANGE_DROPOFF, drop_id=drop_id, **statements.terms(values))
+        note(event)
+    return changed
+
+
+def usage(transaction: Transaction, drop_id: str) -> Usage:
+    """Return a drop-off's usage; an unknown one has none."""
+    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=drop_id)
+    if rows:
+        return read_usage(rows[0])
+    return Usage(0, 0, transaction.rows(statements.OUTSTANDING)[0]["outstanding_bytes"])
+
+
+def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:
+    """Close or reopen; closing again without end_open takes no `ended` back."""
+    present = one(transaction, drop_id)
+    if present is None:
+        return False
+    transaction.post(statements.RAISE_VERSION)
+    ended = closed and (end_open or present.ended)
+    transaction.post(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
+    act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
+    note(Event(act, drop_id, result="now" if closed and end_open else None))
+    return True
+
+
+def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None, note: Note) -> bool:
+    """Replace the code."""
+    if not transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac):
+        return False
+    transaction.post(statements.RAISE_VERSION)
+    note(Event(Act.DROP_NEW_CODE, drop_id))
+    return True
+
+
+def version(transaction: Transaction) -> int:
+    """Return the counter of changes."""
+    found: int = transaction.rows(statements.VERSION)[0]["version"]
+    return found
+
+
+def store_id(transaction: Transaction) -> str | None:
+    """Return the store's id, or None."""
+    found: str | None = transaction.rows(statements.STORE_ID)[0]["store_id"]
+    return found
+
+
+def keep_store_id(transaction: Transaction, new: str) -> str:
+    """Keep the store's id if there is none yet; return the one that is kept."""
+    transaction.run(statements.SET_STORE_ID, new_store_id=new)
+    return store_id(transaction) or new
