@@ -20,6 +20,8 @@ from storage.keysource import KeySourceError, read_owner_only, write_owner_only
 _DISK = Disk(sync=True)
 _DAY_CHARACTERS = len("2000-01-31")
 _PATTERN = "????-??-??*.txt"
+_NOT_YET = f".{_PATTERN}.*.new"
+"""An epoch's file before it gets its name; a killed process may leave it behind, also beside that name."""
 
 
 class IngestKeys:
@@ -83,10 +85,14 @@ class IngestKeys:
         with self._lock:
             gone = [epoch for epoch in self.epochs() if _day(epoch) < today.isoformat()]
             gone = [epoch for epoch in gone if _day(epoch) not in needed_days]
+            # The same identity under another name: what is needed has the right one.
+            left = [path for path in self._folder.glob(_NOT_YET) if _day(path.name[1:]) < today.isoformat()]
+            for path in left:
+                _DISK.remove(path)
             for epoch in gone:
                 _DISK.remove(self._path(epoch))
                 self._loaded.pop(epoch, None)
-            if gone:
+            if gone or left:
                 _DISK.sync_path(self._folder)
             # Another process may have destroyed some.
             for epoch in self._loaded.keys() - set(self.epochs()):

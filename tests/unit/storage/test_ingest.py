@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import durable
 from storage.ingest import IngestKeys
 from storage.keysource import KeySourceError
 
@@ -77,6 +78,36 @@ def test_clock_that_goes_back_gets_an_epoch_and_destroys_nothing(folder: Path) -
     today = keys.current(DAY)
     assert keys.retire(set(), DAY) == []
     assert keys.epochs() == [today, tomorrow]
+
+
+def test_retiring_destroys_what_a_killed_process_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An identity that was to be destroyed lies under no other name, wherever whoever made it died."""
+
+    class Killed(BaseException):
+        """The process died here."""
+
+    names: set[str] = set()
+    for point in ("write", "sync", "link", "unlink", "sync-path"):
+
+        def die(reached: str, point: str = point) -> None:
+            # Its `finally` would remove what a killed process leaves.
+            if reached in {point, "unlink"}:
+                raise Killed
+
+        monkeypatch.setattr(durable, "failpoint_hook", die)
+        with pytest.raises(Killed):
+            IngestKeys(folder).current(DAY)
+        monkeypatch.setattr(durable, "failpoint_hook", None)
+        names |= {path.name[:11] for path in folder.iterdir()}
+        for path in folder.glob("2026-03-01*"):
+            path.unlink()
+    assert ".2026-03-01" in names
+    keys = IngestKeys(folder)
+    needed = keys.current(DAY)
+    assert keys.retire(set(), DAY) == []
+    assert len(list(folder.iterdir())) > 1
+    assert keys.retire({DAY.isoformat()}, DAY + timedelta(days=1)) == []
+    assert [path.name for path in folder.iterdir()] == [f"{needed}.txt"]
 
 
 def test_lost_folder_put_back_opens_what_it_opened(folder: Path) -> None:
