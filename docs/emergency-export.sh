@@ -16,8 +16,9 @@ store=$1 keys=$2 id=$3 identity=$4 output=$5
 age=${AGE:-age}
 echo "$id" | grep -qx '[0-9a-f]\{32\}' || die "an upload id is 32 lower-case hex digits"
 [ ! -e "$output" ] || die "$output exists already and was left as it is"
-work=$(mktemp -d)
 partial=$output.part
+[ ! -e "$partial" ] || die "$partial exists already; move it away"
+work=$(mktemp -d)
 trap 'rm -rf "$work" "$partial"' EXIT
 trap 'exit 1' HUP INT TERM
 
@@ -26,9 +27,12 @@ keys_of() { echo "$keys/$(echo "$1" | grep -o '^..')/$1"; }
 # Whole lines alone: a crash may have cut the last one of an unfinished upload.
 lines_of() { grep -a '^{.*} [A-Za-z0-9+/]\{86\}$' "$(folder_of "$1")/log"; }
 
-# The upload's own identity, from its envelope.
+# From an envelope: the upload's own identity, or that of its receipt. By its member's name, since a client may have put
+# anything into its metadata, in which quotes are escaped.
+identity_in() { grep -o "\"$1\":\"AGE-SECRET-KEY-[A-Z0-9-]*\"" | grep -o 'AGE-SECRET-KEY-[A-Z0-9-]*'; }
 open_envelope() {
-  "$age" -d -i "$identity" "$(keys_of "$1").age" | grep -o 'AGE-SECRET-KEY-[A-Z0-9-]*' > "$work/$1.txt" ||
+  "$age" -d -i "$identity" "$(keys_of "$1").age" > "$work/envelope" &&
+    identity_in identity < "$work/envelope" > "$work/$1.txt" ||
     die "the identity does not open $(keys_of "$1").age"
 }
 
@@ -59,10 +63,12 @@ if [ -n "$final" ]; then
   [ "$(wc -c < "$partial")" -eq "$length" ] || die "the result has not the $length bytes that the log says"
 fi
 if [ -e "$(keys_of "$id").receipt.age" ]; then
-  digest=$("$age" -d -i "$work/$id.txt" "$(keys_of "$id").receipt.age" | grep -o '"sha256":"[0-9a-f]*"' |
+  open_envelope "$id"
+  identity_in receipt < "$work/envelope" > "$work/receipt.txt" || die "the envelope of $id names no receipt"
+  digest=$("$age" -d -i "$work/receipt.txt" "$(keys_of "$id").receipt.age" | grep -o '"sha256":"[0-9a-f]*"' |
     grep -o '[0-9a-f]\{64\}') || digest=
   if [ -n "$digest" ]; then
-    echo "$digest  $partial" | sha256sum -c --quiet - || die "the result is not what the receipt says"
+    [ "$(sha256sum < "$partial" | grep -o '^[0-9a-f]*')" = "$digest" ] || die "the result is not what the receipt says"
     echo "emergency-export: the SHA-256 is that of the receipt" >&2
   fi
 fi

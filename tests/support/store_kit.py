@@ -108,7 +108,13 @@ class StoreKit:
         return other
 
     async def create(
-        self, length: int | None, *, role: Role = Role.REGULAR, parts: Sequence[str] = (), name: bytes = b"x"
+        self,
+        length: int | None,
+        *,
+        role: Role = Role.REGULAR,
+        parts: Sequence[str] = (),
+        name: bytes = b"x",
+        more: Sequence[tuple[str, bytes]] = (),
     ) -> tuple[str, StoredUpload]:
         """Create an upload; returns its token and state."""
         make_roots(self.store)
@@ -119,7 +125,7 @@ class StoreKit:
             drop_id=self.drop_id,
             role=role,
             policy=self.keys.sign_policy(self.drop_id, self.mode, self.recipients),
-            metadata=Metadata((("filename", name),)),
+            metadata=Metadata((("filename", name), *more)),
             created_at=datetime.now(UTC),
             length=length,
             parts=tuple(parts),

@@ -83,6 +83,21 @@ async def test_concatenation_comes_back_in_the_order_of_its_parts(tmp_path: Path
 
 
 @async_test
+async def test_nothing_a_client_chose_is_taken_for_a_key(tmp_path: Path) -> None:
+    """Metadata that looks like an identity, by itself or in quotes, spoils nothing; nor does an odd output's name."""
+    kit = StoreKit(tmp_path)
+    odd = ("AGE-SECRET-KEY-1EVIL", '"identity":"AGE-SECRET-KEY-1EVIL"', '"receipt":"AGE-SECRET-KEY-1EVIL"')
+    _, upload = await kit.create(5, more=[(key, key.encode()) for key in odd], name=odd[1].encode())
+    await kit.append(upload.id, 0, b"12345")
+    await kit.finish(upload.id)
+    output = r"an odd\name\t of 'it'"
+    done = _export(kit, upload.id, age=_age("x25519"), output=output)
+    assert done.returncode == 0, done.stderr
+    assert b"is that of the receipt" in done.stderr
+    assert (kit.folder / output).read_bytes() == b"12345"
+
+
+@async_test
 async def test_unfinished_upload_gives_what_was_acknowledged(tmp_path: Path) -> None:
     """A line that a crash cut in two, and bytes past the last commit, are left out."""
     kit = StoreKit(tmp_path)
@@ -111,6 +126,9 @@ async def test_damage_a_wrong_identity_and_mistakes_leave_no_output(tmp_path: Pa
     assert b"no upload" in _export(kit, "0" * 32, age=age).stderr
     assert b"hex digits" in _export(kit, "../x", age=age).stderr
     assert b"exists already" in _export(kit, upload.id, age=age, output="root.txt").stderr
+    (kit.folder / "mine.part").write_bytes(b"mine")
+    assert b"mine.part exists already" in _export(kit, upload.id, age=age, output="mine").stderr
+    assert (kit.folder / "mine.part").read_bytes() == b"mine"
     data = kit.store.layout.of(upload.id).data
     raw = bytearray(data.read_bytes())
     raw[-1] ^= 1
