@@ -29,6 +29,8 @@ from storage.log import LogState
 from storage.recovery import Chain, not_found, read_chain, read_durable, waiting_at
 
 _CACHE_ENTRIES = 4096
+_MOST_KEY_FILE_BYTES = 1 << 20
+"""More than an envelope or a receipt ever has; what stands in its place may be anything."""
 _POLICIES = 1024
 
 
@@ -178,7 +180,21 @@ class StoreBase:
             self.distrusted.add(upload_id)
             self.known.forget(upload_id)
             return distrusted()
-        return StorageFailedError("the disk failed; what was acknowledged stays")
+        return StorageFailedError(f"the disk failed under upload {upload_id} ({error.strerror}); what is stored stays")
+
+    def read_key_file(self, upload_id: str, path: Path) -> bytes:
+        """Return an upload's envelope or receipt.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            StorageFailedError: It cannot be read.
+        """
+        try:
+            return self.disk.read_small(path, _MOST_KEY_FILE_BYTES)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self.failed(upload_id, error) from error
 
     def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
         """Read and verify a whole log."""

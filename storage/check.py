@@ -4,6 +4,7 @@ An upload may be written while it is looked at, by a running server. So what loo
 log has changed meanwhile, and only what stays wrong is a finding.
 """
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundErro
 from dropoff_tus.model import Mode, Role
 from storage.base import StoreBase, new_hash
 from storage.engine import FileStore
+from storage.journal import JOURNAL, Written
 from storage.log import LogState
-from storage.reading import open_with, read_plain
+from storage.reading import load_part, open_with, read_plain
 from storage.receipts import read_receipt
 from storage.recovery import Chain
 from storage.segment import ciphertext_matches
+from storage.shredding import leftovers
 
 _LOOKS = 3
+_NO_ENVELOPE = "its envelope is missing: not even the root identities open it"
 Advance = Callable[[int], None]
 
 
@@ -61,8 +65,9 @@ async def check_store(
     Yields:
         One finding an upload.
     """
+    written = Written(store.base.settings.keys_dir / JOURNAL)
     for upload_id in await store.upload_ids() if upload_ids is None else upload_ids:
-        yield await store.run(_check, store.base, upload_id, depth)
+        yield await store.run(_check, store.base, upload_id, depth, written)
 
 
 async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
@@ -80,12 +85,12 @@ async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
     return await store.run(work)
 
 
-def _check(base: StoreBase, upload_id: str, depth: Depth) -> Finding:
+def _check(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> Finding:
     problem, size = None, 0
     for _ in range(_LOOKS):
         before = _log_bytes(base, upload_id)
         try:
-            size = _verify(base, upload_id, depth)
+            size = _verify(base, upload_id, depth, written)
         except UploadNotFoundError:
             problem = _without_log(base, upload_id)
             if problem is None:
@@ -114,13 +119,12 @@ def _log_bytes(base: StoreBase, upload_id: str) -> int:
         return -1
 
 
-def _verify(base: StoreBase, upload_id: str, depth: Depth) -> int:
+def _verify(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> int:
     """Return the ciphertext bytes that were verified."""
     chain = base.chain(upload_id, every_signature=True)
     state, paths = chain.state, base.layout.of(upload_id)
     if state.ended is not None:
-        left = [path.name for path in paths.key_files if path.exists()]
-        if left or paths.data.stat().st_size:
+        if leftovers(base, upload_id):
             raise _ProblemError("it has ended, but keys or bytes of it are left; run `dropoff-tus store sweep`")
         return 0
     if state.log_bytes == state.create_bytes:
@@ -129,22 +133,46 @@ def _verify(base: StoreBase, upload_id: str, depth: Depth) -> int:
     if not state.final and paths.receipt.exists():
         raise _ProblemError("it has a receipt, but its final record is gone")
     _verify_bytes(base, chain, depth)
-    if not paths.root_envelope.exists():
-        raise _ProblemError("its envelope is missing: not even the root identities open it")
+    if not depth.identities:
+        _verify_envelope(base, state, written)
     if state.final and state.mode is Mode.MANAGED and not paths.server_envelope.exists():
         raise _ProblemError("the server's envelope is missing")
-    for part in state.parts:
-        part_state = base.load(part)
-        if part_state.ended is not None:
-            raise _ProblemError(f"its part {part} was {part_state.ended.value}")
+    _verify_parts(base, state)
     if depth.identities:
         _decrypt(base, state, depth)
     return state.data_bytes
 
 
+def _verify_envelope(base: StoreBase, state: LogState, written: Written) -> None:
+    """See, with no key, that the envelope is byte for byte what the creation, or a rotation, wrote."""
+    try:
+        blob = base.read_key_file(state.id, base.layout.of(state.id).root_envelope)
+    except FileNotFoundError:
+        raise _ProblemError(_NO_ENVELOPE) from None
+    found = hashlib.sha256(blob).hexdigest()
+    # Logs from before it was recorded do not say it.
+    if found != state.create.get("root", found) and not written.has(state.id, found):
+        message = "its envelope is not the one that was written; see with --identity whether it opens, or put it back"
+        raise _ProblemError(message)
+
+
+def _verify_parts(base: StoreBase, state: LogState) -> None:
+    """See that the parts of a concatenation are still the same; their bytes are verified as theirs."""
+    final_hashes = {part: final_hash for part, final_hash, _ in state.final_parts}
+    for part in state.parts:
+        part_state = load_part(base, state, part)
+        if part_state.ended is not None:
+            raise _ProblemError(f"its part {part} was {part_state.ended.value}")
+        if part_state.final_hash != final_hashes.get(part, part_state.final_hash):
+            raise _ProblemError(f"its part {part} is not the one that was concatenated")
+
+
 def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
     state = chain.state
-    data = base.disk.open_existing(base.layout.of(state.id).data)
+    try:
+        data = base.disk.open_existing(base.layout.of(state.id).data)
+    except FileNotFoundError:
+        raise _ProblemError("its data is gone") from None
     try:
         size = os.fstat(data).st_size
         if size < state.data_bytes or (state.final and size != state.data_bytes):
@@ -163,7 +191,8 @@ def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
     try:
         open_with(base, state, depth.identities)
     except KeyMissingError:
-        raise _ProblemError("none of the identities opens it") from None
+        there = base.layout.of(state.id).root_envelope.exists()
+        raise _ProblemError("none of the identities opens it" if there else _NO_ENVELOPE) from None
     if depth.quick or (state.role is Role.FINAL and not state.final):
         return
     receipt = read_receipt(base, state.id, depth.identities) or {}

@@ -147,7 +147,13 @@ class Disk:
     def open_existing(self, path: Path, *, write: bool = False) -> int:
         """Open a file that exists, never through a link. Returns a descriptor for the caller to close."""
         flags = os.O_RDWR if write else os.O_RDONLY
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not blocking, or a FIFO in its place would keep the thread for ever.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def read_small(self, path: Path, most_bytes: int) -> bytes:
+        """Return what a small file holds, never through a link; of a larger one, or of a device, one byte too many."""
+        with os.fdopen(self.open_existing(path), "rb") as file:
+            return file.read(most_bytes + 1)
 
     def write_at(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of data at an offset, however many calls it takes."""

@@ -79,13 +79,24 @@ class Journal:
             self._descriptor = -1
 
 
-def was_written(path: Path, upload_id: str, digest: str) -> bool:
-    """Tell whether a rotation wrote an upload's envelope with this hash, the last one or an earlier one."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    return any((found, wrote) == (upload_id, digest) for found, _, wrote in _lines(raw))
+class Written:
+    """What rotations wrote; the journal is read anew when it has grown."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the journal's path; there may be none."""
+        self._path = path
+        self._size = 0
+        self._pairs: set[tuple[str, str]] = set()
+
+    def has(self, upload_id: str, digest: str) -> bool:
+        """Tell whether one of them wrote an upload's envelope with this hash, the last one or an earlier one."""
+        try:
+            if self._path.stat().st_size != self._size:
+                raw = self._path.read_bytes()
+                self._size, self._pairs = len(raw), {(found, wrote) for found, _, wrote in _lines(raw)}
+        except FileNotFoundError:
+            return False
+        return (upload_id, digest) in self._pairs
 
 
 def _lines(raw: bytes) -> Iterator[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from dropoff_tus.errors import (
+    DropoffError,
     KeyMissingError,
     MismatchedOffsetError,
     ServerShutdownError,
@@ -26,12 +27,12 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
 from storage.base import Known, StoreBase, distrusted
 from storage.holder import QUIET_SECONDS, Holder
-from storage.journal import JOURNAL, was_written
+from storage.journal import JOURNAL, Written
 from storage.lease import FileLease
-from storage.log import LogState, check_signs
+from storage.log import LogState, check_signs, damaged
 from storage.pools import Pools
 from storage.reading import open_own_envelope
-from storage.recovery import not_found, read_chain, read_durable, repair
+from storage.recovery import not_found, read_chain, read_durable, read_state, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
@@ -165,12 +166,22 @@ class Leases:
         try:
             log = self._base.disk.open_existing(paths.log, write=True)
             return log, self._base.disk.open_existing(paths.data, write=True)
+        except FileNotFoundError:
+            if log < 0:
+                raise not_found() from None
+            try:
+                raise self._without_data(log, upload_id)
+            finally:
+                os.close(log)
         except OSError as error:
             if log >= 0:
                 os.close(log)
-            if isinstance(error, FileNotFoundError):
-                raise not_found() from None
             raise self._base.failed(upload_id, error) from error
+
+    def _without_data(self, log: int, upload_id: str) -> DropoffError:
+        """Tell a creation that a power cut took a part of from an upload whose bytes were taken away."""
+        state, _ = read_state(log, upload_id, self._base.keys.signing)
+        return not_found() if state.log_bytes == state.create_bytes else damaged(upload_id, "its data is gone")
 
     def _recover(self, upload_id: str, log: int, data: int, for_append: bool) -> LogState:  # noqa: FBT001
         base = self._base
@@ -206,13 +217,14 @@ class Leases:
         """
         paths = self._base.layout.of(state.id)
         try:
-            root, server = paths.root_envelope.read_bytes(), paths.server_envelope.read_bytes()
+            root, server = (
+                self._base.read_key_file(state.id, path) for path in (paths.root_envelope, paths.server_envelope)
+            )
         except FileNotFoundError:
             raise not_found() from None
         found = hashlib.sha256(root).hexdigest()
-        whole = found == state.create.get("root", found) or was_written(
-            self._base.settings.keys_dir / JOURNAL, state.id, found
-        )
+        written = Written(self._base.settings.keys_dir / JOURNAL)
+        whole = found == state.create.get("root", found) or written.has(state.id, found)
         if not whole or not server:
             raise not_found()
         with contextlib.suppress(KeyMissingError):

@@ -25,7 +25,7 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
         UploadDamagedError: It is not this upload's.
     """
     try:
-        blob = base.layout.of(state.id).server_envelope.read_bytes()
+        blob = base.read_key_file(state.id, base.layout.of(state.id).server_envelope)
     except FileNotFoundError:
         blob = b""
     identities = base.keys.own_identities(state.mode, state.create["epoch"], state.key_type)
@@ -40,7 +40,7 @@ def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> En
     if not identities:
         return open_own_envelope(base, state)
     try:
-        blob = base.layout.of(state.id).root_envelope.read_bytes()
+        blob = base.read_key_file(state.id, base.layout.of(state.id).root_envelope)
     except FileNotFoundError:
         message = f"the envelope of upload {state.id} is gone; it was shredded"
         raise KeyMissingError(message) from None
@@ -70,13 +70,18 @@ def read_plain(
         return
     end = state.offset if stop is None else min(stop, state.offset)
     envelope = open_with(base, state, identities)
-    data = base.disk.open_existing(base.layout.of(upload_id).data)
     try:
-        if os.fstat(data).st_size != state.data_bytes and state.final:
-            raise damaged(upload_id, "its data has another size than what was committed")
-        yield from read_segments(data, upload_id, chain.segments, envelope.identity, start, end)
-    finally:
-        os.close(data)
+        data = base.disk.open_existing(base.layout.of(upload_id).data)
+        try:
+            if os.fstat(data).st_size != state.data_bytes and state.final:
+                raise damaged(upload_id, "its data has another size than what was committed")
+            yield from read_segments(data, upload_id, chain.segments, envelope.identity, start, end)
+        finally:
+            os.close(data)
+    except FileNotFoundError:
+        raise damaged(upload_id, "its data is gone") from None
+    except OSError as error:
+        raise base.failed(upload_id, error) from error
 
 
 def _read_parts(
@@ -88,8 +93,8 @@ def _read_parts(
     committed = state.final_parts or tuple((p[0], p[1], p[2]) for p in final_parts(base, state))
     at = 0
     for part, final_hash, length in committed:
-        if _part(base, state, part).final_hash != final_hash:
-            raise damaged(state.id, "a part is not the one that was concatenated")
+        if load_part(base, state, part).final_hash != final_hash:
+            raise damaged(state.id, f"its part {part} is not the one that was concatenated")
         begin, until = max(start - at, 0), min(end - at, length)
         if begin < until:
             yield from read_plain(base, part, start=begin, stop=until, identities=identities)
@@ -127,10 +132,15 @@ def total_bytes(base: StoreBase, state: LogState) -> int:
     """Return the length of an upload or of a concatenation's parts."""
     if not state.parts:
         return state.offset
-    return sum(_part(base, state, part).offset for part in state.parts)
+    return sum(load_part(base, state, part).offset for part in state.parts)
 
 
-def _part(base: StoreBase, state: LogState, part: str) -> LogState:
+def load_part(base: StoreBase, state: LogState, part: str) -> LogState:
+    """Return where a part of a concatenation stands.
+
+    Raises:
+        UploadDamagedError: It is gone, or does not verify.
+    """
     try:
         return base.load(part)
     except UploadNotFoundError:
@@ -141,7 +151,7 @@ def final_parts(base: StoreBase, state: LogState) -> list[list[Any]]:
     """Return (id, hash of the last line, length) of each part of a concatenation."""
     parts: list[list[Any]] = []
     for part in state.parts:
-        part_state = _part(base, state, part)
+        part_state = load_part(base, state, part)
         if not part_state.final:
             raise damaged(state.id, "a part of the concatenation is not finished")
         parts.append([part, part_state.final_hash, part_state.offset])

@@ -81,7 +81,7 @@ def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[st
     """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
     try:
         identity = open_with(base, base.load(upload_id), identities).receipt_identity
-        blob = base.layout.of(upload_id).receipt.read_bytes()
+        blob = base.read_key_file(upload_id, base.layout.of(upload_id).receipt)
     except (FileNotFoundError, KeyMissingError, UploadNotFoundError):
         return None
     try:
@@ -115,7 +115,7 @@ def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
-        blob = base.layout.of(upload_id).receipt.read_bytes()
+        blob = base.read_key_file(upload_id, base.layout.of(upload_id).receipt)
         line = decrypt(blob, [receipt_identity(token)])
     except (FileNotFoundError, AgeError):
         return None

@@ -71,6 +71,7 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     size = os.fstat(log).st_size
     head = _first_line(log, size)
     if head is None:
+        _refuse_lost_beginning(log, size, upload_id, key)
         raise not_found()
     state = _create_state(head, upload_id, key)
     end, torn = _whole_end(log, size, upload_id)
@@ -299,6 +300,22 @@ def _first_line(log: int, size: int) -> bytes | None:
             return None if _lacks_sectors(line, 0) else line
         have += piece
     return None
+
+
+def _refuse_lost_beginning(log: int, size: int, upload_id: str, key: SigningKey) -> None:
+    """Refuse a log that lacks sectors of its create record and goes on past a first commit.
+
+    A crash leaves no more than one line behind such a record: that commit's sync makes both whole before anything
+    follows. What did follow was acknowledged.
+    """
+    _, *after = _read_up_to(log, size, upload_id).split(b"\n")
+    if len(after) < 2:  # noqa: PLR2004 - what is behind the first LF, and behind a second one
+        return
+    found = verify_line(after[0] + b"\n", key)
+    # The LF of the create record itself may be lost, so that this is the third line.
+    goes_on = len(after) > 2 or after[1] or (found and found[0]["tot"][0] > len(found[0].get("segs", ())))  # noqa: PLR2004
+    if goes_on:
+        raise damaged(upload_id, "parts of its create record are gone, and commits that came later are there")
 
 
 def _whole_end(log: int, size: int, upload_id: str) -> tuple[int, bool]:

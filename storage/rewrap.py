@@ -90,7 +90,7 @@ class Rewrapper:
             self._remove_ended(state)
             return Rewrapped(state.id, Outcome.ENDED)
         try:
-            blob = path.read_bytes()
+            blob = self._base.read_key_file(state.id, path)
         except FileNotFoundError:
             raise damaged(state.id, "its envelope is missing; put it back from a backup") from None
         if self._journal.wrapped_for(state, blob) == wanted:

@@ -174,9 +174,10 @@ def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         base.disk.sync_path(paths.keys_folder)
     failpoint("after-shred-keys")
-    data = base.disk.open_existing(paths.data, write=True)
-    try:
-        base.disk.truncate(data, 0)
-    finally:
-        os.close(data)
+    with contextlib.suppress(FileNotFoundError):
+        data = base.disk.open_existing(paths.data, write=True)
+        try:
+            base.disk.truncate(data, 0)
+        finally:
+            os.close(data)
     base.unfinished.pop(upload_id, None)

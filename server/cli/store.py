@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
     from storage.check import Finding
+    from storage.engine import FileStore
     from storage.keys import ServerKeys
 
 app = group("Verify and clean the store.")
@@ -54,20 +55,20 @@ def check(
     from server.services import identify_store, store_settings
     from storage.catalog import open_catalog
     from storage.check import Depth, check_store, stored_bytes
-    from storage.engine import FileStore
+    from storage.engine import FileStore as Store
 
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])
 
     async def work() -> list[Finding]:
         # Reading alone needs no syncs.
-        store = FileStore(replace(store_settings(loaded), durability="os"), keys)
+        store = Store(replace(store_settings(loaded), durability="os"), keys)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
             await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None
-            ids = await store.upload_ids() if one is None else [one]
+            ids = await store.upload_ids() if one is None else [one, *await _parts(store, one)]
             # What has no folder is the comparison's to tell.
             ids = [upload_id for upload_id in ids if store.layout.of(upload_id).folder.exists()]
             with progress("check", 0 if quick else await stored_bytes(store, ids)) as advance:
@@ -89,6 +90,16 @@ def check(
         note(f"{checked} uploads checked, {len(bad)} with findings")
     if bad:
         sys.exit(1)
+
+
+async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:
+    """Return the parts of a concatenation, in which its bytes are."""
+    from dropoff_tus.errors import DropoffError
+
+    try:
+        return (await store.stat(upload_id)).parts
+    except DropoffError:
+        return ()  # the check itself says what is wrong
 
 
 def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:

@@ -104,7 +104,7 @@ def test_check_finds_a_flipped_byte_and_quick_does_not_look(running: ServerProce
 
 
 def test_check_with_an_identity_finds_what_no_one_can_open(running: ServerProcess, tmp_path: Path) -> None:
-    """A changed or foreign envelope, which ciphertext alone cannot show."""
+    """Whether it opens; that the envelope is another than was written is seen without one."""
     upload_id = upload_id_of(running.drop.site.upload(b"hello" * 1000))
     identity = running.data / "root-identity.txt"
     other = tmp_path / "other.txt"
@@ -113,12 +113,42 @@ def test_check_with_an_identity_finds_what_no_one_can_open(running: ServerProces
     assert found == {upload_id: "none of the identities opens it"}
     envelope = next(path for path in _keys(running, upload_id) if path.name == f"{upload_id}.age")
     _flip(envelope, envelope.stat().st_size - 1)
-    assert _problems(running, upload_id) == {}
-    assert "envelope" in _problems(running, upload_id, "--identity", str(identity))[upload_id]
+    for options in ((), ("--quick",), ("--identity", str(identity))):
+        assert "envelope" in _problems(running, upload_id, *options)[upload_id]
     _flip(envelope, envelope.stat().st_size - 1)
     envelope.rename(envelope.with_suffix(".away"))
-    assert "envelope is missing" in _problems(running, upload_id)[upload_id]
+    for options in ((), ("--identity", str(identity))):
+        assert "envelope is missing" in _problems(running, upload_id, *options)[upload_id]
     envelope.with_suffix(".away").rename(envelope)
+
+
+def test_check_of_a_concatenation_reads_its_parts(running: ServerProcess) -> None:
+    """Its bytes are theirs."""
+    site = running.drop.site
+    parts = [site.upload(word, {"Upload-Concat": "partial"}) for word in (b"one", b"two")]
+    final = site.post({"Upload-Concat": "final;" + " ".join(parts)}).needed("Location")
+    assert _problems(running, final) == {}
+    data = _folder(running, upload_id_of(parts[1])) / "data"
+    _flip(data, data.stat().st_size - 1)
+    assert _problems(running, final) == {upload_id_of(parts[1]): "segment 0 is not what was committed"}
+    _flip(data, data.stat().st_size - 1)
+
+
+def test_upload_whose_data_is_gone_is_damaged_not_unknown(running: ServerProcess, tmp_path: Path) -> None:
+    """Nobody is told to begin anew, nor that the target of an export could not be written; put back, it goes on."""
+    url, finished = running.drop.site.create(10), running.drop.site.upload(b"hello")
+    assert running.drop.site.patch(url, 0, b"hello").status == 204
+    for one in (url, finished):
+        _folder(running, upload_id_of(one)).joinpath("data").rename(tmp_path / upload_id_of(one))
+    try:
+        assert running.drop.site.patch(url, 5, b"world").error_code == "ERR_UPLOAD_DAMAGED"
+        done = running.cli("upload", "export", finished, "--output", str(tmp_path / "out"), check=False)
+        assert b"its data is gone" in done.stderr
+        assert _problems(running) == dict.fromkeys(map(upload_id_of, (url, finished)), "its data is gone")
+    finally:
+        for one in (url, finished):
+            (tmp_path / upload_id_of(one)).rename(_folder(running, upload_id_of(one)) / "data")
+    assert running.drop.site.patch(url, 5, b"world").status == 204
 
 
 def test_check_tells_where_store_and_catalog_disagree(running: ServerProcess, tmp_path: Path) -> None:

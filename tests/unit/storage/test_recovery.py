@@ -116,6 +116,22 @@ def test_last_line_cut_anywhere_is_torn(log: _Log) -> None:
         assert (state.offset, torn) == (2, len(log.lines[-1]) - missing)
 
 
+def test_lost_sectors_before_later_commits_are_damage(log: _Log) -> None:
+    """No crash takes what a later commit made durable: only up to the first one is it a creation that never was."""
+    create, first = len(log.lines[0]), len(log.lines[0]) + len(log.lines[1])
+    for start in range(0, create, _SECTOR_BYTES):
+        stop = min(start + _SECTOR_BYTES, len(log.raw))
+        lost = log.raw[:start] + bytes(stop - start) + log.raw[stop:]
+        # Without the LF of the create record the beginning of a third line looks like that of the second.
+        begun = [] if stop >= create else [first + 1]
+        for size in (len(log.raw), len(log.raw) - len(log.lines[-1]), len(log.raw) - 1, *begun):
+            with pytest.raises(UploadDamagedError, match="create record"):
+                log.read(lost[:size])
+        for size in (create - 1, create, create + 1, first - 1, first):
+            with pytest.raises(UploadNotFoundError):
+                log.read(lost[:size])
+
+
 @pytest.mark.parametrize("every_signature", [False, True])
 @pytest.mark.parametrize(
     "change",
