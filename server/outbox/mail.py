@@ -3,6 +3,7 @@
 Told are ids, times and sizes; names of files only where the configuration says so, for mail lies on many disks.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import aiosmtplib
 
@@ -114,6 +115,9 @@ class MailCourier:
             with contextlib.suppress(aiosmtplib.SMTPException):
                 await client.quit(timeout=_GOODBYE_SECONDS)
         finally:
+            # A TLS connection that is merely closed waits for the other side's farewell, up to half a minute.
+            if client.transport is not None:
+                cast("asyncio.WriteTransport", client.transport).abort()
             client.close()
         return refused
 

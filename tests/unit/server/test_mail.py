@@ -1,6 +1,9 @@
 """The digest: what one message says of many uploads, and how a mail server's refusals are told."""
 
 import asyncio
+import contextlib
+import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -101,7 +104,7 @@ async def test_what_a_mail_server_refuses_is_a_fixed_phrase(post: _Post) -> None
 
 @async_test
 async def test_mail_server_that_answers_no_more_holds_up_nothing(post: _Post) -> None:
-    """Who ends a delivery, because its time is up or the program stops, does not wait for a goodbye."""
+    """Who ends a delivery, because its time is up or the program stops, keeps nothing and waits for no goodbye."""
     post.server.silent = True
     try:
         before = time.monotonic()
@@ -109,8 +112,20 @@ async def test_mail_server_that_answers_no_more_holds_up_nothing(post: _Post) ->
             async with asyncio.timeout(1):
                 await post.deliver(post.rows(1))
         assert time.monotonic() - before < 3
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert _connections_to(post.server.port) == 0
     finally:
         post.server.silent = False
+
+
+def _connections_to(port: int) -> int:
+    """Count this process's sockets that are connected to a port."""
+    count = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as one:
+            count += one.getpeername()[1:2] == (port,)
+    return count
 
 
 @async_test
