@@ -93,7 +93,7 @@ class Event:
     """The signed line of a checkpoint that is kept in the chain itself."""
 
 
-_WITHIN = {"limits", "policy"}
+_WITHIN = {"limits", "policy", "code_mac"}
 _LIMITS = tuple(field.name for field in fields(Limits))
 _TERMS = tuple(field.name for field in fields(Dropoff) if field.name not in _WITHIN)
 
@@ -103,6 +103,7 @@ def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
     changed = [name for name in _TERMS if getattr(before, name) != getattr(after, name)]
     changed += [name for name in _LIMITS if getattr(before.limits, name) != getattr(after.limits, name)]
     changed += [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
+    changed += ["has_code"] if before.code_mac != after.code_mac else []
     return Event(Act.DROP_EDIT, after.id, result=" ".join(changed)) if changed else None
 
 

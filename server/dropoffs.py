@@ -52,9 +52,10 @@ class NewDrop:
 
 
 class DropEdit(TypedDict, total=False):
-    """What is to be changed of a drop-off; what is left out stays."""
+    """What is to be changed of a drop-off; what is left out stays. `has_code` can only be taken away."""
 
     name: str
+    has_code: bool
     opens_at: datetime | None
     expires_at: datetime | None
     mode: Mode
@@ -70,7 +71,7 @@ class DropEdit(TypedDict, total=False):
 
 
 _LIMITS = tuple(field.name for field in fields(Limits))
-_TERMS = tuple(name for name in DropEdit.__annotations__ if name not in {*_LIMITS, "mode", "recipients"})
+_TERMS = tuple(name for name in DropEdit.__annotations__ if name not in {*_LIMITS, "mode", "recipients", "has_code"})
 
 
 class Dropoffs:
@@ -129,11 +130,17 @@ class Dropoffs:
             PolicyTamperedError: The present mode and recipients are not those that were signed; nothing was changed.
         """
         now = self._clock.now()
+        if edit.get("has_code"):
+            raise InvalidFieldError(
+                "has_code", "can be false alone, which takes the code away; new-code makes one and shows it"
+            )
 
         def change(present: Dropoff) -> Dropoff:
             terms: dict[str, Any] = {name: edit.get(name, getattr(present, name)) for name in _TERMS}
             limits: dict[str, Any] = {name: edit.get(name, getattr(present.limits, name)) for name in _LIMITS}
-            changed = replace(present, **terms, limits=Limits(**limits), policy=self._policy(present, edit))
+            code_mac = None if "has_code" in edit else present.code_mac
+            policy = self._policy(present, edit)
+            changed = replace(present, **terms, limits=Limits(**limits), policy=policy, code_mac=code_mac)
             self._check(changed, edit, now)
             return changed
 

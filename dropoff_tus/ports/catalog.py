@@ -40,7 +40,7 @@ class Catalog(Protocol):
         ...
 
     async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
-        """Put another value in a drop-off's place; its id, its code and its uploads stay. None if there is none.
+        """Put another value in a drop-off's place; its id and its uploads stay. None if there is none.
 
         Raises:
             Whatever `change` raises; nothing was changed then.

@@ -90,6 +90,11 @@ class DropEditing(Request):
     """
 
     name: Name = Field(default_factory=str, description="What you call it.")
+    has_code: bool = Field(
+        default_factory=bool,
+        json_schema_extra={"const": False},
+        description="False takes the code away: anyone who has the URL can upload; new-code makes one again.",
+    )
     opens_at: Moment | None = Field(None, description="When it begins to take uploads; must lie ahead; null: now.")
     expires_at: Moment | None = Field(None, description="Must lie ahead; null: never.")
     mode: Mode = Field(default_factory=lambda: Mode.MANAGED, description="Of uploads that are created from now on.")

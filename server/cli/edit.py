@@ -34,6 +34,7 @@ def register(drop: typer.Typer) -> None:
 def edit(  # noqa: PLR0917 - its options
     drop_id: DropId,
     name: Annotated[str | None, typer.Option(help="What you call it.")] = None,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload from now on.")] = False,
     opens: Annotated[str | None, typer.Option(help="When it begins to take uploads: 2d, or a time; 0: now.")] = None,
     expires: Annotated[str | None, typer.Option(help="7d, or 2030-01-31T12:00:00Z; 0: never.")] = None,
     max_upload_bytes: Annotated[str | None, typer.Option(help="Of one upload; e.g. 10GiB. 0: no limit.")] = None,
@@ -65,7 +66,8 @@ def edit(  # noqa: PLR0917 - its options
 
     What has been created keeps its mode, its recipients (see `keys rotate --drop`) and its place, whatever the new
     limits. --retain holds for what is here too: a shorter one shreds within a minute what is older. Mode and
-    recipients are signed anew. `drop close`, `reopen` and `new-code` change the rest.
+    recipients are signed anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and
+    `reopen` change the rest.
 
     Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
     """
@@ -75,6 +77,7 @@ def edit(  # noqa: PLR0917 - its options
     loaded = read_config(config)
     options: dict[str, tuple[Any, Callable[[Any], object]]] = {
         "name": (name, str),
+        "has_code": (False if no_code else None, bool),
         "opens_at": (opens, lambda text: time_option(text, "--opens")),
         "expires_at": (expires, lambda text: time_option(text, "--expires")),
         "max_upload_bytes": (max_upload_bytes, lambda text: size_option(text, 0, "--max-upload-bytes")),
@@ -104,6 +107,10 @@ def edit(  # noqa: PLR0917 - its options
         return DropUsageAnswer.with_usage(conf.server.base_url, *done).model_dump(mode="json")
 
     changed = with_catalog(config, work)
+    if no_code:
+        note(
+            "no code is needed any more: anyone who has the URL can upload; `dropoff-tus drop new-code` makes one again"
+        )
     if changed["notify"] and loaded.mail.server is None:
         note("warning: section [mail] names no server, so nobody is notified; see config.example.toml")
     if as_json:

@@ -63,6 +63,7 @@ _TERMS = (
     "mode",
     "recipients",
     "policy_signature",
+    "code_mac",
     "max_upload_bytes",
     "max_total_bytes",
     "max_uploads",
@@ -72,7 +73,7 @@ _TERMS = (
     "retain_seconds",
     "contact",
 )
-"""What may be changed of a drop-off, other than by closing it or giving it a code."""
+"""What may be changed of a drop-off, other than by closing it or giving it a new code."""
 
 CHANGE_DROPOFF = (
     update(dropoffs)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.api_client import EVERY_SCOPE, Api
 from tests.support.server_process import Drop, ServerProcess, run_warm, upload_id_of
-from tests.support.tus_raw import metadata
+from tests.support.tus_raw import TusSite, metadata
 
 pytestmark = pytest.mark.timeout(180)
 _NO_DROP, _NO_UPLOAD = "00000000-0000-4000-8000-000000000000", "0" * 32
@@ -111,6 +111,34 @@ def test_drop_edited_holds_for_the_next_upload(server: ServerProcess, api: Api) 
     assert answers == [200, 403]
 
 
+@pytest.mark.parametrize("way", ["http", "command line"])
+def test_drop_edited_to_need_no_code_lets_anyone_in_until_it_has_one_again(
+    server: ServerProcess, api: Api, way: str
+) -> None:
+    """From the next request on, both ways; the old code does not come back; and the audit tells each change once."""
+    drop = server.create_drop()
+    anyone, old = TusSite(drop.upload_url, None), drop.site
+    assert anyone.post({"Upload-Length": "1"}).status == 403
+    assert anyone.request("GET", f"{drop.page_url}/info", {}).status == 403
+    for _ in range(2):
+        if way == "http":
+            edited = api("PATCH", f"/drops/{drop.id}", {"has_code": False}).json
+        else:
+            said = server.cli("drop", "edit", drop.id, "--no-code").stderr
+            assert b"no code is needed any more: anyone who has the URL can upload" in said
+            assert b"new-code" in said
+            edited = server.cli_json("drop", "show", drop.id)
+        assert edited["has_code"] is False
+        assert [site.post({"Upload-Length": "1"}).status for site in (anyone, old)] == [201, 201]
+    assert anyone.request("GET", f"{drop.page_url}/info", {}).status == 200
+    code = api("POST", f"/drops/{drop.id}/new-code").json["code"]
+    assert [site.post({"Upload-Length": "1"}).status for site in (anyone, old)] == [403, 403]
+    assert TusSite(drop.upload_url, code).post({"Upload-Length": "1"}).status == 201
+    acts = ("drop.edit", "drop.new_code")
+    told = [(row["act"], row.get("result")) for row in _rows(server) if row["act"] in acts and row["drop"] == drop.id]
+    assert told == [("drop.edit", "has_code"), ("drop.new_code", None)]
+
+
 def test_parts_of_before_the_mode_was_changed_are_not_joined(server: ServerProcess, api: Api) -> None:
     """A sealed whole must not have parts that the server can read, nor the other way round."""
     drop = server.create_drop()
@@ -129,7 +157,7 @@ def test_parts_of_before_the_mode_was_changed_are_not_joined(server: ServerProce
         ({"name": None}, "name"),
         ({"name": ""}, "name"),
         ({"id": _NO_DROP}, "id"),
-        ({"has_code": False}, "has_code"),
+        ({"has_code": True}, "has_code"),
         ({"max_uploads": None}, "max_uploads"),
         ({"opens_at": "2001-01-01T00:00:00Z"}, "opens_at"),
         ({"recipients": ["age1nonsense"]}, "recipients"),

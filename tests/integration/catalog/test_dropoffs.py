@@ -143,7 +143,7 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
 
 @async_test
 async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> None:
-    """All that may change does, in one transaction, and is told by name; its code and what it has received stay."""
+    """All that may change does, in one transaction, and is told by name; what it has received stays."""
     limits = Limits(5, 6, 7, ("text/csv",), ("*.csv",))
     dropoff = make_dropoff(code_mac=bytes(32))
     wanted = replace(
@@ -156,6 +156,7 @@ async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> No
         notify=("a@example.org",),
         retain_seconds=9,
         contact="Ada",
+        code_mac=None,
     )
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
@@ -171,7 +172,7 @@ async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> No
         told = [json.loads(text) for _, text in await catalog.audit_rows(0, 99)]
     assert [row["act"] for row in told] == ["drop.create", "upload.create", "drop.edit"]
     assert set(told[-1]["result"].split()) == {
-        *("name", "opens_at", "expires_at", "notify", "retain_seconds", "contact", "mode", "recipients"),
+        *("name", "opens_at", "expires_at", "notify", "retain_seconds", "contact", "mode", "recipients", "has_code"),
         *("max_upload_bytes", "max_total_bytes", "max_uploads", "allowed_types", "name_patterns"),
     }
 
