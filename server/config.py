@@ -35,6 +35,7 @@ from server.setting_types import (
     KeySource,
     Listen,
     MailAddress,
+    MailAddresses,
     Networks,
     Origins,
     PublicUrl,
@@ -144,6 +145,7 @@ class DropoffsSection(_Section):
     max_uploads: Count = 0
     allowed_types: tuple[str, ...] = ()
     name_patterns: tuple[str, ...] = ()
+    notify: MailAddresses = ()
     retain: Duration = 0.0
     contact: str = ""
     sealed: bool = False

@@ -12,10 +12,9 @@ from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
-from server.units import check_label, mail_address
+from server.units import check_label, mail_addresses
 
 MOST_UPLOADS = 2**31 - 1
-MOST_ADDRESSES = 20
 
 
 class Keys(Protocol):
@@ -217,13 +216,10 @@ class Dropoffs:
 
 
 def _check_addresses(addresses: Sequence[str]) -> None:
-    if len(addresses) > MOST_ADDRESSES:
-        raise InvalidFieldError("notify", f"takes up to {MOST_ADDRESSES} addresses; write that of a list")
-    for address in addresses:
-        try:
-            mail_address(address)
-        except ValueError as error:
-            raise InvalidFieldError("notify", str(error)) from None
+    try:
+        mail_addresses(addresses)
+    except ValueError as error:
+        raise InvalidFieldError("notify", str(error)) from None
 
 
 def _check_patterns(field: str, patterns: Sequence[str], example: str, *, needed: str = "") -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from dropoff_tus.outbox import EventKind
-from server.units import mail_address, parse_duration, parse_size, parse_time
+from server.units import mail_address, mail_addresses, parse_duration, parse_size, parse_time
 
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _LAST_PORT = 65535
@@ -191,6 +191,7 @@ PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 HookUrl = Annotated[str, BeforeValidator(_hook_url)]
 MailAddress = Annotated[str, BeforeValidator(mail_address)]
+MailAddresses = Annotated[tuple[str, ...], BeforeValidator(mail_addresses)]
 HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
 Events = Annotated[tuple[str, ...], BeforeValidator(_events)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]

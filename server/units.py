@@ -22,6 +22,8 @@ MOST_LABEL_CHARACTERS = 200
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _MOST_ADDRESS = 254
+MOST_ADDRESSES = 20
+"""Of those whom one drop-off names."""
 
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -35,6 +37,17 @@ def mail_address(value: object) -> str:
         message = 'is not a mail address; write e.g. "data@example.org", without a name'
         raise ValueError(message)
     return value
+
+
+def mail_addresses(values: object) -> tuple[str, ...]:
+    """Read whom a drop-off names."""
+    if not isinstance(values, list | tuple):
+        message = 'must be a list; write e.g. ["data@example.org"]'
+        raise ValueError(message)  # noqa: TRY004 - as above
+    if len(values) > MOST_ADDRESSES:
+        message = f"takes up to {MOST_ADDRESSES} addresses; write that of a list"
+        raise ValueError(message)
+    return tuple(mail_address(value) for value in values)
 
 
 def parse_size(value: object) -> int:

@@ -76,7 +76,7 @@ async def create_drop(request: web.Request) -> BaseModel:
         sealed=defaults.sealed if wanted.mode is None else wanted.mode is Mode.SEALED,
         opens_at=_moment("opens_at", wanted.opens_at),
         expires_at=expires,
-        notify=tuple(wanted.notify),
+        notify=defaults.notify if wanted.notify is None else tuple(wanted.notify),
         retain_seconds=_or(wanted.retain_seconds, int(defaults.retain)),
         contact=defaults.contact if wanted.contact is None else wanted.contact,
     )

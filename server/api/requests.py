@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dropoff_tus.errors import BodyTimeoutError
 from dropoff_tus.model import Dropoff, Mode, UploadRow, UploadState
-from server.dropoffs import MOST_ADDRESSES
 from server.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
-from server.units import MOST_LABEL_CHARACTERS
+from server.units import MOST_ADDRESSES, MOST_LABEL_CHARACTERS
 
 M = TypeVar("M", bound=BaseModel)
 MOST_BODY_BYTES = 64 << 10
@@ -72,8 +71,8 @@ class DropCreation(Request):
     recipients: list[Recipient] = Field(
         default_factory=list, max_length=_MOST_RECIPIENTS, description="age recipients instead of the configured roots."
     )
-    notify: list[MailText] = Field(
-        default_factory=list, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives."
+    notify: list[MailText] | None = Field(
+        None, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives; empty: nobody."
     )
     retain_seconds: int | None = Field(
         None, ge=0, le=_MOST_SECONDS, description="Finished uploads are shredded so long after completion; 0: never."
@@ -113,7 +112,9 @@ class DropEditing(Request):
         default_factory=list, max_length=_MOST_PATTERNS, description="Patterns of file names it takes; empty: any."
     )
     notify: list[MailText] = Field(
-        default_factory=list, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives."
+        default_factory=list,
+        max_length=MOST_ADDRESSES,
+        description="Mail addresses that are told what arrives; empty: nobody.",
     )
     retain_seconds: int = Field(
         default_factory=int,

@@ -82,6 +82,11 @@ def refused(error: InvalidFieldError) -> CommandError:
     return CommandError(f"{_OPTIONS.get(error.field, error.field)} {error.problem}")
 
 
+def listed(given: list[str]) -> tuple[str, ...]:
+    """Return what an option that may be repeated gives; once, and empty, it empties the list."""
+    return () if given == [""] else tuple(given)
+
+
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:
     """Return what a new drop-off is shown as."""
     from server.answers import NewDropAnswer
@@ -129,14 +134,17 @@ def create(  # noqa: PLR0917 - its options
     contact: Annotated[
         str | None, typer.Option(help="Whom an uploader may ask; shown to whoever has the code.")
     ] = None,
-    sealed: Annotated[bool, typer.Option("--sealed", help="Not even this server can read a finished upload.")] = False,
+    sealed: Annotated[
+        bool | None, typer.Option("--sealed/--managed", help="Whether not even this server can read finished uploads.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a drop-off and show its URL and its code, which is shown this once.
 
-    Send the code and the address in separate messages. What is not said here comes from section [dropoffs]. Types and
-    names are compared without case, and are what the client says they are: nobody looks into the file.
+    Send the code and the address in separate messages. What is not said here comes from section [dropoffs]; an empty
+    value, as in --notify '', empties a list of it. Types and names are compared without case, and are what the client
+    says they are: nobody looks into the file.
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
@@ -154,14 +162,14 @@ def create(  # noqa: PLR0917 - its options
             max_upload_bytes=size_option(max_upload_bytes, defaults.max_upload_bytes, "--max-upload-bytes"),
             max_total_bytes=size_option(max_total_bytes, defaults.max_total_bytes, "--max-total-bytes"),
             max_uploads=defaults.max_uploads if max_uploads is None else max_uploads,
-            allowed_types=defaults.allowed_types if allow_type is None else tuple(allow_type),
-            name_patterns=defaults.name_patterns if allow_name is None else tuple(allow_name),
+            allowed_types=defaults.allowed_types if allow_type is None else listed(allow_type),
+            name_patterns=defaults.name_patterns if allow_name is None else listed(allow_name),
         ),
-        recipients=tuple(recipient or ()),
-        sealed=sealed or defaults.sealed,
+        recipients=listed(recipient or []),
+        sealed=defaults.sealed if sealed is None else sealed,
         opens_at=time_option(opens, "--opens"),
         expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
-        notify=tuple(notify or ()),
+        notify=defaults.notify if notify is None else listed(notify),
         retain_seconds=int(duration_option(retain, defaults.retain, "--retain")),
         contact=defaults.contact if contact is None else contact,
     )

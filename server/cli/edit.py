@@ -15,7 +15,7 @@ from server.cli.context import (
     time_option,
     with_catalog,
 )
-from server.cli.drop import MOST_UPLOADS, DropId, dropoffs, load_keys, refused
+from server.cli.drop import MOST_UPLOADS, DropId, dropoffs, listed, load_keys, refused
 from server.cli.output import CommandError, note, print_json
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def edit(  # noqa: PLR0917 - its options
         "max_upload_bytes": (max_upload_bytes, lambda text: size_option(text, 0, "--max-upload-bytes")),
         "max_total_bytes": (max_total_bytes, lambda text: size_option(text, 0, "--max-total-bytes")),
         "max_uploads": (max_uploads, int),
-        "allowed_types": (allow_type, _listed),
-        "name_patterns": (allow_name, _listed),
-        "recipients": (recipient, _listed),
-        "notify": (notify, _listed),
+        "allowed_types": (allow_type, listed),
+        "name_patterns": (allow_name, listed),
+        "recipients": (recipient, listed),
+        "notify": (notify, listed),
         "retain_seconds": (retain, lambda text: int(duration_option(text, 0, "--retain"))),
         "contact": (contact, str),
         "mode": (sealed, lambda on: Mode.SEALED if on else Mode.MANAGED),
@@ -117,8 +117,3 @@ def edit(  # noqa: PLR0917 - its options
         print_json(changed)
     else:
         note("changed; see it with `dropoff-tus drop show`")
-
-
-def _listed(given: list[str]) -> tuple[str, ...]:
-    """Return what an option that may be repeated gives; once, and empty, it empties the list."""
-    return () if given == [""] else tuple(given)

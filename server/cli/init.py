@@ -158,6 +158,7 @@ async def _first_drop(config: Config) -> dict[str, object]:
             name="First drop-off",
             limits=defaults.limits,
             expires_at=time_option(defaults.expires, "dropoffs.expires"),
+            notify=defaults.notify,
             retain_seconds=int(defaults.retain),
             contact=defaults.contact,
         )

@@ -75,7 +75,6 @@ def _deeper(config: Config) -> tuple[list[str], list[str]]:
     from storage.keys import KeySourceError, check_recipient, load_server_keys
 
     mistakes: list[str] = []
-    remarks: list[str] = []
     wrong = check_url(config.catalog.url)
     if wrong is not None:
         mistakes.append(f"catalog.url: {wrong}")
@@ -87,8 +86,6 @@ def _deeper(config: Config) -> tuple[list[str], list[str]]:
             mistakes.append(f"keys.root_recipients: {error}")
     if len(kinds) > 1:
         mistakes.append("keys.root_recipients: mixes age1… and age1pq1…; write one type")
-    if not config.keys.root_recipients:
-        remarks.append("keys.root_recipients: is empty; only drop-offs with recipients of their own can receive")
     try:
         load_server_keys(key_places(config))
     except KeySourceError as error:
@@ -105,7 +102,17 @@ def _deeper(config: Config) -> tuple[list[str], list[str]]:
     socket = config.server.unix_socket
     if socket is not None and not socket.parent.is_dir():
         mistakes.append(f"server.unix_socket: there is no folder {socket.parent}; make it, or write another path")
-    return mistakes, remarks
+    return mistakes, _remarks(config)
+
+
+def _remarks(config: Config) -> list[str]:
+    """Name what may be meant so, and probably is not."""
+    remarks: list[str] = []
+    if not config.keys.root_recipients:
+        remarks.append("keys.root_recipients: is empty; only drop-offs with recipients of their own can receive")
+    if config.dropoffs.notify and config.mail.server is None:
+        remarks.append("dropoffs.notify: section [mail] names no server, so nobody is notified")
+    return remarks
 
 
 def _wrong_secrets(config: Config) -> list[str]:

@@ -19,7 +19,12 @@ _NO_DROP, _NO_UPLOAD = "00000000-0000-4000-8000-000000000000", "0" * 32
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Run a server for this module."""
-    settings = {"LIMITS__WRONG_CODES_PER_HOUR": "0", "DROPOFFS__RETAIN": "90d", "DROPOFFS__CONTACT": "Ada"}
+    settings = {
+        "LIMITS__WRONG_CODES_PER_HOUR": "0",
+        "DROPOFFS__RETAIN": "90d",
+        "DROPOFFS__CONTACT": "Ada",
+        "DROPOFFS__NOTIFY": "a@example.org,b@example.org",
+    }
     with ServerProcess(tmp_path_factory.mktemp("api-drops"), environment=settings) as running:
         yield running
 
@@ -35,12 +40,44 @@ def _rows(server: ServerProcess) -> list[dict[str, Any]]:
     return rows
 
 
-def test_drop_off_takes_the_configured_retention_and_contact_whoever_makes_it(server: ServerProcess, api: Api) -> None:
-    """By `init`, by the command line, and by the API."""
+def test_drop_off_takes_what_is_configured_whoever_makes_it(server: ServerProcess, api: Api) -> None:
+    """Retention, contact and whom it notifies: by `init`, by the command line, and by the API."""
     made = [server.drop.id, server.create_drop().id, api("POST", "/drops", {"name": "x"}).json["id"]]
     for drop_id in made:
         shown = api("GET", f"/drops/{drop_id}").json
         assert (shown["retain_seconds"], shown["contact"]) == (90 * 86400, "Ada")
+        assert shown["notify"] == ["a@example.org", "b@example.org"]
+    assert "dropoffs.notify: section [mail] names no server" in server.cli_json("check-config")["remarks"][-1]
+
+
+def test_drop_off_that_says_otherwise_takes_nothing_of_what_is_configured(server: ServerProcess, api: Api) -> None:
+    """Every default can be overruled at the creation, lists by an empty value, by the command line as by the API."""
+    before = server.environment
+    server.environment = {
+        **before,
+        "DROPOFFS__SEALED": "true",
+        "DROPOFFS__EXPIRES": "30d",
+        **{f"DROPOFFS__{key}": "7" for key in ("MAX_UPLOAD_BYTES", "MAX_TOTAL_BYTES", "MAX_UPLOADS")},
+        "DROPOFFS__ALLOWED_TYPES": "text/csv",
+        "DROPOFFS__NAME_PATTERNS": "*.csv",
+    }
+    limits = dict.fromkeys(("max_upload_bytes", "max_total_bytes", "max_uploads", "retain_seconds"), 0)
+    lists: dict[str, list[str]] = {key: [] for key in ("allowed_types", "name_patterns", "notify")}
+    empty = {"mode": "managed", "expires_at": None, "contact": "", **limits, **lists}
+    try:
+        configured = server.create_drop()
+        overruled = server.create_drop(
+            *("--managed", "--expires", "0", "--contact", "", "--retain", "0", "--notify", ""),
+            *("--max-upload-bytes", "0", "--max-total-bytes", "0", "--max-uploads", "0"),
+            *("--allow-type", "", "--allow-name", "", "--recipient", ""),
+        )
+    finally:
+        server.environment = before
+    shown = api("GET", f"/drops/{configured.id}").json
+    assert [key for key, value in empty.items() if shown[key] == value] == []
+    for drop_id in (overruled.id, api("POST", "/drops", {"name": "x", **empty}).json["id"]):
+        shown = api("GET", f"/drops/{drop_id}").json
+        assert {**shown, **empty} == shown
 
 
 def test_drop_edited_over_http_and_by_the_command_line_is_the_same(server: ServerProcess, api: Api) -> None:
