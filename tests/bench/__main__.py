@@ -22,7 +22,8 @@ from tests.bench.scenarios import Bench, RefusedError, Scenario, Sizes
 
 _FIELD = "product,product-os-none,tusd,tusjs"
 _EPILOG = """\
-contestants: tusd, tusd-hooks (its checks in an aiohttp endpoint), tusjs (@tus/server), product as shipped, or with
+contestants: tusd, tusd-hooks (its checks in an aiohttp endpoint), tusjs (@tus/server), bare (the ciphers, keys and
+files of an upload with nothing else, which this product cannot get below), product as shipped, or with
 any of fsync, os; sha256, blake3, none (digest); hybrid, x25519 (keys); sqlite, postgresql, as in product-os-none.
 base is the same for another checkout (--base ../other/.venv/bin/dropoff-tus), as in base-os-none.
 

@@ -1,4 +1,4 @@
-"""The servers that the bench races: this product in its variants, tusd with and without hooks, @tus/server."""
+"""The servers that the bench races: this product, tusd with and without hooks, @tus/server, and the bound."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from tests.support.server_process import REPOSITORY, free_port_pair, program
 _READY_SECONDS = 30
 _STOP_SECONDS = 20
 _LARGE_BYTES = 1 << 20
-NAMES = ("product", "base", "tusd", "tusd-hooks", "tusjs")
+NAMES = ("product", "base", "tusd", "tusd-hooks", "tusjs", "bare")
 _DURABILITIES = ("fsync", "os")
 _DIGESTS = ("sha256", "blake3", "none")
 _KEY_TYPES = ("hybrid", "x25519")
@@ -276,11 +276,32 @@ class TusJs(Contestant):
         return self.folder / "uploads"
 
 
+class Bare(Contestant):
+    """The ciphers, keys and files alone: the bound of this Python and processor."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Make its folder."""
+        super().__init__(name, folder)
+        self.uploads.mkdir()
+
+    def start(self, settings: Mapping[str, str]) -> None:  # noqa: ARG002 - they are the product's
+        """Run it."""
+        command = [sys.executable, "-m", "tests.bench.bare", str(self.port), str(self.uploads)]
+        self._spawn(command, PYTHONPATH=str(REPOSITORY))
+        self._wait_until_open(self.port)
+
+    @property
+    def uploads(self) -> Path:
+        """Return the folder it writes into."""
+        return self.folder / "uploads"
+
+
 def make(name: str, folder: Path, *, base: str | None) -> Contestant:
     """Make a contestant by its name, in a folder that is made too.
 
     Args:
-        name: `tusd`, `tusd-hooks`, `tusjs`, or `product` or `base` with words of a variant, e.g. `product-os-none`.
+        name: `tusd`, `tusd-hooks`, `tusjs`, `bare`, or `product` or `base` with words of a variant, as in
+            `product-os-none`.
         folder: Does not exist yet.
         base: The program that `base` runs: another checkout's `.venv/bin/dropoff-tus`.
 
@@ -297,13 +318,16 @@ def make(name: str, folder: Path, *, base: str | None) -> Contestant:
         return Tusd(name, folder, hooks=bool(words))
     if kind == "tusjs":
         return TusJs(name, folder)
+    if kind == "bare":
+        return Bare(name, folder)
     return Product(name, folder, [base] if kind == "base" and base else program(), words)
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name that no contestant has."""
     kind, *words = name.split("-")
-    known = {"tusd": {"hooks"}, "tusjs": set[str]()}.get(kind, {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS})
+    options = {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS}
+    known = {"product": options, "base": options, "tusd": {"hooks"}}.get(kind, set[str]())
     if kind not in NAMES or not known.issuperset(words):
         variants = ", ".join((*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS))
         raise ValueError(
