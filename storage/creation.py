@@ -6,12 +6,14 @@ Source: docs/format.md, Files, Envelope, Log.
 import base64
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError, StorageFailedError, StorageFullError
+from dropoff_tus.errors import KeyMissingError, StorageFailedError, StorageFullError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
@@ -56,12 +58,15 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
-        for path, blob in zip((paths.root_envelope, paths.server_envelope), blobs, strict=True):
-            base.disk.write_new(path, blob)
-        base.disk.write_new(paths.data, b"")
-        base.disk.write_new(paths.log, line)
+        if new.role is Role.FINAL:
+            with _alone(paths.folder):
+                present = _present(base, new.id)
+                if present is not None:
+                    return present
+                _write(base, paths, blobs, line)
+        else:
+            _write(base, paths, blobs, line)
     except OSError as error:
-        remove_files(base, paths)
         text = "the upload could not be created; nothing of it is stored"
         raise (StorageFullError if error.errno == errno.ENOSPC else StorageFailedError)(text) from error
     state = initial_state(record, line)
@@ -78,6 +83,37 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         ),
     )
     return state.stored()
+
+
+def _write(base: StoreBase, paths: UploadPaths, blobs: Sequence[bytes], line: bytes) -> None:
+    try:
+        for path, blob in zip((paths.root_envelope, paths.server_envelope), blobs, strict=True):
+            base.disk.write_new(path, blob)
+        base.disk.write_new(paths.data, b"")
+        base.disk.write_new(paths.log, line)
+    except OSError:
+        remove_files(base, paths)
+        raise
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from making the same concatenation: its token, unlike any other, is not random."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _present(base: StoreBase, upload_id: str) -> StoredUpload | None:
+    """Return what another process made; else clear away what one that died may have left of it."""
+    try:
+        return base.load(upload_id).stored()
+    except UploadNotFoundError:
+        _remove_each(base, base.layout.of(upload_id))
+        return None
 
 
 def _create_record(
@@ -113,11 +149,15 @@ def _create_record(
 
 def remove_files(base: StoreBase, paths: UploadPaths) -> None:
     """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
+    _remove_each(base, paths)
+    with contextlib.suppress(OSError):
+        base.disk.remove_folder(paths.folder)
+
+
+def _remove_each(base: StoreBase, paths: UploadPaths) -> None:
     for path in (*paths.key_files, paths.data, paths.log, paths.torn_log, paths.damaged_log):
         with contextlib.suppress(OSError):
             base.disk.remove(path)
-    with contextlib.suppress(OSError):
-        base.disk.remove_folder(paths.folder)
 
 
 def sync_creation(base: StoreBase, state: LogState) -> None:

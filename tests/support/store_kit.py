@@ -115,10 +115,11 @@ class StoreKit:
         parts: Sequence[str] = (),
         name: bytes = b"x",
         more: Sequence[tuple[str, bytes]] = (),
+        token: str | None = None,
     ) -> tuple[str, StoredUpload]:
         """Create an upload; returns its token and state."""
         make_roots(self.store)
-        token = os.urandom(16).hex()
+        token = token or os.urandom(16).hex()
         new = NewUpload(
             id=ids.upload_id(token),
             token=token,

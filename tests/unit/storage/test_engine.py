@@ -1,5 +1,6 @@
 """The store's rules, on real files."""
 
+import asyncio
 import hashlib
 import os
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from dropoff_tus.errors import (
     UploadDamagedError,
     UploadNotFoundError,
 )
+from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports.store import NewUpload
@@ -151,6 +153,42 @@ async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
     for part_id in parts:
         assert (await kit.store.stat(part_id)).ended is UploadState.TERMINATED
     assert not any(kit.store.layout.of(part).root_envelope.exists() for part in parts)
+
+
+@async_test
+async def test_concatenation_made_by_two_processes_at_once_is_one(tmp_path: Path) -> None:
+    """Its token is not random: whoever comes second finds what the first one made, and takes nothing away."""
+    kit = StoreKit(tmp_path, durability="os")
+    _, part = await kit.create(0, role=Role.PARTIAL)
+    await kit.finish(part.id)
+    other = kit.at(tmp_path)
+    for number in range(20):
+        token = f"{number:032x}"
+        made = await asyncio.gather(
+            *(one.create(None, role=Role.FINAL, parts=[part.id], token=token) for one in (kit, other))
+        )
+        assert made[0][1] == made[1][1]
+        await other.finish(made[0][1].id)
+    assert {finding.problem async for finding in check_store(kit.open())} == {None}
+
+
+@async_test
+async def test_concatenation_whose_maker_died_is_made_anew(tmp_path: Path) -> None:
+    """What is left of it, whole files or parts, is in nobody's way."""
+    kit = StoreKit(tmp_path)
+    _, part = await kit.create(0, role=Role.PARTIAL)
+    await kit.finish(part.id)
+    token = "5" * 32
+    paths = kit.store.layout.of(upload_id(token))
+    for path in (paths.keys_folder, paths.folder):
+        path.mkdir(parents=True)
+    for number, left in enumerate((paths.root_envelope, paths.server_envelope, paths.data, paths.log)):
+        for name in (paths.root_envelope, paths.server_envelope, paths.data, paths.log)[: number + 1]:
+            name.write_bytes(b"" if name == left else b"left")
+        _, final = await kit.create(None, role=Role.FINAL, parts=[part.id], token=token)
+        assert (await kit.store.stat(final.id)).parts == (part.id,)
+        await kit.store.forget(final.id)
+        paths.folder.mkdir()
 
 
 @async_test
