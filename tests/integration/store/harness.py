@@ -157,6 +157,6 @@ class Uploads:
         return b"".join([p async for p in self.store.read(upload_id, start=start, stop=stop, identities=identities)])
 
 
-async def take(lease: Lease, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float = 5) -> int:
-    """Append under a lease."""
+async def take(lease: Lease, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float = 30) -> int:
+    """Append under a lease; nothing waits for the timeout but a test that gives another."""
     return await lease.append(body, plan, idle_timeout_seconds=idle_timeout_seconds)

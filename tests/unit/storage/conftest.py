@@ -1,0 +1,12 @@
+"""What holds for all tests of the store's parts."""
+
+import pytest
+
+from storage import durable
+from tests.support.unsynced import UnsyncedCalls
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync nothing: most of these tests' time would go there. A test that is about syncs brings calls of its own."""
+    monkeypatch.setattr(durable, "calls", UnsyncedCalls())
