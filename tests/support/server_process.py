@@ -230,11 +230,7 @@ class ServerProcess:
         Raises:
             ProgramError: It failed, and `check` is on.
         """
-        arguments = (*arguments, "--config", str(self.config))
-        if os.environ.get(_PROGRAM_VARIABLE):
-            return self._run(*arguments, check=check)
-        done = _warm_command_line().run(arguments, folder=self.folder, environment=self._environment())
-        return _checked(done, arguments) if check else done
+        return self._run(*arguments, "--config", str(self.config), check=check)
 
     def cli_json(self, *arguments: str) -> Any:  # noqa: ANN401 - what JSON gives
         """Run a command with `--json` and return what it prints."""
@@ -283,15 +279,18 @@ class ServerProcess:
         return {**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **overrides}
 
     def _run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(
-            [*program(), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=self.folder,
-            env=self._environment(),
-            timeout=60,
-            check=False,
-        )
+        if os.environ.get(_PROGRAM_VARIABLE):
+            done = subprocess.run(
+                [*program(), *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd=self.folder,
+                env=self._environment(),
+                timeout=60,
+                check=False,
+            )
+        else:
+            done = _warm_command_line().run(arguments, folder=self.folder, environment=self._environment())
         return _checked(done, arguments) if check else done
 
 
