@@ -210,7 +210,7 @@ def test_body_idle_too_long_answers_503_and_keeps_what_arrived(site: TusSite, se
         connection.send(site.message("PATCH", url, headers, bytes(sent_bytes)))
         started = time.monotonic()
         answer = assert_refused(connection.read_response(), 503)
-        assert 0.9 < time.monotonic() - started < 5
+        assert 0.9 < time.monotonic() - started < 20
         assert int(answer.needed("Retry-After")) >= 0
         assert connection.is_closed_within(2)
     assert site.head(url).offset == sent_bytes

@@ -121,14 +121,14 @@ async def test_half_headers_behind_whole_requests_end_in_time() -> None:
     listening = await loop.create_server(hardened, "127.0.0.1", 0)
     address = listening.sockets[0].getsockname()
 
-    async def closes(packets: list[bytes]) -> bool:
+    async def closes(packets: list[bytes], within_seconds: float) -> bool:
         reader, writer = await asyncio.open_connection(*address)
         for packet in packets:
             writer.write(packet)
             # Long enough to be a packet of its own, and for the answer.
             await asyncio.sleep(0.05)
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(within_seconds):
                 while await reader.read(4096):
                     pass
         except TimeoutError:
@@ -140,9 +140,11 @@ async def test_half_headers_behind_whole_requests_end_in_time() -> None:
     together = [[*packets[:-1], packets[-1] + _HALF] for packets in _COMPLETE]
     apart = [[*packets, _HALF] for packets in _COMPLETE]
     try:
-        cases = [*_COMPLETE, *together, *apart]
-        closed = await asyncio.gather(*map(closes, cases))
-        assert [packets for packets, ended in zip(cases, closed, strict=True) if ended] == together + apart
+        # Twice as long as half headers may take; a busy machine may close those later.
+        whole = [closes(packets, 2) for packets in _COMPLETE]
+        halves = [closes(packets, 20) for packets in together + apart]
+        closed = await asyncio.gather(*whole, *halves)
+        assert closed == [False] * len(whole) + [True] * len(halves)
     finally:
         listening.close()
         await hardened.shutdown(1)

@@ -180,7 +180,7 @@ async def _endless(request: web.Request) -> web.StreamResponse:
 async def _drip(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
-    for _ in range(100):
+    for _ in range(1000):
         await response.write(b" ")
         await asyncio.sleep(_SECONDS / 5)
     return response
@@ -225,7 +225,7 @@ async def test_answer_that_is_none_lets_nothing_begin(site: HookServer, answer: 
     began = time.monotonic()
     with pytest.raises(SiteUnavailableError):
         await _ask(site, answer)
-    assert time.monotonic() - began < 10 * _SECONDS
+    assert time.monotonic() - began < 40 * _SECONDS  # of the 200 that the slowest answer takes
     assert len(site.received) == 1
 
 

@@ -165,7 +165,7 @@ async def test_cancelling_while_a_commit_runs_is_obeyed(tmp_path: Path, monkeypa
     await asyncio.sleep(0.1)
     appending.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(asyncio.shield(appending), 3)
+        await asyncio.wait_for(asyncio.shield(appending), 20)
     await _complete(kit, upload.id, content)
 
 
