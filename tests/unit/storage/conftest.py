@@ -3,6 +3,7 @@
 import pytest
 
 from storage import durable
+from tests.support.killing import Killer
 from tests.support.unsynced import UnsyncedCalls
 
 
@@ -10,3 +11,11 @@ from tests.support.unsynced import UnsyncedCalls
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sync nothing: most of these tests' time would go there. A test that is about syncs brings calls of its own."""
     monkeypatch.setattr(durable, "calls", UnsyncedCalls())
+
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
+    """Return what ends the process at a failpoint."""
+    killer = Killer()
+    monkeypatch.setattr(durable, "failpoint_hook", killer)
+    return killer

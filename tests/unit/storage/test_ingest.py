@@ -9,6 +9,7 @@ import pytest
 from storage import durable
 from storage.ingest import IngestKeys
 from storage.keysource import KeySourceError
+from tests.support.killing import Killed
 
 DAY = date(2026, 3, 1)
 
@@ -82,10 +83,6 @@ def test_clock_that_goes_back_gets_an_epoch_and_destroys_nothing(folder: Path) -
 
 def test_retiring_destroys_what_a_killed_process_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An identity that was to be destroyed lies under no other name, wherever whoever made it died."""
-
-    class Killed(BaseException):
-        """The process died here."""
-
     names: set[str] = set()
     for point in ("write", "sync", "link", "unlink", "sync-path"):
 

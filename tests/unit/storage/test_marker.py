@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import durable
 from storage.layout import Layout
 from storage.marker import NAME, WrongStoreError, adopt_store, check_store
+from tests.support.killing import Killer
 
 _OTHER = "f" * 32
 
@@ -130,36 +130,19 @@ def test_check_without_any_id_believes_a_store_from_before(tmp_path: Path) -> No
     check_store(_used(tmp_path), None)
 
 
-class _KilledError(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("in_use", [False, True])
-def test_adopting_that_was_killed_anywhere_is_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_use: bool
-) -> None:
+def test_adopting_that_was_killed_anywhere_is_gone_on_with(tmp_path: Path, killer: Killer, in_use: bool) -> None:
     """Whatever the step, the next start finds or makes one id in both roots."""
     steps = 0
     while True:
         folder = tmp_path / str(steps)
         layout = _used(folder) if in_use else _layout(folder)
-        left = steps
-
-        def kill(_point: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise _KilledError
-
-        monkeypatch.setattr(durable, "failpoint_hook", kill)
-        try:
+        with killer.at(steps + 1):
             adopt_store(layout, in_use=in_use)
-        except _KilledError:
-            monkeypatch.setattr(durable, "failpoint_hook", None)
-            check_store(layout, adopt_store(layout, in_use=in_use))
-            steps += 1
-            continue
-        break
+        if not killer.died:
+            break
+        check_store(layout, adopt_store(layout, in_use=in_use))
+        steps += 1
     assert steps > 8
 
 

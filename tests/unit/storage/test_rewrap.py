@@ -18,11 +18,8 @@ from storage.keysource import RotationError
 from storage.layout import NEW_SUFFIX
 from storage.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
+from tests.support.killing import Killed, Killer
 from tests.support.store_kit import StoreKit
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 class Roots:
@@ -167,29 +164,15 @@ async def test_concatenation_and_its_parts_open_with_the_new_root(tmp_path: Path
 
 
 @async_test
-async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, killer: Killer) -> None:
     """After every kill each envelope is whole, and the next run leaves all of them with the new root alone."""
-    left = [0]
-
-    def hook(_point: str) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(durable, "failpoint_hook", hook)
-    step, killed = 0, True
-    while killed:
+    step, killer.died = 0, True
+    while killer.died:
         step += 1
         roots = Roots(tmp_path / str(step), mode=Mode.SEALED)
         ids = [await roots.finished(b"\0")]
-        left[0] = step
-        try:
+        with killer.at(step):
             roots.rotate(ids, roots.old)
-        except Killed:
-            pass
-        else:
-            killed = False
-        left[0] = 0
         for number, upload_id in enumerate(ids):
             by_old, by_new = await roots.opens(upload_id, roots.old), await roots.opens(upload_id, roots.new)
             assert {by_old, by_new} == {bytes([number]), None}, step

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, UploadState
-from storage import durable
 from storage.check import check_store
 from storage.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
 from storage.keysource import RotationError
@@ -18,11 +16,8 @@ from storage.log import key_record, next_record, sign_line
 from storage.recovery import read_chain, read_state
 from storage.rotation import SigningRotation, hold_store
 from tests.support.aio import async_test
+from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 def rotate(kit: StoreKit, output: Path | None = None, source: str | None = None) -> SigningRotation:
@@ -33,21 +28,6 @@ def rotate(kit: StoreKit, output: Path | None = None, source: str | None = None)
     assert all(report is None or report.handed for report in reports), reports
     rotation.finish()
     return rotation
-
-
-@pytest.fixture
-def killer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Return a list whose one number is at which passage of any failpoint the process dies; 0 is never."""
-    left = [0]
-
-    def hook(_point: str) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(durable, "failpoint_hook", hook)
-    yield left
-    left[0] = 0
 
 
 @async_test
@@ -232,7 +212,7 @@ async def test_log_handed_to_a_key_that_is_not_here_waits_for_it(tmp_path: Path)
 
 
 @async_test
-async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, killer: list[int]) -> None:
+async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, killer: Killer) -> None:
     """Whatever step it dies at, the next run finishes it and the upload goes on; until then no server starts."""
     step, refused = 0, 0
     while True:
@@ -241,19 +221,16 @@ async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, kille
         _, upload = await kit.create(10)
         await kit.append(upload.id, 0, b"12345")
         _, other = await kit.create(5)
-        killer[0] = step
-        try:
+        with killer.at(step):
             rotate(kit)
-        except Killed:
-            killer[0] = 0
-            text = _key_text(kit)
-            if "next-private" in text:
-                refused += 1
-                with pytest.raises(KeySourceError, match="keys rotate --signing"):
-                    load_server_keys(kit.places)
-            rotate(kit)
-        else:
+        if not killer.died:
             break
+        text = _key_text(kit)
+        if "next-private" in text:
+            refused += 1
+            with pytest.raises(KeySourceError, match="keys rotate --signing"):
+                load_server_keys(kit.places)
+        rotate(kit)
         kit.open()
         await kit.append(upload.id, 5, b"67890")
         await kit.finish(upload.id)

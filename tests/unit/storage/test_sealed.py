@@ -9,17 +9,13 @@ import pytest
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role, UploadState
-from storage import durable
 from storage.age import Identity, KeyType
 from storage.check import check_store
 from storage.keys import MAX_RECIPIENTS
 from tests.support.aio import async_test
 from tests.support.attacker import opened
+from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 def _all(kit: StoreKit) -> set[str]:
@@ -94,20 +90,10 @@ async def test_ended_sealed_upload_opens_with_no_key_at_all(tmp_path: Path, stat
 
 @pytest.mark.parametrize("concatenated", [False, True])
 @async_test
-async def test_finishing_killed_at_any_step_ends_sealed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, concatenated: bool
-) -> None:
+async def test_finishing_killed_at_any_step_ends_sealed(tmp_path: Path, killer: Killer, concatenated: bool) -> None:
     """Whatever step it dies at, finishing it again after a restart leaves nothing that opens."""
-    left = [0]
-
-    def hook(_point: str) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(durable, "failpoint_hook", hook)
-    step, killed = 0, True
-    while killed:
+    step, killer.died = 0, True
+    while killer.died:
         step += 4 if concatenated else 1
         kit = StoreKit(tmp_path / str(step), mode=Mode.SEALED)
         if concatenated:
@@ -116,16 +102,11 @@ async def test_finishing_killed_at_any_step_ends_sealed(
             _, upload = await kit.create(5)
             await kit.append(upload.id, 0, b"12345")
             upload_id = upload.id
-        left[0] = step
-        try:
+        with killer.at(step):
             await kit.finish(upload_id)
-        except Killed:
-            left[0] = 0
+        if killer.died:
             kit.open()
             await _finish_again(kit, upload_id)
-        else:
-            killed = False
-        left[0] = 0
         assert _all(kit) == set(), step
         assert await kit.read(upload_id) == (b"onetwo" if concatenated else b"12345")
         findings = [finding.problem async for finding in check_store(kit.store)]

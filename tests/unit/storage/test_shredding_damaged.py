@@ -8,15 +8,11 @@ import pytest
 
 from dropoff_tus.errors import UploadDamagedError, UploadLockedError, UploadNotFoundError
 from dropoff_tus.model import Mode, UploadState
-from storage import durable
 from storage.check import check_store
 from storage.layout import UploadPaths
 from tests.support.aio import async_test
+from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 def _flip(path: Path, at: int) -> None:
@@ -88,35 +84,22 @@ async def test_damaged_upload_is_shredded_and_its_log_kept(tmp_path: Path, name:
 
 @pytest.mark.parametrize("name", ["create", "middle", "data-cut"])
 @async_test
-async def test_shredding_killed_at_any_step_is_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+async def test_shredding_killed_at_any_step_is_gone_on_with(tmp_path: Path, killer: Killer, name: str) -> None:
     """The end comes first, so that it ends whenever it died; the keys go before the bytes."""
-    passed, done = 0, False
-    while not done:
-        kit, paths, upload_id = await _made(tmp_path / str(passed), (_IN_THE_LOG | _ELSEWHERE)[name])
-        left = passed
-        passed += 1
-
-        def kill(_point: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-
-        monkeypatch.setattr(durable, "failpoint_hook", kill)
-        try:
+    step = 0
+    while True:
+        step += 1
+        kit, paths, upload_id = await _made(tmp_path / str(step), (_IN_THE_LOG | _ELSEWHERE)[name])
+        with killer.at(step):
             await _shred(kit, upload_id)
-        except Killed:
-            monkeypatch.setattr(durable, "failpoint_hook", None)
-            keys = any(path.exists() for path in paths.key_files)
-            assert not keys or paths.data.stat().st_size
-            kit.open()
-            await _shred(kit, upload_id)
-            await _assert_shredded(kit, paths, upload_id, name)
-        else:
-            done = True
-    assert passed > 5
+        if not killer.died:
+            break
+        keys = any(path.exists() for path in paths.key_files)
+        assert not keys or paths.data.stat().st_size
+        kit.open()
+        await _shred(kit, upload_id)
+        await _assert_shredded(kit, paths, upload_id, name)
+    assert step > 5
 
 
 @async_test
