@@ -388,7 +388,8 @@ def _b64(raw: bytes) -> str:
 
 def _unb64(text: str, name: str) -> bytes:
     try:
-        raw = base64.b64decode(text.strip(), validate=True)
+        # Who selects a key with a double click leaves the padding behind.
+        raw = base64.b64decode(text.strip().rstrip("=") + "=", validate=True)
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != _KEY_BYTES:

@@ -172,7 +172,7 @@ def _anchor(path: Path, key: SigningKey) -> Checkpoint:
             if line.strip() == "}":
                 file.seek(0)
                 line = str(json.load(file).get("checkpoint"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f"cannot read the anchor {path}: {getattr(error, 'strerror', None) or 'it is no export'}"
         raise CommandError(message) from None
     found = read_checkpoint(line, key)

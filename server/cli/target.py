@@ -24,17 +24,20 @@ _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, replace: bool) -> Iterator[BinaryIO]:
+def new_file(target: Path, *, replace: bool, otherwise: str = "choose another name") -> Iterator[BinaryIO]:
     """Write a file of the caller's own; when the block ends well it is durable and has its name.
 
     Args:
         target: The name it is to have.
         replace: Take the place of an ordinary file that has that name.
+        otherwise: What to say that the user can do where the name is taken.
 
     Raises:
         CommandError: It cannot be written, or the name is taken. Nothing is left of it.
     """
-    _check(target, replace=replace)
+    taken = CommandError(f"{target} exists already and was left as it is; {otherwise}")
+    if _is_there(target) and not replace:
+        raise taken
     try:
         file, hidden = _open(target)
     except OSError as error:
@@ -47,7 +50,7 @@ def new_file(target: Path, *, replace: bool) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
             _publish(file, hidden, target, replace=replace)
     except FileExistsError:
-        raise _taken(target) from None
+        raise taken from None
     except OSError as error:
         message = f"cannot write {target}: {error.strerror}; nothing of it was left there"
         raise CommandError(message) from None
@@ -56,24 +59,19 @@ def new_file(target: Path, *, replace: bool) -> Iterator[BinaryIO]:
             hidden.unlink(missing_ok=True)
 
 
-def _check(target: Path, *, replace: bool) -> None:
+def _is_there(target: Path) -> bool:
     """Say at once what would only be found out after hours of writing; what decides is `_publish`."""
     try:
         mode = target.lstat().st_mode
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         message = f"cannot write {target}: {error.strerror}"
         raise CommandError(message) from None
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
         message = f"{target} is no ordinary file and was left as it is; choose another name, or --output - for stdout"
         raise CommandError(message)
-    if not replace:
-        raise _taken(target)
-
-
-def _taken(target: Path) -> CommandError:
-    return CommandError(f"{target} exists already and was left as it is; use --force to replace it")
+    return True
 
 
 def _open(target: Path) -> tuple[BinaryIO, Path | None]:

@@ -228,7 +228,7 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
 
 
 async def _to_file(target: Path, pieces: AsyncIterator[bytes], advance: Any, *, replace: bool) -> None:  # noqa: ANN401
-    with new_file(target, replace=replace) as file:
+    with new_file(target, replace=replace, otherwise="use --force to replace it") as file:
         async for piece in pieces:
             file.write(piece)
             advance(len(piece))

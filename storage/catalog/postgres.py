@@ -260,6 +260,10 @@ class _Worker:
                 await _transact(connection, group)
             else:
                 await greenlet_spawn(_run_all, group, PostgresTransaction(connection))
+        except asyncpg.ReadOnlySQLTransactionError:
+            # The session was begun at a standby, or while nothing was to be written: another one may be let.
+            self._cut(connection)
+            raise
         except asyncpg.PostgresError:
             if connection.is_closed():
                 self._connection = None

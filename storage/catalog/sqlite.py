@@ -21,6 +21,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -42,6 +43,9 @@ _GROUP = 256
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process before the catalog counts as unavailable."""
+
+LOOK_SECONDS = 1.0
+"""How often to look whether the file is where it was: with each operation it would cost some of them a tenth."""
 
 _PRAGMAS = (
     "journal_mode = WAL",
@@ -116,6 +120,38 @@ def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:
     refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
     refusal.__cause__ = error
     return refusal
+
+
+class OpenedFile:
+    """The file that is open. Deleted or replaced it stays open, and nobody else would see what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember which file is at the path now."""
+        self._path = path
+        self._known = self._present()
+        self._look_at = 0.0
+
+    def check(self) -> None:
+        """Refuse to work on another file than every other process does; looked at every LOOK_SECONDS.
+
+        Raises:
+            CatalogUnavailableError: There is none at the path, or another one.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        if self._present() == self._known:
+            self._look_at = now + LOOK_SECONDS
+            return
+        _log.error("the catalog's file was moved, deleted or replaced: put it back, or stop, put one there and start")
+        raise CatalogUnavailableError("the catalog does not answer; try again shortly")
+
+    def _present(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class Lane:
@@ -267,6 +303,7 @@ class SqliteEngine:
         Raises:
             sqlite3.Error: It cannot be opened.
         """
+        self._file = OpenedFile(path)
         connections: list[sqlite3.Connection] = []
         try:
             connections.extend(connect(path, durable=durable) for _ in range(3))
@@ -284,10 +321,12 @@ class SqliteEngine:
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run an operation on the writer's thread."""
+        self._file.check()
         return await self._writer.run(work)
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a short question here and now."""
+        self._file.check()
         if not self._closed:
             try:
                 return work(self._near)
@@ -297,6 +336,7 @@ class SqliteEngine:
 
     async def read_many(self, work: Callable[[Transaction], T]) -> T:
         """Run a long question on a thread of its own."""
+        self._file.check()
         return await self._lister.run(work)
 
     async def close(self) -> None:

@@ -102,7 +102,7 @@ def test_audit_that_was_tampered_with_is_refused(server: ServerProcess, tmp_path
 def test_anchor_that_is_none_is_refused(server: ServerProcess, tmp_path: Path) -> None:
     """A file of another kind, one that this server did not sign, and one that is not there are sentences."""
     other = tmp_path / "other"
-    for content in ("", "hello", "}\n", '{"a": 1}'):
+    for content in ("", "hello", "}\n", '{"a": 1}', "[" * 100_000 + "\n}\n"):
         other.write_text(content)
         refused = server.cli("audit", "verify", "--anchor", str(other), check=False)
         assert refused.returncode == 1

@@ -68,7 +68,7 @@ def test_export_never_replaces_a_file_unless_told(limited: ServerProcess, url: s
     link.symlink_to(target)
     for name in (target, link):
         done = limited.cli("upload", "export", url, "--output", str(name), check=False)
-        assert (done.returncode, b"exists already and was left as it is" in done.stderr) == (1, True)
+        assert (done.returncode, b"exists already and was left as it is; use --force" in done.stderr) == (1, True)
     assert target.read_bytes() == b"mine"
     limited.cli("upload", "export", url, "--output", str(target), "--force")
     assert target.read_bytes() == _CONTENT

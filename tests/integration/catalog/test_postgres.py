@@ -101,6 +101,25 @@ async def test_database_stopped_is_unavailable_and_started_again_is_enough(
         assert set(answered) <= {row.id for row in await catalog.uploads()}
 
 
+@async_test
+async def test_database_that_only_read_takes_writes_again_when_it_may(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """A session that was begun at a standby, or during maintenance, is not kept for ever."""
+    dropoff = make_dropoff()
+    setting = f"ALTER ROLE {RUNTIME} SET default_transaction_read_only = on"
+    async with open_catalog(postgres_url) as catalog:
+        postgres.sql(setting)
+        try:
+            for _ in range(2):
+                await _assert_unavailable(catalog.add_dropoff(dropoff))
+            assert await catalog.dropoffs() == []
+        finally:
+            postgres.sql(f"ALTER ROLE {RUNTIME} RESET default_transaction_read_only")
+        await catalog.add_dropoff(dropoff)
+        await _answers_again(catalog, dropoff)
+
+
 @pytest.mark.usefixtures("impatient")
 @async_test
 async def test_connections_that_swallow_everything_are_given_up(postgres: PostgresServer, postgres_url: str) -> None:

@@ -85,6 +85,29 @@ async def test_lock_shorter_than_the_patience_is_waited_for(sqlite_url: str) -> 
 
 
 @async_test
+async def test_database_moved_deleted_or_replaced_is_unavailable(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written to a file that no other process sees; put back it goes on."""
+    monkeypatch.setattr(sqlite, "LOOK_SECONDS", 0.0)
+    dropoff = make_dropoff()
+    path = _file(sqlite_url)
+    away = path.with_suffix(".away")
+    async with open_catalog(sqlite_url) as catalog:
+        await catalog.add_dropoff(dropoff)
+        path.rename(away)
+        for there in (False, True):
+            if there:
+                path.write_bytes(away.read_bytes())
+            for attempt in (catalog.set_closed(dropoff.id, closed=True), catalog.version(), catalog.dropoffs()):
+                with pytest.raises(CatalogUnavailableError):
+                    await attempt
+        away.replace(path)
+        assert await catalog.dropoffs() == [dropoff]
+        await add_complete(catalog, dropoff, 5)
+
+
+@async_test
 async def test_database_damaged_is_unavailable(sqlite_url: str) -> None:
     """A damaged file is refused with the reason chained, and nothing hangs."""
     dropoff = make_dropoff()
