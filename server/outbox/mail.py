@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import logging
 import ssl
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -33,6 +34,9 @@ _ROUNDS = 4
 _MOST_LINES = 200
 _NAME_CHARACTERS = 120
 _GOODBYE_SECONDS = 2.0
+_LATER = range(400, 500)
+_NOBODY: frozenset[str] = frozenset()
+_REMEMBERED = 10_000
 _WORDS = {
     EventKind.COMPLETE: "Complete",
     EventKind.REJECTED: "Rejected, since the content does not match its digest; it has to be sent again",
@@ -68,27 +72,31 @@ class MailCourier:
     def __init__(self, store: Store, catalog: Catalog, clock: Clock, settings: MailSettings) -> None:
         """Take where drop-offs and uploads are looked up, and the settings."""
         self._store, self._catalog, self._clock, self._settings = store, catalog, clock, settings
+        # By event: who has been told of it where others were put off. Lost with the process: then they are told again.
+        self._told: OrderedDict[str, frozenset[str]] = OrderedDict()
         self.timeout_seconds, self.max_attempts = settings.timeout_seconds, settings.max_attempts
 
     def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
-        """Make one message for each drop-off."""
-        found: dict[str, list[OutboxRow]] = {}
+        """Make one message for each drop-off; and one for what some of its addresses have been told already."""
+        found: dict[tuple[str, frozenset[str]], list[OutboxRow]] = {}
         for row in rows:
-            found.setdefault(row.drop_id, []).append(row)
+            found.setdefault((row.drop_id, self._told.get(row.event_id, _NOBODY)), []).append(row)
         return list(found.values())
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> None:
-        """Send one drop-off's message; whom the mail server refuses beside others is told to the log alone.
+        """Send one drop-off's message; whom the mail server refuses for good beside others is told to the log alone.
 
         Raises:
-            DeliveryError: It was not taken for anyone.
+            DeliveryError: It was not taken for anyone, or not yet for everyone.
         """
         dropoff = await self._catalog.dropoff(rows[0].drop_id)
-        if dropoff is None or not dropoff.notify:
+        told = self._told.get(rows[0].event_id, _NOBODY)
+        addresses = () if dropoff is None else [address for address in dropoff.notify if address not in told]
+        if dropoff is None or not addresses:
             return
         message = await self._made(dropoff, rows)
         try:
-            refused = await self._send(message)
+            refused = await self._send(message, addresses)
         except aiosmtplib.SMTPAuthenticationError as error:
             raise DeliveryError(f"the mail server refuses user or password ({error.code})") from None
         except aiosmtplib.SMTPResponseException as error:
@@ -99,18 +107,32 @@ class MailCourier:
             raise DeliveryError("no answer in time") from None
         except (aiosmtplib.SMTPException, OSError, ValueError):
             raise DeliveryError("cannot connect to the mail server, or not with TLS") from None
-        if refused:
-            _log.warning("an address was refused", extra={"drop_id": dropoff.id, "count": len(refused)})
+        # Servers put off whom they do not know yet (greylisting), and take the same a few minutes later.
+        later = {address for address, said in refused.items() if said.code in _LATER}
+        if len(refused) > len(later):
+            count = len(refused) - len(later)
+            _log.warning("an address was refused", extra={"drop_id": dropoff.id, "count": count})
+        for row in rows:
+            self._remember(row.event_id, told.union(addresses) - later if later else _NOBODY)
+        if later:
+            raise DeliveryError(f"the mail server puts off {len(later)} of {len(dropoff.notify)} addresses")
 
-    async def _send(self, message: EmailMessage) -> Mapping[str, object]:
-        """Send a message; return whom the mail server refused.
+    def _remember(self, event_id: str, told: frozenset[str]) -> None:
+        self._told.pop(event_id, None)
+        if told:
+            self._told[event_id] = told
+        if len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+
+    async def _send(self, message: EmailMessage, addresses: Sequence[str]) -> Mapping[str, aiosmtplib.SMTPResponse]:
+        """Send a message; return whom the mail server refused, and how.
 
         `aiosmtplib.send` says goodbye also when it is cancelled, and waits for a server that answers no more.
         """
         client = aiosmtplib.SMTP(**self._connection())
         try:
             await client.connect()
-            refused, _said = await client.send_message(message)
+            refused, _said = await client.send_message(message, recipients=list(addresses))
             # It has the message, whatever it says to this.
             with contextlib.suppress(aiosmtplib.SMTPException):
                 await client.quit(timeout=_GOODBYE_SECONDS)

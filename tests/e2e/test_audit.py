@@ -108,4 +108,5 @@ def test_anchor_that_is_none_is_refused(server: ServerProcess, tmp_path: Path) -
         assert refused.returncode == 1
         assert b"Traceback" not in refused.stderr
         assert b"other" in refused.stderr
+    assert b"choose another name" in server.cli("audit", "export", "--output", str(other), check=False).stderr
     assert server.cli("audit", "verify", "--anchor", str(tmp_path / "none"), check=False).returncode == 1

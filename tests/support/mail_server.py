@@ -26,6 +26,9 @@ class MailServer:
         self.port = free_port_pair()
         self.answer = "250 OK"
         self.silent = False
+        self.put_off: set[str] = set()
+        """Addresses that are refused for now."""
+        self.taken_for: list[list[str]] = []
         self.taken: list[EmailMessage] = []
         self._controller = Controller(
             self,
@@ -46,11 +49,28 @@ class MailServer:
         """Stop."""
         self._controller.stop()
 
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's
+        self,
+        _server: object,
+        _session: object,
+        envelope: Any,  # noqa: ANN401 - likewise
+        address: str,
+        _options: object,
+    ) -> str:
+        """Take an address."""
+        if address in self.put_off:
+            return "451 come again later"
+        if address.startswith("unknown"):
+            return "550 nobody"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: ANN401, N802 - aiosmtpd's
         """Take a message."""
         while self.silent:
             time.sleep(0.01)  # noqa: ASYNC251 - nothing at all is to be answered, nor the end of TLS
         if self.answer.startswith("250"):
+            self.taken_for.append(list(envelope.rcpt_tos))
             self.taken.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
         return self.answer
 

@@ -86,6 +86,27 @@ async def test_many_uploads_are_one_message_with_one_id(post: _Post) -> None:
 
 
 @async_test
+async def test_address_that_is_put_off_is_told_later_and_nobody_twice(post: _Post) -> None:
+    """A greylisting server takes a message for some and not yet for others; who is unknown to it is not asked again."""
+    names = ("a@example.org", "b@example.org", "unknown@example.org")
+    post.catalog.drops[post.drop.id] = replace(post.drop, notify=names)
+    courier = MailCourier(_NamedStore(post.clock), post.catalog, post.clock, post.settings)
+    first, second = post.rows(2)
+    post.server.put_off = {"b@example.org"}
+    with pytest.raises(DeliveryError, match="puts off 1 of 3"):
+        await courier.deliver([first])
+    # What came meanwhile is for all of them, and so another message.
+    assert courier.groups([first, second]) == [[first], [second]]
+    with pytest.raises(DeliveryError, match="refuses every address"):
+        await courier.deliver([first])
+    post.server.put_off = set()
+    await courier.deliver([first])
+    await courier.deliver([second])
+    assert post.server.taken_for == [["a@example.org"], ["b@example.org"], ["a@example.org", "b@example.org"]]
+    assert post.server.taken[0]["Message-ID"] == post.server.taken[1]["Message-ID"]
+
+
+@async_test
 async def test_what_a_mail_server_refuses_is_a_fixed_phrase(post: _Post) -> None:
     """Nothing of its text is kept, and without TLS that verifies no password is sent."""
     post.server.answer = "451 secret words of theirs"
