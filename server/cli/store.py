@@ -39,13 +39,17 @@ def check(
             "--key", metavar="K", help="A public signing key (`keys show`) instead of the configured one. Repeatable."
         ),
     ] = None,
+    no_catalog: Annotated[
+        bool, typer.Option("--no-catalog", help="The store alone, as at a backup, where no catalog is.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify what is stored, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
 
     Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads the signed logs
-    alone. With --identity everything is decrypted too, in memory, and compared with the digests of the receipts.
+    and the envelopes alone. With --identity everything is decrypted too, in memory, and compared with the digests of
+    the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration.
 
     Example: dropoff-tus store check --identity root-identity.txt
     """
@@ -56,6 +60,7 @@ def check(
     from storage.catalog import open_catalog
     from storage.check import Depth, check_store, stored_bytes
     from storage.engine import FileStore as Store
+    from storage.marker import check_store as identify_alone
 
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])
@@ -65,8 +70,12 @@ def check(
         store = Store(replace(store_settings(loaded), durability="os"), keys)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
-            catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
-            await identify_store(loaded, catalog, adopt=False)
+            if no_catalog:
+                catalog = None
+                identify_alone(store.layout, None)
+            else:
+                catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
+                await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None
             ids = await store.upload_ids() if one is None else [one, *await _parts(store, one)]
             # What has no folder is the comparison's to tell.
@@ -75,7 +84,7 @@ def check(
                 depth = Depth(quick, identities, advance)
                 findings = [finding async for finding in check_store(store, ids, depth)]
             known = {finding.upload_id for finding in findings if finding.problem is not None}
-            disagreements = await compare(catalog, store, one)
+            disagreements = [] if catalog is None else await compare(catalog, store, one)
             return findings + [finding for finding in disagreements if finding.upload_id not in known]
 
     findings = asyncio.run(work())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Role, StoredUpload, UploadState
+from server.cli.output import steps
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -44,25 +45,34 @@ async def plan(services: Services, config: Config, min_age_seconds: float) -> Sw
     items = await _expired(services, config, now) + await _retained(services, now)
     kept: list[tuple[str, str]] = []
     taken = {item.upload_id for item in items}
-    for upload_id in await services.store.upload_ids():
-        if upload_id in taken:
-            continue
-        try:
-            stored = await services.store.stat(upload_id)
-        except DropoffError as error:
-            kept.append((upload_id, f"unreadable, never removed: {error.message}"))
-            continue
-        if stored.ended is not None:
-            row = await services.catalog.upload(upload_id)
-            if await services.store.leftovers(upload_id) or (row is not None and row.state is UploadState.COMPLETE):
-                items.append(Item(upload_id, "leftover"))
-        elif await services.catalog.upload(upload_id) is None:
-            reason = _reason_to_keep(services, stored, now, min_age_seconds)
-            if reason is None:
-                items.append(Item(upload_id, "orphan"))
-            else:
-                kept.append((upload_id, reason))
+    ids = await services.store.upload_ids()
+    with steps("look", len(ids)) as advance:
+        for upload_id in ids:
+            if upload_id not in taken:
+                await _judge(services, upload_id, min_age_seconds, items, kept)
+            advance(1)
     return Sweep(items, kept)
+
+
+async def _judge(
+    services: Services, upload_id: str, min_age_seconds: float, items: list[Item], kept: list[tuple[str, str]]
+) -> None:
+    """Add one upload to what goes or, with the reason, to what has to stay; what is in order is neither."""
+    try:
+        stored = await services.store.stat(upload_id)
+    except DropoffError as error:
+        kept.append((upload_id, f"unreadable, never removed: {error.message}"))
+        return
+    if stored.ended is not None:
+        row = await services.catalog.upload(upload_id)
+        if await services.store.leftovers(upload_id) or (row is not None and row.state is UploadState.COMPLETE):
+            items.append(Item(upload_id, "leftover"))
+    elif await services.catalog.upload(upload_id) is None:
+        reason = _reason_to_keep(services, stored, datetime.now(UTC), min_age_seconds)
+        if reason is None:
+            items.append(Item(upload_id, "orphan"))
+        else:
+            kept.append((upload_id, reason))
 
 
 async def sweep(services: Services, config: Config, min_age_seconds: float) -> Sweep:

@@ -88,6 +88,31 @@ def test_check_of_a_sound_store_finds_nothing_and_needs_no_secret(running: Serve
         shutil.move(hidden, running.data / "secrets")
 
 
+def test_check_of_a_copy_needs_neither_catalog_nor_secrets(running: ServerProcess, tmp_path: Path) -> None:
+    """The public key alone, at a backup: what is sound is, what rotted there is found, another volume is refused."""
+    upload_id = upload_id_of(running.drop.site.upload(b"hello" * 1000))
+    public = running.cli("keys", "show").stdout.decode().strip()
+    copy = tmp_path / "copy"
+    for name in ("store", "keys"):
+        shutil.copytree(running.data / name, copy / name)
+    shutil.copy(running.data / "config.toml", copy)
+
+    def check() -> tuple[int, dict[str, str], bytes]:
+        options = ("--no-catalog", "--key", public, "--json", "--config", str(copy / "config.toml"))
+        done = run_warm("store", "check", *options, folder=tmp_path)
+        findings = json.loads(done.stdout)["findings"] if done.stdout else []
+        return done.returncode, {item["upload_id"]: item["problem"] for item in findings}, done.stderr
+
+    assert check()[:2] == (0, {})
+    data = copy / "store" / "uploads" / upload_id[:2] / upload_id / "data"
+    _flip(data, 300)
+    assert check()[:2] == (1, {upload_id: "segment 0 is not what was committed"})
+    (copy / "keys" / "store-id").write_text("0" * 32 + "\n")
+    status, _, said = check()
+    assert (status, b"is of another store" in said) == (1, True)
+    assert not (copy / "catalog.sqlite3").exists()
+
+
 def test_check_finds_a_flipped_byte_and_quick_does_not_look(running: ServerProcess) -> None:
     """Every byte of ciphertext is read, of a sealed upload too; --quick reads logs alone, and finds a flip there."""
     for drop in (running.drop, running.create_drop("--sealed", name="s")):
