@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus import protocol
@@ -23,12 +23,21 @@ from server.finishing import Finisher
 
 _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
+_ON_ITS_WAY_SECONDS = 60.0
 _UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 _DELETE_LEASE_SECONDS = 5.0
 _ENDING_SIDE_BY_SIDE = 16
 _CREATION_SECONDS = 3600
 """Longer than any creation takes from the moment it is dated to its row in the catalog."""
 Condition = Callable[[StoredUpload], bool]
+
+
+def lost_before(now: datetime) -> datetime:
+    """Return what a row has to be older than to be nobody's, where the store has nothing of it.
+
+    A younger one may be on its way there: the row comes first, and another process may be making the files.
+    """
+    return now - timedelta(seconds=_ON_ITS_WAY_SECONDS)
 
 
 class Ender:
@@ -176,7 +185,9 @@ class Ender:
         for drop in await self._catalog.dropoffs():
             if drop.retain_seconds:
                 count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
-        await self._store.retire_epochs(await self._needed_epochs(now))
+        unfinished = await self._catalog.uploads(states=_UNFINISHED)
+        self._store.keep_unfinished({row.id for row in unfinished})
+        await self._store.retire_epochs(await self._needed_epochs(unfinished, now))
         return count
 
     async def _end_retained(self, drop_id: str, before: datetime) -> int:
@@ -240,8 +251,8 @@ class Ender:
                     return 0
                 await self.end(lease, state, why)
         except UploadNotFoundError:
-            # The process died between the catalog's row and the store's files.
-            return await self._drop(row)
+            # The process died between the catalog's row and the store's files, if it is not just there.
+            return await self._drop(row) if row.created_at <= lost_before(self._clock.now()) else 0
         except DropoffError as error:
             self._passed_over(row, error)
             return 0
@@ -258,12 +269,11 @@ class Ender:
     def _passed_over(self, row: UploadRow, error: DropoffError) -> None:
         _log.warning("an upload could not be ended", extra={"upload_id": row.id, "code": error.code})
 
-    async def _needed_epochs(self, now: datetime) -> set[str]:
+    async def _needed_epochs(self, unfinished: Sequence[UploadRow], now: datetime) -> set[str]:
         """Return the epochs whose ingest identity something unfinished waits for."""
         # In this order, since an upload may move on between two questions: a part that is completed or claimed
         # meanwhile is in a later answer, and where it is in none its final is sealed.
-        rows = await self._catalog.uploads(states=_UNFINISHED)
-        rows += await self._catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)
+        rows = [*unfinished, *await self._catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)]
         for row in await self._catalog.uploads(states=_UNFINISHED):
             if row.role is Role.FINAL:
                 rows += await self._catalog.parts(row.id)

@@ -13,6 +13,7 @@ from server.auth import Auth
 from server.clock import SystemClock
 from server.closing import ClosedDropoffs
 from server.deliveries import open_deliveries, open_remote_check
+from server.ending import lost_before
 from server.health import Metrics
 from server.refusals import Refusals
 from server.services import open_services
@@ -57,7 +58,9 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 await refusals.record()
 
         app.on_shutdown.append(stop)
-        report = await opened.uploads.reconcile()
+        began = SystemClock().now()
+        # Where another server runs, it may be creating what the store does not have yet.
+        report = await opened.uploads.reconcile(began if opened.store.announce() else lost_before(began))
         _log.info(
             "reconciled",
             extra={

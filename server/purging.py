@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from dropoff_tus.audit import Act, Event
@@ -18,11 +18,10 @@ from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from server.dropoffs import unknown
+from server.ending import lost_before
 from server.units import stamp
 
 BACKUPS = "copies in backups are not included"
-_CREATION_SECONDS = 60.0
-"""What the catalog knows and the store does not, and is younger, may be on its way there."""
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
 Advance = Callable[[int], None]
 
@@ -166,7 +165,7 @@ class Purger:
             pass
         except UploadNotFoundError:
             now = self._clock.now()
-            if row is not None and row.state is UploadState.OPEN and _is_new(row, now):
+            if row is not None and row.state is UploadState.OPEN and row.created_at > lost_before(now):
                 raise UploadLockedError("it is being created at this moment") from None
         # Whatever of it is here goes, and the certificate says that it was not whole.
         left = await self._store.leftovers(upload_id)
@@ -209,7 +208,3 @@ class Purger:
         """Let the catalog say so too; again is harmless."""
         if row is not None:
             await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
-
-
-def _is_new(row: UploadRow, now: datetime) -> bool:
-    return row.created_at > now - timedelta(seconds=_CREATION_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
@@ -33,8 +34,12 @@ class ReconcileReport:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: Ender) -> ReconcileReport:
+async def reconcile(
+    store: Store, catalog: Catalog, finisher: Finisher, ender: Ender, lost_before: datetime
+) -> ReconcileReport:
     """Bring every unfinished row in line with the store, before the first request. One bad upload stops nothing.
+
+    What is younger than `lost_before`, and is not in the store, another process may be creating: it stays.
 
     Raises:
         CatalogUnavailableError: Not even the list of rows could be read.
@@ -47,7 +52,10 @@ async def reconcile(store: Store, catalog: Catalog, finisher: Finisher, ender: E
     waiting = await store.waiting([row.id for row in rows])
     async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
         try:
-            stored = await _repair_one(row, found, store, catalog, ender, report)
+            if isinstance(found, UploadNotFoundError):
+                report.dropped += await _drop(row, catalog, lost_before)
+                continue
+            stored = await _repair_one(row, found, store, ender, report)
             if stored is None:
                 continue
             size_bytes = row.length or stored.offset
@@ -79,19 +87,17 @@ async def _stats(
             yield pair
 
 
+async def _drop(row: UploadRow, catalog: Catalog, lost_before: datetime) -> int:
+    if row.created_at > lost_before:
+        return 0
+    await catalog.drop_upload(row.id)
+    return 1
+
+
 async def _repair_one(
-    row: UploadRow,
-    stored: StoredUpload | BaseException,
-    store: Store,
-    catalog: Catalog,
-    ender: Ender,
-    report: ReconcileReport,
+    row: UploadRow, stored: StoredUpload | BaseException, store: Store, ender: Ender, report: ReconcileReport
 ) -> StoredUpload | None:
     """Bring one row in line; return what is whole and so to be finished."""
-    if isinstance(stored, UploadNotFoundError):
-        await catalog.drop_upload(row.id)
-        report.dropped += 1
-        return None
     if isinstance(stored, BaseException):
         raise stored
     if stored.ended is not None:

@@ -5,7 +5,6 @@ first (it is the truth about bytes), then the catalog, which `reconcile` repairs
 A PATCH in the middle of an upload of known length asks no database.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -77,7 +76,6 @@ class Uploads:
             expire_after_seconds=settings.expire_after_seconds,
             terminate_finished=settings.terminate_finished,
         )
-        self._joining = asyncio.Lock()
 
     async def close(self) -> None:
         """Stop background work; what is not done is done by `reconcile` at the next start."""
@@ -195,8 +193,7 @@ class Uploads:
         token = self._final_token(request.parts)
         parts = tuple(upload_id(part) for part in request.parts)
         location = drop_url + token
-        # One at a time: two equal requests must not both create the upload's files.
-        async with self._joining:
+        async with self._store.joining():
             row = await self._catalog.upload(upload_id(token))
             if row is None:
                 length = await self._parts_bytes(drop, parts)
@@ -367,6 +364,11 @@ class Uploads:
         """Shred an upload for the operator also if it does not verify; return whether that was so."""
         return await self._ender.delete_damaged(row_id)
 
-    async def reconcile(self) -> ReconcileReport:
-        """Repair the catalog from the store after a crash, and finish what was to be finished."""
-        return await reconcile.reconcile(self._store, self._catalog, self._finisher, self._ender)
+    async def reconcile(self, lost_before: datetime | None = None) -> ReconcileReport:
+        """Repair the catalog from the store after a crash, and finish what was to be finished.
+
+        Args:
+            lost_before: What was created until then, and is not in the store, never will be; None: all of it.
+        """
+        before = lost_before or self._clock.now()
+        return await reconcile.reconcile(self._store, self._catalog, self._finisher, self._ender, before)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Mode, StoredUpload, UploadState
 from dropoff_tus.ports.store import NewUpload
 from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
@@ -78,7 +78,16 @@ class FileStore:
     async def close(self) -> None:
         """Stop what runs, and let the threads go."""
         await self.stop_appends()
+        self._leases.close()
         self._pools.close()
+
+    def announce(self) -> bool:
+        """Say that a server runs on this store, until it is closed or the process dies.
+
+        Returns:
+            Whether no other did at that moment: then whoever was creating an upload before it is dead.
+        """
+        return self._leases.announce()
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work in a thread."""
@@ -145,11 +154,16 @@ class FileStore:
     async def metadata(self, upload_id: str) -> Metadata | None:
         """Return the client's metadata, or None; see the port."""
         known = self._base.known.get(upload_id)
-        if known is not None and known.metadata is not None:
+        if known is not None and known.metadata is not None and known.state.mode is Mode.MANAGED:
             return known.metadata
 
         def work() -> Metadata | None:
             state = self.load(upload_id)
+            if known is not None and known.metadata is not None:
+                if not state.final or self.layout.of(upload_id).server_envelope.exists():
+                    return known.metadata
+                # Another process sealed it: this one is not to know it any longer either.
+                known.metadata = known.receipt_identity = None
             try:
                 return open_own_envelope(self._base, state).metadata
             except KeyMissingError:
@@ -164,6 +178,10 @@ class FileStore:
     ) -> AbstractAsyncContextManager[FileLease]:
         """Take an upload over; see the port."""
         return self._leases.lease(upload_id, offset=offset, timeout_seconds=timeout_seconds)
+
+    def joining(self) -> AbstractAsyncContextManager[None]:
+        """Make concatenations one at a time; see the port."""
+        return self._leases.joining()
 
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
@@ -231,6 +249,11 @@ class FileStore:
     def unfinished_bytes(self) -> int:
         """Return the bytes on disk of uploads still reserved."""
         return sum(list(self._base.unfinished.values()))
+
+    def keep_unfinished(self, upload_ids: set[str]) -> None:
+        """Count no others there; see the port."""
+        for upload_id in self._base.unfinished.keys() - upload_ids:
+            self._base.unfinished.pop(upload_id, None)
 
 
 def _next_piece(pieces: Iterator[bytes]) -> bytes | None:

@@ -38,6 +38,7 @@ _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
 _SETTLE_POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
+_JOINING_SECONDS = 10.0
 
 
 class Leases:
@@ -48,10 +49,26 @@ class Leases:
         self._base, self._pools = base, pools
         self._holders: dict[str, Holder] = {}
         self._closing = False
+        self._joining = asyncio.Lock()
+        self._announced: int | None = None
 
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
         return upload_id in self._holders
+
+    def announce(self) -> bool:
+        """Say that a server runs here, until this process ends; see `FileStore`."""
+        self._announced = os.open(self._base.settings.keys_dir, os.O_RDONLY | os.O_CLOEXEC)
+        alone = _try_lock(self._announced)
+        # Whoever has it alone does so for this moment.
+        fcntl.flock(self._announced, fcntl.LOCK_SH)
+        return alone
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._announced is not None:
+            os.close(self._announced)
+            self._announced = None
 
     # ---- asking holders -------------------------------------------------------------------------------------
 
@@ -93,6 +110,22 @@ class Leases:
                     await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - now))
                 return
             await asyncio.sleep(min(_SETTLE_POLL_SECONDS, max(0.0, QUIET_SECONDS - quiet)))
+
+    @contextlib.asynccontextmanager
+    async def joining(self) -> AsyncIterator[None]:
+        """Have the turn of whoever makes a concatenation; see the port."""
+        deadline = time.monotonic() + _JOINING_SECONDS
+        async with self._joining:
+            folder = await self._pools.run(os.open, self._base.layout.uploads, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                while not _try_lock(folder):
+                    if time.monotonic() > deadline:
+                        message = "another process is concatenating; nothing was changed, try again"
+                        raise UploadLockedError(message)
+                    await asyncio.sleep(_LOCK_POLL_SECONDS)
+                yield
+            finally:
+                os.close(folder)
 
     # ---- taking over ----------------------------------------------------------------------------------------
 
@@ -247,9 +280,9 @@ class Leases:
         known.vouched = True
 
 
-def _try_lock(log: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -207,6 +207,14 @@ class Store(Protocol):
         """
         ...
 
+    def joining(self) -> AbstractAsyncContextManager[None]:
+        """Make concatenations one at a time, in whatever process: two equal requests must not both make the files.
+
+        Raises:
+            UploadLockedError: Its turn did not come in time; nothing was changed.
+        """
+        ...
+
     def read(
         self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
     ) -> AsyncIterator[bytes]:
@@ -249,5 +257,9 @@ class Store(Protocol):
         ...
 
     def unfinished_bytes(self) -> int:
-        """Return the bytes already on disk of uploads that still hold a reservation."""
+        """Return the bytes already on disk of uploads that still hold a reservation, as far as this process knows."""
+        ...
+
+    def keep_unfinished(self, upload_ids: set[str]) -> None:
+        """Count no others there from now on: another process finished or ended them."""
         ...

@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         "LIMITS__WRONG_CODES_PER_HOUR": "0",
         "DROPOFFS__RETAIN": "90d",
         "DROPOFFS__CONTACT": "Ada",
-        "DROPOFFS__NOTIFY": "a@example.org,b@example.org",
+        "DROPOFFS__NOTIFY": "c@example.org,d@example.org",
     }
     with ServerProcess(tmp_path_factory.mktemp("api-drops"), environment=settings) as running:
         yield running
@@ -46,7 +46,7 @@ def test_drop_off_takes_what_is_configured_whoever_makes_it(server: ServerProces
     for drop_id in made:
         shown = api("GET", f"/drops/{drop_id}").json
         assert (shown["retain_seconds"], shown["contact"]) == (90 * 86400, "Ada")
-        assert shown["notify"] == ["a@example.org", "b@example.org"]
+        assert shown["notify"] == ["c@example.org", "d@example.org"]
     assert "dropoffs.notify: section [mail] names no server" in server.cli_json("check-config")["remarks"][-1]
 
 

@@ -71,6 +71,7 @@ class MemoryStore:
         self.refuse_creation: DropoffError | None = None
         self.refuse_completion: DropoffError | None = None
         self._holders: dict[str, _Holder] = {}
+        self._joining = asyncio.Lock()
 
     def reopened(self) -> "MemoryStore":
         """Return what a new process would find: the same data, no leases, no running digests."""
@@ -233,6 +234,15 @@ class MemoryStore:
     def unfinished_bytes(self) -> int:
         """Return the bytes of uploads that are not finished."""
         return sum(len(kept.data) for kept in self.kept.values() if not kept.final and kept.ended is None)
+
+    def keep_unfinished(self, upload_ids: set[str]) -> None:
+        """Nothing is counted of others here."""
+
+    @asynccontextmanager
+    async def joining(self) -> AsyncIterator[None]:
+        """Make concatenations one at a time."""
+        async with self._joining:
+            yield
 
 
 class MemoryLease:

@@ -6,6 +6,7 @@ DROPOFF_TUS_TEST_PROGRAM names another one than the console script beside the in
 
 import atexit
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -97,6 +98,17 @@ class ServerProcess:
         made = json.loads(self._run("init", *options, "--json").stdout)
         self.config = Path(made["config"])
         self.drop = Drop(**made["drop"])
+
+    def beside(self, folder: Path) -> Self:
+        """Return another `serve` on this one's store and catalog, with ports and logs of its own; nothing runs yet."""
+        other = copy.copy(self)
+        other._out, other._err = folder / "serve.stdout", folder / "serve.stderr"  # noqa: SLF001 - its own kind
+        other._process, other._seen_bytes = None, 0  # noqa: SLF001 - likewise
+        other.port = free_port_pair()
+        other.url = f"http://127.0.0.1:{other.port}"
+        listen = {"SERVER__LISTEN": f"127.0.0.1:{other.port}", "MONITORING__LISTEN": f"127.0.0.1:{other.port + 1}"}
+        other.environment = {**self.environment, **listen}
+        return other
 
     def __enter__(self) -> Self:
         """Start at the head of a `with`."""

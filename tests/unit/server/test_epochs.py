@@ -82,6 +82,7 @@ async def test_part_that_is_claimed_between_two_questions_keeps_its_day(monkeypa
         return rows
 
     monkeypatch.setattr(world.catalog, "uploads", uploads)
-    needed = await world.uploads._ender._needed_epochs(world.clock.now())  # noqa: SLF001 - the one answer that matters
+    unfinished = await world.catalog.uploads(states=[UploadState.OPEN])
+    needed = await world.uploads._ender._needed_epochs(unfinished, world.clock.now())  # noqa: SLF001 - what matters
     assert DAY in needed
     assert (NOON + timedelta(days=3)).date().isoformat() in needed

@@ -11,6 +11,7 @@ from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.errors import CatalogUnavailableError, KeyMissingError, StorageFullError, UploadGoneError
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Mode, Role, UploadState
+from server.ending import lost_before
 from tests.support.aio import async_test
 from tests.unit.server.world import World, token_of, with_digest
 
@@ -125,6 +126,24 @@ async def test_end_that_the_catalog_does_not_know_of_is_recorded(state: UploadSt
     assert (await world.uploads.reconcile()).ended == 1
     assert world.state(token) is state
     assert await world.reserved_bytes() == 0
+
+
+@async_test
+async def test_upload_that_another_server_is_creating_is_left_to_it() -> None:
+    """The row comes before the files: what is young may have no files yet, and is dropped once it is old."""
+    world = World()
+    made = token_of(await world.create(5))
+    kept = world.store.kept.pop(upload_id(made))
+    began, other = world.clock.now(), world.other_process()
+    assert (await other.reconcile(lost_before(began))).dropped == 0
+    world.clock.advance(1)
+    assert await other.end_open(world.drop.id) == 1
+    world.store.kept[upload_id(made)] = kept
+    assert (await world.patch(made, 0, b"01234")).offset == 5
+    lost = token_of(await world.create(5))
+    del world.store.kept[upload_id(lost)]
+    world.clock.advance(61)
+    assert (await other.reconcile(lost_before(world.clock.now()))).dropped == 1
 
 
 @async_test

@@ -48,6 +48,41 @@ async def test_upload_in_pieces_with_a_cut_reads_back_whole(tmp_path: Path, key_
 
 
 @async_test
+async def test_two_processes_join_one_after_the_other_and_know_of_each_other(tmp_path: Path) -> None:
+    """Kernel locks: who joins has its turn alone, and a server that starts learns whether another one runs."""
+    kit = StoreKit(tmp_path)
+    await kit.create(1)
+    one, other = kit.store, kit.open()
+    order: list[str] = []
+
+    async def join() -> None:
+        async with other.joining():
+            order.append("other")
+
+    async with one.joining():
+        waiting = asyncio.create_task(join())
+        await asyncio.sleep(0.2)
+        order.append("one")
+    await waiting
+    assert order == ["one", "other"]
+    assert [one.announce(), other.announce()] == [True, False]
+    await one.close()
+    await other.close()
+    assert kit.open().announce()
+
+
+@async_test
+async def test_what_another_process_finished_is_no_longer_counted_as_unfinished(tmp_path: Path) -> None:
+    """Else the disk would seem to hold bytes twice that are promised once."""
+    kit = StoreKit(tmp_path)
+    (_, one), (_, two) = await kit.create(9), await kit.create(9)
+    for upload in (one, two):
+        await kit.append(upload.id, 0, b"12345")
+    kit.store.keep_unfinished({two.id})
+    assert kit.store.unfinished_bytes() == 5
+
+
+@async_test
 async def test_restart_with_torn_tails_keeps_every_committed_byte(tmp_path: Path) -> None:
     """Half a log line and bytes past the commit are cut, and the upload goes on."""
     kit = StoreKit(tmp_path)
