@@ -1,8 +1,10 @@
 """The port's uploads and their arithmetic, on every database."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -367,34 +369,24 @@ async def test_drop_upload_gives_back_what_is_left_to_give(catalog_url: str, sta
 # ---- lists ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("keep", "arguments"),
-    [
-        (lambda _row: True, {}),
-        (lambda row: row.state is UploadState.OPEN, {"states": [UploadState.OPEN]}),
-        (
-            lambda row: row.state in {UploadState.COMPLETE, UploadState.EXPIRED},
-            {"states": [UploadState.COMPLETE, UploadState.EXPIRED]},
-        ),
-        (lambda row: row.role is not Role.PARTIAL, {"partials": False}),
-        (lambda row: row.role is Role.PARTIAL and row.final_id is None, {"unclaimed": True}),
-        (
-            lambda row: row.role is Role.PARTIAL and row.final_id is None and row.state is UploadState.COMPLETE,
-            {"unclaimed": True, "states": [UploadState.COMPLETE]},
-        ),
-    ],
-    ids=["all", "one-state", "two-states", "no-partials", "unclaimed", "unclaimed-complete"],
-)
-@pytest.mark.parametrize("of_dropoff", [False, True])
-@pytest.mark.parametrize("aged", [False, True])
+_FILTERS: dict[str, tuple[Callable[[UploadRow], bool], dict[str, Any]]] = {
+    "all": (lambda _row: True, {}),
+    "one state": (lambda row: row.state is UploadState.OPEN, {"states": [UploadState.OPEN]}),
+    "two states": (
+        lambda row: row.state in {UploadState.COMPLETE, UploadState.EXPIRED},
+        {"states": [UploadState.COMPLETE, UploadState.EXPIRED]},
+    ),
+    "no partials": (lambda row: row.role is not Role.PARTIAL, {"partials": False}),
+    "unclaimed": (lambda row: row.role is Role.PARTIAL and row.final_id is None, {"unclaimed": True}),
+    "unclaimed and complete": (
+        lambda row: row.role is Role.PARTIAL and row.final_id is None and row.state is UploadState.COMPLETE,
+        {"unclaimed": True, "states": [UploadState.COMPLETE]},
+    ),
+}
+
+
 @async_test
-async def test_uploads_filtered_are_those_that_match_oldest_first(
-    catalog_url: str,
-    keep: Callable[[UploadRow], bool],
-    arguments: dict[str, object],
-    of_dropoff: bool,
-    aged: bool,
-) -> None:
+async def test_uploads_filtered_are_those_that_match_oldest_first(catalog_url: str) -> None:
     """Every filter, alone and with others, gives what the same test in Python gives."""
     mine, other = make_dropoff(), make_dropoff()
     async with open_catalog(catalog_url) as catalog:
@@ -409,17 +401,15 @@ async def test_uploads_filtered_are_those_that_match_oldest_first(
             await catalog.add_upload(make_upload(dropoff, 6, Role.PARTIAL), allow)
             await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[part.id])
         everything = await catalog.uploads()
+        assert len(everything) == 14
+        assert everything == sorted(everything, key=lambda row: row.created_at)
         middle = everything[len(everything) // 4].created_at
-        expected = [
-            row
-            for row in everything
-            if keep(row) and (not of_dropoff or row.drop_id == mine.id) and (not aged or row.created_at < middle)
-        ]
-        found = await catalog.uploads(
-            drop_id=mine.id if of_dropoff else None,
-            created_before=middle if aged else None,
-            **arguments,  # type: ignore[arg-type]
-        )
-    assert len(everything) == 14
-    assert everything == sorted(everything, key=lambda row: row.created_at)
-    assert found == expected
+        for name, drop_id, before in itertools.product(_FILTERS, (None, mine.id), (None, middle)):
+            keep, arguments = _FILTERS[name]
+            expected = [
+                row
+                for row in everything
+                if keep(row) and drop_id in {None, row.drop_id} and (before is None or row.created_at < before)
+            ]
+            found = await catalog.uploads(drop_id=drop_id, created_before=before, **arguments)
+            assert found == expected, (name, drop_id, before)
