@@ -20,6 +20,7 @@ from tests.support.aio import async_test
 from tests.support.crash_scenarios import SCENARIOS, Client, Sent
 from tests.support.power_cut import KilledError, Medium, Recorder
 from tests.support.store_kit import StoreKit
+from tests.support.unsynced import UnsyncedCalls
 
 _LUCKS = (0.0, 1.0, 0.5)
 
@@ -53,7 +54,7 @@ async def _record(plan: _Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         kit.open()
         await crash_scenarios.verify(client)
     await kit.store.close()
-    monkeypatch.setattr(durable, "calls", durable.Calls())
+    monkeypatch.setattr(durable, "calls", UnsyncedCalls())
     return kit, recorder
 
 

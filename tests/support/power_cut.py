@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.durable import Calls
+from tests.support.unsynced import UnsyncedCalls
 
 SECTOR_BYTES = 512
 
@@ -40,8 +40,8 @@ class Change:
     """The number of the call, by which `die_at` counts."""
 
 
-class Recorder(Calls):
-    """Does every call and writes it down; dies before the call number `die_at`, and stays dead until `revive`."""
+class Recorder(UnsyncedCalls):
+    """Does every call but syncs, and notes it; dies before call number `die_at`, and stays dead until `revive`."""
 
     def __init__(self, root: Path) -> None:
         """Take all that is below root now for durable."""
