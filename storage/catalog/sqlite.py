@@ -114,10 +114,18 @@ class SqliteTransaction:
         return self._cursor.execute(compiled(statement), values)
 
 
+_REASONS = {
+    "SQLITE_FULL": "the disk is full, so the catalog cannot be written",
+    "SQLITE_READONLY": "the catalog cannot be written, its file or disk is read-only",
+}
+
+
 def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:
     """Make the refusal for a database that does not answer, the original chained; its text is for the log alone."""
-    _log.error("the catalog does not answer: %s", getattr(error, "sqlite_errorname", type(error).__name__))
-    refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
+    name = str(getattr(error, "sqlite_errorname", type(error).__name__))
+    _log.error("the catalog does not answer: %s", name)
+    said = next((text for begin, text in _REASONS.items() if name.startswith(begin)), "the catalog does not answer")
+    refusal = CatalogUnavailableError(f"{said}; try again shortly")
     refusal.__cause__ = error
     return refusal
 

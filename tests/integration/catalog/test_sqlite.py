@@ -48,6 +48,26 @@ async def test_catalog_closed_leaves_no_thread_and_one_file(sqlite_url: str) -> 
     assert [path.name for path in _file(sqlite_url).parent.iterdir()] == ["catalog.sqlite3"]
 
 
+def test_full_disk_and_read_only_file_are_told_as_what_they_are(sqlite_url: str) -> None:
+    """Whoever looks after the server reads what to put right."""
+    with contextlib.closing(connect(_file(sqlite_url))) as database:
+        database.execute("CREATE TABLE filler (filling BLOB)")
+        database.execute(f"PRAGMA max_page_count = {database.execute('PRAGMA page_count').fetchone()[0]}")
+        with pytest.raises(sqlite3.Error) as full:
+            database.execute("INSERT INTO filler VALUES (zeroblob(100000))")
+        database.execute("PRAGMA query_only = ON")
+        with pytest.raises(sqlite3.Error) as read_only:
+            database.execute("DELETE FROM filler")
+        with pytest.raises(sqlite3.Error) as other:
+            database.execute("SELECT * FROM nowhere")
+    said = [str(sqlite.unavailable(found.value)) for found in (full, read_only, other)]
+    assert ["disk is full" in said[0], "read-only" in said[1], said[2]] == [
+        True,
+        True,
+        "the catalog does not answer; try again shortly",
+    ]
+
+
 @async_test
 async def test_database_locked_by_another_process_is_unavailable_then_works(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
