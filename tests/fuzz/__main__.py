@@ -8,29 +8,48 @@ libFuzzer. It stops at the first exception that is not a documented one, and lea
 """
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+_FOLDER = "DROPOFF_TUS_FUZZ_FOLDER"
 
-def main(arguments: list[str]) -> None:
+
+def main(arguments: list[str]) -> int:
+    """Run libFuzzer in a process of its own, which it ends without coming back, and remove what that leaves."""
+    # Whoever ends this one, by whatever ends a process in order, ends that one too, and the folder goes.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        command = [sys.executable, "-m", "tests.fuzz", *arguments]
+        try:
+            return subprocess.run(command, env={**os.environ, _FOLDER: folder}, check=False).returncode
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+
+def fuzz(folder: Path, arguments: list[str]) -> None:
     """Run libFuzzer on a target. Its seeds are the corpus to begin with."""
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["dropoff_tus", "storage"]):
         fuzz_targets = importlib.import_module("tests.support.fuzz_targets")
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        targets = fuzz_targets.make_targets(Path(folder))
-        if not arguments or arguments[0] not in targets:
-            sys.exit(f"usage: python -m tests.fuzz {{{','.join(targets)}}} [options of libFuzzer]")
-        target = targets[arguments[0]]
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
-        for number, seed in enumerate(target.seeds):
-            (corpus / str(number)).write_bytes(seed)
-        atheris.Setup([sys.argv[0], str(corpus), *arguments[1:]], target.run)
-        atheris.Fuzz()
+    targets = fuzz_targets.make_targets(folder)
+    if not arguments or arguments[0] not in targets:
+        sys.exit(f"usage: python -m tests.fuzz {{{','.join(targets)}}} [options of libFuzzer]")
+    target = targets[arguments[0]]
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(target.seeds):
+        (corpus / str(number)).write_bytes(seed)
+    atheris.Setup([sys.argv[0], str(corpus), *arguments[1:]], target.run)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if _FOLDER in os.environ:
+        fuzz(Path(os.environ[_FOLDER]), sys.argv[1:])
+    else:
+        sys.exit(main(sys.argv[1:]))
