@@ -10,7 +10,7 @@ from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
 from server.origins import Origins
-from server.purging import Purger
+from server.purges import Purges
 from server.refusals import Refusals
 from server.remote_check import RemoteCheck
 from server.tokens import TokenGuard
@@ -25,7 +25,7 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
-PURGER: web.AppKey[Purger] = web.AppKey("purger", Purger)
+PURGES: web.AppKey[Purges] = web.AppKey("purges", Purges)
 REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)
 REMOTE_CHECK: web.AppKey[RemoteCheck] = web.AppKey("remote_check", RemoteCheck)

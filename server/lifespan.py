@@ -15,6 +15,7 @@ from server.closing import ClosedDropoffs
 from server.deliveries import open_deliveries, open_remote_check
 from server.ending import lost_before
 from server.health import Metrics
+from server.purges import Purges
 from server.refusals import Refusals
 from server.services import open_services
 from server.tokens import TokenGuard
@@ -42,7 +43,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.OUTBOX] = opened.catalog.outbox
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
-        app[appkeys.PURGER] = opened.purger
+        purges = app[appkeys.PURGES] = Purges(opened.purger, opened.catalog)
         wrong_per_hour = config.limits.wrong_codes_per_hour
         refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
         app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, wrong_per_hour, refusals)
@@ -52,6 +53,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
 
         async def stop(_app: web.Application) -> None:
             # In this order: what is checked in the background would hold its lease until it is read.
+            await purges.close()
             await opened.uploads.close()
             await opened.store.stop_appends()
             with contextlib.suppress(DropoffError):

@@ -15,16 +15,20 @@ from server.api.requests import (
     DropCreation,
     DropEditing,
     DropFilter,
+    Waiting,
     cursor,
+    later,
     read_body,
     read_cursor,
     read_query,
 )
-from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, PURGER
+from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, PURGES
 from server.clock import SystemClock
 from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
 from server.units import parse_time
+
+_ASK_AGAIN_SECONDS = 2
 
 
 class DropsAnswer(Answer):
@@ -126,30 +130,31 @@ class Kept(Answer):
 
 
 class PurgedAnswer(Answer):
-    """What was shredded of a drop-off."""
+    """What was shredded of a drop-off; with status 202, how far that is."""
 
     id: str
+    total: int = Field(ge=0, description="How many uploads there are to look at; 0 until they are counted.")
     removed: int = Field(ge=0)
     kept: list[Kept] = Field(description="What could not be had now; purge again.")
     unread: list[str] = Field(description="Uploads in the store of which nobody can say whose they are.")
     certificate: str | None = Field(description="The signed line, once nothing is kept.")
 
 
-async def purge_drop(request: web.Request) -> BaseModel:
-    """Close a drop-off and shred all that it received."""
-    drop_id, purger = _drop_id(request), request.app[PURGER]
-    purged = await purger.purge(drop_id, lambda _total: lambda _count: None)
-    certificate = None
-    if not purged.kept:
-        certificate = purger.certificate(purged)
-        await purger.record(purged, certificate)
-    return PurgedAnswer(
+async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
+    """Close a drop-off and shred all that it received, also when the client does not wait for the end."""
+    drop_id = _drop_id(request)
+    wanted = read_query(request, Waiting)
+    purge = await request.app[PURGES].ask(drop_id, wanted.wait)
+    outcome, certificate = purge.outcome, purge.certificate
+    answer = PurgedAnswer(
         id=drop_id,
-        removed=len(purged.removed),
-        kept=[Kept(id=upload_id, why=why) for upload_id, why in purged.kept],
-        unread=[] if limited_to(request) is not None else purged.unread,
+        total=purge.total,
+        removed=purge.done if outcome is None else len(outcome.removed),
+        kept=[] if outcome is None else [Kept(id=upload_id, why=why) for upload_id, why in outcome.kept],
+        unread=[] if outcome is None or limited_to(request) is not None else outcome.unread,
         certificate=None if certificate is None else certificate.decode("ascii").rstrip("\n"),
     )
+    return answer if outcome is not None else later(answer, _ASK_AGAIN_SECONDS)
 
 
 async def new_code(request: web.Request) -> BaseModel:

@@ -96,6 +96,10 @@ def _operation(
     bytes_content = {_BYTES: {"schema": {"type": "string", "format": "binary"}}}
     good["content"] = {_JSON: {"schema": refs[route.answer]}} if route.answer is not None else bytes_content
     responses = {str(route.status): good}
+    if route.later:
+        seconds = {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}}
+        going_on = {"description": "It goes on; ask again, the same way", "headers": {"Retry-After": seconds}}
+        responses["202"] = {**good, **going_on}
     if route.ranges:
         responses["206"] = {"description": "The range", "content": bytes_content}
     refusals = {*_ALWAYS, *route.refusals, *(_OF_BODIES if route.body is not None else ())}

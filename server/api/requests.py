@@ -16,6 +16,8 @@ from server.units import MOST_ADDRESSES, MOST_LABEL_CHARACTERS
 M = TypeVar("M", bound=BaseModel)
 MOST_BODY_BYTES = 64 << 10
 MOST_ON_A_PAGE = 200
+MOST_WAIT_SECONDS = 20
+"""Well below what proxies and clients wait for by default."""
 _BODY_SECONDS = 30.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -140,6 +142,14 @@ class Closing(Request):
     now: bool = Field(default=False, description="Also end what is being uploaded, within seconds.")
 
 
+class Waiting(Request):
+    """How long to wait for the end of what may take long."""
+
+    wait: int = Field(
+        MOST_WAIT_SECONDS, ge=0, le=MOST_WAIT_SECONDS, description="Seconds until the answer is 202, and it goes on."
+    )
+
+
 class UploadFilter(Request):
     """Which uploads, and which page of them."""
 
@@ -148,6 +158,16 @@ class UploadFilter(Request):
     partials: Literal["true", "false"] = Field("false", description="Also the parts of concatenations.")
     cursor: Cursor | None = Field(None, description="The next_cursor of the page before.")
     limit: int = Field(50, ge=1, le=MOST_ON_A_PAGE, description="How many on a page.")
+
+
+def later(answer: BaseModel, seconds: int) -> web.Response:
+    """Return an answer that is not the last: the request goes on by itself, and is to be made again."""
+    return web.Response(
+        status=202,
+        body=answer.model_dump_json().encode("utf-8"),
+        content_type="application/json",
+        headers={"Retry-After": str(seconds)},
+    )
 
 
 def cursor(item: Dropoff | UploadRow) -> str:

@@ -11,7 +11,7 @@ from dropoff_tus.model import Scope
 from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
 from server.api import drops, openapi, uploads
 from server.api.access import LIMITED_TO
-from server.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter
+from server.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
 from server.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
 from server.forwarded import client_of
 
@@ -34,6 +34,8 @@ class Route:
     body: type[BaseModel] | None = None
     body_needed: bool = True
     ranges: bool = False
+    later: bool = False
+    """Whether it may answer 202 and go on; then the same request is made again."""
     refusals: tuple[int, ...] = ()
 
 
@@ -103,7 +105,9 @@ ROUTES = (
         Scope.UPLOADS_DELETE,
         drops.purge_drop,
         drops.PurgedAnswer,
-        refusals=(404,),
+        query=Waiting,
+        later=True,
+        refusals=(400, 404),
     ),
     Route(
         "POST",

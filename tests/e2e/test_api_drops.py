@@ -1,7 +1,9 @@
 """Changing drop-offs, by the command line and by the API alike; lists in pages; and tokens for one drop-off."""
 
+import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -369,3 +371,63 @@ def test_drop_purged_over_http_is_as_by_the_command_line(server: ServerProcess, 
     assert api("GET", f"/uploads/{kept}").json["state"] == "complete"
     last = _rows(server)[-1]
     assert (last["act"], last["drop"], last["who"].partition(":")[0]) == ("drop.purge", drop.id, "token")
+
+
+def _purges(server: ServerProcess, drop: Drop) -> list[str]:
+    return [row["final"] for row in _rows(server) if row["act"] == "drop.purge" and row["drop"] == drop.id]
+
+
+def _listed(certificate: str) -> set[str]:
+    return {item["id"] for item in json.loads(certificate.rpartition(" ")[0])["uploads"]}
+
+
+def test_purge_over_http_tells_how_far_it_is_and_gives_one_certificate(server: ServerProcess, api: Api) -> None:
+    """Who asks meanwhile joins it; who asks later gets the same certificate, until there is something new to shred."""
+    drop = server.create_drop()
+    uploads = {_finished(drop) for _ in range(20)}
+    path = f"/drops/{drop.id}/purge"
+    begun = api("POST", f"{path}?wait=0")
+    assert (begun.status, begun.json["certificate"]) == (202, None)
+    assert int(begun.headers["retry-after"]) >= 1
+    seen = [begun.json["removed"]]
+    while (answer := api("POST", f"{path}?wait=0")).status == 202:
+        assert answer.json["total"] in {0, len(uploads)}
+        seen.append(answer.json["removed"])
+    assert seen == sorted(seen)
+    assert (answer.status, answer.json["removed"], answer.json["total"]) == (200, len(uploads), len(uploads))
+    again = api("POST", path)
+    assert again.json == answer.json
+    assert _listed(again.json["certificate"]) == uploads
+    assert len(_purges(server, drop)) == 1
+    assert [api("POST", f"{path}?wait={wait}").status for wait in ("-1", "21", "x")] == [400] * 3
+    server.cli("drop", "reopen", drop.id)
+    uploads.add(_finished(drop))
+    assert _listed(api("POST", path).json["certificate"]) == uploads
+    assert len(_purges(server, drop)) == 2
+
+
+@pytest.mark.parametrize("what", ["client", "server"])
+def test_purge_over_http_outlives_its_client_and_is_gone_on_with_after_a_stop(
+    server: ServerProcess, api: Api, what: str
+) -> None:
+    """Without anybody who waits it comes to its end; stopped with the server, the next request completes it."""
+    drop = server.create_drop()
+    uploads = {_finished(drop) for _ in range(20)}
+    path = f"/api/v1/drops/{drop.id}/purge"
+    with drop.site.connect() as connection:
+        connection.send(drop.site.message("POST", path, {"Authorization": f"Bearer {api.token}"}))
+    if what == "client":
+        deadline = time.monotonic() + 60
+        while not (certified := _purges(server, drop)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    else:
+        certified = []
+        server.stop()
+        server.start()
+    answer = api("POST", f"/drops/{drop.id}/purge")
+    assert (answer.status, answer.json["kept"]) == (200, [])
+    assert _listed(answer.json["certificate"]) == uploads
+    digest = hashlib.sha256(f"{answer.json['certificate']}\n".encode()).hexdigest()
+    assert _purges(server, drop)[-1] == digest
+    assert what == "server" or certified == [digest]
