@@ -11,7 +11,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, UploadGoneError
 from dropoff_tus.model import StoredUpload
 from dropoff_tus.ports.store import Store
 from server.appkeys import CATALOG
@@ -73,12 +73,25 @@ async def send(
             await response.write(piece)
     except DropoffError as error:
         # Any answer now would look like content. A connection that breaks before Content-Length is understood.
-        _log.error("a download was cut off", extra={"upload_id": stored.id, "code": error.code})
+        ended = await _has_ended(store, stored.id)
+        _log.log(
+            logging.INFO if ended else logging.ERROR,
+            "a download was cut off",
+            extra={"upload_id": stored.id, "code": UploadGoneError.code if ended else error.code},
+        )
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError from error
     await response.write_eof()
     return response
+
+
+async def _has_ended(store: Store, upload_id: str) -> bool:
+    """Tell whether an upload was shredded meanwhile: what cannot be read then is no damage."""
+    try:
+        return (await store.stat(upload_id)).ended is not None
+    except DropoffError:
+        return False
 
 
 def disposition(name: str) -> str:

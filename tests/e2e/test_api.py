@@ -376,6 +376,22 @@ def test_content_that_does_not_verify_is_cut_off(server: ServerProcess, api: Api
     assert "a download was cut off" in server.log_text
 
 
+def test_content_that_is_deleted_meanwhile_is_cut_off_and_not_called_damaged(server: ServerProcess, api: Api) -> None:
+    """Who looks into the log for damage finds none."""
+    content = random.Random(9).randbytes(12_000_000)
+    found = _upload(server.drop.site, content)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("GET", f"/api/v1/uploads/{found}/content", headers={"Authorization": f"Bearer {api.token}"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert api("DELETE", f"/uploads/{found}").status == 200
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    connection.close()
+    (told,) = [line for line in server.log_text.splitlines() if "a download was cut off" in line and found in line]
+    assert (json.loads(told)["code"], json.loads(told)["level"]) == ("ERR_UPLOAD_GONE", "info")
+
+
 def test_upload_deleted_is_shredded(server: ServerProcess, api: Api) -> None:
     """After DELETE there is no content for anybody, and deleting again is harmless."""
     found = _upload(server.drop.site, b"gone")
