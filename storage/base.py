@@ -7,6 +7,7 @@ Source: docs/format.md.
 """
 
 import contextlib
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from dropoff_tus.checksum import running_hash
-from dropoff_tus.errors import StorageFailedError
+from dropoff_tus.errors import DropoffError, StorageFailedError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, SignedPolicy
 from storage.age import Identity, Recipient
@@ -28,6 +29,7 @@ from storage.layout import Layout
 from storage.log import LogState
 from storage.recovery import Chain, not_found, read_chain, read_durable, waiting_at
 
+_log = logging.getLogger(__name__)
 _CACHE_ENTRIES = 4096
 _MOST_KEY_FILE_BYTES = 1 << 20
 """More than an envelope or a receipt ever has; what stands in its place may be anything."""
@@ -110,6 +112,39 @@ class StoreBase:
         self.distrusted: set[str] = set()
         """Uploads whose state on disk is unknown since a sync failed."""
         self._policies: set[tuple[str, SignedPolicy]] = set()
+        self._roots = self._present_roots()
+
+    def check_roots(self) -> None:
+        """Refuse to take the roots for the store's when they are other folders than at the start.
+
+        A volume that was unmounted leaves an empty folder, or none: what it holds is not unknown, and what would be
+        stored there would be hidden when it comes back.
+
+        Raises:
+            StorageFailedError: They are not there, or others.
+        """
+        if self._roots is None:
+            self._roots = self._present_roots()
+        elif self._present_roots() != self._roots:
+            _log.error("a folder of the store is gone or was replaced: put it back, mount it, or restart")
+            message = "the store's folder is not there; what was acknowledged is safe, try again when it is back"
+            raise StorageFailedError(message)
+
+    def _present_roots(self) -> tuple[tuple[int, int], ...] | None:
+        """Tell which folders the roots are; None where one is missing."""
+        try:
+            found = [root.stat() for root in (self.layout.uploads, self.settings.keys_dir)]
+        except OSError:
+            return None
+        return tuple((one.st_dev, one.st_ino) for one in found)
+
+    def absent(self) -> DropoffError:
+        """Return what to say of an upload whose files are not there: it is unknown, or the store is away."""
+        try:
+            self.check_roots()
+        except StorageFailedError as error:
+            return error
+        return not_found()
 
     def recipient_of(self, state: LogState) -> Recipient:
         """Return an upload's own recipient, parsed once."""
@@ -154,7 +189,7 @@ class StoreBase:
                 os.close(log)
         except FileNotFoundError:
             self.known.forget(upload_id)
-            raise not_found() from None
+            raise self.absent() from None
         except OSError as error:
             raise self.failed(upload_id, error) from error
 
@@ -205,7 +240,7 @@ class StoreBase:
             finally:
                 os.close(log)
         except FileNotFoundError:
-            raise not_found() from None
+            raise self.absent() from None
         except OSError as error:
             raise self.failed(upload_id, error) from error
 

@@ -55,6 +55,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     record["root"] = hashlib.sha256(blobs[0]).hexdigest()
     line = sign_line(record, base.keys.signing)
     paths = base.layout.of(new.id)
+    base.check_roots()
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)

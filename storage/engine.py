@@ -242,6 +242,8 @@ class FileStore:
 
     def free_bytes(self) -> int:
         """Return what is free above the floor."""
+        # Of another volume it would say nothing; and nothing is admitted, nor called ready, while the store is away.
+        self._base.check_roots()
         settings = self._base.settings
         numbers = os.statvfs(settings.root)
         return numbers.f_bavail * numbers.f_frsize - settings.free_space_floor_bytes

@@ -201,7 +201,7 @@ class Leases:
             return log, self._base.disk.open_existing(paths.data, write=True)
         except FileNotFoundError:
             if log < 0:
-                raise not_found() from None
+                raise self._base.absent() from None
             try:
                 raise self._without_data(log, upload_id)
             finally:
@@ -254,7 +254,7 @@ class Leases:
                 self._base.read_key_file(state.id, path) for path in (paths.root_envelope, paths.server_envelope)
             )
         except FileNotFoundError:
-            raise not_found() from None
+            raise self._base.absent() from None
         found = hashlib.sha256(root).hexdigest()
         written = Written(self._base.settings.keys_dir / JOURNAL)
         whole = found == state.create.get("root", found) or written.has(state.id, found)
@@ -270,7 +270,7 @@ class Leases:
         except KeyMissingError:
             # A key that is missing may be put back; an envelope that is missing will not come again.
             if state.segments == 0 and not self._base.layout.of(state.id).server_envelope.exists():
-                raise not_found() from None
+                raise self._base.absent() from None
             raise
         except Exception:
             if state.segments == 0:

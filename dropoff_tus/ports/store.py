@@ -253,7 +253,11 @@ class Store(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Return what the disk has free for us, less the configured floor. May be negative."""
+        """Return what the disk has free for us, less the configured floor. May be negative.
+
+        Raises:
+            StorageFailedError: The store is not there: a volume that was unmounted, say.
+        """
         ...
 
     def unfinished_bytes(self) -> int:

@@ -116,9 +116,11 @@ class StoreKit:
         name: bytes = b"x",
         more: Sequence[tuple[str, bytes]] = (),
         token: str | None = None,
+        roots: bool = True,
     ) -> tuple[str, StoredUpload]:
-        """Create an upload; returns its token and state."""
-        make_roots(self.store)
+        """Create an upload, and the store's roots before it; returns its token and state."""
+        if roots:
+            make_roots(self.store)
         token = token or os.urandom(16).hex()
         new = NewUpload(
             id=ids.upload_id(token),

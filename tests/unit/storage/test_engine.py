@@ -15,6 +15,7 @@ from dropoff_tus.errors import (
     KeyMissingError,
     MismatchedOffsetError,
     PolicyTamperedError,
+    StorageFailedError,
     UploadDamagedError,
     UploadNotFoundError,
 )
@@ -188,6 +189,41 @@ async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
     for part_id in parts:
         assert (await kit.store.stat(part_id)).ended is UploadState.TERMINATED
     assert not any(kit.store.layout.of(part).root_envelope.exists() for part in parts)
+
+
+@pytest.mark.parametrize("root", ["store/uploads", "keys"])
+@pytest.mark.parametrize("replaced", [False, True])
+@async_test
+async def test_root_that_goes_away_takes_nothing_and_makes_nothing_unknown(
+    tmp_path: Path, root: str, replaced: bool
+) -> None:
+    """An unmounted volume leaves an empty folder, or none: nothing is stored there, nobody is told to begin anew."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(10)
+    _, begun = await kit.create(10)
+    await kit.append(begun.id, 0, b"01234")
+    store = kit.open()
+    folder, aside = tmp_path / root, tmp_path / "aside"
+    folder.rename(aside)
+    if replaced:
+        folder.mkdir()
+    with pytest.raises(StorageFailedError, match="is not there"):
+        await kit.create(1, roots=False)
+    with pytest.raises(StorageFailedError, match="is not there"):
+        store.free_bytes()
+    for one in (upload, begun):
+        with pytest.raises((StorageFailedError, KeyMissingError)):
+            await kit.append(one.id, one.offset, b"x")
+    if root != "keys":
+        with pytest.raises(StorageFailedError):
+            await store.stat(upload.id)
+    assert not folder.exists() or list(folder.iterdir()) == []
+    if replaced:
+        folder.rmdir()
+    aside.rename(folder)
+    await kit.append(upload.id, 0, b"0123456789")
+    await kit.append(begun.id, 5, b"56789")
+    await kit.create(1, roots=False)
 
 
 @async_test
