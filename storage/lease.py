@@ -15,6 +15,7 @@ from dropoff_tus.errors import (
     LengthFixedError,
     MaxSizeExceededError,
     MismatchedOffsetError,
+    StorageFailedError,
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
@@ -23,6 +24,7 @@ from dropoff_tus.ports.store import Body, Completion
 from storage.append import Appender, Leased
 from storage.base import StoreBase
 from storage.commit import Committer
+from storage.durable import SyncFailedError
 from storage.holder import Holder
 from storage.log import LogState, SegmentEntry, next_record
 from storage.pools import Pools
@@ -195,8 +197,16 @@ class FileLease:
                 shred(self._base, self.state)
                 for part in self.state.parts:
                     shred_part(self._base, part, state, why, at)
-            except OSError as error:
+            except SyncFailedError as error:
                 raise self._committer.failed(error) from error
+            except OSError as error:
+                if self.state.ended is None:
+                    raise self._committer.failed(error) from error
+                message = (
+                    f"upload {self.state.id} has ended, but not all of its keys and bytes could be removed "
+                    f"({error.strerror}); the same again goes on with it"
+                )
+                raise StorageFailedError(message) from error
 
         await self._pools.run(work)
 

@@ -1,6 +1,7 @@
 """The store's rules, on real files."""
 
 import asyncio
+import errno
 import hashlib
 import os
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports.store import NewUpload
+from storage import durable
 from storage.check import check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
@@ -260,6 +262,35 @@ async def test_concatenation_whose_maker_died_is_made_anew(tmp_path: Path) -> No
         assert (await kit.store.stat(final.id)).parts == (part.id,)
         await kit.store.forget(final.id)
         paths.folder.mkdir()
+
+
+@async_test
+async def test_end_whose_keys_cannot_be_removed_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told that an upload is safe of which half is gone; the same again takes the rest."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(5)
+    await kit.append(upload.id, 0, b"hello")
+    await kit.finish(upload.id)
+
+    class Immutable(durable.Calls):
+        """A folder whose files cannot be removed."""
+
+        def unlink(self, path: Path) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    async def end() -> None:
+        async with kit.store.lease(upload.id) as lease:
+            await lease.end(UploadState.DELETED, "test", datetime.now(UTC))
+
+    monkeypatch.setattr(durable, "calls", Immutable())
+    with pytest.raises(StorageFailedError, match=rf"{upload.id} has ended, .*Operation not permitted"):
+        await end()
+    monkeypatch.setattr(durable, "calls", durable.Calls())
+    assert await kit.store.leftovers(upload.id)
+    await end()
+    assert not await kit.store.leftovers(upload.id)
 
 
 @async_test
