@@ -108,6 +108,10 @@ class FileStore:
         """Tell whether keys or bytes of an upload are here, whatever its log says."""
         return await self.run(shredding.leftovers, self._base, upload_id)
 
+    async def unsealed(self, upload_id: str) -> bool:
+        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
+        return await self.run(lambda: shredding.unsealed(self._base, self.load(upload_id)))
+
     async def claimed_drop(self, upload_id: str) -> str | None:
         """Return the drop-off that an upload's log names, without believing it."""
         return await self.run(shredding.claimed_drop, self._base, upload_id)

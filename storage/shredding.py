@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.errors import DropoffError, UploadLockedError
-from dropoff_tus.model import UploadState
+from dropoff_tus.model import Mode, Role, UploadState
 from storage.base import StoreBase
 from storage.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line, stamp
@@ -35,6 +35,16 @@ def seal(base: StoreBase, state: LogState) -> None:
         if known is not None:
             known.metadata = known.receipt_identity = None
     failpoint("after-seal")
+
+
+def unsealed(base: StoreBase, state: LogState) -> bool:
+    """Tell whether an envelope to the server lies beside a sealed upload that is finished, or beside a part of it.
+
+    While it is being finished that is so; later a copy was put back.
+    """
+    if not state.final or state.mode is not Mode.SEALED or state.role is Role.PARTIAL:
+        return False
+    return any(base.layout.of(one).server_envelope.exists() for one in (state.id, *state.parts))
 
 
 def shred(base: StoreBase, state: LogState) -> None:

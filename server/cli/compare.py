@@ -54,6 +54,8 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
     problem = None
     if row.state in _WHOLE_STATES:
         problem = _whole(store, row, stored)
+        if problem is None and row.state is UploadState.COMPLETE and await store.unsealed(upload_id):
+            problem = "it is sealed, but the server's envelope was put back; run `dropoff-tus store sweep`"
     elif row.state in _UNFINISHED:
         problem = _unfinished(row, stored)
     elif stored is not None and stored.ended is None:

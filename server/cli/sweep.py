@@ -73,6 +73,16 @@ async def _judge(
             items.append(Item(upload_id, "orphan"))
         else:
             kept.append((upload_id, reason))
+    elif await _was_unsealed(services, upload_id):
+        items.append(Item(upload_id, "leftover"))
+
+
+async def _was_unsealed(services: Services, upload_id: str) -> bool:
+    """Tell whether a sealed upload that is complete has its envelope to the server again, or a part of it has."""
+    if not await services.store.unsealed(upload_id):
+        return False
+    row = await services.catalog.upload(upload_id)
+    return row is not None and row.state is UploadState.COMPLETE
 
 
 async def sweep(services: Services, config: Config, min_age_seconds: float) -> Sweep:
@@ -144,6 +154,10 @@ async def _remove(services: Services, item: Item, min_age_seconds: float) -> boo
     async with services.store.lease(item.upload_id, timeout_seconds=_LEASE_SECONDS) as lease:
         stored = lease.upload
         if item.why == "leftover":
+            if stored.ended is None and await _was_unsealed(services, item.upload_id):
+                # Its receipt is there; what is left to do is to seal it again.
+                await lease.complete({}, datetime.now(UTC))
+                return True
             if stored.ended is None:
                 return False
             await lease.end(stored.ended, "repeated by the operator", datetime.now(UTC))

@@ -176,6 +176,25 @@ def test_upload_whose_data_is_gone_is_damaged_not_unknown(running: ServerProcess
     assert running.drop.site.patch(url, 5, b"world").status == 204
 
 
+def test_sealed_upload_whose_keys_a_backup_put_back_is_sealed_again(running: ServerProcess) -> None:
+    """Its own envelope to the server and those of its parts: found, and swept; root and receipt stay."""
+    drop = running.create_drop("--sealed", name="put back")
+    parts = [drop.site.upload(word, {"Upload-Concat": "partial"}) for word in (b"one", b"two")]
+    part = upload_id_of(parts[0])
+    envelope = running.data / "keys" / part[:2] / f"{part}.server.age"
+    backup = envelope.read_bytes()
+    final = drop.site.post({"Upload-Concat": "final;" + " ".join(parts)}).needed("Location")
+    assert not envelope.exists()
+    assert _problems(running, final) == {}
+    envelope.write_bytes(backup)
+    assert "was put back" in _problems(running, final)[upload_id_of(final)]
+    assert running.cli_json("store", "sweep", "--dry-run")["leftovers"] == [upload_id_of(final)]
+    assert envelope.exists()
+    assert running.cli_json("store", "sweep")["leftovers"] == [upload_id_of(final)]
+    assert not envelope.exists()
+    assert _problems(running, final, "--identity", str(running.data / "root-identity.txt")) == {}
+
+
 def test_check_tells_where_store_and_catalog_disagree(running: ServerProcess, tmp_path: Path) -> None:
     """Complete here and missing there, in both directions; and a receipt that is gone."""
     lost, unknown, begun, unpaid = (upload_id_of(running.drop.site.upload(b"hello")) for _ in range(4))
