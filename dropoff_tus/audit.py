@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from dropoff_tus.model import Dropoff, Limits, Role, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Limits, Role, SignedPolicy, UploadRow, UploadState
 
 FIRST_PREV = "0" * 64
 """What the first row has in place of a hash."""
@@ -89,6 +89,8 @@ class Event:
     count: int | None = None
     token_id: str | None = None
     origin: str | None = None
+    policy: str | None = None
+    """Stands for a drop-off's signed mode and recipients; see `policy_hash`."""
     checkpoint: str | None = None
     """The signed line of a checkpoint that is kept in the chain itself."""
 
@@ -102,9 +104,22 @@ def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
     """Return how a change of a drop-off is recorded: which of its terms, and never what they are; None if none did."""
     changed = [name for name in _TERMS if getattr(before, name) != getattr(after, name)]
     changed += [name for name in _LIMITS if getattr(before.limits, name) != getattr(after.limits, name)]
-    changed += [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
+    signed = [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
+    changed += signed
     changed += ["has_code"] if before.code_mac != after.code_mac else []
-    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed)) if changed else None
+    policy = policy_hash(after.policy) if signed else None
+    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed), policy=policy) if changed else None
+
+
+def creation_of(dropoff: Dropoff) -> Event:
+    """Return how a new drop-off is recorded."""
+    policy = policy_hash(dropoff.policy)
+    return Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value, policy=policy)
+
+
+def policy_hash(policy: SignedPolicy) -> str:
+    """Return what stands for a signed policy: an earlier one that is put back, and verifies, has another."""
+    return hashlib.sha256(policy.signature).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,7 @@ class Chain:
             "bytes": event.size_bytes,
             "final": event.final,
             "count": event.count,
+            "policy": event.policy,
             "checkpoint": event.checkpoint,
         }
         text = _canonical({name: value for name, value in fields.items() if value is not None})

@@ -58,6 +58,8 @@ class Verifier:
     key: SigningKey
     anchors: Iterable[Checkpoint] = ()
     chain: Chain = field(default_factory=Chain)
+    policies: dict[str, str] = field(default_factory=dict)
+    """What stands for each drop-off's mode and recipients, as they were recorded last (`policy_hash`)."""
     checkpoints: int = 0
     """How many were found, in the chain and of the anchors."""
     _wanted: dict[int, set[str]] = field(default_factory=dict)
@@ -82,6 +84,8 @@ class Verifier:
                     message = f"row {seq} is no checkpoint of this server, or the rows before it were written anew"
                     raise AuditBrokenError(message)
                 self.checkpoints += 1
+            if "policy" in row:
+                self.policies[str(row.get("drop"))] = str(row["policy"])
             self._meet()
 
     def finish(self) -> None:

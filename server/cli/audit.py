@@ -17,7 +17,7 @@ from server.cli.target import new_file
 
 if TYPE_CHECKING:
     from server.config import Config
-    from storage.audit import Checkpoint
+    from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
     from storage.keys import SigningKey
 
@@ -119,8 +119,9 @@ def verify(
 ) -> None:
     """Check every row against the one before, the server's own checkpoints, and earlier exports; exits with 1 if not.
 
-    Removed, changed and moved rows are found. Rows cut off at the end, or written anew by someone with the server's
-    key, show against an export that was kept elsewhere.
+    Removed, changed and moved rows are found, and drop-offs whose mode and recipients are not those that were recorded
+    last: an earlier policy that was put back, say. Rows cut off at the end, or written anew by someone with the
+    server's key, show against an export that was kept elsewhere.
 
     Example: dropoff-tus audit verify --anchor audit-2026-03.jsonl
     """
@@ -131,18 +132,20 @@ def verify(
         key = _signing_key(conf)
         verifier = Verifier(key, [_anchor(path, key) for path in anchor or ()])
         total = (await catalog.audit_end()).count
-        problem = None
+        problem, changed = None, []
         try:
             with steps("verify", total) as advance:
                 async for page in _pages(catalog, 0):
                     verifier.follow(page)
                     advance(len(page))
+            changed = await _changed_policies(catalog, verifier)
             verifier.finish()
         except AuditBrokenError as error:
             problem = str(error)
         return {
             "whole": problem is None,
             "problem": problem,
+            "changed_drops": changed,
             "rows": verifier.chain.count,
             "hash": verifier.chain.last,
             "checkpoints": verifier.checkpoints,
@@ -153,11 +156,31 @@ def verify(
         print_json(found)
     elif found["problem"] is None:
         say(f"{found['rows']} rows, each follows the one before; {found['checkpoints']} checkpoints agree")
-    if found["problem"] is not None:
-        if not as_json:
-            message = f"the audit is not what was written: {found['problem']}"
-            raise CommandError(message)
+    if found["problem"] is not None and not as_json:
+        message = f"the audit is not what was written: {found['problem']}"
+        raise CommandError(message)
+    if found["changed_drops"] and not as_json:
+        message = (
+            "mode and recipients of these drop-offs are others than were recorded last, so somebody changed the "
+            f"database; say with `drop edit` what they are to be: {', '.join(found['changed_drops'])}"
+        )
+        raise CommandError(message)
+    if found["problem"] is not None or found["changed_drops"]:
         sys.exit(1)
+
+
+async def _changed_policies(catalog: SqlCatalog, verifier: Verifier) -> list[str]:
+    """Return the drop-offs whose signed mode and recipients are not those that the audit recorded last."""
+    from dropoff_tus.audit import policy_hash
+
+    while True:
+        before, dropoffs = dict(verifier.policies), await catalog.dropoffs()
+        # One that is changed at this moment has a row that was not read yet.
+        async for page in _pages(catalog, verifier.chain.count):
+            verifier.follow(page)
+        if verifier.policies == before:
+            present = {drop.id: policy_hash(drop.policy) for drop in dropoffs}
+            return [drop_id for drop_id, policy in present.items() if before.get(drop_id, policy) != policy]
 
 
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:

@@ -5,7 +5,7 @@ What a drop-off's uploads do to its counters is in `uploads`.
 
 from datetime import datetime
 
-from dropoff_tus.audit import Act, Event, Note, edit_of
+from dropoff_tus.audit import Act, Event, Note, creation_of, edit_of
 from dropoff_tus.model import Dropoff, Usage
 from dropoff_tus.ports.catalog import Change
 from storage.catalog import statements
@@ -19,7 +19,7 @@ def add(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
         raise ValueError("a drop-off with this id exists already")
     transaction.post(statements.RAISE_VERSION)
     transaction.post(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
-    note(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
+    note(creation_of(dropoff))
 
 
 def one(transaction: Transaction, drop_id: str) -> Dropoff | None:

@@ -1,65 +1,122 @@
 """Rows of the catalog changed behind the server, by SQL: refused and named, or without effect on what is stored."""
 
+import asyncio
 import contextlib
+import functools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
+from tests.support.postgres import OWNER, PostgresServer
 from tests.support.server_process import ServerProcess, run_warm, upload_id_of
 
 _CONTENT = b"for its recipient alone" * 100
 _HALF = len(_CONTENT) // 2
 
 
+def _on_both(names: str, *cases: tuple[object, ...]) -> pytest.MarkDecorator:
+    """Run each case on SQLite; on PostgreSQL the first one, and the others with the slow tests."""
+    on_postgres = [
+        pytest.param("postgresql", *case, marks=[pytest.mark.slow] if number else [])
+        for number, case in enumerate(cases or ((),))
+    ]
+    every = [pytest.param("sqlite", *case) for case in cases or ((),)]
+    return pytest.mark.parametrize(("server", *names.split()), [*every, *on_postgres], indirect=["server"])
+
+
+class _Tampered(ServerProcess):
+    """A server whose catalog is changed behind it."""
+
+    postgres: PostgresServer | None = None
+
+    def sql(self, text: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement with `?` for values, and return its rows."""
+        if self.postgres is not None:
+            return asyncio.run(_ask(self.postgres, text, values))
+        with contextlib.closing(sqlite3.connect(self.data / "catalog.sqlite3", isolation_level=None)) as database:
+            return list(database.execute(text, values))
+
+
+async def _ask(postgres: PostgresServer, text: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(host=str(postgres.folder), user=OWNER, database="tampered")
+    try:
+        first, *rest = text.split("?")
+        numbered = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+        return [tuple(row) for row in await connection.fetch(numbered, *values)]
+    finally:
+        await connection.close()
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Run a server."""
-    with ServerProcess(tmp_path_factory.mktemp("tampered")) as running:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], _Tampered]]:
+    """Run a server on each kind of catalog that is asked for."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def running(kind: str) -> _Tampered:
+            postgres: PostgresServer | None = None
+            options: tuple[str, ...] = ()
+            if kind == "postgresql":
+                postgres = stack.enter_context(PostgresServer())
+                postgres.sql("CREATE DATABASE tampered")
+                options = ("--catalog-url", postgres.url("tampered"))
+            made = _Tampered(tmp_path_factory.mktemp(kind), init_options=options)
+            made.postgres = postgres
+            return stack.enter_context(made)
+
         yield running
 
 
+@pytest.fixture
+def server(request: pytest.FixtureRequest, servers: Callable[[str], _Tampered]) -> _Tampered:
+    """Return the server that a case is for."""
+    return servers(request.param)
+
+
 @contextlib.contextmanager
-def _changed(server: ServerProcess, table: str, row_id: str, **values: object) -> Iterator[None]:
+def _changed(server: _Tampered, table: str, row_id: str, **values: object) -> Iterator[None]:
     """Change columns for the length of a block."""
     names = ", ".join(values)
-    assign = f"UPDATE {table} SET ({names}) = ({', '.join('?' * len(values))}) WHERE id = ?"
-    with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3", isolation_level=None)) as database:
-        before = database.execute(f"SELECT {names} FROM {table} WHERE id = ?", [row_id]).fetchone()
-        assert before != tuple(values.values())
-        assert database.execute(assign, [*values.values(), row_id]).rowcount == 1
-        yield
-        assert database.execute(assign, [*before, row_id]).rowcount == 1
+    assign = f"UPDATE {table} SET ({names}) = ROW({', '.join('?' * len(values))}) WHERE id = ? RETURNING id"
+    if server.postgres is None:
+        assign = assign.replace("ROW(", "(")
+    (before,) = server.sql(f"SELECT {names} FROM {table} WHERE id = ?", row_id)
+    assert before != tuple(values.values())
+    assert len(server.sql(assign, *values.values(), row_id)) == 1
+    yield
+    assert len(server.sql(assign, *before, row_id)) == 1
 
 
-def _problems(server: ServerProcess) -> dict[str, str]:
+def _problems(server: _Tampered) -> dict[str, str]:
     done = run_warm("--config", str(server.config), "store", "check", "--json", folder=server.folder)
     return {item["upload_id"]: item["problem"] for item in json.loads(done.stdout)["findings"]}
 
 
-def _root(server: ServerProcess, name: str) -> str:
+def _root(server: _Tampered, name: str) -> str:
     """Make a root identity of somebody else's; return its recipient."""
     return str(server.cli_json("keys", "generate", "--output", str(server.folder / name))["recipient"])
 
 
-def _keys(server: ServerProcess, url: str) -> dict[str, bytes]:
+def _keys(server: _Tampered, url: str) -> dict[str, bytes]:
     upload_id = upload_id_of(url)
     return {path.name: path.read_bytes() for path in (server.data / "keys" / upload_id[:2]).glob(f"{upload_id}.*")}
 
 
-@pytest.mark.parametrize("what", ["mode", "recipients", "policy of another"])
-def test_drop_off_changed_behind_the_server_takes_nothing(server: ServerProcess, what: str) -> None:
+@_on_both("what", ("mode",), ("recipients",), ("policy of another",))
+def test_drop_off_changed_behind_the_server_takes_nothing(server: _Tampered, what: str) -> None:
     """Mode, recipients, signature, another one's policy: no creation; what has begun goes on as it was signed."""
     drop = server.create_drop("--sealed")
     begun = drop.site.create(len(_CONTENT))
     drop.site.patch(begun, 0, _CONTENT[:_HALF])
     before = set((server.data / "store" / "uploads").glob("??/*"))
     other = server.create_drop()
-    with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3")) as database:
-        (signature,) = database.execute("SELECT policy_signature FROM dropoffs WHERE id = ?", [other.id]).fetchone()
+    ((signature,),) = server.sql("SELECT policy_signature FROM dropoffs WHERE id = ?", other.id)
     values: dict[str, dict[str, object]] = {
         "mode": {"mode": "managed"},
         "recipients": {"recipients": json.dumps([_root(server, f"{os.urandom(4).hex()}.txt")])},
@@ -79,12 +136,12 @@ def test_drop_off_changed_behind_the_server_takes_nothing(server: ServerProcess,
     assert drop.site.post({"Upload-Length": "5"}).status == 201
 
 
-def _own_root(server: ServerProcess) -> Path:
+def _own_root(server: _Tampered) -> Path:
     """Return the file with the identity that opens everything here."""
     return server.data / "root-identity.txt"
 
 
-def _assert_sealed(server: ServerProcess, url: str) -> None:
+def _assert_sealed(server: _Tampered, url: str) -> None:
     """Nothing of the server opens it, and the root does."""
     assert not any(".server." in name for name in _keys(server, url))
     done = server.cli("upload", "export", url, "--output", "-", check=False)
@@ -93,17 +150,15 @@ def _assert_sealed(server: ServerProcess, url: str) -> None:
     assert done.stdout == _CONTENT
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "said"),
-    [
-        ("mode", "managed", "its mode is managed, the signed log sealed"),
-        ("role", "partial", "its role is partial, the signed log regular"),
-        ("length", 5, f"its length is 5, the signed log {len(_CONTENT)}"),
-        ("drop_id", None, "the catalog says that its drop-off is"),
-    ],
+@_on_both(
+    "column value said",
+    ("mode", "managed", "its mode is managed, the signed log sealed"),
+    ("role", "partial", "its role is partial, the signed log regular"),
+    ("length", 5, f"its length is 5, the signed log {len(_CONTENT)}"),
+    ("drop_id", None, "the catalog says that its drop-off is"),
 )
 def test_upload_changed_behind_the_server_goes_on_as_it_was_signed(
-    server: ServerProcess, column: str, value: object, said: str
+    server: _Tampered, column: str, value: object, said: str
 ) -> None:
     """Where it belongs, what it is and when it is whole the log says; `store check` names what was changed."""
     drop, other = server.create_drop("--sealed"), server.create_drop()
@@ -127,8 +182,8 @@ def test_upload_changed_behind_the_server_goes_on_as_it_was_signed(
     assert upload_id not in _problems(server)
 
 
-@pytest.mark.parametrize("state", ["complete", "deleted"])
-def test_state_changed_behind_the_server_ends_and_completes_nothing(server: ServerProcess, state: str) -> None:
+@_on_both("state", ("complete",), ("deleted",))
+def test_state_changed_behind_the_server_ends_and_completes_nothing(server: _Tampered, state: str) -> None:
     """An upload in progress is neither exported nor lost: the store says what is there."""
     url = server.drop.site.create(len(_CONTENT))
     server.drop.site.patch(url, 0, _CONTENT[:_HALF])
@@ -142,3 +197,22 @@ def test_state_changed_behind_the_server_ends_and_completes_nothing(server: Serv
         assert server.drop.site.head(url).offset == _HALF
     server.drop.site.patch(url, _HALF, _CONTENT[_HALF:])
     assert server.export(url) == _CONTENT
+
+
+@_on_both("")
+def test_earlier_policy_that_is_put_back_is_found_by_the_audit(server: _Tampered) -> None:
+    """It was signed once, so the server obeys it; the audit tells that another one was recorded last."""
+    drop = server.create_drop()
+    columns = ("mode", "recipients", "policy_signature")
+    (earlier,) = server.sql(f"SELECT {', '.join(columns)} FROM dropoffs WHERE id = ?", drop.id)
+    server.cli("drop", "edit", drop.id, "--sealed")
+    assert server.cli_json("audit", "verify")["changed_drops"] == []
+    with _changed(server, "dropoffs", drop.id, **dict(zip(columns, earlier, strict=True))):
+        assert drop.site.post({"Upload-Length": "5"}).status == 201
+        found = server.cli("audit", "verify", check=False)
+        assert found.returncode == 1
+        assert b"others than were recorded last" in found.stderr
+        assert drop.id.encode() in found.stderr
+        told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
+        assert (told["whole"], told["changed_drops"]) == (True, [drop.id])
+    assert server.cli_json("audit", "verify")["changed_drops"] == []

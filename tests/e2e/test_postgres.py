@@ -11,6 +11,7 @@ from tests.e2e.answers import assert_head, assert_refused
 from tests.e2e.test_quota import CROWD, ROOM, crowd
 from tests.support.postgres import OWNER, PostgresServer
 from tests.support.server_process import ProgramError, ServerProcess
+from tests.support.tus_raw import TusSite, metadata
 
 _PASSWORD = "hunter2"
 _DATABASE = "with_password"  # the cluster's rules ask for passwords there
@@ -98,6 +99,36 @@ def test_commands_work_beside_the_server(running: ServerProcess) -> None:
     assert_refused(drop.site.post({"Upload-Length": "5", "Dropoff-Code": code}), 403)
     running.cli("upload", "delete", running.row(first)["id"], "--yes")
     assert_head(drop.site.head(first), 410)
+
+
+def test_drop_edited_holds_for_the_next_upload(running: ServerProcess) -> None:
+    """By another process, on all terms: limits, mode, recipients, code, lists and times; and the audit tells which."""
+    drop = running.create_drop(name="before")
+    first, anyone = drop.site.create(5), TusSite(drop.upload_url, None)
+    recipient = running.cli_json("keys", "generate", "--output", str(running.data / "other-root"))["recipient"]
+    edited = running.cli_json(
+        *("drop", "edit", drop.id, "--name", "Kohorte ✓", "--sealed", "--recipient", recipient, "--no-code"),
+        *("--max-upload-bytes", "4", "--allow-name", "*.csv", "--notify", "a@example.org", "--retain", "1d"),
+        *("--expires", "2090-01-31T12:00:00Z", "--contact", "Ada"),
+    )
+    assert running.cli_json("drop", "show", drop.id) == {**edited, "uploads": 1, "bytes": 5}
+    assert (edited["name"], edited["mode"], edited["has_code"]) == ("Kohorte ✓", "sealed", False)
+    assert anyone.post({"Upload-Length": "5"}).status == 413
+    named = {"Upload-Length": "4", "Upload-Metadata": metadata(filename="a.csv")}
+    assert_refused(anyone.post({**named, "Upload-Metadata": metadata(filename="a.txt")}), 422)
+    second = anyone.post(named).needed("Location")
+    for url, content in ((first, b"hello"), (second, b"seal")):
+        assert anyone.patch(url, 0, content).status == 204
+    assert running.export(first) == b"hello"
+    assert running.cli("upload", "export", second, "--output", "-", check=False).returncode == 1
+    identity = ("--identity", str(running.data / "other-root"))
+    assert running.cli("upload", "export", second, "--output", "-", *identity).stdout == b"seal"
+    (told,) = [row for row in running.cli_json("audit", "export")["rows"] if row["act"] == "drop.edit"]
+    assert set(told["result"].split()) == {
+        *("name", "mode", "recipients", "has_code", "max_upload_bytes", "name_patterns", "notify", "retain_seconds"),
+        *("expires_at", "contact"),
+    }
+    assert running.cli_json("audit", "verify")["changed_drops"] == []
 
 
 def test_quota_lets_exactly_so_many_of_a_crowd_in(running: ServerProcess) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from dropoff_tus.audit import ENDS, Act, Event, edit_of, end_of
+from dropoff_tus.audit import ENDS, Act, Event, creation_of, edit_of, end_of
 from dropoff_tus.errors import (
     AccessDeniedError,
     CatalogUnavailableError,
@@ -64,7 +64,7 @@ class MemoryCatalog:
             raise ValueError(dropoff.id)
         self.drops[dropoff.id] = dropoff
         self._version += 1
-        self.events.append(Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value))
+        self.events.append(creation_of(dropoff))
 
     async def dropoff(self, drop_id: str) -> Dropoff | None:
         """Return one drop-off."""
