@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, ServerShutdownError
 from dropoff_tus.ports.catalog import Catalog
 from server.purging import Advance, Purged, Purger
 
@@ -54,7 +54,7 @@ class Purges:
 
         Raises:
             DropoffNotFoundError: There is none.
-            CatalogUnavailableError: Ask again; it goes on where it was.
+            CatalogUnavailableError, ServerShutdownError: Ask again; it goes on where it was.
         """
         async with self._asking:
             found = self._purges.get(drop_id)
@@ -68,6 +68,8 @@ class Purges:
             self._forget()
         purge, task = found
         await asyncio.wait([task], timeout=wait_seconds)
+        if task.cancelled():
+            raise ServerShutdownError("the server is stopping; ask again after its start, and the purge goes on")
         if task.done():
             task.result()
         return purge

@@ -414,17 +414,20 @@ def test_purge_over_http_outlives_its_client_and_is_gone_on_with_after_a_stop(
     drop = server.create_drop()
     uploads = {_finished(drop) for _ in range(20)}
     path = f"/api/v1/drops/{drop.id}/purge"
+    certified: list[str] = []
     with drop.site.connect() as connection:
         connection.send(drop.site.message("POST", path, {"Authorization": f"Bearer {api.token}"}))
+        if what == "server":
+            while api("GET", f"/drops/{drop.id}").json["uploads"] == len(uploads):
+                time.sleep(0.01)
+            server.stop()
+            assert connection.read_response().status in {200, 503}
+            server.start()
     if what == "client":
         deadline = time.monotonic() + 60
         while not (certified := _purges(server, drop)):
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    else:
-        certified = []
-        server.stop()
-        server.start()
     answer = api("POST", f"/drops/{drop.id}/purge")
     assert (answer.status, answer.json["kept"]) == (200, [])
     assert _listed(answer.json["certificate"]) == uploads
