@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dropoff_tus.errors import StorageFailedError, StorageFullError
+from dropoff_tus.errors import StorageFailedError, StorageFullError, TooManySegmentsError
 from dropoff_tus.messages import AppendPlan
 from storage import durable, sealing
 from storage.check import check_store
+from storage.log import MAX_SEGMENTS
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import StoreKit
@@ -208,3 +209,25 @@ async def test_append_never_reads_back_what_was_written(tmp_path: Path, monkeypa
     for offset in range(61, 65):
         await kit.append(upload.id, offset, b"x")
     assert read == 0
+
+
+@async_test
+async def test_append_beyond_the_most_segments_is_refused_and_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small pieces cost more than they hold; an upload of as many as may be is whole all the same."""
+    assert MAX_SEGMENTS == 50_000
+    monkeypatch.setattr(sealing, "MAX_SEGMENTS", 3)
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(4)
+    _, exact = await kit.create(3)
+    for offset in range(3):
+        await kit.append(upload.id, offset, b"x")
+        await kit.append(exact.id, offset, b"x")
+    with pytest.raises(TooManySegmentsError, match="larger"):
+        await kit.append(upload.id, 3, b"x")
+    assert TooManySegmentsError.status_hint == 413
+    assert (await kit.store.stat(upload.id)).offset == 3
+    await kit.finish(exact.id)
+    assert await kit.read(exact.id) == b"xxx"
+    assert {finding.problem async for finding in check_store(kit.open())} == {None}

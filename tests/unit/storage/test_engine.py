@@ -148,6 +148,7 @@ async def test_checksum_mismatch_discards_the_body(tmp_path: Path) -> None:
         with pytest.raises(ChecksumMismatchError):
             await lease.append(BytesBody(b"0123456789"), AppendPlan(0, 10, 10, checksum=wrong), idle_timeout_seconds=5)
         assert lease.upload.offset == 0
+        assert kit.store.layout.of(upload.id).data.read_bytes() == b""
     await kit.append(upload.id, 0, b"abcdefghij")
     await kit.finish(upload.id)
     assert await kit.read(upload.id) == b"abcdefghij"

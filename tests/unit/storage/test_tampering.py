@@ -18,7 +18,19 @@ import pytest
 from dropoff_tus.errors import DropoffError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role
-from storage.age import CHUNK_BYTES, TAG_BYTES, Identity, KeyType, decrypt, encrypt
+from storage.age import (
+    CHUNK_BYTES,
+    NONCE_BYTES,
+    TAG_BYTES,
+    Identity,
+    KeyType,
+    decrypt,
+    encrypt,
+    open_header,
+    payload_key,
+    sealed_size,
+)
+from storage.age.stream import ChunkSealer
 from storage.check import check_store
 from storage.engine import FileStore, StoreSettings
 from storage.keys import SigningKey
@@ -270,6 +282,15 @@ async def test_tampering_by_whoever_has_the_uploads_identity_is_refused(vault: V
     forged = encrypt(bytes(reversed(plain)), identity.recipient)
     assert len(forged) == stop - start
     assert await vault.refused(vault.finished, {paths.data: data[:start] + forged + data[stop:]}) is None
+    # The same header, so that only the hash of the whole segment tells.
+    head = data[start : start + entry["hl"]]
+    file_key = open_header(head[:-NONCE_BYTES], [identity])
+    sealer, again = ChunkSealer(payload_key(file_key, head[-NONCE_BYTES:])), bytearray(sealed_size(len(plain)))
+    backwards, whole = memoryview(bytes(reversed(plain))), (len(plain) - 1) // CHUNK_BYTES * CHUNK_BYTES
+    used = sealer.seal_chunks(backwards[:whole], memoryview(again))
+    sealer.seal_last(backwards[whole:], memoryview(again)[used:])
+    assert decrypt(head + bytes(again), [identity]) == bytes(backwards)
+    assert await vault.refused(vault.finished, {paths.data: data[:start] + head + again + data[stop:]}) is None
 
 
 @async_test
