@@ -13,8 +13,8 @@ from tests.support.server_process import ServerProcess
 
 _SETTINGS = """
 [checks.positive_data_acceptance]
-# Times have to lie ahead, recipients to be keys and ids to be free: no schema says that.
-expected-statuses = [200, 201, 206, 404, 409, 416, 422]
+# Times have to lie ahead, recipients to be keys, ids to be free, uploads to be there still: no schema says that.
+expected-statuses = [200, 201, 206, 404, 409, 410, 416, 422]
 """
 
 
@@ -23,6 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Run a server that is patient with wrong tokens."""
     settings = {"LIMITS__WRONG_CODES_PER_HOUR": "0"}
     with ServerProcess(tmp_path_factory.mktemp("schema"), environment=settings) as running:
+        # So that there is something to be asked for by its id.
+        running.drop.site.upload(b"0123456789")
         yield running
 
 

@@ -186,6 +186,13 @@ async def _drip(request: web.Request) -> web.StreamResponse:
     return response
 
 
+@async_test
+async def test_endless_answer_in_the_first_form_lets_nothing_begin(site: HookServer) -> None:
+    """Though its status would do: what was not read to its end is no answer."""
+    with pytest.raises(SiteUnavailableError):
+        await _ask(site, _endless, version="v1")
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -83,6 +83,17 @@ async def test_token_unknown_expired_or_revoked_has_one_answer() -> None:
     assert len(messages) == 1
 
 
+@async_test
+async def test_token_expires_at_the_moment_it_names() -> None:
+    """Until then it is let in, and from then on no more."""
+    world = _World()
+    _, secret = await world.make(Scope.DROPS_READ, days=1)
+    world.clock.advance(86400 - 1)
+    await world.check(secret)
+    world.clock.advance(1)
+    await world.refused(secret)
+
+
 @pytest.mark.parametrize(
     "change",
     [
