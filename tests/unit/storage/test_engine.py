@@ -266,6 +266,30 @@ async def test_concatenation_whose_maker_died_is_made_anew(tmp_path: Path) -> No
 
 
 @async_test
+async def test_part_put_back_and_finished_anew_is_refused_by_its_final(tmp_path: Path) -> None:
+    """Each of its states was valid once; the final names the one that it was made of."""
+    kit = StoreKit(tmp_path)
+    _, part = await kit.create(3, role=Role.PARTIAL)
+    paths = kit.store.layout.of(part.id)
+    await kit.append(part.id, 0, b"o")
+    before = {path: path.read_bytes() for path in (paths.log, paths.data)}
+    await kit.append(part.id, 1, b"ne")
+    await kit.finish(part.id)
+    _, final = await kit.create(None, role=Role.FINAL, parts=[part.id])
+    await kit.finish(final.id)
+    assert await kit.read(final.id) == b"one"
+    for path, content in before.items():
+        path.write_bytes(content)
+    kit.open()
+    await kit.append(part.id, 1, b"ld")
+    await kit.finish(part.id)
+    with pytest.raises(UploadDamagedError, match="not the one that was concatenated"):
+        await kit.read(final.id)
+    problems = {finding.upload_id: finding.problem async for finding in check_store(kit.store)}
+    assert problems == {part.id: None, final.id: f"its part {part.id} is not the one that was concatenated"}
+
+
+@async_test
 async def test_end_whose_keys_cannot_be_removed_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,28 @@ def test_retiring_destroys_what_is_past_and_not_needed(folder: Path) -> None:
     assert keys.identity(epochs[0], "x25519") is not None
 
 
+def test_retiring_is_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut brings no identity back."""
+    keys = IngestKeys(folder)
+    epoch = keys.current(DAY)
+    done: list[str] = []
+
+    class Spy(durable.Calls):
+        """Tells what is taken away and synced."""
+
+        def unlink(self, path: Path) -> None:
+            super().unlink(path)
+            done.append(path.name)
+
+        def fsync(self, descriptor: int) -> None:
+            super().fsync(descriptor)
+            done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(durable, "calls", Spy())
+    keys.retire(set(), DAY + timedelta(days=1))
+    assert done == [f"{epoch}.txt", folder.name]
+
+
 def test_clock_that_goes_back_gets_an_epoch_and_destroys_nothing(folder: Path) -> None:
     """A clock that was wrong costs no key that is needed."""
     keys = IngestKeys(folder)

@@ -282,6 +282,14 @@ async def test_tampering_by_whoever_has_the_uploads_identity_is_refused(vault: V
     forged = encrypt(bytes(reversed(plain)), identity.recipient)
     assert len(forged) == stop - start
     assert await vault.refused(vault.finished, {paths.data: data[:start] + forged + data[stop:]}) is None
+    # Of a part of a segment the hash of its header alone tells.
+    paths.data.write_bytes(data[:start] + forged + data[stop:])
+    store = vault.kit.open()
+    part = store.read(vault.finished, start=149_990, stop=149_995, identities=vault.kit.identities)
+    with pytest.raises(UploadDamagedError, match=f"{vault.finished} .* header of segment"):
+        await anext(part)
+    paths.data.write_bytes(data)
+    await store.close()
     # The same header, so that only the hash of the whole segment tells.
     head = data[start : start + entry["hl"]]
     file_key = open_header(head[:-NONCE_BYTES], [identity])
@@ -380,16 +388,20 @@ async def test_tampering_forged_receipts_are_refused(vault: Vault) -> None:
     honest = await store.receipt(upload, kit.identities)
     assert honest is not None
     stranger = StoreKit(kit.folder / "stranger")
-    roots = [Identity.parse(text).recipient for text in kit.identities]
+    envelope = decrypt(
+        vault.bytes_of(store.layout.of(upload).root_envelope), [Identity.parse(text) for text in kit.identities]
+    )
+    reader = Identity.parse(json.loads(envelope)["receipt"]).recipient
+    unsigned, another = "is not signed by this server", "is of another upload"
     forged = {
-        "by another key": sign_receipt({**honest, "length": 1}, stranger.keys.signing),
-        "as a log record": sign_line(honest, kit.keys.signing),
-        "of another upload": sign_receipt({**honest, "upload": vault.other}, kit.keys.signing),
-        "of another state": sign_receipt({**honest, "final": "0" * 64}, kit.keys.signing),
+        "by another key": (sign_receipt({**honest, "length": 1}, stranger.keys.signing), unsigned),
+        "as a log record": (sign_line(honest, kit.keys.signing), unsigned),
+        "of another upload": (sign_receipt({**honest, "upload": vault.other}, kit.keys.signing), another),
+        "of another state": (sign_receipt({**honest, "final": "0" * 64}, kit.keys.signing), another),
     }
-    for name, line in forged.items():
-        path.write_bytes(encrypt(line, *roots))
-        with pytest.raises(UploadDamagedError, match=upload):
+    for name, (line, why) in forged.items():
+        path.write_bytes(encrypt(line, reader))
+        with pytest.raises(UploadDamagedError, match=f"{upload}.* {why}"):
             pytest.fail(f"{name}: {await store.receipt(upload, kit.identities)}")
     path.write_bytes(vault.bytes_of(path))
     assert await store.receipt(upload, kit.identities) == honest
