@@ -1,5 +1,1 @@
 """The command line: `dropoff-tus`."""
-
-from server.cli.main import main
-
-__all__ = ["main"]

@@ -1,5 +1,18 @@
-"""`python -m server.cli`."""
+"""Where `dropoff-tus` and `python -m server.cli` begin."""
 
-from server.cli.main import main
+import signal
 
-main()
+
+def main() -> None:
+    """Run the command line.
+
+    What it needs is imported here, which takes a while: until then Ctrl-C ends the process without a word.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from server.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,6 @@ from server.cli.target import new_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from typing import BinaryIO
 
     from dropoff_tus.model import UploadRow
     from server.config import Config
@@ -172,7 +171,10 @@ def export(
         pieces = store.read(found, start=start, stop=stop, identities=identities)
         with progress("export", stop - start) as advance:
             if output == "-":
-                await _write(sys.stdout.buffer, pieces, advance)
+                # In this thread, which a signal gets out of a pipe that nobody reads.
+                async for piece in pieces:
+                    sys.stdout.buffer.write(piece)
+                    advance(len(piece))
                 sys.stdout.buffer.flush()
             else:
                 await _to_file(Path(output), pieces, advance, replace=force)
@@ -227,26 +229,22 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
 
 
 async def _to_file(
-    target: Path, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, replace: bool
+    path: Path, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, replace: bool
 ) -> None:
-    with new_file(target, replace=replace, otherwise="use --force to replace it") as file:
-        await _write(file, pieces, advance)
-
-
-async def _write(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object]) -> None:
-    """Write each piece while the next one is read and decrypted."""
     from aiofiles.threadpool import wrap
 
-    target, writing = wrap(file), None
-    try:
-        async for piece in pieces:
+    with new_file(path, replace=replace, otherwise="use --force to replace it") as file:
+        # Each piece is written while the next one is read and decrypted.
+        target, writing = wrap(file), None
+        try:
+            async for piece in pieces:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(target.write(piece))
+                advance(len(piece))
+        finally:
             if writing is not None:
                 await writing
-            writing = asyncio.create_task(target.write(piece))
-            advance(len(piece))
-    finally:
-        if writing is not None:
-            await writing
 
 
 @app.command()

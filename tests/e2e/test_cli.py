@@ -266,7 +266,7 @@ def test_help_does_not_load_what_it_does_not_need(tmp_path: Path) -> None:
     """A shell's completion and a person wait for it: no web server, database toolkit, cipher or model library."""
     python = Path(program()[0]).with_name("python")
     code = (
-        "import sys; from server.cli import main\n"
+        "import sys; from server.cli.main import main\n"
         "sys.argv = ['dropoff-tus', '--help']\n"
         "try: main()\n"
         "finally: print({'aiohttp', 'sqlalchemy', 'cryptography', 'pydantic', 'asyncpg', 'structlog', 'rich'}"
@@ -289,6 +289,20 @@ def test_signal_ends_a_command_without_a_traceback(limited: ServerProcess, numbe
         process.send_signal(number)
         assert process.wait(10) == 128 + number
         assert process.stderr.read() == b""
+
+
+def test_interrupt_while_the_program_is_being_imported_is_no_traceback(tmp_path: Path) -> None:
+    """It takes a moment, in which someone may have seen the typing mistake."""
+    python = Path(program()[0]).with_name("python")
+    code = (
+        "import os, signal, sys; from server.cli.__main__ import main\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting()); sys.argv = ['dropoff-tus', '--help']; main()"
+    )
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_drop_commands_answer_in_json(limited: ServerProcess, limited_drop: Drop) -> None:

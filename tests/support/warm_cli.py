@@ -79,7 +79,13 @@ class WarmCommandLine:
 
 def _serve() -> None:
     # These imports are what we are here for; a command does them when it runs.
-    for module in ("server.cli", "server.services", "storage.check", "storage.catalog.migration", "alembic.command"):
+    for module in (
+        "server.cli.main",
+        "server.services",
+        "storage.check",
+        "storage.catalog.migration",
+        "alembic.command",
+    ):
         importlib.import_module(module)
     for line in sys.stdin:
         child = os.fork()
@@ -91,7 +97,7 @@ def _serve() -> None:
 
 
 def _run(order: dict[str, Any]) -> None:
-    from server.cli import main  # noqa: PLC0415 - imported before the fork
+    from server.cli.main import main  # noqa: PLC0415 - imported before the fork
 
     os.environ.clear()
     os.environ.update(order["environment"])

@@ -88,7 +88,7 @@ class WarmServer:
 
 def _serve() -> None:
     # These imports are what we are here for; `serve` does them when it runs.
-    for module in ("server.cli", "server.app", "server.lifespan"):
+    for module in ("server.cli.main", "server.app", "server.lifespan"):
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -100,7 +100,7 @@ def _serve() -> None:
 
 
 def _run(order: dict[str, Any]) -> None:
-    from server.cli import main  # noqa: PLC0415 - imported before the fork
+    from server.cli.main import main  # noqa: PLC0415 - imported before the fork
     from storage import durable  # noqa: PLC0415
 
     class DyingCalls(durable.Calls):
