@@ -48,7 +48,7 @@ def test_drop_off_takes_the_types_and_names_it_was_made_for(
         ("--opens", "2d", "--expires", "1d"),
         ("--allow-type", "csv"),
         ("--allow-type", " text/csv"),
-        ("--allow-name", ""),
+        ("--allow-name", "*.csv", "--allow-name", ""),
     ],
     ids=["no-time", "after-expiry", "no-type", "spaces", "empty"],
 )

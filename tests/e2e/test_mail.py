@@ -71,7 +71,7 @@ def test_those_whom_a_drop_off_names_get_mail_without_names_of_files(mailing: Se
     assert needles.find((needle for text in hidden for needle in needles.of_text(text)), places) == []
 
 
-@pytest.mark.parametrize("address", ["", "nobody", "a@b\r\nBcc: c@d", "Name <a@b>", "ü@example.org"])
+@pytest.mark.parametrize("address", [" ", "nobody", "a@b\r\nBcc: c@d", "Name <a@b>", "ü@example.org"])
 def test_notify_that_is_no_address_is_told_and_makes_nothing(mailing: ServerProcess, address: str) -> None:
     """One sentence that names the option."""
     before = len(mailing.cli_json("drop", "list"))

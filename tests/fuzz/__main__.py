@@ -22,13 +22,11 @@ _FOLDER = "DROPOFF_TUS_FUZZ_FOLDER"
 def main(arguments: list[str]) -> int:
     """Run libFuzzer in a process of its own, which it ends without coming back, and remove what that leaves."""
     # Whoever ends this one, by whatever ends a process in order, ends that one too, and the folder goes.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         command = [sys.executable, "-m", "tests.fuzz", *arguments]
-        try:
-            return subprocess.run(command, env={**os.environ, _FOLDER: folder}, check=False).returncode
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
+        return subprocess.run(command, env={**os.environ, _FOLDER: folder}, check=False).returncode
 
 
 def fuzz(folder: Path, arguments: list[str]) -> None:
