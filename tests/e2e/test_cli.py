@@ -262,9 +262,14 @@ def test_every_command_has_an_example_and_those_that_answer_have_json(tmp_path: 
             assert command == "serve" or "--json" in text, line
 
 
+def _run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run code with the program's own Python, away from this process's imports."""
+    python = Path(program()[0]).with_name("python")
+    return subprocess.run([python, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+
+
 def test_help_does_not_load_what_it_does_not_need(tmp_path: Path) -> None:
     """A shell's completion and a person wait for it: no web server, database toolkit, cipher or model library."""
-    python = Path(program()[0]).with_name("python")
     code = (
         "import sys; from server.cli.main import main\n"
         "sys.argv = ['dropoff-tus', '--help']\n"
@@ -272,7 +277,7 @@ def test_help_does_not_load_what_it_does_not_need(tmp_path: Path) -> None:
         "finally: print({'aiohttp', 'sqlalchemy', 'cryptography', 'pydantic', 'asyncpg', 'structlog', 'rich'}"
         " & sys.modules.keys())"
     )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = _run_python(code, tmp_path)
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
@@ -293,7 +298,6 @@ def test_signal_ends_a_command_without_a_traceback(limited: ServerProcess, numbe
 
 def test_interrupt_while_the_program_is_being_imported_is_no_traceback(tmp_path: Path) -> None:
     """It takes a moment, in which someone may have seen the typing mistake."""
-    python = Path(program()[0]).with_name("python")
     code = (
         "import os, signal, sys; from server.cli.__main__ import main\n"
         "class Interrupting:\n"
@@ -301,7 +305,7 @@ def test_interrupt_while_the_program_is_being_imported_is_no_traceback(tmp_path:
         "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupting()); sys.argv = ['dropoff-tus', '--help']; main()"
     )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = _run_python(code, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
