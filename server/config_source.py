@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
+from dropoff_tus.text import decode_text
+
 PREFIX = "DROPOFF_TUS__"
 _FILE_SUFFIX = "_FILE"
 _NEARLY_PREFIX = re.compile(r"DROPOFF_?TUS_+[A-Z0-9]+__", re.IGNORECASE)
@@ -42,7 +44,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         SourceError: Of TOML's own mistakes with line and column.
     """
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8"))
+        text = decode_text(file.read_bytes())
     except FileNotFoundError:
         message = (
             f"there is no configuration at {file}; make one with `dropoff-tus init --dir DIR`, or name it with --config"
@@ -51,9 +53,11 @@ def read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         message = f"cannot read the configuration {file}: {error.strerror}"
         raise SourceError(message) from None
-    except UnicodeDecodeError:
-        message = f"{file} is not UTF-8 text; save it as UTF-8"
+    except ValueError as error:
+        message = f"{file} {error}"
         raise SourceError(message) from None
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         message = f"{file} is nested too deeply; sections hold plain keys"
         raise SourceError(message) from None
@@ -86,12 +90,12 @@ def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names)
         value = environment[variable]
         if from_file:
             try:
-                value = Path(value).read_bytes().decode("utf-8").strip()
+                value = decode_text(Path(value).read_bytes()).strip()
             except OSError as error:
                 done.mistakes.append(f"{variable}: cannot read the file it names: {error.strerror}")
                 continue
-            except ValueError:
-                done.mistakes.append(f"{variable}: the file it names is not UTF-8 text")
+            except ValueError as error:
+                done.mistakes.append(f"{variable}: the file it names {error}")
                 continue
         table = tree.setdefault(section, {})
         if isinstance(table, dict):

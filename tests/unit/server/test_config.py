@@ -116,6 +116,21 @@ def test_environment_reads_a_key_from_a_file(load: Load, tmp_path: Path) -> None
     assert config.catalog.url == "postgresql://user:secret@host/db"
 
 
+def test_byte_order_mark_is_no_part_of_what_is_read(tmp_path: Path) -> None:
+    """Editors put it in front of a configuration, and of a file that a variable names."""
+    config, level = tmp_path / "config.toml", tmp_path / "level"
+    config.write_text(_LEAST, "utf-8-sig")
+    level.write_text("warning\n", "utf-8-sig")
+    assert load_config(config, {"DROPOFF_TUS__LOG__LEVEL_FILE": str(level)}).log.level == "warning"
+
+
+def test_value_in_a_file_that_is_utf16_is_named(load: Load, tmp_path: Path) -> None:
+    """It says which variable, and how to save the file instead."""
+    (tmp_path / "level").write_text("warning\n", "utf-16")
+    (line,) = _mistakes(load, "", {"DROPOFF_TUS__LOG__LEVEL_FILE": str(tmp_path / "level")})
+    assert line.startswith("DROPOFF_TUS__LOG__LEVEL_FILE: the file it names is UTF-16")
+
+
 def test_password_of_the_catalog_is_in_no_repr(load: Load) -> None:
     """Whatever shows the configuration shows no secret of its URL."""
     config = load(environment={"DROPOFF_TUS__CATALOG__URL": "postgresql://user:hunter2@host/db"})
@@ -164,6 +179,9 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'a = "\xe4"')
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "latin", {})
+    (tmp_path / "wide").write_text(_LEAST, "utf-16")
+    with pytest.raises(ConfigError, match="wide is UTF-16"):
+        load_config(tmp_path / "wide", {})
 
 
 @pytest.mark.parametrize(
