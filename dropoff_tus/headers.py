@@ -42,10 +42,14 @@ class Fields(list[tuple[str, str]]):
 
 MAX_NUMBER = 2**63 - 1
 MAX_METADATA_BYTES = 16 << 10
+MAX_METADATA_PAIRS = 128
+"""Of this many no client has need, and each costs time before anything else is known of the request."""
 MAX_CONCAT_BYTES = 30 << 10
 _DIGITS = re.compile(r"[0-9]+")
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2})+")
 _METADATA_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+_PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_SHOWN_CHARACTERS = 64
 CODE_KEY = "code"
 """The metadata key that may carry the code, in any case."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -140,22 +144,42 @@ def metadata_pairs(text: str) -> tuple[tuple[str, bytes], ...]:
     """
     if not text.strip(" \t"):
         return ()
+    check_pairs(text)
     pairs: dict[str, bytes] = {}
-    for item in text.split(","):
+    for number, item in enumerate(text.split(","), 1):
         key, _, encoded = item.strip(" \t").partition(" ")
-        encoded = encoded.strip(" \t")
-        if _METADATA_KEY.fullmatch(key) is None:
-            message = "Upload-Metadata has an empty or unprintable key; write `key base64,key base64`"
-            raise InvalidMetadataError(message)
-        if key in pairs:
-            message = "Upload-Metadata has a key twice; each may be there once"
-            raise InvalidMetadataError(message)
-        content = _decode_base64(encoded)
-        if content is None:
-            message = "Upload-Metadata has a value that is not base64"
-            raise InvalidMetadataError(message)
-        pairs[key] = content
+        content = _decode_base64(encoded.strip(" \t"))
+        if not key:
+            problem = "is empty; write `key base64,key base64`"
+        elif _METADATA_KEY.fullmatch(key) is None:
+            problem = "is not printable ASCII; write `key base64,key base64`"
+        elif key in pairs:
+            problem = "is there twice; send it once"
+        elif content is None:
+            problem = "has a value that is not base64"
+        else:
+            pairs[key] = content
+            continue
+        # Of a misspelt header any part may be a secret, so only a plain word is told; never a value.
+        name = key if _PLAIN_KEY.fullmatch(key) else f"number {number}"
+        raise InvalidMetadataError(f"Upload-Metadata: the key {name} {problem}; nothing was written")
     return tuple(pairs.items())
+
+
+def check_pairs(text: str) -> None:
+    """Refuse an Upload-Metadata of very many pairs, before any of them is looked at.
+
+    Raises:
+        InvalidMetadataError: It has more than MAX_METADATA_PAIRS.
+    """
+    if text.count(",") >= MAX_METADATA_PAIRS:
+        message = f"Upload-Metadata has more than {MAX_METADATA_PAIRS} keys; nothing was written"
+        raise InvalidMetadataError(message)
+
+
+def shown(text: str) -> str:
+    """Quote a client's own word in a refusal: printable ASCII, and not too much of it."""
+    return ascii(text[:_SHOWN_CHARACTERS])
 
 
 def metadata(headers: Headers, presented_code: str | None) -> Metadata:
@@ -204,8 +228,8 @@ def presented_code(headers: Headers) -> str | None:
         if name.lower() == "dropoff-code":
             return _as_utf8(value.strip(" \t"))
     for name, value in headers:
-        if name.lower() == "upload-metadata":
-            for item in value.split(","):
+        if name.lower() == "upload-metadata" and len(value) <= MAX_METADATA_BYTES:
+            for item in value.split(",", MAX_METADATA_PAIRS)[:MAX_METADATA_PAIRS]:
                 key, _, encoded = item.strip(" \t").partition(" ")
                 if key.lower() == CODE_KEY:
                     content = _decode_base64(encoded.strip(" \t"))

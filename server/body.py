@@ -92,6 +92,24 @@ class StreamBody:
                 self._keep(task.result())
                 self._take()
 
+    async def is_empty(self, timeout_seconds: float) -> bool:
+        """Wait for the first byte or the end, and tell whether it is the end.
+
+        Raises:
+            BodyCutError: The client went away before.
+            BodyTimeoutError: Neither came in time, or too slowly.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not self._chunks and not self._ended and self._failure is None:
+                    await self.wait(timeout_seconds)
+        except TimeoutError:
+            message = "the body neither began nor ended in time; nothing was written"
+            raise BodyTimeoutError(message) from None
+        if self._failure is not None and not self._chunks:
+            raise cut_error()
+        return not self._chunks
+
     def wake(self) -> None:
         """Make `wait` return at once."""
         self._woken = True

@@ -7,11 +7,11 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 from dropoff_tus import wire
 from dropoff_tus.audit import Actor, acting
-from dropoff_tus.errors import DropoffError, MethodNotAllowedError
+from dropoff_tus.errors import DropoffError, MalformedRequestError, MethodNotAllowedError
 from dropoff_tus.messages import TUS_VERSION
 from server.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
 from server.clock import SystemClock
@@ -52,6 +52,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             # Its target is no path, so no route is ever found for it.
             with acting(lambda: _client(request)):
+                _check_framing(request)
                 response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
         except DropoffError as error:
             code, response = error.code, _refuse(request, error)
@@ -110,6 +111,17 @@ def _request_id(request: web.Request) -> str:
     ):
         return presented
     return os.urandom(16).hex()
+
+
+def _check_framing(request: web.Request) -> None:
+    """Refuse a body of which another server on the way may have seen another end.
+
+    Source: RFC 9112, section 6.1 (of HTTP/1.0 with Transfer-Encoding, "treat the message as if the framing is faulty
+    [...] and close the connection").
+    """
+    if request.version < HttpVersion11 and hdrs.TRANSFER_ENCODING in request.headers:
+        message = "HTTP/1.0 knows no Transfer-Encoding; nothing was written"
+        raise MalformedRequestError(message)
 
 
 async def _refuse_connect(_request: web.Request) -> web.StreamResponse:

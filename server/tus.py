@@ -1,6 +1,6 @@
 """The tus routes: translate a request, call one use case, translate the answer."""
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from dropoff_tus import protocol, wire
@@ -44,7 +44,8 @@ def _respond(reply: wire.Reply) -> web.Response:
 
 def _body(request: web.Request) -> StreamBody:
     async def send_continue() -> None:
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        # HTTP/1.0 knows no interim answers.
+        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
             writer = request._payload_writer  # noqa: SLF001 - what aiohttp's own expect handler writes to
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0
@@ -61,21 +62,22 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     if request.method == "POST":
         wire.check_version("POST", headers)
     wire.effective_method(request.method, headers, on_upload=False)
+    # First, so that nobody without a code can make us read long ones.
+    wire.check_sizes(headers)
     code = wire.presented_code(headers)
     client = client_of(request, config.server.trusted_proxies)
     grant = await request.app[AUTH].grant_slowly(drop_id, code, client)
-    wire.check_sizes(headers)
-    create = wire.parse_create(headers, drop_id=drop_id, presented=code)
-    remote_check = request.app.get(REMOTE_CHECK)
-    if remote_check is not None:
-        create = await remote_check.approve(drop_id, create, headers)
     drop_url = f"{base_url(request, config.server.public_url, config.server.trusted_proxies)}/files/{drop_id}/"
-    body = _body(request) if create.body is not None else None
+    body = _body(request)
     try:
+        empty = wire.may_be_empty(headers) and await body.is_empty(config.tus.body_idle_timeout)
+        create = wire.parse_create(headers, drop_id=drop_id, presented=code, empty=empty)
+        remote_check = request.app.get(REMOTE_CHECK)
+        if remote_check is not None:
+            create = await remote_check.approve(drop_id, create, headers)
         created = await request.app[UPLOADS].create(grant, drop_url, create, body)
     finally:
-        if body is not None:
-            await body.close()
+        await body.close()
     request[UPLOAD_ID] = created.upload_id
     return _respond(created)
 
@@ -131,7 +133,8 @@ async def _receipt(request: web.Request, drop_id: str, token: str) -> web.Stream
 async def _download(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
     """Serve a finished managed upload to whoever has the URL and the code."""
     request[ROUTE] = "download"
-    await request.app[AUTH].grant(drop_id, wire.presented_code(_headers(request)))
+    client = client_of(request, request.app[CONFIG].server.trusted_proxies)
+    await request.app[AUTH].grant_slowly(drop_id, wire.presented_code(_headers(request)), client)
     store = request.app[STORE]
     if not is_token(token):
         raise _absent()

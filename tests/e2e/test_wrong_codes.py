@@ -113,3 +113,29 @@ def _answer(connection: RawConnection, site: TusSite, number: int) -> int:
     }
     connection.send(site.message("POST", site.upload_url, site.post_headers(headers)))
     return connection.read_response().status
+
+
+def test_wrong_codes_at_a_download_are_slowed_with_those_at_creation(
+    tmp_path_factory: pytest.TempPathFactory, client: str
+) -> None:
+    """GET asks for the code too, so it must not be the faster way to try some, whatever upload it names."""
+    settings = {
+        "LIMITS__WRONG_CODES_PER_HOUR": str(_LIMIT),
+        "SERVER__TRUSTED_PROXIES": "127.0.0.1",
+        "TUS__DOWNLOAD": "true",
+    }
+    with ServerProcess(tmp_path_factory.mktemp("downloads"), environment=settings) as server:
+        site = server.drop.site
+        url = site.upload(b"hello")
+
+        def get(code: str | None, url: str = url) -> Response:
+            return site.request("GET", url, {"Dropoff-Code": code, "X-Forwarded-For": client})
+
+        unknown = site.upload_url + "0" * 32
+        for number in range(_LIMIT):
+            assert_refused(get("wrong", (url, unknown)[number % 2]), 403, "ERR_ACCESS_DENIED")
+        assert_refused(get("wrong"), 429, "ERR_TOO_MANY_WRONG_CODES")
+        assert_refused(get(None, unknown), 429, "ERR_TOO_MANY_WRONG_CODES")
+        assert_refused(_post(site, client, "wrong"), 429, "ERR_TOO_MANY_WRONG_CODES")
+        assert get(site.code).body == b"hello"
+        assert_refused(get(site.code, unknown), 404)

@@ -141,6 +141,37 @@ def test_metadata_malformed_is_refused(text: str) -> None:
         headers.metadata_pairs(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a MQ==,note !c2VjcmV0!", "key note has a value"),
+        ("a MQ==,file name c2VjcmV0", "key file has a value"),
+        ("a MQ==,note c2VjcmV0,note c2VjcmV0", "key note is there twice"),
+        ("a MQ==,na\xefve c2VjcmV0", "key number 2 is not printable"),
+        ("a\x1b[2J c2VjcmV0", "key number 1 is not printable"),
+        ("<b> c2VjcmV0,<b> c2VjcmV0", "key number 2 is there twice"),
+        ("k" * 9000 + " !c2VjcmV0!", "key number 1 has a value"),
+        ("a MQ==, ,b MQ==", "key number 2 is empty"),
+    ],
+)
+def test_metadata_refused_names_the_key_and_never_the_value(text: str, told: str) -> None:
+    """A key that is a plain word by itself, any other by its place; the value may be private."""
+    with pytest.raises(InvalidMetadataError) as caught:
+        headers.metadata_pairs(text)
+    message = caught.value.message
+    assert told in message
+    assert "c2VjcmV0" not in message
+    assert message.isprintable()
+    assert len(message) < 200
+
+
+def test_code_is_not_looked_for_in_metadata_that_is_refused_anyway() -> None:
+    """So nobody without a code can keep the server busy with commas."""
+    for text in ("," * 200 + "code eQ==", "a " + "A" * headers.MAX_METADATA_BYTES + ",code eQ=="):
+        assert headers.presented_code([("Upload-Metadata", text)]) is None
+    assert headers.presented_code([("Upload-Metadata", "," * 127 + "code eQ==")]) == "y"
+
+
 def test_metadata_above_16_kib_is_too_large() -> None:
     """The limit is on the header as sent."""
     text = "abc " + "A" * (headers.MAX_METADATA_BYTES - 4)

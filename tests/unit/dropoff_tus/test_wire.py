@@ -1,6 +1,7 @@
 """Tests of raw headers to messages, and of replies to raw headers."""
 
 import base64
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from dropoff_tus.model import Metadata, Role
 
 DROP = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"
 OCTETS = ("Content-Type", "application/offset+octet-stream")
+CONCAT = ("Upload-Concat", f"final;/files/{DROP}/{'1' * 32}")
 MOMENT = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SHA256 = ("Upload-Checksum", "sha256 " + base64.b64encode(bytes(32)).decode())
 
@@ -82,6 +84,23 @@ def test_sizes_below_the_limits_pass_and_above_are_431() -> None:
     for name, size in (("Upload-Metadata", 16385), ("X-Any", 16385), ("upload-concat", 30721)):
         with pytest.raises(errors.HeadersTooLargeError):
             wire.check_sizes([(name, "x" * size)])
+
+
+def test_sizes_of_refused_headers_name_them() -> None:
+    """Which of them is too long, printable and short, whatever its name is."""
+    for name, told in (("X-Any", "'X-Any'"), ("X" * 9000, "X" * 64 + "'"), ("\xe4\x1b", r"'\xe4\x1b'")):
+        with pytest.raises(errors.HeadersTooLargeError) as caught:
+            wire.check_sizes([(name, "x" * 16385)])
+        assert told in caught.value.message
+        assert len(caught.value.message) < 200
+        assert caught.value.message.isprintable()
+
+
+def test_sizes_of_very_many_pairs_of_metadata_are_refused() -> None:
+    """Their number is bounded as their length is, before any of them is looked at."""
+    for text, taken in (("a," * 127 + "a", True), ("a," * 128 + "a", False), ("," * 16000, False)):
+        with contextlib.nullcontext() if taken else pytest.raises(errors.InvalidMetadataError, match="more than 128"):
+            wire.check_sizes([("Upload-Metadata", text)])
 
 
 # ---- bodies ----------------------------------------------------------------------------------------------------
@@ -184,14 +203,30 @@ def test_create_with_data_carries_its_length_and_checksum() -> None:
     [
         [OCTETS],
         [OCTETS, ("Content-Length", "0")],
-        [("Transfer-Encoding", "chunked")],
         [("Content-Type", "text/plain")],
     ],
-    ids=["type-alone", "zero", "chunked-without-type", "other-type-without-body"],
+    ids=["type-alone", "zero", "other-type-without-body"],
 )
 def test_create_without_data_has_no_body(headers: list[tuple[str, str]]) -> None:
     """What clients and proxies add without meaning data is not data."""
     assert _create(("Upload-Length", "5"), *headers).body is None
+
+
+@pytest.mark.parametrize("kind", [(), (("Content-Type", "text/plain"),), (OCTETS, CONCAT), (CONCAT,)])
+def test_create_of_unknown_length_has_a_body_once_a_byte_comes(kind: tuple[tuple[str, str], ...]) -> None:
+    """Where bytes would be refused, the first of them is waited for, and the end before it is no body."""
+    headers = [("Upload-Length", "5"), ("Transfer-Encoding", "chunked"), *kind]
+    assert wire.may_be_empty(headers)
+    assert wire.parse_create(headers, drop_id=DROP, presented=None, empty=True).body is None
+    with pytest.raises((errors.InvalidContentTypeError, errors.ModifyFinalError)):
+        wire.parse_create(headers, drop_id=DROP, presented=None)
+
+
+@pytest.mark.parametrize("framing", [("Content-Length", "0"), ("Content-Length", "5"), ("X-Other", "chunked")])
+def test_create_of_known_length_is_decided_without_its_body(framing: tuple[str, str]) -> None:
+    """So that a client which asks before it sends (Expect) is answered before it does; so is a chunked one of ours."""
+    assert not wire.may_be_empty([framing, CONCAT])
+    assert not wire.may_be_empty([("Transfer-Encoding", "chunked"), OCTETS])
 
 
 def test_create_final_takes_parts_and_ignores_length() -> None:
