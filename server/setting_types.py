@@ -26,7 +26,7 @@ _SOCKET_PATH_BYTES = 107
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
 _LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
-_ELSEWHERE = ("command:", "env:")
+_COMMAND, _VARIABLE = "command:", "env:"
 
 
 def _networks(value: object) -> object:
@@ -157,12 +157,12 @@ def _socket(value: object, info: ValidationInfo) -> object:
 
 
 def _key_source(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, str) and value.startswith(_ELSEWHERE):
-        if value.partition(":")[2].strip():
-            return value
-    elif isinstance(value, str) and value:
-        return str(_path(value, info))
-    message = 'is not a source of a key; write a file, "command:PROGRAM ARGUMENTS" or "env:NAME"'
+    if isinstance(value, str) and value.removeprefix(_COMMAND).strip() and not value.startswith(_VARIABLE):
+        return value if value.startswith(_COMMAND) else str(_path(value, info))
+    message = (
+        'is not a source of a key; write a file, or "command:PROGRAM ARGUMENTS" '
+        "(no variable: /proc/PID/environ shows it as long as the server runs)"
+    )
     raise ValueError(message)
 
 

@@ -1,26 +1,30 @@
 """Where the server's secrets come from, and how they are written: whole, durable, for their owner alone.
 
 A key's *source* is tried in this order: `$CREDENTIALS_DIRECTORY/<name>` (systemd), then what the configuration says: a
-file (refused unless its owner alone can read it), `command:…` (prints the key), or `env:NAME` (removed after reading).
+file that nobody else can use (`check_owner_only`), or `command:…`, which prints the key.
 
 Source: docs/format.md, Keys.
 """
 
+import contextlib
 import os
 import secrets
 import shlex
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+from dropoff_tus.text import decode_text
 from storage.durable import Disk
 
 # Keys are always synced, whatever the store's durability: a lost key loses everything under it.
 _DISK = Disk(sync=True)
 _COMMAND_TIMEOUT_SECONDS = 30
-_COMMAND, _VARIABLE = "command:", "env:"
+_COMMAND = "command:"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
-_OTHERS = 0o077
+_OTHERWISE = f", or hand it over in ${_CREDENTIALS}, or by a command (docs/command-line.md, Secrets)"
+_OTHERS, _OTHERS_OF_ROOTS, _OTHERS_WHO_WRITE = 0o077, 0o037, 0o022
 
 
 class KeySourceError(Exception):
@@ -44,25 +48,18 @@ def read_source(name: str, source: str) -> str:
     credential = _credential(name)
     if credential is not None:
         try:
-            return credential.read_text("ascii", errors="replace")
+            return _text(credential.read_bytes(), f"the {name} in ${_CREDENTIALS}")
         except OSError as error:
             message = f"cannot read the {name} in ${_CREDENTIALS}: {error.strerror}"
             raise KeySourceError(message) from None
     if source.startswith(_COMMAND):
         return _from_command(name, source.removeprefix(_COMMAND))
-    if source.startswith(_VARIABLE):
-        variable = source.removeprefix(_VARIABLE)
-        value = os.environ.pop(variable, None)
-        if value is None:
-            message = f"the environment variable {variable} for the {name} is not set"
-            raise KeySourceError(message)
-        return value
-    return read_owner_only(Path(source), f"the {name}")
+    return read_owner_only(Path(source), f"the {name}", _OTHERWISE)
 
 
 def source_file(name: str, source: str) -> Path | None:
     """Return the file that a key is read from; None if it comes from elsewhere and cannot be replaced here."""
-    if _credential(name) is not None or source.startswith((_COMMAND, _VARIABLE)):
+    if _credential(name) is not None or source.startswith(_COMMAND):
         return None
     return Path(source)
 
@@ -83,15 +80,47 @@ def _from_command(name: str, command: str) -> str:
         # Neither the error's text nor the command's output: both may hold what must not be shown.
         message = f"the command for the {name} failed ({type(error).__name__}); run it by hand to see why"
         raise KeySourceError(message) from None
-    return answer.stdout.decode("ascii", "replace")
+    return _text(answer.stdout, f"what the command for the {name} prints")
 
 
-def read_owner_only(path: Path, name: str) -> str:
-    """Return the text of a secret file.
+def _text(raw: bytes, what: str) -> str:
+    try:
+        return decode_text(raw)
+    except ValueError as error:
+        message = f"{what} {error}"
+        raise KeySourceError(message) from None
+
+
+def read_owner_only(path: Path, name: str, otherwise: str = "") -> str:
+    """Return the text of a secret file; see `check_owner_only`.
 
     Raises:
-        KeySourceError: It cannot be read, is no file, or others may read or write it; the sentence says what to do.
+        KeySourceError: Likewise, or it is no UTF-8 text.
     """
+    with _opened_owner_only(path, name, otherwise) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+        return _text(file.read(), f"{name} at {path}")
+
+
+def check_owner_only(path: Path, name: str) -> None:
+    """Refuse a secret file that others than its owner may use.
+
+    As PostgreSQL does for its TLS key, one that belongs to root may be read by its group, to which root gave it.
+    On a read-only mount, as containers get their secrets, everybody may read: no mode can be changed there, and who
+    else sees the mount is not decided by it.
+
+    Args:
+        path: Where it is, or a link to it.
+        name: What to call it.
+
+    Raises:
+        KeySourceError: It cannot be read, is no file, or others may use it; the sentence says what to do.
+    """
+    with _opened_owner_only(path, name, ""):
+        pass
+
+
+@contextlib.contextmanager
+def _opened_owner_only(path: Path, name: str, otherwise: str) -> Iterator[int]:
     try:
         # Not blocking, or a FIFO in its place would hang the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -104,11 +133,16 @@ def read_owner_only(path: Path, name: str) -> str:
         if not stat.S_ISREG(status.st_mode):
             message = f"cannot read {name} at {path}: it is no ordinary file"
             raise KeySourceError(message)
-        if mode & _OTHERS:
-            message = f"{path} can be read or written by others (mode {mode:04o}); run: chmod 600 {path}"
+        forbidden, use = _OTHERS, "read or written"
+        remedy = f"run: chmod 600 {path}; where that cannot be done, mount it read-only"
+        if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+            forbidden, use, remedy = _OTHERS_WHO_WRITE, "written", "mount it with mode 0440"
+        elif status.st_uid == 0 != os.geteuid():
+            forbidden = _OTHERS_OF_ROOTS
+        if mode & forbidden:
+            message = f"{path} can be {use} by others (mode {mode:04o}); {remedy}{otherwise}"
             raise KeySourceError(message)
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read().decode("ascii", "replace")
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -1,6 +1,9 @@
 """A real receiver of hooks: aiohttp in a thread of its own, which answers as a test says and keeps what it got."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import threading
 import time
@@ -25,6 +28,14 @@ class Received:
     def json(self) -> Any:  # noqa: ANN401 - what JSON gives
         """Return the body as JSON."""
         return json.loads(self.body)
+
+    def verify(self, secret: bytes) -> None:
+        """Check as docs/webhooks.md tells receivers to."""
+        got = {name.lower(): value for name, value in self.headers.items()}
+        signed = f"{got['webhook-id']}.{got['webhook-timestamp']}.".encode() + self.body
+        digest = hmac.new(secret, signed, hashlib.sha256).digest()
+        assert f"v1,{base64.b64encode(digest).decode()}" in got["webhook-signature"].split()
+        assert abs(time.time() - int(got["webhook-timestamp"])) < 60
 
 
 class HookServer:

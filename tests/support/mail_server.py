@@ -13,7 +13,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from tests.support.server_process import free_port_pair
 
-USER, PASSWORD = "drop", "the mail password, a secret"
+USER, PASSWORD = "drop", "the mail pässwörd, a secret"
 
 
 class MailServer:

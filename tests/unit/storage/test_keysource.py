@@ -6,12 +6,14 @@ import stat
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from storage import durable
 from storage.keysource import (
     KeySourceError,
+    check_owner_only,
     read_owner_only,
     read_source,
     replace_owner_only,
@@ -88,16 +90,111 @@ def test_command_that_fails_is_told_without_its_output(command: str) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_environment_variable_is_removed_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No child process and no dump of the environment finds it afterwards."""
-    monkeypatch.setenv("DROP_SECRET", SECRET)
-    assert read_source("code-key", "env:DROP_SECRET") == SECRET
-    assert "DROP_SECRET" not in os.environ
-    with pytest.raises(KeySourceError, match="DROP_SECRET for the code-key is not set"):
-        read_source("code-key", "env:DROP_SECRET")
+class _Source:
+    """One way to hand a secret over, as bytes."""
+
+    def __init__(self, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take the way, and a folder for its files."""
+        self._path = folder / "code-key"
+        self.source = {
+            "file": str(self._path),
+            "credential": "command:false",
+            "command": f"command:cat {shlex.quote(str(self._path))}",
+        }[kind]
+        if kind == "credential":
+            monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+
+    def read(self, raw: bytes) -> str:
+        """Read what somebody wrote."""
+        self._path.write_bytes(raw)
+        self._path.chmod(0o600)
+        return read_source("code-key", self.source)
 
 
-@pytest.mark.parametrize("source", ["file", "command:false", "env:DROP_SECRET"])
+@pytest.fixture(params=["file", "credential", "command"])
+def handed_over(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Source:
+    """Return each way to hand a secret over."""
+    return _Source(request.param, tmp_path, monkeypatch)
+
+
+def test_secret_in_any_letters_is_what_was_written(handed_over: _Source) -> None:
+    """It is not replaced by one that everybody knows; a byte order mark is no part of it."""
+    for text in ("тайный ключ из двадцати девяти", "pässwörd", "密码", "plain"):
+        assert handed_over.read(text.encode()) == text
+        assert handed_over.read(text.encode("utf-8-sig")) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("секрет\n".encode("utf-16"), "is UTF-16, or no text at all; save it as UTF-8"),
+        ("secret".encode("utf-16-le"), "is UTF-16, or no text at all"),
+        ("pässwörd".encode("latin-1"), "is not UTF-8 text; save it as UTF-8"),
+        ("секрет".encode("cp1251"), "is not UTF-8 text"),
+    ],
+    ids=["utf-16", "utf-16 without a mark", "latin-1", "cp1251"],
+)
+def test_secret_in_another_encoding_is_refused_and_not_shown(handed_over: _Source, raw: bytes, said: str) -> None:
+    """Whichever way it comes, the sentence names the key and what to do."""
+    with pytest.raises(KeySourceError, match=said) as caught:
+        handed_over.read(raw)
+    assert "code-key" in str(caught.value)
+    assert "secret" not in str(caught.value).replace(handed_over.source, "")
+
+
+_ME, _ROOT, _SOMEBODY = 4242, 0, 4343
+
+
+@pytest.mark.parametrize(
+    ("owner", "read_only", "allowed", "refused"),
+    [
+        (_ME, False, [0o600, 0o400], [0o440, 0o640, 0o444, 0o620, 0o602, 0o601]),
+        # As PostgreSQL's rule for its TLS key.
+        (_ROOT, False, [0o400, 0o440, 0o640], [0o444, 0o660, 0o650, 0o604, 0o642]),
+        (_SOMEBODY, False, [0o600], [0o640, 0o604]),
+        # As Kubernetes and Docker mount secrets.
+        (_ROOT, True, [0o400, 0o440, 0o444, 0o644, 0o555], [0o666, 0o777, 0o464]),
+        (_SOMEBODY, True, [0o444, 0o440], [0o446]),
+        (_ME, True, [0o444, 0o640], [0o622]),
+    ],
+)
+def test_who_may_use_a_secret_file(
+    owner: int,
+    read_only: bool,
+    allowed: list[int],
+    refused: list[int],
+    secret_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its owner; the group to which root gave it; on a read-only mount whoever sees it. Never a writer."""
+    real_stat, real_mount = os.fstat, os.fstatvfs
+
+    def stat_of(descriptor: int) -> os.stat_result:
+        found = list(real_stat(descriptor))
+        found[stat.ST_UID] = owner
+        return os.stat_result(found)
+
+    def mount_of(descriptor: int) -> SimpleNamespace:
+        flags = real_mount(descriptor).f_flag & ~os.ST_RDONLY
+        return SimpleNamespace(f_flag=flags | (os.ST_RDONLY if read_only else 0))
+
+    monkeypatch.setattr(os, "geteuid", lambda: _ME)
+    monkeypatch.setattr(os, "fstat", stat_of)
+    monkeypatch.setattr(os, "fstatvfs", mount_of)
+    for mode in allowed:
+        secret_file.chmod(mode)
+        assert read_source("signing-key", str(secret_file)).strip() == SECRET
+        check_owner_only(secret_file, "it")
+    for mode in refused:
+        secret_file.chmod(mode)
+        with pytest.raises(KeySourceError, match=r"by others") as caught:
+            read_source("signing-key", str(secret_file))
+        # Advice that can be followed: nobody changes a mode on a read-only mount.
+        assert ("chmod" in str(caught.value)) is not read_only
+        assert "CREDENTIALS_DIRECTORY" in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["file", "command:false"])
 def test_credentials_folder_comes_first(
     source: str, secret_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
