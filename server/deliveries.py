@@ -1,8 +1,10 @@
 """What delivers events, put together from the configuration; only the server delivers, so only it reads the secrets."""
 
 import contextlib
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from dropoff_tus.outbox import Outcome, SinkName
@@ -17,17 +19,24 @@ from server.places import KeySourceError, read_source
 from server.remote_check import RemoteCheck, RemoteCheckSettings
 from server.services import Services, StartError
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What signs and logs in; empty where the configuration has no use for it."""
+
+    webhook: bytes = b""
+    mail: str | None = None
+    checks: bytes | None = None
+
 
 @contextlib.asynccontextmanager
 async def open_deliveries(
-    config: Config, services: Services, count: Callable[[SinkName, Outcome, int], None]
+    config: Config, secrets: Secrets, services: Services, count: Callable[[SinkName, Outcome, int], None]
 ) -> AsyncIterator[list[Deliveries]]:
-    """Make one for each sink that is configured; `count` is told how events fare.
-
-    Raises:
-        StartError: A secret cannot be had.
-    """
-    clock, secrets = SystemClock(), secrets_of(config)
+    """Make one for each sink that is configured; `count` is told how events fare."""
+    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         couriers: list[Courier] = []
         if config.webhook.url is not None:
@@ -44,12 +53,8 @@ async def open_deliveries(
 
 
 @contextlib.asynccontextmanager
-async def open_remote_check(config: Config) -> AsyncIterator[RemoteCheck | None]:
-    """Make what asks the site before an upload begins; None if no site is configured.
-
-    Raises:
-        StartError: Its secret cannot be had.
-    """
+async def open_remote_check(config: Config, secrets: Secrets) -> AsyncIterator[RemoteCheck | None]:
+    """Make what asks the site before an upload begins; None if no site is configured."""
     section = config.checks
     if section.webhook is None:
         yield None
@@ -57,7 +62,7 @@ async def open_remote_check(config: Config) -> AsyncIterator[RemoteCheck | None]
     client = OutboundClient(section.webhook, section.allow_private_addresses, section.timeout)
     settings = RemoteCheckSettings(
         version=section.format,
-        secret=secrets_of(config).checks,
+        secret=secrets.checks,
         headers=section.headers,
         metadata=section.metadata,
         public_path=public_path(config),
@@ -68,54 +73,42 @@ async def open_remote_check(config: Config) -> AsyncIterator[RemoteCheck | None]
         await client.close()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Secrets:
-    """What signs and logs in; empty where the configuration has no use for it."""
-
-    webhook: bytes = b""
-    mail: str | None = None
-    checks: bytes | None = None
-
-
 def secrets_of(config: Config) -> Secrets:
-    """Read all secrets that the configuration names.
+    """Read all secrets that the configuration names. Once in a process: a command may print a secret only once.
 
     Raises:
-        StartError: One is not to be had.
+        StartError: A line for each that is not to be had, or is none.
     """
-    section = config.webhook
-    password, checks = config.mail.password, config.checks
-    return Secrets(
-        webhook=_hook_secret("webhook-secret", "webhook.secret", section.secret) if section.url else b"",
-        mail=_text("mail-password", "mail.password", password) if config.mail.server and password else None,
-        checks=_hook_secret("checks-secret", "checks.secret", checks.secret)
-        if checks.webhook and checks.secret
-        else None,
+    webhook, checks, mail = config.webhook, config.checks, config.mail
+    mistakes: list[str] = []
+
+    def read(key: str, source: str | None, parse: Callable[[str], T]) -> T | None:
+        if source is None:
+            return None
+        try:
+            return parse(_line(read_source(key.replace(".", "-"), source)))
+        except KeySourceError as error:
+            mistakes.append(f"{key}: {error}")
+        except SecretError as error:
+            mistakes.append(f"{key}: what is there {error}")
+        return None
+
+    found = Secrets(
+        webhook=read("webhook.secret", webhook.secret if webhook.url else None, read_secret) or b"",
+        mail=read("mail.password", mail.password if mail.server else None, str),
+        checks=read("checks.secret", checks.secret if checks.webhook else None, read_secret),
     )
+    if mistakes:
+        raise StartError("\n".join(mistakes))
+    return found
 
 
-def _hook_secret(name: str, key: str, source: str | None) -> bytes:
-    """Read a secret for signatures.
-
-    Args:
-        name: What it is called, also below `$CREDENTIALS_DIRECTORY`.
-        key: Where the configuration has its source, for the sentence.
-        source: That source.
-
-    Raises:
-        StartError: It is not to be had there, or is none.
-    """
-    try:
-        return read_secret(_text(name, key, source or ""))
-    except SecretError as error:
-        raise StartError(f"{key}: what is there {error}") from None
-
-
-def _text(name: str, key: str, source: str) -> str:
-    try:
-        return read_source(name, source).strip()
-    except KeySourceError as error:
-        raise StartError(f"{key}: {error}") from None
+def _line(text: str) -> str:
+    """Return the one line of a secret; UTF-16 without ASCII letters shows by control characters."""
+    line = text.strip()
+    if any(unicodedata.category(character) == "Cc" for character in line):
+        raise SecretError("is more than one line, or has control characters; save one line of UTF-8 text")
+    return line
 
 
 def public_path(config: Config) -> str:

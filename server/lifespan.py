@@ -12,7 +12,7 @@ from server import appkeys
 from server.auth import Auth
 from server.clock import SystemClock
 from server.closing import ClosedDropoffs
-from server.deliveries import open_deliveries, open_remote_check
+from server.deliveries import open_deliveries, open_remote_check, secrets_of
 from server.ending import lost_before
 from server.health import Metrics
 from server.purges import Purges
@@ -31,10 +31,11 @@ async def services(app: web.Application) -> AsyncIterator[None]:
     """Open everything before the first request, and close it after the last. For `cleanup_ctx`."""
     config = app[appkeys.CONFIG]
     app[appkeys.METRICS] = metrics = Metrics()
+    secrets = secrets_of(config)
     async with (
         open_services(config) as opened,
-        open_deliveries(config, opened, metrics.count_delivery) as deliveries,
-        open_remote_check(config) as remote_check,
+        open_deliveries(config, secrets, opened, metrics.count_delivery) as deliveries,
+        open_remote_check(config, secrets) as remote_check,
     ):
         if remote_check is not None:
             app[appkeys.REMOTE_CHECK] = remote_check

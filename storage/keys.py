@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -201,8 +202,7 @@ def check_recipients(texts: Sequence[str]) -> None:
         KeySourceError: It has something else in it, mixes key types, or is too long.
     """
     if len({check_recipient(text) for text in texts}) > 1:
-        message = "all recipients must be of one type: age1… (X25519) or age1pq1… (hybrid)"
-        raise KeySourceError(message)
+        raise KeySourceError("all recipients must be of one type: age1… (X25519) or age1pq1… (hybrid)")
     if len(texts) > MAX_RECIPIENTS:
         message = f"at most {MAX_RECIPIENTS} recipients; of a larger circle give one identity to several people"
         raise KeySourceError(message)
@@ -342,8 +342,7 @@ def load_signing_key(source: str) -> SigningKey:
         message = "a rotation of the signing key was interrupted; finish it with: dropoff-tus keys rotate --signing"
         raise KeySourceError(message)
     if found.private is None:
-        message = f"the signing key has no line `{_SIGNING_WORD} <base64>`"
-        raise KeySourceError(message)
+        raise KeySourceError(f"the signing key has no line `{_SIGNING_WORD} <base64>`")
     return found.key()
 
 
@@ -351,20 +350,23 @@ def load_server_keys(places: KeyPlaces) -> ServerKeys:
     """Load every key from its source.
 
     Raises:
-        KeySourceError: One cannot be had; the sentence says which and what to do.
+        KeySourceError: A line for each that cannot be had, which says what to do.
     """
-    signing = load_signing_key(places.signing_key)
-    try:
-        managed = parse_identity_file(read_source("managed-identity", places.managed_identity))
-    except AgeError as error:
-        message = f"keys.managed_identity: {error}"
-        raise KeySourceError(message) from None
-    return ServerKeys(
-        signing=signing,
-        code_key=_unb64(read_source("code-key", places.code_key), "code-key"),
-        managed=tuple(managed),
-        ingest=IngestKeys(places.ingest_dir),
-    )
+    found: list[Any] = []
+    mistakes: list[str] = []
+    for key, read in (
+        ("signing_key", lambda: load_signing_key(places.signing_key)),
+        ("code_key", lambda: _unb64(read_source("code-key", places.code_key), "code-key")),
+        ("managed_identity", lambda: parse_identity_file(read_source("managed-identity", places.managed_identity))),
+    ):
+        try:
+            found.append(read())
+        except (KeySourceError, AgeError) as error:
+            mistakes.append(f"keys.{key}: {error}")
+    if mistakes:
+        raise KeySourceError("\n".join(mistakes))
+    signing, code_key, managed = found
+    return ServerKeys(signing, code_key, tuple(managed), IngestKeys(places.ingest_dir))
 
 
 def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
