@@ -16,11 +16,8 @@ from dropoff_tus.model import Limits
 from server.addresses import is_allowed
 from server.config_source import (
     Names,
-    Overrides,
     SourceError,
-    did_you_mean_key,
-    did_you_mean_section,
-    is_list,
+    explain,
     lay_over,
     read_toml,
 )
@@ -50,6 +47,11 @@ CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
 
 class ConfigError(Exception):
     """The configuration is wrong; the text has a line for each mistake."""
+
+    def __init__(self, text: str, rest: "Config | None" = None, places: frozenset[str] = frozenset()) -> None:
+        """Take the text; and the configuration without what is wrong in it, which is at these places."""
+        super().__init__(text)
+        self.rest, self.places = rest, places
 
 
 # ---- sections -------------------------------------------------------------------------------------------------
@@ -289,19 +291,20 @@ class Config(_Section):
     checks: ChecksSection = ChecksSection()
     log: LogSection = LogSection()
 
-    @model_validator(mode="after")
-    def _ports_apart(self) -> "Config":
-        if self.monitoring.listen == self.server.listen:
-            message = "monitoring.listen is the same as server.listen; write another port"
-            raise ValueError(message)
-        return self
 
-
-NAMES: Names = {
-    section: {key: item.annotation for key, item in kind.model_fields.items()}
-    for section, kind in ((name, item.annotation) for name, item in Config.model_fields.items())
-    if isinstance(kind, type) and issubclass(kind, BaseModel)
+_SECTIONS = {
+    name: item.annotation
+    for name, item in Config.model_fields.items()
+    if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel)
 }
+NAMES: Names = {
+    section: {key: item.annotation for key, item in kind.model_fields.items()} for section, kind in _SECTIONS.items()
+}
+_STAND_INS = {
+    section: {key: "sqlite:///missing" for key, item in kind.model_fields.items() if item.is_required()}
+    for section, kind in _SECTIONS.items()
+}
+"""Of keys without a default: some text, so that a configuration that lacks them can be looked at for other mistakes."""
 
 
 # ---- loading --------------------------------------------------------------------------------------------------
@@ -328,15 +331,40 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
     except SourceError as error:
         raise ConfigError(str(error)) from None
     overrides = lay_over(tree, os.environ if environment is None else environment, NAMES)
-    mistakes = overrides.mistakes
-    try:
-        config = Config.model_validate(_with_tuples(tree), context={"folder": file.absolute().parent})
-    except ValidationError as error:
-        mistakes = [*mistakes, *(_explain(item, overrides) for item in error.errors(include_input=False))]
-    else:
-        if not mistakes:
-            return config
-    raise ConfigError("\n".join(mistakes))
+    mistakes, places = overrides.mistakes, set[str]()
+    tables = _with_tuples(tree)
+    config: Config | None = None
+    # Whether the keys of a section fit together can be seen when what is wrong with each of them is out of the way.
+    while config is None:
+        try:
+            config = Config.model_validate(tables, context={"folder": file.absolute().parent})
+        except ValidationError as error:
+            for item in error.errors(include_input=False):
+                section, key = ([str(part) for part in item["loc"]] + ["", ""])[:2]
+                text = explain(item, section, key, overrides, NAMES)
+                if key or not any(_is_of(place, section) and place.partition(".")[2] in text for place in places):
+                    mistakes.append(text)
+                places.add(f"{section}.{key}" if key else section)
+            tables = _without(tables, places)
+    if config.monitoring.listen == config.server.listen and not places & {"server.listen", "monitoring.listen"}:
+        mistakes.append("monitoring.listen is the same as server.listen; write another port")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes), config, frozenset(places))
+    return config
+
+
+def _is_of(place: str, section: str) -> bool:
+    return place.startswith(f"{section}.")
+
+
+def _without(tables: dict[str, Any], places: set[str]) -> dict[str, Any]:
+    """Return the tables without what is wrong, and with stand-ins for what has to be there."""
+    kept = {
+        section: {key: value for key, value in table.items() if f"{section}.{key}" not in places}
+        for section, table in tables.items()
+        if section not in places
+    }
+    return kept | {section: stand_ins | kept.get(section, {}) for section, stand_ins in _STAND_INS.items()}
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
@@ -347,37 +375,3 @@ def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
         else table
         for section, table in tree.items()
     }
-
-
-_INSTEAD = {
-    "bool_type": "must be true or false, without quotes",
-    "int_type": "must be a whole number, without quotes",
-    "float_type": "must be a number, without quotes",
-    "string_type": "must be text in quotes",
-    "tuple_type": 'must be a list; write e.g. ["one", "two"]',
-    "missing": "is missing; config.example.toml says what to write",
-    "model_type": "must be a section; write its name in [ ] on a line of its own, and its keys below",
-}
-
-
-def _explain(item: Any, overrides: Overrides) -> str:  # noqa: ANN401 - pydantic's dict
-    """Say in a line what is wrong, where it was written, and what to write instead."""
-    section, key = ([str(part) for part in item["loc"]] + ["", ""])[:2]
-    place = f"{section}.{key}" if key else section
-    if (section, key) in overrides.variables:
-        place = f"{place} ({overrides.variables[section, key]})"
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        if key:
-            return f"{place}: there is no such key{did_you_mean_key(section, key, NAMES)}"
-        return f"{place}: there is no such section{did_you_mean_section(section, NAMES)}"
-    if kind == "literal_error":
-        return f"{place}: must be {context['expected']}".replace("'", '"')
-    if kind == "greater_than_equal":
-        return f"{place}: must be {context['ge']} or more"
-    if kind == "less_than_equal":
-        return f"{place}: must be {context['le']} or less"
-    text = _INSTEAD.get(kind, str(item["msg"]).removeprefix("Value error, "))
-    if (section, key) in overrides.variables and is_list(NAMES[section][key]):
-        text = f"{text}; in the environment without brackets and quotes, separated by commas"
-    return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

@@ -1,10 +1,12 @@
 """Where the configuration's text comes from: the TOML file, and the environment laid over it.
 
 `DROPOFF_TUS__SECTION__KEY` overrides a key, `DROPOFF_TUS__SECTION__KEY_FILE` reads it from a file. A name that does not
-exist, and both forms at once, are mistakes. What the values mean is `server.config`'s to say.
+exist, and both forms at once, are mistakes. `explain` puts mistakes into words; what the values mean is
+`server.config`'s to say.
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -77,26 +79,25 @@ def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names)
     for variable in sorted(environment):
         if not variable.startswith(PREFIX):
             if _NEARLY_PREFIX.match(variable):
-                done.mistakes.append(f"{variable}: there is no such setting{did_you_mean_variable(variable, names)}")
+                done.mistakes.append(f"{variable}: there is no such setting{_did_you_mean_variable(variable, names)}")
             continue
         section, key, from_file = _parse(variable, names)
         if key not in names.get(section, {}):
-            done.mistakes.append(f"{variable}: there is no such setting{did_you_mean_variable(variable, names)}")
+            done.mistakes.append(f"{variable}: there is no such setting{_did_you_mean_variable(variable, names)}")
             continue
         if (section, key) in done.variables:
             done.mistakes.append(f"{variable} and {done.variables[section, key]} are both set; keep one of them")
             continue
         done.variables[section, key] = variable
         value = environment[variable]
-        if from_file:
-            try:
-                value = decode_text(Path(value).read_bytes()).strip()
-            except OSError as error:
-                done.mistakes.append(f"{variable}: cannot read the file it names: {error.strerror}")
-                continue
-            except ValueError as error:
-                done.mistakes.append(f"{variable}: the file it names {error}")
-                continue
+        try:
+            value = decode_text(Path(value).read_bytes()).strip() if from_file else decode_text(os.fsencode(value))
+        except OSError as error:
+            done.mistakes.append(f"{variable}: cannot read the file it names: {error.strerror}")
+            continue
+        except ValueError as error:
+            done.mistakes.append(f"{variable}: {'the file it names ' if from_file else ''}{error}")
+            continue
         table = tree.setdefault(section, {})
         if isinstance(table, dict):
             table[key] = _value(value, names[section][key])
@@ -116,7 +117,7 @@ def _parse(variable: str, names: Names) -> tuple[str, str, bool]:
 
 def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
     """Return what TOML would have given for a variable's text; what does not fit stays text, and is refused later."""
-    if is_list(kind):
+    if _is_list(kind):
         return [item.strip() for item in text.split(",") if item.strip()]
     if kind is bool:
         return _FLAGS.get(text.strip().lower(), text)
@@ -125,12 +126,12 @@ def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
     return text
 
 
-def is_list(kind: Any) -> bool:  # noqa: ANN401 - a type
+def _is_list(kind: Any) -> bool:  # noqa: ANN401 - a type
     """Tell whether a key is a list, which a variable has separated by commas."""
     return get_origin(kind) is tuple
 
 
-def did_you_mean_variable(variable: str, names: Names) -> str:
+def _did_you_mean_variable(variable: str, names: Names) -> str:
     """Return a hint at the variable that was meant, or at where all names are."""
     known = [f"{PREFIX}{section}__{key}".upper() for section, keys in names.items() for key in keys]
     if variable.upper().endswith(_FILE_SUFFIX):
@@ -138,7 +139,7 @@ def did_you_mean_variable(variable: str, names: Names) -> str:
     return _hint(difflib.get_close_matches(variable.upper(), known, 1, 0.8))
 
 
-def did_you_mean_key(section: str, key: str, names: Names) -> str:
+def _did_you_mean_key(section: str, key: str, names: Names) -> str:
     """Return a hint at the key that was meant: of this section, else of another."""
     near = difflib.get_close_matches(key.lower(), names.get(section, {}), 1, 0.6)
     if near:
@@ -147,7 +148,7 @@ def did_you_mean_key(section: str, key: str, names: Names) -> str:
     return _hint(elsewhere[:1])
 
 
-def did_you_mean_section(section: str, names: Names) -> str:
+def _did_you_mean_section(section: str, names: Names) -> str:
     """Return a hint at the section that was meant, or at the one that has a key of this name."""
     near = difflib.get_close_matches(section.lower(), names, 1, 0.6)
     owner = [f"{other}.{section.lower()}" for other, keys in names.items() if section.lower() in keys]
@@ -158,3 +159,36 @@ def _hint(candidates: Iterable[str]) -> str:
     for candidate in candidates:
         return f"; did you mean {candidate}?"
     return "; config.example.toml has all names"
+
+
+_INSTEAD = {
+    "bool_type": "must be true or false, without quotes",
+    "int_type": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+    "string_type": "must be text in quotes",
+    "tuple_type": 'must be a list; write e.g. ["one", "two"]',
+    "missing": "is missing; config.example.toml says what to write",
+    "model_type": "must be a section; write its name in [ ] on a line of its own, and its keys below",
+}
+
+
+def explain(item: Any, section: str, key: str, overrides: Overrides, names: Names) -> str:  # noqa: ANN401 - pydantic's
+    """Say in a line what is wrong, where it was written, and what to write instead."""
+    place = f"{section}.{key}" if key else section
+    if (section, key) in overrides.variables:
+        place = f"{place} ({overrides.variables[section, key]})"
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        if key:
+            return f"{place}: there is no such key{_did_you_mean_key(section, key, names)}"
+        return f"{place}: there is no such section{_did_you_mean_section(section, names)}"
+    if kind == "literal_error":
+        return f"{place}: must be {context['expected']}".replace("'", '"')
+    if kind == "greater_than_equal":
+        return f"{place}: must be {context['ge']} or more"
+    if kind == "less_than_equal":
+        return f"{place}: must be {context['le']} or less"
+    text = _INSTEAD.get(kind, str(item["msg"]).removeprefix("Value error, "))
+    if (section, key) in overrides.variables and _is_list(names[section][key]):
+        text = f"{text}; in the environment without brackets and quotes, separated by commas"
+    return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

@@ -1,5 +1,6 @@
 """The configuration: what is read, and what each mistake is answered with."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -77,11 +78,11 @@ def test_example_has_every_key_and_every_default(tmp_path: Path) -> None:
 
 def test_paths_are_relative_to_the_file(load: Load, tmp_path: Path) -> None:
     """Wherever the program was started, and from file and environment alike."""
-    config = load("", {"DROPOFF_TUS__STORE__DIR": "elsewhere", "DROPOFF_TUS__KEYS__CODE_KEY": "env:CODE"})
+    config = load("", {"DROPOFF_TUS__STORE__DIR": "elsewhere", "DROPOFF_TUS__KEYS__CODE_KEY": "command:vault"})
     assert config.store.dir == tmp_path / "elsewhere"
     assert config.store.keys_dir == tmp_path / "keys"
     assert config.keys.signing_key == str(tmp_path / "signing-key")
-    assert config.keys.code_key == "env:CODE"
+    assert config.keys.code_key == "command:vault"
     assert config.catalog.url == f"sqlite:///{tmp_path}/catalog.sqlite3"
 
 
@@ -286,6 +287,44 @@ def test_all_mistakes_are_told_at_once(load: Load) -> None:
         "limits.connections (DROPOFF_TUS__LIMITS__CONNECTIONS)",
         "log.level",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ('[mail]\nserver = "mail.example:25"\nevents = ["x"]\n', ["mail.events", "mail"]),
+        ('[server]\nlisten = "x"\ntls_cert = "c.pem"\n', ["server.listen", "server"]),
+        (
+            '[monitoring]\nlisten = "127.0.0.1:8080"\n[log]\nlevel = "x"\n',
+            ["log.level", "monitoring.listen is the same"],
+        ),
+        # What follows from another mistake is none of its own.
+        ('[server]\ntls_cert = 5\ntls_key = "k.pem"\n', ["server.tls_cert"]),
+        ('[mail]\nserver = "mail.example:25"\nsender = "nobody"\n', ["mail.sender"]),
+        ('[monitoring]\nlisten = "127.0.0.1:8080"\n[server]\nlisten = "x"\n', ["server.listen"]),
+    ],
+)
+def test_mistakes_of_one_section_do_not_hide_one_another(load: Load, text: str, places: list[str]) -> None:
+    """A key that is wrong, keys that do not fit together, and sections that do not: one run tells them all."""
+    said = _mistakes(load, text)
+    assert len(said) == len(places)
+    assert all(line.startswith(place) for line, place in zip(said, places, strict=True)), said
+
+
+def test_key_from_a_variable_is_refused_and_says_why(load: Load) -> None:
+    """`/proc/PID/environ` shows it for as long as the server runs, also when it was removed from the environment."""
+    for name in ("SIGNING_KEY", "CODE_KEY", "MANAGED_IDENTITY"):
+        (line,) = _mistakes(load, "", {f"DROPOFF_TUS__KEYS__{name}": "env:SECRET"})
+        assert "write a file" in line
+        assert "/proc/PID/environ" in line
+
+
+def test_value_of_a_variable_that_is_not_utf8_is_a_mistake(load: Load) -> None:
+    """It would be another value than the one that was meant, and could not be shown."""
+    value = os.fsdecode("pässwörd".encode("latin-1"))
+    (line,) = _mistakes(load, "", {"DROPOFF_TUS__MAIL__USERNAME": value})
+    assert line == "DROPOFF_TUS__MAIL__USERNAME: is not UTF-8 text; save it as UTF-8"
+    assert load("", {"DROPOFF_TUS__DROPOFFS__CONTACT": "Zoë"}).dropoffs.contact == "Zoë"
 
 
 def test_mistake_never_repeats_the_value(load: Load) -> None:
