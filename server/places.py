@@ -1,12 +1,16 @@
-"""Where the configuration says that keys are."""
+"""Where the configuration says that keys, store and catalog are, and whether they are ours to work on."""
 
 from pathlib import Path
 
 from server.config import Config
+from storage.catalog import catalog_file
 from storage.keys import KeyPlaces, KeySourceError
 from storage.keysource import read_source
+from storage.layout import Layout
+from storage.marker import NAME
+from storage.owner import check_owner
 
-__all__ = ["KeySourceError", "key_places", "read_source"]
+__all__ = ["KeySourceError", "check_whose", "key_places", "read_source"]
 
 
 def key_places(config: Config) -> KeyPlaces:
@@ -18,3 +22,18 @@ def key_places(config: Config) -> KeyPlaces:
         managed_identity=str(keys.managed_identity),
         ingest_dir=Path(keys.ingest_dir),
     )
+
+
+def check_whose(config: Config) -> None:
+    """Refuse to open a store, its keys and its catalog for anybody but their owner, to read as well.
+
+    A command that reads records it in the audit, or repairs what a crash left.
+
+    Raises:
+        ForeignOwnerError: They are somebody else's.
+        CatalogError: catalog.url is wrong.
+    """
+    layout = Layout(config.store.dir, config.store.keys_dir)
+    file = catalog_file(config.catalog.url)
+    ids = [folder / NAME for folder in (layout.uploads, layout.keys_dir)]
+    check_owner([*ids, *([] if file is None else [file])])

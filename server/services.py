@@ -17,7 +17,7 @@ from dropoff_tus.ports.catalog import Catalog
 from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs
-from server.places import key_places
+from server.places import check_whose, key_places
 from server.purging import Purger
 from server.uploads import Uploads, UploadSettings
 from storage.audit import sign_certificate, sign_checkpoint
@@ -26,6 +26,7 @@ from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.layout import Layout
 from storage.marker import WrongStoreError, adopt_store, check_store
+from storage.owner import ForeignOwnerError
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
@@ -116,6 +117,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     settings = store_settings(config)
     async with contextlib.AsyncExitStack() as stack:
         try:
+            await asyncio.to_thread(check_whose, config)
             catalog = await stack.enter_async_context(
                 open_catalog(config.catalog.url, durable=config.store.durability == "fsync", sinks=sinks_of(config))
             )
@@ -124,7 +126,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             stack.enter_context(hold_store(settings.root))
             keys = load_server_keys(key_places(config))
             store = FileStore(settings, keys)
-        except (KeySourceError, CatalogError, CatalogUnavailableError, WrongStoreError) as error:
+        except (KeySourceError, CatalogError, CatalogUnavailableError, ForeignOwnerError, WrongStoreError) as error:
             raise StartError(str(error)) from error
         except OSError as error:
             message = f"cannot use the store at {settings.root}: {error.strerror}"

@@ -88,7 +88,10 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
     config = read_config(given)
     silence_logs()
     from dropoff_tus.audit import acting
+    from server.places import check_whose
     from storage.catalog import open_catalog
+
+    check_whose(config)
 
     async def run() -> T:
         async with open_catalog(config.catalog.url) as catalog:

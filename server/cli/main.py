@@ -43,6 +43,7 @@ _OUR_ERRORS = (
     ("storage.marker", "WrongStoreError"),
     ("storage.catalog", "CatalogError"),
     ("storage.keys", "KeySourceError"),
+    ("storage.owner", "ForeignOwnerError"),
 )
 """Whose text is written for the operator."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

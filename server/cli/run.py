@@ -133,8 +133,10 @@ def migrate_command(config: ConfigOption = None, as_json: JsonOption = False) ->
     Example: dropoff-tus migrate --config config.toml
     """
     loaded = read_config(config)
+    from server.places import check_whose
     from storage.catalog import migrate
 
+    check_whose(loaded)
     applied = migrate(loaded.catalog.url)
     if as_json:
         print_json({"applied": applied})

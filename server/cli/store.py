@@ -56,6 +56,7 @@ def check(
     loaded = read_config(config)
     silence_logs()
     from server.cli.compare import compare
+    from server.places import check_whose
     from server.services import identify_store, store_settings
     from storage.catalog import open_catalog
     from storage.check import Depth, check_store, stored_bytes
@@ -74,6 +75,7 @@ def check(
                 catalog = None
                 identify_alone(store.layout, None)
             else:
+                check_whose(loaded)
                 catalog = await stack.enter_async_context(open_catalog(loaded.catalog.url))
                 await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from sqlalchemy.engine import URL
 
@@ -14,9 +15,19 @@ from storage.catalog.errors import CatalogError
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
 from storage.catalog.sqlite import SqliteEngine
 
-__all__ = ["CatalogError", "SqlCatalog", "check_url", "migrate", "open_catalog"]
+__all__ = ["CatalogError", "SqlCatalog", "catalog_file", "check_url", "migrate", "open_catalog"]
 
 # asyncpg and what belongs to it are imported where they are needed: a command on SQLite starts without them.
+
+
+def catalog_file(url: str) -> Path | None:
+    """Return the file that a catalog is in; None if it is a server's.
+
+    Raises:
+        CatalogError: The URL is wrong.
+    """
+    parsed = parse_url(url)
+    return sqlite_file(parsed) if parsed.drivername == "sqlite" else None
 
 
 def migrate(url: str) -> list[str]:

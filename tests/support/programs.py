@@ -25,6 +25,7 @@ PACKAGES: Mapping[str, str] = {
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "setpriv": "util-linux",
 }
 """Debian package of each program, by the name that tests use."""
 

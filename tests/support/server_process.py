@@ -90,6 +90,8 @@ class ServerProcess:
         self.port = free_port_pair()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = dict(environment or {})
+        self.prefix: Sequence[str] = ()
+        """What `serve` is run by: a command that takes another user's part, say."""
         self._out = folder / "serve.stdout"
         self._err = folder / "serve.stderr"
         self._process: subprocess.Popen[bytes] | None = None
@@ -145,7 +147,7 @@ class ServerProcess:
         self._seen_bytes = self._out.stat().st_size if self._out.exists() else 0
         with self._out.open("ab") as out, self._err.open("ab") as err:
             self._process = subprocess.Popen(
-                [*program(), "serve", "--config", str(self.config)],
+                [*self.prefix, *program(), "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
