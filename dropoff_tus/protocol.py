@@ -6,12 +6,12 @@ from its creation on.
 
     request   absent  ended  concatenation    whole                    open
     HEAD      404     410    as whole         200, 423 till finished   200
-    PATCH     404     410    403              204 at its end,          a plan; 409 elsewhere,
-                                              409 elsewhere            413 past an end, 400 another length
+    PATCH     404     410    403              204 at its end,          a plan; 409 elsewhere, 413 from here
+                                              409 elsewhere            past an end, 400 another length
     DELETE    404     410    403, or ends it  403, or ends it          ends it
 
-Checks run in this order: 404 and 410, 403, length rules, then under the lease 409. The lease comes late, so
-that a hopeless request does not interrupt a healthy one.
+Checks run in this order: 404 and 410, 403, declared lengths, 409, 413 for a body that goes past the end. The lease
+comes late, so that a hopeless request does not interrupt a healthy one; 409 is decided again under it.
 
 Source: tus 1.0.0, HEAD, PATCH and DELETE; concatenation ("The Server MUST respond with the 403 Forbidden
 status to PATCH requests against a final upload URL").
@@ -79,9 +79,10 @@ def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> Append
     """Decide on a PATCH, before the lease and again under it. `max_bytes` limits one upload, 0 for none.
 
     Raises:
-        ModifyFinalError, LengthFixedError, MaxSizeExceededError, UploadSizeExceededError,
-        MismatchedOffsetError: In this order. Only an offset that is behind, and so hopeless, is refused here:
-            before the lease, bytes of a running PATCH may still become durable. `check_offset` decides then.
+        ModifyFinalError, LengthFixedError, MismatchedOffsetError, MaxSizeExceededError,
+        UploadSizeExceededError: In this order, but for a declared length above the maximum, which no offset mends. Only
+            a hopeless offset is refused here, one that is behind or from which the body goes past the end: before the
+            lease, bytes of a running PATCH may still become durable. `check_offset` decides then.
 
     Source: tus 1.0.0, PATCH ("If the offsets do not match, the Server MUST respond with the 409 Conflict
     status without modifying the upload resource"); creation, Upload-Defer-Length ("Once set the length MUST
@@ -96,7 +97,13 @@ def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> Append
             raise mismatch(upload)
         return AppendPlan(request.offset, 0, request.body.length, ignore_body=True)
     declare = request.declared_length if upload.length is None else None
-    plan = plan_body(request.offset, length, request.body, max_bytes, declare=declare)
+    try:
+        plan = plan_body(request.offset, length, request.body, max_bytes, declare=declare)
+    except (UploadSizeExceededError, MaxSizeExceededError):
+        # From a wrong offset any end is wrong, and HEAD says where to go on.
+        if request.offset != upload.offset:
+            raise mismatch(upload) from None
+        raise
     if request.offset < upload.offset:
         raise mismatch(upload)
     return plan

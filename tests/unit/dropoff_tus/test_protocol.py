@@ -63,7 +63,10 @@ def test_patch_chunked_past_a_declared_length_ends_in_its_own_error() -> None:
     [
         (OPEN, _patch(2, 1), errors.MismatchedOffsetError),
         (OPEN, _patch(3, 8), errors.UploadSizeExceededError),
-        (OPEN, _patch(2, 9), errors.UploadSizeExceededError),
+        (OPEN, _patch(2, 9), errors.MismatchedOffsetError),
+        (OPEN, _patch(5, 6), errors.MismatchedOffsetError),
+        (DEFERRED, _patch(0, 21), errors.MismatchedOffsetError),
+        (DEFERRED, _patch(4, 3, 5), errors.MismatchedOffsetError),
         (OPEN, _patch(3, 1, 11), errors.LengthFixedError),
         (OPEN, _patch(2, 1, 9), errors.LengthFixedError),
         (DEFERRED, _patch(3, 1, 2), errors.LengthFixedError),
@@ -77,12 +80,12 @@ def test_patch_chunked_past_a_declared_length_ends_in_its_own_error() -> None:
         (FINAL, _patch(0, 0), errors.ModifyFinalError),
         (FINAL, _patch(99, 0, 5), errors.ModifyFinalError),
     ],
-    ids=range(15),
+    ids=range(18),
 )
 def test_patch_is_refused_by_the_first_rule_it_breaks(
     upload: StoredUpload, request_: Patch, error: type[errors.DropoffError]
 ) -> None:
-    """Concatenation, then lengths, then the offset; the server's limit is 20 here."""
+    """Concatenation, declared lengths, the offset, the body's end; the server's limit is 20 here."""
     with pytest.raises(error):
         protocol.decide_patch(upload, request_, 20)
 
