@@ -16,6 +16,7 @@ class DropoffError(Exception):
         status_hint: The HTTP status that fits; the middleware may translate it (HEAD answers only a few).
         retry_after_seconds: When a repeat may succeed; None where a repeat cannot help.
         close_connection: True where the rest of the request body cannot be waited for.
+        fate: What became of the bytes of the body; whoever knows it sets it, and it ends the message.
     """
 
     code: ClassVar[str] = "ERR_INTERNAL"
@@ -26,10 +27,15 @@ class DropoffError(Exception):
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         """Keep the message for the response body and the delay for Retry-After."""
         super().__init__(message)
-        self.message = message
+        self.fate: str | None = None
         self.retry_after_seconds = (
             self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
         )
+
+    @property
+    def message(self) -> str:
+        """What happened, and what became of the bytes."""
+        return str(self.args[0]) if self.fate is None else f"{self.args[0]}; {self.fate}"
 
 
 # ---- the request as written -------------------------------------------------------------------------------
@@ -244,6 +250,12 @@ class UploadGoneError(DropoffError):
     code, status_hint = "ERR_UPLOAD_GONE", 410
 
 
+class UploadEndingError(UploadGoneError):
+    """The upload is being ended while its body arrives."""
+
+    close_connection = True
+
+
 class ModifyFinalError(DropoffError):
     """A PATCH on a concatenation, or a body on its creation."""
 
@@ -275,7 +287,7 @@ class MismatchedOffsetError(DropoffError):
 
 
 class UploadInterruptedError(DropoffError):
-    """Another request took the upload over; what had arrived is durable."""
+    """Another request took the upload over."""
 
     code, status_hint = "ERR_UPLOAD_INTERRUPTED", 409
     close_connection = True
@@ -338,14 +350,14 @@ class UploadFinishingError(DropoffError):
 
 
 class BodyCutError(DropoffError):
-    """The client went away in the middle of the body; what had arrived is durable."""
+    """The client went away in the middle of the body."""
 
     code, status_hint = "ERR_CONNECTION_RESET", 400
     close_connection = True
 
 
 class BodyTimeoutError(DropoffError):
-    """The body stood still for too long; what had arrived is durable."""
+    """The body stood still for too long."""
 
     code, status_hint = "ERR_READ_TIMEOUT", 503
     default_retry_after_seconds = 1
@@ -353,7 +365,7 @@ class BodyTimeoutError(DropoffError):
 
 
 class ServerShutdownError(DropoffError):
-    """The server is stopping; what had arrived is durable."""
+    """The server is stopping."""
 
     code, status_hint = "ERR_SERVER_SHUTDOWN", 503
     default_retry_after_seconds = 5

@@ -1,8 +1,8 @@
 """The decisions: a request and an upload's state in, a plan or a refusal out.
 
 Theory of operation. An upload is *absent* (404), *ended* (410, also when it has expired and nobody has ended
-it yet), *whole* (every byte is here; finished, or the server is at it) or *open*. A concatenation is whole
-from its creation on.
+it yet; while somebody receives for it, it does not expire), *whole* (every byte is here; finished, or the server is at
+it) or *open*. A concatenation is whole from its creation on.
 
     request   absent  ended  concatenation    whole                    open
     HEAD      404     410    as whole         200, 423 till finished   200
@@ -25,6 +25,7 @@ from dropoff_tus.errors import (
     MismatchedOffsetError,
     ModifyFinalError,
     TerminateFinishedError,
+    UploadEndingError,
     UploadGoneError,
     UploadNotFoundError,
     UploadSizeExceededError,
@@ -52,17 +53,22 @@ def is_whole(upload: StoredUpload) -> bool:
     return upload.final or upload.whole or upload.role is Role.FINAL
 
 
-def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: float) -> None:
-    """Refuse an upload that has ended or expired.
+def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: float, *, receiving: bool = False) -> None:
+    """Refuse an upload that has ended or expired. While somebody is `receiving` for it, it does not expire.
 
     Raises:
         UploadGoneError: It has.
     """
     if upload.ended is not None:
         raise gone(upload.ended)
-    deadline = expires_at(upload, expire_after_seconds)
-    if deadline is not None and now >= deadline:
+    if not receiving and is_overdue(upload, now, expire_after_seconds):
         raise gone(UploadState.EXPIRED)
+
+
+def is_overdue(upload: StoredUpload, now: datetime, expire_after_seconds: float) -> bool:
+    """Tell whether an unfinished upload has had no commit for too long: it has expired unless somebody receives."""
+    deadline = expires_at(upload, expire_after_seconds)
+    return deadline is not None and now >= deadline
 
 
 def absent() -> UploadNotFoundError:
@@ -73,6 +79,13 @@ def absent() -> UploadNotFoundError:
 def gone(state: UploadState) -> UploadGoneError:
     """Make the refusal for an upload that ended."""
     return UploadGoneError(f"this upload was {state.value} and its bytes are gone; create a new one")
+
+
+def ending(state: UploadState, why: str) -> UploadEndingError:
+    """Make what interrupts whoever is sending for an upload that is being ended; `why` is a fixed phrase."""
+    error = UploadEndingError(f"this upload is being ended ({state.value}: {why})")
+    error.fate = "what arrived goes with it"
+    return error
 
 
 def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> AppendPlan:

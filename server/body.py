@@ -39,14 +39,13 @@ class Pace:
                 raise cut_error() from None
         seconds = time.monotonic() - self._started
         if self._min_rate and seconds > _RATE_GRACE_SECONDS and received_bytes < self._min_rate * seconds:
-            message = "the body came too slowly; what arrived is kept, resume with HEAD"
+            message = "the body came too slowly"
             raise BodyTimeoutError(message)
 
 
 def cut_error() -> BodyCutError:
     """Make the one error for a connection that ended in the middle of its body."""
-    message = "the connection broke in the middle of the body; what arrived is kept unless a checksum came with it"
-    return BodyCutError(message)
+    return BodyCutError("the connection broke in the middle of the body")
 
 
 class StreamBody:

@@ -13,6 +13,7 @@ from dropoff_tus.errors import (
     PartInUseError,
     TerminateFinishedError,
     UploadDamagedError,
+    UploadLockedError,
     UploadNotFoundError,
 )
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
@@ -67,13 +68,14 @@ class Ender:
             TerminateFinishedError: It is finished, and the operator does not allow it; or a final has it.
         """
         protocol.check_delete(stored, terminate_finished=self._terminate_finished)
-        async with self._store.lease(stored.id) as lease:
+        state, why = UploadState.TERMINATED, "by the client"
+        async with self._store.lease(stored.id, reason=protocol.ending(state, why)) as lease:
             if lease.upload.ended is not None:
                 raise protocol.gone(lease.upload.ended)
             # Bytes may have come between the first look and the lease.
             protocol.check_delete(lease.upload, terminate_finished=self._terminate_finished)
             try:
-                await self.end(lease, UploadState.TERMINATED, "by the client")
+                await self.end(lease, state, why)
             except PartInUseError:
                 raise TerminateFinishedError("this upload is a part of another one now; end that one") from None
 
@@ -113,8 +115,11 @@ class Ender:
             PartInUseError: A final has it, and would be damaged.
             UploadLockedError: Another process has it.
         """
-        async with self._store.lease(upload_id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
-            await self.end(lease, UploadState.DELETED, "by the operator")
+        state, why = UploadState.DELETED, "by the operator"
+        async with self._store.lease(
+            upload_id, timeout_seconds=_DELETE_LEASE_SECONDS, reason=protocol.ending(state, why)
+        ) as lease:
+            await self.end(lease, state, why)
 
     async def delete_damaged(self, upload_id: str) -> bool:
         """Shred an upload for the operator as `delete` does, also if it, or a part of it, does not verify.
@@ -158,8 +163,7 @@ class Ender:
         async def end(row: UploadRow) -> None:
             # One whose lease is not to be had must not make the others wait.
             async with side_by_side:
-                why = "drop-off closed by the operator"
-                await self._end_unless_whole(row, UploadState.TERMINATED, why, lambda _: True)
+                await self._end_unless_whole(row, UploadState.TERMINATED, "drop-off closed by the operator")
 
         await asyncio.gather(*(end(row) for row in rows))
         return len(await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])) if rows else 0
@@ -228,7 +232,7 @@ class Ender:
             stored = await self._store.stat(row.id)
             if stored.last_commit_at > before:
                 return 0
-            async with self._store.lease(row.id) as lease:
+            async with self._store.lease(row.id, idle=True) as lease:
                 await self.end(lease, UploadState.EXPIRED, "part without a final")
         except PartInUseError:
             return 0
@@ -237,17 +241,23 @@ class Ender:
             return 0
         return 1
 
-    async def _end_unless_whole(self, row: UploadRow, state: UploadState, why: str, condition: Condition) -> int:
-        """End an open upload if the condition holds, now and again under the lease. One bad one stops nothing."""
+    async def _end_unless_whole(
+        self, row: UploadRow, state: UploadState, why: str, condition: Condition | None = None
+    ) -> int:
+        """End an open upload; with a condition, which time is, if that holds and nobody receives for it.
+
+        The condition is asked now and again under the lease. One bad upload stops nothing.
+        """
         try:
             stored = await self._store.stat(row.id)
-            if not condition(stored):
+            if condition is not None and not condition(stored):
                 return 0
             if protocol.is_whole(stored) and stored.ended is None:
                 self._finisher.finish_later(row.id)
                 return 0
-            async with self._store.lease(row.id) as lease:
-                if protocol.is_whole(lease.upload) or not condition(lease.upload):
+            by_time = condition is not None
+            async with self._store.lease(row.id, idle=by_time, reason=protocol.ending(state, why)) as lease:
+                if protocol.is_whole(lease.upload) or (condition is not None and not condition(lease.upload)):
                     return 0
                 await self.end(lease, state, why)
         except UploadNotFoundError:
@@ -267,7 +277,9 @@ class Ender:
         return 1
 
     def _passed_over(self, row: UploadRow, error: DropoffError) -> None:
-        _log.warning("an upload could not be ended", extra={"upload_id": row.id, "code": error.code})
+        # Whoever holds an upload receives for it, or ends or finishes it: nothing is amiss.
+        level = logging.DEBUG if isinstance(error, UploadLockedError) else logging.WARNING
+        _log.log(level, "an upload could not be ended", extra={"upload_id": row.id, "code": error.code})
 
     async def _needed_epochs(self, unfinished: Sequence[UploadRow], now: datetime) -> set[str]:
         """Return the epochs whose ingest identity something unfinished waits for."""

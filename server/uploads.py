@@ -180,8 +180,9 @@ class Uploads:
             if lease.upload.length is None:
                 body = await self._reservations.prepare(lease.upload, plan, body)
             await self._append(lease, body, plan)
-        except DropoffError:
+        except DropoffError as error:
             if not lease.upload.whole:
+                error.fate = "this upload is undone and nothing of it is kept, create it anew"
                 with suppress(DropoffError):
                     await self._ender.end(lease, UploadState.TERMINATED, "creation failed")
             raise
@@ -319,12 +320,16 @@ class Uploads:
         """Return an upload of this drop-off that is there, not ended and not expired."""
         if not is_token(token):
             raise protocol.absent()
-        found = upload_id(token)
+        found, receiving = upload_id(token), False
         try:
             stored = await self._store.stat(found)
+            if protocol.is_overdue(stored, self._clock.now(), self._settings.expire_after_seconds):
+                receiving = await self._store.receiving(found)
+                # A writer may have committed, and let go, since it was looked at.
+                stored = await self._store.stat(found)
         except UploadNotFoundError:
             raise await self._absent_or_gone(drop_id, found) from None
-        self._check_owned(drop_id, stored)
+        self._check_owned(drop_id, stored, receiving=receiving)
         return stored
 
     async def _absent_or_gone(self, drop_id: str, found: str) -> DropoffError:
@@ -334,17 +339,20 @@ class Uploads:
             return protocol.gone(row.state)
         return protocol.absent()
 
-    def _check_owned(self, drop_id: str, stored: StoredUpload) -> None:
+    def _check_owned(self, drop_id: str, stored: StoredUpload, *, receiving: bool = False) -> None:
         """Refuse an upload of another drop-off, one that has ended and one that is expired."""
         if stored.drop_id != drop_id:
             raise protocol.absent()
-        self._check_present(stored)
-
-    def _check_present(self, stored: StoredUpload) -> None:
-        protocol.check_present(stored, self._clock.now(), self._settings.expire_after_seconds)
+        now, after = self._clock.now(), self._settings.expire_after_seconds
+        protocol.check_present(stored, now, after, receiving=receiving)
 
     def _expires_at(self, stored: StoredUpload) -> datetime | None:
-        return protocol.expires_at(stored, self._settings.expire_after_seconds)
+        """Return when an upload that is there expires, if nothing more comes."""
+        now, after = self._clock.now(), self._settings.expire_after_seconds
+        if protocol.is_overdue(stored, now, after):
+            # It is there since somebody receives for it; it is idle from then on, not from its last commit.
+            stored = replace(stored, last_commit_at=now)
+        return protocol.expires_at(stored, after)
 
     # ---- for the operator and the clock -------------------------------------------------------------------------
 

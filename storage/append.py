@@ -99,8 +99,10 @@ class Appender:
                 return await self._move()
             except OSError:
                 raise
-            except BaseException:
+            except BaseException as error:
                 await self._settle()
+                if isinstance(error, DropoffError) and error.fate is None:
+                    error.fate = self._fate()
                 raise
         except OSError as error:
             await self._commit_ended()
@@ -151,8 +153,7 @@ class Appender:
         if holder.stop is not None:
             raise holder.stop
         if idle_seconds >= self._idle_timeout_seconds:
-            kept = "its bytes were discarded" if self._checksum is not None else "what arrived is kept"
-            message = f"no byte came for {self._idle_timeout_seconds:.0f} s; {kept}, resume with HEAD"
+            message = f"no byte came for {self._idle_timeout_seconds:.0f} s"
             raise BodyTimeoutError(message)
 
     async def _commit_beside(self) -> None:
@@ -200,9 +201,23 @@ class Appender:
         else:
             self.hashes = self._saved
             self._base.known.update(self._committer.state, self.hashes)
-            await self._pools.run(self._committer.drop_uncommitted)
+            await self._pools.run(self._discard)
+
+    def _fate(self) -> str | None:
+        """Say what became of a body that did not end well."""
+        if self._broken:
+            return None
+        if self._checksum is None:
+            return f"what arrived is kept, go on from {self._committer.state.offset}"
+        return f"its bytes are discarded, as its checksum is for all of them; send them again from {self._plan.offset}"
 
     # ---- in a worker ----------------------------------------------------------------------------------------
+
+    def _discard(self) -> None:
+        """Cut what was not committed; the log notes that somebody was here, since age is judged by its last record."""
+        self._committer.drop_uncommitted()
+        if self._sealing.position > self._plan.offset:
+            self._committer.seen()
 
     def _end_and_commit(self) -> None:
         self._sealing.end_segment()
@@ -231,8 +246,7 @@ class Appender:
             return progress
         checksum = self._plan.checksum
         if checksum is not None and not checksum.matches(self._checksum.digest()):
-            offset = self._plan.offset
-            message = f"the body does not match Upload-Checksum; its bytes are discarded, resume at {offset}"
+            message = "the body does not match Upload-Checksum"
             raise ChecksumMismatchError(message)
         self._sealing.end_segment()
         if self._small and not self._hold_last and self._beside is None:

@@ -6,7 +6,7 @@ Source: docs/format.md, Order of writes.
 import errno
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullError
 from storage.base import StoreBase
@@ -15,6 +15,8 @@ from storage.durable import SyncFailedError, failpoint
 from storage.log import LogState, Record, SegmentEntry, check_signs, jump, next_record, segments_record, sign_line
 from storage.reading import final_parts
 from storage.recovery import check_unchanged
+
+_SEEN_EVERY = timedelta(seconds=1)
 
 
 class Committer:
@@ -86,6 +88,16 @@ class Committer:
         failpoint("after-log-sync")
         self.state = jump(state, record, line, state.log_bytes + len(line))
         base.known.advance(self.state)
+
+    def seen(self) -> None:
+        """Note in the log that somebody sent bytes, though none is kept; at most once a second.
+
+        Raises:
+            OSError: As `segments`.
+        """
+        now = self._base.now()
+        if now - self.state.last_at >= _SEEN_EVERY:
+            self.record(next_record(self.state, "seen", now, {}))
 
     def drop_uncommitted(self) -> None:
         """Cut `data` to what is committed; the keys of what was there are never used again."""

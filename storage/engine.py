@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, Mode, StoredUpload, UploadState
 from dropoff_tus.ports.store import NewUpload
@@ -178,10 +178,20 @@ class FileStore:
     # ---- writing --------------------------------------------------------------------------------------------
 
     def lease(
-        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+        self,
+        upload_id: str,
+        *,
+        offset: int | None = None,
+        timeout_seconds: float = 10.0,
+        idle: bool = False,
+        reason: DropoffError | None = None,
     ) -> AbstractAsyncContextManager[FileLease]:
         """Take an upload over; see the port."""
-        return self._leases.lease(upload_id, offset=offset, timeout_seconds=timeout_seconds)
+        return self._leases.lease(upload_id, offset=offset, timeout_seconds=timeout_seconds, idle=idle, reason=reason)
+
+    async def receiving(self, upload_id: str) -> bool:
+        """Tell whether anybody has the lease now; see the port."""
+        return await self._leases.receiving(upload_id)
 
     def joining(self) -> AbstractAsyncContextManager[None]:
         """Make concatenations one at a time; see the port."""

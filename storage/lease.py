@@ -101,9 +101,10 @@ class FileLease:
         finally:
             self._hashes, self._pending = appender.hashes, appender.pending
         if past:
-            message = "the body went past the end; the bytes up to it are kept"
             kind = MaxSizeExceededError if plan.past_limit == MaxSizeExceededError.code else UploadSizeExceededError
-            raise kind(message)
+            error = kind("the body went past the end")
+            error.fate = "the bytes up to it are kept"
+            raise error
         return self.upload.offset
 
     async def _commit_pending(self) -> None:

@@ -19,12 +19,12 @@ from dropoff_tus.errors import (
     KeyMissingError,
     MismatchedOffsetError,
     ServerShutdownError,
-    UploadGoneError,
     UploadInterruptedError,
     UploadLockedError,
 )
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import UploadState
+from dropoff_tus.protocol import ending
 from storage.base import Known, StoreBase, distrusted
 from storage.holder import QUIET_SECONDS, Holder
 from storage.journal import JOURNAL, Written
@@ -56,6 +56,25 @@ class Leases:
         """Tell whether a request of this process has the lease now."""
         return upload_id in self._holders
 
+    async def receiving(self, upload_id: str) -> bool:
+        """Tell whether anybody has the lease now; see the port."""
+        return self.held(upload_id) or await self._pools.run(self._locked, upload_id)
+
+    def _locked(self, upload_id: str) -> bool:
+        try:
+            log = self._base.disk.open_existing(self._base.layout.of(upload_id).log)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._base.failed(upload_id, error) from error
+        try:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(log)
+        return False
+
     def announce(self) -> bool:
         """Say that a server runs here, until this process ends; see `FileStore`."""
         self._announced = os.open(self._base.settings.keys_dir, os.O_RDONLY | os.O_CLOEXEC)
@@ -77,7 +96,7 @@ class Leases:
         self._closing = True
         holders = list(self._holders.values())
         for holder in holders:
-            holder.ask_stop(ServerShutdownError("the server is stopping; what arrived is kept, resume shortly"))
+            holder.ask_stop(ServerShutdownError("the server is stopping"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 for holder in holders:
@@ -88,7 +107,7 @@ class Leases:
         for upload_id in upload_ids:
             holder = self._holders.get(upload_id)
             if holder is not None:
-                holder.ask_stop(UploadGoneError(f"the upload was {state.value} by the operator"))
+                holder.ask_stop(ending(state, "drop-off closed by the operator"))
 
     async def settle(self, upload_id: str) -> None:
         """Let a quiet writer commit; see the port."""
@@ -131,16 +150,23 @@ class Leases:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+        self,
+        upload_id: str,
+        *,
+        offset: int | None = None,
+        timeout_seconds: float = 10.0,
+        idle: bool = False,
+        reason: DropoffError | None = None,
     ) -> AsyncIterator[FileLease]:
         """Take an upload over; see the port."""
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + (0 if idle else timeout_seconds)
         while (present := self._holders.get(upload_id)) is not None:
+            if idle:
+                raise UploadLockedError("the upload is in use by another request")
             if offset is not None and present.position not in {None, offset}:
                 message = "the upload is being written past that offset; ask with HEAD. Nothing was written"
                 raise MismatchedOffsetError(message)
-            taken_over = "another request took this upload over; what arrived is kept"
-            present.ask_stop(UploadInterruptedError(taken_over))
+            present.ask_stop(reason or UploadInterruptedError("another request took this upload over"))
             try:
                 await asyncio.wait_for(present.released.wait(), max(0.01, deadline - time.monotonic()))
             except TimeoutError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from dropoff_tus.errors import DropoffError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Role, SignedPolicy, StoredUpload, UploadState
 
@@ -99,7 +100,7 @@ class Lease(Protocol):
             BodyCutError: The client went away; what came is kept (not if a checksum was to hold).
             BodyTimeoutError: No byte for idle_timeout_seconds; what came is kept (same exception).
             UploadInterruptedError: Another request asked for the lease; what came is kept (same exception).
-            UploadGoneError: The upload was ended by the operator meanwhile.
+            UploadGoneError: The upload is being ended.
             ServerShutdownError: The store is closing; what came is kept (same exception).
             StorageFullError, StorageFailedError: What was durable before stays so; the rest is lost.
             TooManySegmentsError: Send larger pieces; what came until then is kept.
@@ -178,6 +179,13 @@ class Store(Protocol):
         """Tell whether a request of this process has the lease now."""
         ...
 
+    async def receiving(self, upload_id: str) -> bool:
+        """Tell whether anybody has the lease now, in whatever process: then the upload is not idle, however old.
+
+        What such a one commits before it lets go is in a `stat` that follows a False.
+        """
+        ...
+
     async def settle(self, upload_id: str) -> None:
         """Ask a writer that received nothing for a second to commit, and wait for it; at most about two seconds.
 
@@ -190,7 +198,13 @@ class Store(Protocol):
         ...
 
     def lease(
-        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+        self,
+        upload_id: str,
+        *,
+        offset: int | None = None,
+        timeout_seconds: float = 10.0,
+        idle: bool = False,
+        reason: DropoffError | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """Take the upload over: ask a present holder to stop, then recover if need be.
 
@@ -199,11 +213,13 @@ class Store(Protocol):
             offset: Where the caller wants to append. If a holder is past it, the caller's request is hopeless and
                 the holder is left alone. None (for DELETE, finish) always takes over.
             timeout_seconds: How long to wait for another process's lease.
+            idle: Only if nobody has it now, in whatever process; a holder is left alone.
+            reason: Raised in a present holder's append; None: UploadInterruptedError.
 
         Raises:
             UploadNotFoundError, UploadDamagedError: As `stat`.
             MismatchedOffsetError: A holder is past `offset` already.
-            UploadLockedError: Not obtained in time.
+            UploadLockedError: Not obtained in time; with `idle`, somebody has it.
         """
         ...
 

@@ -119,7 +119,7 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
         with suppress(DropoffError):
             stored = await services.store.stat(row.id)
             finishes = stored.whole and row.state is UploadState.OPEN
-            if stored.last_commit_at <= before and not finishes:
+            if stored.last_commit_at <= before and not finishes and not await services.store.receiving(row.id):
                 items.append(Item(row.id, "expired"))
     return items
 

@@ -31,6 +31,7 @@ from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, StoredUpload, UploadState
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Completion, NewUpload
+from dropoff_tus.protocol import ending
 
 
 @dataclass(eq=False)
@@ -143,6 +144,11 @@ class MemoryStore:
         """Tell whether somebody has the lease now."""
         return upload_id in self._holders
 
+    async def receiving(self, upload_id: str) -> bool:
+        """Tell whether somebody has the lease now: here there is one process."""
+        await asyncio.sleep(0)
+        return self.held(upload_id)
+
     async def settle(self, upload_id: str) -> None:
         """Ask a writer to commit. Here every writer is taken for quiet."""
         holder = self._holders.get(upload_id)
@@ -164,16 +170,24 @@ class MemoryStore:
 
     @asynccontextmanager
     async def lease(
-        self, upload_id: str, *, offset: int | None = None, timeout_seconds: float = 10.0
+        self,
+        upload_id: str,
+        *,
+        offset: int | None = None,
+        timeout_seconds: float = 10.0,
+        idle: bool = False,
+        reason: DropoffError | None = None,
     ) -> AsyncIterator["MemoryLease"]:
         """Take an upload over."""
         self._stored(upload_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         while (present := self._holders.get(upload_id)) is not None:
+            if idle:
+                raise UploadLockedError("the upload is in use")
             if offset is not None and present.position not in {None, offset}:
                 raise MismatchedOffsetError("the upload is being written past that offset")
-            present.stop = present.stop or UploadInterruptedError("another request took this upload over")
+            present.stop = present.stop or reason or UploadInterruptedError("another request took this upload over")
             if present.body is not None:
                 present.body.wake()
             try:
@@ -212,7 +226,7 @@ class MemoryStore:
         for upload_id in upload_ids:
             holder = self._holders.get(upload_id)
             if holder is not None:
-                holder.stop = UploadGoneError(f"the upload was {state.value} by the operator")
+                holder.stop = ending(state, "drop-off closed by the operator")
                 if holder.body is not None:
                     holder.body.wake()
 
@@ -280,6 +294,8 @@ class MemoryLease:
         except DropoffError:
             if plan.checksum is None:
                 self._commit(pending)
+            elif pending:
+                kept.last_commit_at = self._store.clock.now()
             raise
         finally:
             holder.body = holder.position = None
@@ -287,6 +303,7 @@ class MemoryLease:
             value = running_hash(plan.checksum.algorithm)
             value.update(pending)
             if not plan.checksum.matches(value.digest()):
+                kept.last_commit_at = self._store.clock.now()
                 raise ChecksumMismatchError("the body does not match Upload-Checksum")
         self._commit(pending)
         if past:

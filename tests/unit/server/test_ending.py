@@ -63,7 +63,7 @@ async def test_terminate_ends_a_running_patch() -> None:
     token = token_of(await world.create(5))
     _, task = await _running(world, token, b"012")
     await world.uploads.terminate(world.drop.id, token)
-    with pytest.raises(Exception, match="took this upload over"):
+    with pytest.raises(Exception, match=r"being ended \(terminated: by the client\)"):
         await task
     assert world.state(token) is UploadState.TERMINATED
 

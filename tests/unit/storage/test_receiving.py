@@ -1,0 +1,137 @@
+"""Whether somebody receives for an upload, and what an interrupted writer is told, on real files."""
+
+import asyncio
+import hashlib
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dropoff_tus import errors
+from dropoff_tus.checksum import ExpectedChecksum
+from dropoff_tus.messages import AppendPlan
+from dropoff_tus.model import UploadState
+from dropoff_tus.protocol import ending
+from storage.check import check_store
+from storage.engine import FileStore
+from storage.lease import FileLease
+from tests.support.aio import async_test
+from tests.support.memory_body import MemoryBody
+from tests.support.store_kit import StoreKit
+
+_CONTENT = b"0123456789"
+_REASONS = {
+    "taken over": "another request took this upload over",
+    "terminated": "by the client",
+    "closed": "by the operator",
+    "stopped": "the server is stopping",
+    "silent": "no byte came",
+    "cut": "the client went away",
+}
+_CHECKSUM = ExpectedChecksum("sha256", hashlib.sha256(_CONTENT).digest())
+
+
+async def _receiving(
+    kit: StoreKit, upload_id: str, checksum: ExpectedChecksum | None, idle_seconds: float = 30
+) -> tuple[MemoryBody, "asyncio.Task[int]"]:
+    body = MemoryBody(_CONTENT[:4], ended=False)
+
+    async def append(store: FileStore) -> int:
+        async with store.lease(upload_id, offset=0) as lease:
+            plan = AppendPlan(0, len(_CONTENT), len(_CONTENT), checksum=checksum)
+            return await lease.append(body, plan, idle_timeout_seconds=idle_seconds)
+
+    task = asyncio.ensure_future(append(kit.store))
+    await body.until_taken(4)
+    return body, task
+
+
+@async_test
+async def test_lease_for_the_idle_leaves_a_writer_of_any_process_alone(tmp_path: Path) -> None:
+    """Two processes know of one another's writers; a lease that is for idle uploads is refused and stops nobody."""
+    kit = StoreKit(tmp_path)
+    _token, upload = await kit.create(len(_CONTENT))
+    one, other = kit.store, kit.open()
+    kit.store = one
+    assert [await store.receiving(upload.id) for store in (one, other)] == [False, False]
+    body, task = await _receiving(kit, upload.id, _CHECKSUM)
+
+    async def take(lease: AbstractAsyncContextManager[FileLease]) -> None:
+        async with lease:
+            pass
+
+    for store in (one, other):
+        assert await store.receiving(upload.id)
+        with pytest.raises(errors.UploadLockedError):
+            await take(store.lease(upload.id, idle=True))
+    body.feed(_CONTENT[4:])
+    body.end()
+    assert await task == len(_CONTENT)
+    for store in (one, other):
+        assert not await store.receiving(upload.id)
+        await take(store.lease(upload.id, idle=True))
+    assert not await one.receiving("0" * 32)
+
+
+@pytest.mark.parametrize("checksum", [None, _CHECKSUM], ids=["plain", "checksum"])
+@pytest.mark.parametrize("why", _REASONS)
+@async_test
+async def test_interrupted_writer_is_told_why_and_what_became_of_its_bytes(
+    tmp_path: Path, why: str, checksum: ExpectedChecksum | None
+) -> None:
+    """Whoever interrupts: the reason is the real one, and what is said of the bytes is what HEAD answers then."""
+    kit = StoreKit(tmp_path)
+    _token, upload = await kit.create(len(_CONTENT))
+    body, task = await _receiving(kit, upload.id, checksum, 0.2 if why == "silent" else 30)
+    if why == "cut":
+        body.cut()
+    elif why == "stopped":
+        await kit.store.stop_appends()
+    elif why == "closed":
+        await kit.store.interrupt([upload.id], UploadState.TERMINATED)
+    elif why != "silent":
+        reason = ending(UploadState.TERMINATED, "by the client") if why == "terminated" else None
+        async with kit.store.lease(upload.id, reason=reason):
+            pass
+    with pytest.raises(errors.DropoffError) as caught:
+        await task
+    said = caught.value.message
+    assert _REASONS[why] in said
+    offset = (await kit.open().stat(upload.id)).offset
+    assert offset == (0 if checksum else 4)
+    if why in {"terminated", "closed"}:
+        assert "what arrived goes with it" in said
+        assert "kept" not in said
+    elif checksum:
+        assert "its bytes are discarded" in said
+        assert said.endswith("send them again from 0")
+    else:
+        assert said.endswith("what arrived is kept, go on from 4")
+
+
+@async_test
+async def test_discarded_body_is_seen_in_the_log(tmp_path: Path) -> None:
+    """An upload's age counts from it, in any process; nothing else changes, and the upload goes on and verifies."""
+    kit = StoreKit(tmp_path)
+    _token, upload = await kit.create(len(_CONTENT))
+    later = [datetime.now(UTC) + timedelta(minutes=5)]
+    kit.store.base.now = lambda: later[0]
+    for _ in range(3):
+        body, task = await _receiving(kit, upload.id, _CHECKSUM)
+        body.cut()
+        with pytest.raises(errors.BodyCutError):
+            await task
+    store = kit.open()
+    found = await store.stat(upload.id)
+    assert (found.offset, found.last_commit_at) == (
+        0,
+        later[0].replace(microsecond=later[0].microsecond // 1000 * 1000),
+    )
+    # Once for those within a second, lest a client that repeats fill the disk.
+    assert store.layout.of(upload.id).log.read_bytes().count(b'"t":"seen"') == 1
+    assert await store.waiting([upload.id]) == {upload.id}
+    await kit.append(upload.id, 0, _CONTENT)
+    await kit.finish(upload.id)
+    assert await kit.read(upload.id) == _CONTENT
+    assert [finding.problem async for finding in check_store(kit.store)] == [None]
