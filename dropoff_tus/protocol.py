@@ -17,6 +17,7 @@ Source: tus 1.0.0, HEAD, PATCH and DELETE; concatenation ("The Server MUST respo
 status to PATCH requests against a final upload URL").
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus.errors import (
@@ -32,10 +33,12 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.headers import MAX_NUMBER
 from dropoff_tus.messages import AppendPlan, BodyInfo, Patch
-from dropoff_tus.model import Role, StoredUpload, UploadState
+from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 
 ENDED = frozenset({UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED})
 """States after which nothing of an upload is left but its tombstone."""
+ALIVE = tuple(state for state in UploadState if state not in ENDED)
+"""All others."""
 
 
 def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | None:
@@ -69,6 +72,30 @@ def is_overdue(upload: StoredUpload, now: datetime, expire_after_seconds: float)
     """Tell whether an unfinished upload has had no commit for too long: it has expired unless somebody receives."""
     deadline = expires_at(upload, expire_after_seconds)
     return deadline is not None and now >= deadline
+
+
+def forgotten_parts(unclaimed: Sequence[UploadRow], now: datetime, expire_after_seconds: float) -> list[UploadRow]:
+    """Return the complete parts that time ends: no concatenation took them, and their siblings are done with too.
+
+    A client uploads the parts of a file side by side, and joins them when the last one is complete. Nothing says which
+    belong together, so a part waits for every other one of its drop-off that began within its own time, as long as
+    that goes on or was itself completed less than `expire_after_seconds` ago. What begins later keeps nothing alive,
+    so a part of no use goes in the end, however busy its drop-off is.
+
+    Args:
+        unclaimed: All partials that no final has and that are not ended, once the idle ones are.
+        now: The time.
+        expire_after_seconds: How long an upload may be idle.
+    """
+    after = timedelta(seconds=expire_after_seconds)
+    old: list[tuple[UploadRow, datetime]] = []
+    first_going_on: dict[str, datetime] = {}
+    for row in unclaimed:
+        if row.state is UploadState.COMPLETE and row.completed_at is not None and row.completed_at + after <= now:
+            old.append((row, row.completed_at + after))
+        else:
+            first_going_on[row.drop_id] = min(row.created_at, first_going_on.get(row.drop_id, row.created_at))
+    return [row for row, its_time in old if row.drop_id not in first_going_on or first_going_on[row.drop_id] > its_time]
 
 
 def absent() -> UploadNotFoundError:

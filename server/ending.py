@@ -183,9 +183,9 @@ class Ender:
                     "idle for too long",
                     lambda stored: stored.last_commit_at <= before,
                 )
-            parts = await self._catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
-            for row in parts:
-                count += await self._expire_part(row, before)
+            parts = await self._catalog.uploads(states=protocol.ALIVE, unclaimed=True)
+            for row in protocol.forgotten_parts(parts, now, self._expire_after_seconds):
+                count += await self._expire_part(row)
         for drop in await self._catalog.dropoffs():
             if drop.retain_seconds:
                 count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
@@ -226,12 +226,9 @@ class Ender:
             )
         return count
 
-    async def _expire_part(self, row: UploadRow, before: datetime) -> int:
+    async def _expire_part(self, row: UploadRow) -> int:
         """Expire a complete partial that no final wanted."""
         try:
-            stored = await self._store.stat(row.id)
-            if stored.last_commit_at > before:
-                return 0
             async with self._store.lease(row.id, idle=True) as lease:
                 await self.end(lease, UploadState.EXPIRED, "part without a final")
         except PartInUseError:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dropoff_tus.errors import CatalogUnavailableError
-from dropoff_tus.model import UploadState
 from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.protocol import ALIVE
 from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs
@@ -30,7 +30,6 @@ from storage.owner import ForeignOwnerError
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
-_ALIVE = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING, UploadState.COMPLETE)
 
 
 class StartError(Exception):
@@ -91,7 +90,7 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
     layout = Layout(Path(config.store.dir), Path(config.store.keys_dir))
     store_id = await catalog.store_id()
     if store_id is None and adopt:
-        in_use = bool(await catalog.uploads(states=_ALIVE))
+        in_use = bool(await catalog.uploads(states=ALIVE))
         store_id = await catalog.keep_store_id(await asyncio.to_thread(adopt_store, layout, in_use=in_use))
     await asyncio.to_thread(check_store, layout, store_id)
 

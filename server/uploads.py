@@ -19,6 +19,7 @@ from dropoff_tus.errors import (
     PartNotFoundError,
     QuotaError,
     UploadFinishingError,
+    UploadGoneError,
     UploadNotFoundError,
     UploadSizeExceededError,
 )
@@ -197,7 +198,7 @@ class Uploads:
         async with self._store.joining():
             row = await self._catalog.upload(upload_id(token))
             if row is None:
-                length = await self._parts_bytes(drop, parts)
+                length = await self._parts_bytes(drop, request.parts)
                 row = await self._admit(self._new_row(drop, token, request, length), request, parts)
             elif row.drop_id != drop.id:
                 raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
@@ -214,16 +215,17 @@ class Uploads:
             receipt = await self._finisher.finish(lease)
         return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
 
-    async def _parts_bytes(self, drop: Dropoff, parts: Sequence[str]) -> int:
+    async def _parts_bytes(self, drop: Dropoff, tokens: Sequence[str]) -> int:
         """Add up the parts. Whether they may be claimed is the catalog's to say, in its transaction."""
         total = 0
-        for part in parts:
+        for token in tokens:
             try:
-                stored = await self._store.stat(part)
+                stored = await self._stat(drop.id, token)
             except UploadNotFoundError:
-                stored = None
-            if stored is None or stored.drop_id != drop.id or stored.ended is not None:
-                raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
+                raise PartNotFoundError("a part of the concatenation is no upload of this drop-off") from None
+            except UploadGoneError as error:
+                message = f"a part of the concatenation is gone, upload it anew: {error.message}"
+                raise UploadGoneError(message) from None
             if stored.role is not Role.PARTIAL or not stored.final:
                 raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
             if stored.mode is not drop.policy.mode:

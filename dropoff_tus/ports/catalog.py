@@ -83,7 +83,7 @@ class Catalog(Protocol):
 
         Raises:
             AccessDeniedError: The drop-off does not exist.
-            PartNotFoundError, InvalidConcatError, PartInUseError: See `parts`.
+            PartNotFoundError, UploadGoneError, InvalidConcatError, PartInUseError: See `parts`.
             Whatever `decide` raises.
         """
         ...

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Role, StoredUpload, UploadState
 from server.cli.output import steps
@@ -112,16 +113,15 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
     if not config.tus.expire_after:
         return []
     before = now - timedelta(seconds=config.tus.expire_after)
-    rows = await services.catalog.uploads(states=[UploadState.OPEN], created_before=before)
-    rows += await services.catalog.uploads(states=[UploadState.COMPLETE], created_before=before, unclaimed=True)
-    items: list[Item] = []
-    for row in rows:
+    idle: set[str] = set()
+    for row in await services.catalog.uploads(states=[UploadState.OPEN], created_before=before):
         with suppress(DropoffError):
             stored = await services.store.stat(row.id)
-            finishes = stored.whole and row.state is UploadState.OPEN
-            if stored.last_commit_at <= before and not finishes and not await services.store.receiving(row.id):
-                items.append(Item(row.id, "expired"))
-    return items
+            if stored.last_commit_at <= before and not stored.whole and not await services.store.receiving(row.id):
+                idle.add(row.id)
+    parts = await services.catalog.uploads(states=protocol.ALIVE, unclaimed=True)
+    parts = protocol.forgotten_parts([row for row in parts if row.id not in idle], now, config.tus.expire_after)
+    return [Item(upload_id, "expired") for upload_id in (*sorted(idle), *(row.id for row in parts))]
 
 
 async def _retained(services: Services, now: datetime) -> list[Item]:

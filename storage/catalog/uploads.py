@@ -105,6 +105,8 @@ def _claimable(transaction: Transaction, row: UploadRow, parts: Sequence[str]) -
         if part is None or part.drop_id != row.drop_id:
             raise PartNotFoundError("a part of the concatenation does not exist in this drop-off")
         found.append(part)
+    if any(part.state in ENDED for part in found):
+        raise UploadGoneError("a part of the concatenation is gone, upload it anew")
     if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
         raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
     if any(part.final_id is not None for part in found):

@@ -173,6 +173,8 @@ class MemoryCatalog:
         found = [part for part_id in parts if (part := self.rows.get(part_id)) is not None]
         if len(found) != len(parts) or any(part.drop_id != row.drop_id for part in found):
             raise PartNotFoundError("no upload of this drop-off")
+        if any(part.state in ENDS for part in found):
+            raise UploadGoneError("it has ended")
         if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
             raise InvalidConcatError("no finished partial upload")
         if any(part.final_id is not None for part in found):

@@ -101,7 +101,7 @@ async def test_part_in_another_final_is_in_use() -> None:
 @pytest.mark.parametrize("case", ["unfinished", "regular", "missing", "foreign", "terminated"])
 @async_test
 async def test_part_that_is_not_fit_is_refused(case: str) -> None:
-    """400 for what is no finished partial, 404 for what is not here; nothing is claimed."""
+    """400 for what is no finished partial, 404 for what is not here, 410 for what was; nothing is claimed."""
     world = World(settings=UploadSettings(terminate_finished=True))
     good = await world.part(b"01")
     bad = await world.part(b"23")
@@ -117,7 +117,8 @@ async def test_part_that_is_not_fit_is_refused(case: str) -> None:
         object.__setattr__(kept.new, "drop_id", "another")
     else:
         await world.uploads.terminate(world.drop.id, bad)
-    with pytest.raises(InvalidConcatError if case in {"unfinished", "regular"} else PartNotFoundError):
+    error = {"unfinished": InvalidConcatError, "regular": InvalidConcatError, "terminated": UploadGoneError}
+    with pytest.raises(error.get(case, PartNotFoundError)):
         await _final(world, good, bad)
     row = world.row(good)
     assert row is not None

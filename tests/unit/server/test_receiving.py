@@ -1,8 +1,10 @@
-"""Who receives for an upload is not idle, however old its last commit is, whoever asks."""
+"""Who receives for an upload is not idle, however old its last commit is, whoever asks; nor are the part's siblings."""
 
 import asyncio
 import hashlib
+import uuid
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, DropoffFullError, UploadGoneError
+from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import BodyInfo, Patch
 from dropoff_tus.model import Limits, Role, UploadState
 from server.ending import LOST_CREATION_SECONDS
@@ -122,3 +125,65 @@ async def test_writer_that_commits_while_head_asks_is_seen() -> None:
 
     world.store.receiving = late  # type: ignore[method-assign]
     assert (await world.head(token)).offset == 5
+
+
+# ---- parts ------------------------------------------------------------------------------------------------------
+
+
+@async_test
+async def test_complete_part_waits_for_a_sibling_that_is_received() -> None:
+    """However long that takes; and then their client has as long as ever to join them."""
+    world = World()
+    done, slow = await world.part(b"01"), token_of(await world.create(5, role=Role.PARTIAL))
+    body, task = await _running(world, slow)
+    for _ in range(3):
+        world.clock.advance(_EXPIRE_SECONDS - 1)
+        assert await world.uploads.expire() == 0
+    body.feed(b"34")
+    body.end()
+    await task
+    world.clock.advance(_EXPIRE_SECONDS - 1)
+    assert await world.uploads.expire() == 0
+    final = await world.create(None, role=Role.FINAL, parts=[done, slow])
+    assert world.state(token_of(final)) is UploadState.COMPLETE
+
+
+@async_test
+async def test_parts_go_together_once_the_last_of_them_is_idle() -> None:
+    """An unfinished one that nobody goes on with keeps the others no longer than itself."""
+    world = World()
+    tokens = [await world.part(b"01"), await world.part(b"23"), token_of(await world.create(5, role=Role.PARTIAL))]
+    world.clock.advance(_EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 3
+    assert {world.state(token) for token in tokens} == {UploadState.EXPIRED}
+
+
+@pytest.mark.parametrize("other_drop", [False, True])
+@async_test
+async def test_part_does_not_wait_for_what_is_no_sibling(other_drop: bool) -> None:
+    """Neither for parts of another drop-off nor for those that began when it would have been gone: a busy one."""
+    world = World()
+    alone = await world.part(b"01")
+    if not other_drop:
+        world.clock.advance(_EXPIRE_SECONDS + 0.5)
+    later = token_of(await world.create(5, role=Role.PARTIAL))
+    if other_drop:
+        kept = world.catalog.rows[upload_id(later)]
+        world.catalog.rows[kept.id] = replace(kept, drop_id=str(uuid.uuid4()))
+    _, task = await _running(world, later)
+    world.clock.advance(_EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 1
+    assert (world.state(alone), world.state(later)) == (UploadState.EXPIRED, UploadState.OPEN)
+    task.cancel()
+
+
+@async_test
+async def test_concatenation_of_a_part_that_expired_is_gone() -> None:
+    """410 with what to do, ended already or only idle for too long; not that it never was of this drop-off."""
+    world = World()
+    done, idle = await world.part(b"01"), token_of(await world.create(5, b"01", role=Role.PARTIAL))
+    world.clock.advance(_EXPIRE_SECONDS + 1)
+    for ended in (0, 2):
+        assert ended == 0 or await world.uploads.expire() == ended
+        with pytest.raises(UploadGoneError, match="upload it anew"):
+            await world.create(None, role=Role.FINAL, parts=[done, idle])
