@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean tools
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean tools packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,7 @@ run: install ## serve from ./var, which is set up the first time
 		$(BIN)/dropoff-tus init --dir var; \
 	fi && exec $(BIN)/dropoff-tus serve
 
-test: $(DEVELOP) tools ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
-	@$(BIN)/python -m tests.support.programs
-	@$(MAKE) --no-print-directory clients
+test: packages $(DEVELOP) tools clients ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
 	$(BIN)/pytest -n auto --dist loadfile
 
 check: lint types imports test ## what CI runs
@@ -56,7 +54,7 @@ types: $(DEVELOP) ## mypy and pyright
 imports: $(DEVELOP) ## the import contracts of pyproject.toml
 	$(BIN)/lint-imports
 
-test-e2e: $(DEVELOP) clients ## the real program with real clients
+test-e2e: packages $(DEVELOP) clients ## the real program with real clients
 	$(BIN)/pytest tests/e2e
 
 test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests too
@@ -64,6 +62,9 @@ test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests to
 
 bench: $(DEVELOP) ## race tusd and @tus/server; prints tables and never gates (BENCH='--quick', '--help')
 	$(BIN)/python -m tests.bench $(BENCH)
+
+packages: ## install the Debian packages that the tests need, as root or with a sudo that asks for no password
+	@.ci/packages
 
 tools: $(TOOLS)/bin/.built ## build the programs that Debian has too old (age 1.3) into tests/tools/bin
 
@@ -83,14 +84,21 @@ clean: ## remove the environment and what was built; keeps ./var
 
 # ---- what the targets above are made of -------------------------------------------------------------------
 
-# The newest Python that can make an environment. Debian keeps `ensurepip` in a package of its own, so that is tried.
+# The newest Python that can make an environment and was built with optimisation: without, as pyenv builds, it is slower
+# by a third, and taken only where there is no other. Of Debian's, which is optimised, only its place tells.
+# Debian keeps `ensurepip` in a package of its own, so that is tried.
+FIT := import ensurepip, venv, sys, sysconfig; \
+	fast = sys.base_prefix == "/usr" or "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""); \
+	print("Python", sys.version.split()[0] + ("" if fast else ", built without optimisation")); \
+	sys.exit(sys.version_info < (3, 11) or not (fast or sys.argv[1] == "any"))
+
 $(BIN)/python:
-	@for python in python3.14 python3.13 python3.12 python3.11 python3; do \
-		if $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			echo "making $(VENV) with $$($$python --version)"; \
+	@for built in optimised any; do for python in $$(type -ap python3.14 python3.13 python3.12 python3.11 python3); do \
+		if found=$$($$python -c '$(FIT)' $$built 2>/dev/null); then \
+			echo "making $(VENV) with $$python: $$found"; \
 			exec $$python -m venv $(VENV); \
 		fi; \
-	done; \
+	done; done; \
 	echo "Python 3.11 or newer with venv is missing: apt-get install python3 python3-venv" >&2; exit 1
 
 # The build tool is locked as well, hence no isolated build, which would fetch one unchecked.
@@ -103,7 +111,7 @@ $(DEVELOP): requirements-dev.txt $(INSTALLED)
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# Without npm only under ALLOW_MISSING=1, which tests.support.programs has checked by then.
+# Without npm only under ALLOW_MISSING=1, which .ci/packages has checked by then.
 .PHONY: clients
 clients:
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(CLIENTS)/node_modules/.installed; \

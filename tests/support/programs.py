@@ -1,33 +1,16 @@
-"""Programs that some tests run: their Debian packages, and what happens where one is missing.
+"""Programs that some tests run, and what happens where one is missing. Their Debian packages stand in `.ci/packages`.
 
 A test that silently does not run is worse than a failing one, so a missing program fails the test.
 `ALLOW_MISSING=1` in the environment skips it instead, and the summary names the program.
-
-    python -m tests.support.programs    # what `make test` calls before it starts
 """
 
 import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
-PACKAGES: Mapping[str, str] = {
-    "age": "age",
-    "cc": "gcc",
-    "curl": "curl",
-    "initdb": "postgresql",
-    "nginx": "nginx-light",
-    "node": "nodejs",
-    "npm": "npm",
-    "openssl": "openssl",
-    "setpriv": "util-linux",
-}
-"""Debian package of each program, by the name that tests use."""
 
 CURRENT_AGE = "age 1.3"
 """The name of an age that knows hybrid keys, which Debian 12 does not have: `make tools` builds it."""
@@ -68,7 +51,7 @@ def _current_age() -> Path | None:
 
 def _remedy(name: str) -> str:
     """Return the command that brings a program."""
-    return "make tools" if name == CURRENT_AGE else f"apt-get install {PACKAGES.get(name, name)}"
+    return "make tools" if name == CURRENT_AGE else ".ci/packages"
 
 
 def missing_allowed() -> bool:
@@ -85,23 +68,3 @@ def require_program(name: str) -> Path:
             pytest.skip(message)
         pytest.fail(message, pytrace=False)
     return path
-
-
-def main() -> int:
-    """Name all missing programs and the apt line; return 1 unless ALLOW_MISSING=1 or nothing is missing."""
-    missing = [name for name in (*PACKAGES, CURRENT_AGE) if find_program(name) is None]
-    if not missing:
-        return 0
-    packages = " ".join(sorted({PACKAGES[name] for name in missing if name in PACKAGES}))
-    remedies = [f"apt-get install {packages}"] if packages else []
-    remedies += ["make tools"] if CURRENT_AGE in missing else []
-    advice = f"missing: {', '.join(missing)} ({'; '.join(remedies)})"
-    if missing_allowed():
-        sys.stderr.write(f"{advice}; tests that need them are skipped\n")
-        return 0
-    sys.stderr.write(f"{advice}; or ALLOW_MISSING=1 to skip the tests that need them\n")
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
