@@ -1,6 +1,5 @@
 """`make` and `.ci/packages` before the tests: which Python is taken, and how missing Debian packages come."""
 
-import os
 import shutil
 import subprocess
 import sys
