@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dropoff_tus import protocol
@@ -16,7 +16,7 @@ from dropoff_tus.errors import (
     UploadLockedError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
@@ -28,8 +28,6 @@ _ON_ITS_WAY_SECONDS = 60.0
 _UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 _DELETE_LEASE_SECONDS = 5.0
 _ENDING_SIDE_BY_SIDE = 16
-_CREATION_SECONDS = 3600
-"""Longer than any creation takes from the moment it is dated to its row in the catalog."""
 Condition = Callable[[StoredUpload], bool]
 
 
@@ -171,7 +169,7 @@ class Ender:
     # ---- by time ----------------------------------------------------------------------------------------------
 
     async def expire(self) -> int:
-        """End what has been idle for too long; return how many. Then let go of ingest keys nothing needs."""
+        """End what has been idle for too long; return how many."""
         count = 0
         now = self._clock.now()
         if self._expire_after_seconds:
@@ -191,7 +189,6 @@ class Ender:
                 count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
         unfinished = await self._catalog.uploads(states=_UNFINISHED)
         self._store.keep_unfinished({row.id for row in unfinished})
-        await self._store.retire_epochs(await self._needed_epochs(unfinished, now))
         return count
 
     async def _end_retained(self, drop_id: str, before: datetime) -> int:
@@ -277,16 +274,3 @@ class Ender:
         # Whoever holds an upload receives for it, or ends or finishes it: nothing is amiss.
         level = logging.DEBUG if isinstance(error, UploadLockedError) else logging.WARNING
         _log.log(level, "an upload could not be ended", extra={"upload_id": row.id, "code": error.code})
-
-    async def _needed_epochs(self, unfinished: Sequence[UploadRow], now: datetime) -> set[str]:
-        """Return the epochs whose ingest identity something unfinished waits for."""
-        # In this order, since an upload may move on between two questions: a part that is completed or claimed
-        # meanwhile is in a later answer, and where it is in none its final is sealed.
-        rows = [*unfinished, *await self._catalog.uploads(states=[UploadState.COMPLETE], unclaimed=True)]
-        for row in await self._catalog.uploads(states=_UNFINISHED):
-            if row.role is Role.FINAL:
-                rows += await self._catalog.parts(row.id)
-        needed = {row.created_at.date() for row in rows if row.mode is Mode.SEALED}
-        # An upload created just before midnight may not have been in the list yet.
-        needed.add((now - timedelta(seconds=_CREATION_SECONDS)).date())
-        return {day.isoformat() for day in needed}

@@ -87,7 +87,7 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
         WrongStoreError: They are not; nothing was made.
         CatalogUnavailableError, OSError: It could not be found out.
     """
-    layout = Layout(Path(config.store.dir), Path(config.store.keys_dir))
+    layout = Layout(Path(config.store.dir), Path(config.store.keys_dir), Path(config.keys.ingest_dir))
     store_id = await catalog.store_id()
     if store_id is None and adopt:
         in_use = bool(await catalog.uploads(states=ALIVE))

@@ -359,7 +359,7 @@ class Uploads:
     # ---- for the operator and the clock -------------------------------------------------------------------------
 
     async def expire(self) -> int:
-        """End what has been idle for too long, and let go of ingest keys; return how many were ended."""
+        """End what has been idle for too long; return how many were ended."""
         return await self._ender.expire()
 
     async def end_open(self, drop_id: str) -> int:

@@ -104,7 +104,7 @@ class StoreBase:
     def __init__(self, settings: StoreSettings, keys: ServerKeys, clock: Callable[[], datetime]) -> None:
         """Take settings, keys and the time."""
         self.settings, self.keys, self.now = settings, keys, clock
-        self.layout = Layout(settings.root, settings.keys_dir)
+        self.layout = Layout(settings.root, settings.keys_dir, keys.ingest_dir)
         self.disk = Disk(sync=settings.durability == "fsync")
         self.known = KnownUploads()
         self.unfinished: dict[str, int] = {}

@@ -19,7 +19,7 @@ from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash
 from storage.envelope import SALT_BYTES, Envelope
-from storage.keys import MAX_RECIPIENTS, KeySourceError, parse_recipient, receipt_identity, roots_hash
+from storage.keys import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
@@ -38,19 +38,12 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         raise KeyMissingError(message)
     identity = Identity.generate(roots[0].key_type)
     envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_identity(new.token), new.metadata)
-    mode, epoch = new.policy.mode, None
-    if mode is Mode.SEALED:
-        try:
-            epoch = base.keys.ingest.current(new.created_at.date())
-        except KeySourceError as error:
-            message = f"{error}; nothing was stored"
-            raise KeyMissingError(message) from None
-    server = base.keys.own_identity(mode, epoch, identity.key_type.value)
-    if server is None:
+    own = base.keys.own_identities(identity.key_type.value)
+    if not own:
         message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
         raise KeyMissingError(message)
-    blobs = envelope.seal_each(roots, [server.recipient])
-    record = _create_record(base, new, envelope, texts, epoch)
+    blobs = envelope.seal_each(roots, [own[0].recipient])
+    record = _create_record(base, new, envelope, texts)
     # Before the first commit nothing is synced: this tells the next process whether the roots' envelope is still whole.
     record["root"] = hashlib.sha256(blobs[0]).hexdigest()
     line = sign_line(record, base.keys.signing)
@@ -59,14 +52,16 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
+        if new.policy.mode is Mode.SEALED:
+            base.disk.make_root(base.layout.ingest_dir)
         if new.role is Role.FINAL:
             with _alone(paths.folder):
                 present = _present(base, new.id)
                 if present is not None:
                     return present
-                _write(base, paths, blobs, line)
+                _write(base, new.policy.mode, paths, blobs, line)
         else:
-            _write(base, paths, blobs, line)
+            _write(base, new.policy.mode, paths, blobs, line)
     except OSError as error:
         text = "the upload could not be created; nothing of it is stored"
         raise (StorageFullError if error.errno == errno.ENOSPC else StorageFailedError)(text) from error
@@ -86,9 +81,9 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     return state.stored()
 
 
-def _write(base: StoreBase, paths: UploadPaths, blobs: Sequence[bytes], line: bytes) -> None:
+def _write(base: StoreBase, mode: Mode, paths: UploadPaths, blobs: Sequence[bytes], line: bytes) -> None:
     try:
-        for path, blob in zip((paths.root_envelope, paths.server_envelope), blobs, strict=True):
+        for path, blob in zip((paths.root_envelope, paths.own_envelope(mode)), blobs, strict=True):
             base.disk.write_new(path, blob)
         base.disk.write_new(paths.data, b"")
         base.disk.write_new(paths.log, line)
@@ -117,9 +112,7 @@ def _present(base: StoreBase, upload_id: str) -> StoredUpload | None:
         return None
 
 
-def _create_record(
-    base: StoreBase, new: NewUpload, envelope: Envelope, roots: Sequence[str], epoch: str | None
-) -> dict[str, Any]:
+def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: Sequence[str]) -> dict[str, Any]:
     concat: dict[str, Any] | None = None
     if new.role is Role.FINAL:
         concat = {"role": new.role.value, "parts": list(new.parts)}
@@ -133,7 +126,6 @@ def _create_record(
         "id": new.id,
         "drop": new.drop_id,
         "mode": new.policy.mode.value,
-        "epoch": epoch,
         "roots": roots_hash(roots),
         "key": base.keys.signing.id,
         "u": {
@@ -164,15 +156,19 @@ def _remove_each(base: StoreBase, paths: UploadPaths) -> None:
 def sync_creation(base: StoreBase, state: LogState) -> None:
     """Before the first commit: make the envelopes, the receipt's folder and all new folders durable."""
     paths = base.layout.of(state.id)
-    for envelope in (paths.root_envelope, paths.server_envelope):
+    own = paths.own_envelope(state.mode)
+    for envelope in (paths.root_envelope, own):
         if envelope.exists():
             base.disk.sync_path(envelope)
-    for folder in (
-        paths.keys_folder,
-        base.settings.keys_dir,
-        paths.folder,
-        paths.folder.parent,
-        base.layout.uploads,
-        base.layout.root,
+    for folder in dict.fromkeys(
+        (
+            own.parent,
+            paths.keys_folder,
+            base.settings.keys_dir,
+            paths.folder,
+            paths.folder.parent,
+            base.layout.uploads,
+            base.layout.root,
+        )
     ):
         base.disk.sync_path(folder)

@@ -164,7 +164,7 @@ class FileStore:
         def work() -> Metadata | None:
             state = self.load(upload_id)
             if known is not None and known.metadata is not None:
-                if not state.final or self.layout.of(upload_id).server_envelope.exists():
+                if not state.final or self.layout.of(upload_id).ingest_envelope.exists():
                     return known.metadata
                 # Another process sealed it: this one is not to know it any longer either.
                 known.metadata = known.receipt_identity = None
@@ -245,14 +245,6 @@ class FileStore:
         return await self.run(receipts.read_url_receipt, self._base, upload_id, token)
 
     # ---- keys and space -------------------------------------------------------------------------------------
-
-    async def retire_epochs(self, needed: set[str]) -> None:
-        """Destroy ingest identities; see the port."""
-
-        def work() -> None:
-            self._base.keys.ingest.retire(needed, self._base.now().date())
-
-        await self.run(work)
 
     def free_bytes(self) -> int:
         """Return what is free above the floor."""

@@ -1,6 +1,6 @@
 """The server's own keys, and what each may do. Nothing here shows a secret in its repr.
 
-Where their texts come from is `storage.keysource`; the identities of sealed uploads in progress are `storage.ingest`.
+Where their texts come from is `storage.keysource`.
 
 Source: docs/format.md, Keys.
 """
@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from dropoff_tus.model import Mode, SignedPolicy
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
 from storage.durable import Disk
-from storage.ingest import IngestKeys, identity_lines
 from storage.keysource import KeySourceError, read_source, write_owner_only
 
 __all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here
@@ -117,23 +117,12 @@ class ServerKeys:
     signing: SigningKey
     code_key: bytes = field(repr=False)
     managed: tuple[Identity, ...] = field(repr=False)
-    ingest: IngestKeys = field(repr=False)
+    ingest_dir: Path
+    """Where the envelopes of sealed uploads in progress lie."""
 
-    def managed_identity(self, key_type: str) -> Identity | None:
-        """Return the managed identity of one type."""
-        return next((identity for identity in self.managed if identity.key_type == key_type), None)
-
-    def own_identity(self, mode: Mode, epoch: str | None, key_type: str) -> Identity | None:
-        """Return the identity to which the server's own envelope of a new upload is, or None where it is gone."""
-        return next(iter(self.own_identities(mode, epoch, key_type)), None)
-
-    def own_identities(self, mode: Mode, epoch: str | None, key_type: str) -> list[Identity]:
-        """Return the identities that may open the server's own envelope of an upload, none where they are gone."""
-        if mode is Mode.MANAGED:
-            # All of them: the first is used for what is new, the others are of earlier days.
-            return [identity for identity in self.managed if identity.key_type == key_type]
-        found = None if epoch is None else self.ingest.identity(epoch, key_type)
-        return [] if found is None else [found]
+    def own_identities(self, key_type: str) -> list[Identity]:
+        """Return the identities that may open the server's own envelopes: the first is used for what is new."""
+        return [identity for identity in self.managed if identity.key_type == key_type]
 
     def code_mac(self, code: str) -> bytes:
         """Return the 32 bytes a code is stored as."""
@@ -270,7 +259,9 @@ def generate_server_keys(folder: Path) -> KeyPlaces:
     )
     write_owner_only(Path(places.signing_key), SigningKeyFile(new_signing_key()).text())
     write_owner_only(Path(places.code_key), _b64(os.urandom(_KEY_BYTES)) + "\n")
-    write_owner_only(Path(places.managed_identity), identity_lines("managed uploads"))
+    identities = "".join(Identity.generate(kind).secret_text() + "\n" for kind in KeyType)
+    made = f"# dropoff-tus managed uploads, made {datetime.now(UTC).date().isoformat()}\n"
+    write_owner_only(Path(places.managed_identity), made + identities)
     _DISK.make_root(places.ingest_dir)
     return places
 
@@ -366,7 +357,7 @@ def load_server_keys(places: KeyPlaces) -> ServerKeys:
     if mistakes:
         raise KeySourceError("\n".join(mistakes))
     signing, code_key, managed = found
-    return ServerKeys(signing, code_key, tuple(managed), IngestKeys(places.ingest_dir))
+    return ServerKeys(signing, code_key, tuple(managed), places.ingest_dir)
 
 
 def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
@@ -376,7 +367,7 @@ def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
         KeySourceError: A text is no public key.
     """
     publics = [_unb64(text, "public signing key") for text in public_texts]
-    return ServerKeys(SigningKey(None, publics), b"", (), IngestKeys(ingest_dir))
+    return ServerKeys(SigningKey(None, publics), b"", (), ingest_dir)
 
 
 def _policy_message(drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> bytes:

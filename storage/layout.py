@@ -7,6 +7,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from dropoff_tus.model import Mode
+
 NEW_SUFFIX = ".new"
 """Of a file that is written beside the one it will replace."""
 
@@ -21,7 +23,12 @@ class UploadPaths:
     keys_folder: Path
     root_envelope: Path
     server_envelope: Path
+    ingest_envelope: Path
     receipt: Path
+
+    def own_envelope(self, mode: Mode) -> Path:
+        """Where the server's envelope lies; a sealed upload's is in no backup, and is removed when it is sealed."""
+        return self.server_envelope if mode is Mode.MANAGED else self.ingest_envelope
 
     @property
     def torn_log(self) -> Path:
@@ -38,15 +45,16 @@ class UploadPaths:
         """Everything to shred, the envelopes first; then what a crash may have left beside those that are replaced."""
         replaced = (self.root_envelope, self.receipt)
         left = tuple(path.with_name(path.name + NEW_SUFFIX) for path in replaced)
-        return (self.root_envelope, self.server_envelope, self.receipt, *left)
+        return (self.root_envelope, self.server_envelope, self.ingest_envelope, self.receipt, *left)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The store's two roots: ciphertext and logs, and apart from them the wrapped keys."""
+    """The store's folders: ciphertext and logs, wrapped keys, and the server's keys to sealed uploads in progress."""
 
     root: Path
     keys_dir: Path
+    ingest_dir: Path
 
     @property
     def uploads(self) -> Path:
@@ -69,5 +77,6 @@ class Layout:
             keys_folder=keys,
             root_envelope=keys / f"{upload_id}.age",
             server_envelope=keys / f"{upload_id}.server.age",
+            ingest_envelope=self.ingest_dir / f"{upload_id}.age",
             receipt=keys / f"{upload_id}.receipt.age",
         )

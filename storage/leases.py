@@ -23,7 +23,7 @@ from dropoff_tus.errors import (
     UploadLockedError,
 )
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import UploadState
+from dropoff_tus.model import Mode, UploadState
 from dropoff_tus.protocol import ending
 from storage.base import Known, StoreBase, distrusted
 from storage.holder import QUIET_SECONDS, Holder
@@ -276,18 +276,23 @@ class Leases:
         """
         paths = self._base.layout.of(state.id)
         try:
-            root, server = (
-                self._base.read_key_file(state.id, path) for path in (paths.root_envelope, paths.server_envelope)
-            )
+            root = self._base.read_key_file(state.id, paths.root_envelope)
+            own = self._base.read_key_file(state.id, paths.own_envelope(state.mode))
         except FileNotFoundError:
-            raise self._base.absent() from None
+            raise self._without_envelope(state) from None
         found = hashlib.sha256(root).hexdigest()
         written = Written(self._base.settings.keys_dir / JOURNAL)
         whole = found == state.create.get("root", found) or written.has(state.id, found)
-        if not whole or not server:
+        if not whole or not own:
             raise not_found()
         with contextlib.suppress(KeyMissingError):
             self._vouch(state, known)
+
+    def _without_envelope(self, state: LogState) -> DropoffError:
+        """Tell a creation that a power cut took an envelope from, from a folder that is away and may be put back."""
+        if state.mode is Mode.SEALED and not self._base.layout.ingest_dir.is_dir():
+            return KeyMissingError("the folder keys.ingest_dir is not there; its bytes are safe, put the folder back")
+        return self._base.absent()
 
     def _vouch(self, state: LogState, known: Known) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""
@@ -295,8 +300,8 @@ class Leases:
             envelope = open_own_envelope(self._base, state)
         except KeyMissingError:
             # A key that is missing may be put back; an envelope that is missing will not come again.
-            if state.segments == 0 and not self._base.layout.of(state.id).server_envelope.exists():
-                raise self._base.absent() from None
+            if state.segments == 0 and not self._base.layout.of(state.id).own_envelope(state.mode).exists():
+                raise self._without_envelope(state) from None
             raise
         except Exception:
             if state.segments == 0:

@@ -25,10 +25,10 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
         UploadDamagedError: It is not this upload's.
     """
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).server_envelope)
+        blob = base.read_key_file(state.id, base.layout.of(state.id).own_envelope(state.mode))
     except FileNotFoundError:
         blob = b""
-    identities = base.keys.own_identities(state.mode, state.create["epoch"], state.key_type)
+    identities = base.keys.own_identities(state.key_type)
     if not blob or not identities:
         message = f"no identity at hand opens upload {state.id}; its bytes are safe"
         raise KeyMissingError(message)

@@ -24,7 +24,6 @@ from dropoff_tus.ids import is_upload_id
 from storage.base import StoreBase, StoreSettings
 from storage.creation import sync_creation
 from storage.durable import Disk, failpoint
-from storage.ingest import IngestKeys
 from storage.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
 from storage.keysource import (
     RotationError,
@@ -104,7 +103,7 @@ class SigningRotation:
         self.new_public = public_of(self._new)
         self.old_id, self.new_id = key_id(self._old_public), key_id(self.new_public)
         signing = SigningKey(self._old, self._retired, [self.new_public])
-        keys = ServerKeys(signing, b"", (), IngestKeys(settings.keys_dir))
+        keys = ServerKeys(signing, b"", (), settings.keys_dir)
         self._base = StoreBase(settings, keys, lambda: datetime.now(UTC))
         # Synced whatever the store's durability: the old key is gone afterwards.
         self._disk = self._base.disk = Disk(sync=True)

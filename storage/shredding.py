@@ -27,10 +27,11 @@ def seal(base: StoreBase, state: LogState) -> None:
     # Its own first: a crash after a part's would leave metadata that asks for a check, and nothing to check with.
     for upload_id in (state.id, *state.parts):
         paths = base.layout.of(upload_id)
-        base.disk.remove(paths.server_envelope)
+        base.disk.remove(paths.ingest_envelope)
         failpoint("before-seal-sync")
         # Also if it was gone: an attempt that was killed may have removed it without a sync.
-        base.disk.sync_path(paths.keys_folder)
+        with contextlib.suppress(FileNotFoundError):
+            base.disk.sync_path(base.layout.ingest_dir)
         known = base.known.get(upload_id)
         if known is not None:
             known.metadata = known.receipt_identity = None
@@ -44,7 +45,7 @@ def unsealed(base: StoreBase, state: LogState) -> bool:
     """
     if not state.final or state.mode is not Mode.SEALED or state.role is Role.PARTIAL:
         return False
-    return any(base.layout.of(one).server_envelope.exists() for one in (state.id, *state.parts))
+    return any(base.layout.of(one).ingest_envelope.exists() for one in (state.id, *state.parts))
 
 
 def shred(base: StoreBase, state: LogState) -> None:
@@ -181,8 +182,9 @@ def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
     for path in paths.key_files:
         base.disk.remove(path)
     # Also if all were gone already, as above.
-    with contextlib.suppress(FileNotFoundError):
-        base.disk.sync_path(paths.keys_folder)
+    for folder in (paths.keys_folder, base.layout.ingest_dir):
+        with contextlib.suppress(FileNotFoundError):
+            base.disk.sync_path(folder)
     failpoint("after-shred-keys")
     with contextlib.suppress(FileNotFoundError):
         data = base.disk.open_existing(paths.data, write=True)

@@ -264,10 +264,6 @@ class Store(Protocol):
         """Return the signed receipt for whoever has the upload's URL, or None."""
         ...
 
-    async def retire_epochs(self, needed: set[str]) -> None:
-        """Destroy the ingest identities of all past days but those needed (`YYYY-MM-DD`)."""
-        ...
-
     def free_bytes(self) -> int:
         """Return what the disk has free for us, less the configured floor. May be negative.
 

@@ -38,7 +38,8 @@ async def compare(catalog: SqlCatalog, store: FileStore, upload_id: str | None) 
 
 
 def _ids_with_keys(store: FileStore) -> set[str]:
-    return {path.name.partition(".")[0] for path in store.layout.keys_dir.glob("??/*.age")}
+    found = [*store.layout.keys_dir.glob("??/*.age"), *store.layout.ingest_dir.glob("*.age")]
+    return {path.name.partition(".")[0] for path in found}
 
 
 async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
+from dropoff_tus.model import Mode
 from storage import durable
 from tests.support import crash_scenarios
 from tests.support.aio import async_test
@@ -144,16 +145,18 @@ def _leave(path: Path, left: bytes | None) -> None:
         path.write_bytes(left)
 
 
-@pytest.mark.parametrize("name", ["root_envelope", "server_envelope"])
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("left", [None, b"", bytes(519)])
 @async_test
 async def test_power_cut_that_takes_an_envelope_takes_the_creation(
-    tmp_path: Path, name: str, left: bytes | None
+    tmp_path: Path, mode: Mode, own: bool, left: bytes | None
 ) -> None:
     """Bytes that the roots, or the server, could never open are not taken: the upload is as if it had not been."""
-    kit = StoreKit(tmp_path)
+    kit = StoreKit(tmp_path, mode=mode)
     _, upload = await kit.create(10)
-    _leave(getattr(kit.store.layout.of(upload.id), name), left)
+    paths = kit.store.layout.of(upload.id)
+    _leave(paths.own_envelope(mode) if own else paths.root_envelope, left)
     kit.open()
     with pytest.raises(UploadNotFoundError):
         await kit.append(upload.id, 0, b"0123456789")

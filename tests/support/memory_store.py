@@ -68,7 +68,6 @@ class MemoryStore:
         """Start empty. `free` is what `free_bytes` answers, `digest` the configured one or ""."""
         self.clock, self.free, self.digest = clock, free, digest
         self.kept: dict[str, Kept] = {}
-        self.retired: list[set[str]] = []
         self.refuse_creation: DropoffError | None = None
         self.refuse_completion: DropoffError | None = None
         self._holders: dict[str, _Holder] = {}
@@ -236,10 +235,6 @@ class MemoryStore:
         if kept.receipt is None or kept.new.token != token:
             return None
         return json.dumps({name: value.hex() for name, value in kept.receipt.items()}).encode()
-
-    async def retire_epochs(self, needed: set[str]) -> None:
-        """Note what was said to be needed."""
-        self.retired.append(needed)
 
     def free_bytes(self) -> int:
         """Return the number the test gave."""

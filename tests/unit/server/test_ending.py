@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -20,11 +20,10 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create, Created
-from dropoff_tus.model import Grant, Metadata, Mode, Role, UploadState
+from dropoff_tus.model import Grant, Metadata, Role, UploadState
 from server.ending import LOST_CREATION_SECONDS
 from server.uploads import UploadSettings
 from tests.support.aio import async_test
-from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryLease
 from tests.unit.server.world import DAY_SECONDS, SETTINGS, URL, World, token_of
@@ -200,21 +199,6 @@ async def test_expire_of_complete_part_waits_for_a_final() -> None:
     world.clock.advance(EXPIRE_SECONDS + 1)
     assert await world.uploads.expire() == 1
     assert (world.state(claimed), world.state(free)) == (UploadState.COMPLETE, UploadState.EXPIRED)
-
-
-@async_test
-async def test_expire_lets_go_of_ingest_keys_that_nothing_waits_for() -> None:
-    """The days of sealed uploads that are unfinished, or parts without a final, are needed; others are not."""
-    world = World(mode=Mode.SEALED, settings=UploadSettings(expire_after_seconds=0))
-    await world.create(5, b"01234")
-    world.clock.advance(DAY_SECONDS)
-    await world.create(5)
-    world.clock.advance(DAY_SECONDS)
-    await world.part(b"01")
-    world.clock.advance(5 * DAY_SECONDS)
-    await world.uploads.expire()
-    days = {(NOON + timedelta(days=days)).date().isoformat() for days in (1, 2)}
-    assert world.store.retired[-1] - {world.clock.now().date().isoformat()} == days
 
 
 @async_test

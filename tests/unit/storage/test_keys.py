@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import pickle
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -41,10 +40,8 @@ def places(tmp_path: Path) -> KeyPlaces:
 
 @pytest.fixture
 def keys(places: KeyPlaces) -> ServerKeys:
-    """Return a new server's keys, with an epoch."""
-    keys = load_server_keys(places)
-    keys.ingest.current(datetime.now(UTC).date())
-    return keys
+    """Return a new server's keys."""
+    return load_server_keys(places)
 
 
 def _secrets(places: KeyPlaces) -> list[bytes]:
@@ -96,14 +93,11 @@ def test_no_key_object_shows_its_secret(places: KeyPlaces, keys: ServerKeys) -> 
     envelope = Envelope(
         "0" * 32, identity, b"\xabS" * 16, receipt_identity("0" * 32), Metadata((("filename", b"SECRET-name"),))
     )
-    today = keys.ingest.epochs()[0]
     things: list[object] = [
         keys,
         keys.signing,
         keys.managed,
         identity,
-        keys.ingest,
-        keys.ingest.identity(today, "hybrid"),
         envelope,
         SigningKeyFile.parse(Path(places.signing_key).read_text()),
         SigningKeyFile(new_signing_key(), (), new_signing_key()),
@@ -132,9 +126,9 @@ def test_policy_of_a_retired_key_still_verifies(keys: ServerKeys) -> None:
     policy = keys.sign_policy(DROP, Mode.SEALED, ("age1x",))
     rotated = SigningKey(new_signing_key(), [keys.signing.public_bytes])
     other = SigningKey(new_signing_key())
-    ServerKeys(rotated, b"", (), keys.ingest).verify_policy(DROP, policy)
+    ServerKeys(rotated, b"", (), keys.ingest_dir).verify_policy(DROP, policy)
     with pytest.raises(PolicyTamperedError):
-        ServerKeys(other, b"", (), keys.ingest).verify_policy(DROP, policy)
+        ServerKeys(other, b"", (), keys.ingest_dir).verify_policy(DROP, policy)
 
 
 def test_keys_have_an_order_from_the_oldest_retired_on() -> None:
@@ -191,11 +185,8 @@ def test_earlier_managed_identities_in_the_file_still_open(places: KeyPlaces, ke
     new = Identity.generate(KeyType.X25519)
     path.write_text(new.secret_text() + "\n" + path.read_text())
     later = load_server_keys(places)
-    assert later.own_identity(Mode.MANAGED, None, "x25519") is not None
-    recipients = [found.recipient for found in later.own_identities(Mode.MANAGED, None, "x25519")]
-    before = keys.managed_identity("x25519")
-    assert before is not None
-    assert recipients == [new.recipient, before.recipient]
+    recipients = [found.recipient for found in later.own_identities("x25519")]
+    assert recipients == [new.recipient, keys.own_identities("x25519")[0].recipient]
 
 
 @pytest.mark.parametrize("name", ["signing_key", "code_key", "managed_identity"])

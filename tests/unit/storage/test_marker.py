@@ -14,7 +14,7 @@ _OTHER = "f" * 32
 
 
 def _layout(folder: Path) -> Layout:
-    return Layout(folder / "store", folder / "keys")
+    return Layout(folder / "store", folder / "keys", folder / "ingest")
 
 
 def _used(folder: Path) -> Layout:

@@ -1,6 +1,7 @@
 """Receipts: what they say, who can read them, and that nothing unchecked gets one."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -18,7 +19,7 @@ from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role
 from storage import reading
 from storage.age import Identity, KeyType
-from storage.keys import generate_root_identity, read_identity_file
+from storage.keys import generate_root_identity, generate_server_keys, read_identity_file
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit
@@ -153,10 +154,11 @@ async def test_sealed_upload_without_receipt_whose_key_is_missing_is_not_complet
     async with kit.store.lease(upload.id) as lease:
         await lease.write_final(datetime.now(UTC))
     if lost == "envelope":
-        kit.store.layout.of(upload.id).server_envelope.unlink()
+        kit.store.layout.of(upload.id).ingest_envelope.unlink()
     else:
-        for path in (tmp_path / "secrets" / "ingest").iterdir():
-            path.unlink()
+        kit.places = dataclasses.replace(
+            kit.places, managed_identity=generate_server_keys(tmp_path / "other").managed_identity
+        )
     kit.open()
     async with kit.store.lease(upload.id) as lease:
         with pytest.raises(KeyMissingError):

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -115,9 +115,13 @@ async def test_finishing_killed_at_any_step_ends_sealed(tmp_path: Path, killer: 
 
 
 @async_test
-async def test_copy_from_while_it_was_open_opens_nothing_once_its_epoch_is_gone(tmp_path: Path) -> None:
-    """Store and envelopes of yesterday with all keys of today; and not before the epoch is destroyed."""
+async def test_old_copy_opens_nothing_sealed_since_whatever_another_uploader_keeps_open(
+    tmp_path: Path,
+) -> None:
+    """Store and keys of then, with every key of now, while an upload of that day still goes on."""
     kit = StoreKit(tmp_path / "live", mode=Mode.SEALED)
+    _, patient = await kit.create(100)
+    await kit.append(patient.id, 0, b"1")
     _, upload = await kit.create(5)
     await kit.append(upload.id, 0, b"12345")
     final, _ = await _concatenation(kit)
@@ -127,11 +131,10 @@ async def test_copy_from_while_it_was_open_opens_nothing_once_its_epoch_is_gone(
     await kit.finish(upload.id)
     await kit.finish(final)
     secrets = kit.folder / "secrets"
-    assert opened(copy, secrets), "the key is still there, so the copy must open"
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-    kit.store_keys.ingest.retire(set(), tomorrow.date())
-    assert opened(copy, secrets) == set()
-    assert opened(tmp_path / "live" / "store", tmp_path / "live" / "keys", copy, secrets) == set()
+    await kit.append(patient.id, 1, b"2")
+    found = opened(copy, kit.folder / "store", kit.folder / "keys", secrets)
+    assert found, "the patient one is open, so its envelope must be"
+    assert not [name for name in found if patient.id not in name]
     assert await kit.read(upload.id) == b"12345"
 
 
@@ -158,7 +161,7 @@ async def test_missing_ingest_identity_refuses_and_loses_nothing(tmp_path: Path)
     assert await kit.store.metadata(begun.id) is None
     assert (await kit.store.stat(begun.id)).offset == 5
     assert _tree(kit) == before
-    # What comes meanwhile gets an epoch of its own, which the old one does not disturb.
+    # What comes meanwhile makes the folder anew, and the old files do not disturb it.
     _, between = await kit.create(2)
     for path in away.iterdir():
         path.rename(folder / path.name)

@@ -46,7 +46,8 @@ class _Vectors:
     # ---- how they are made ----------------------------------------------------------------------------------
 
     def _files(self, upload: str) -> Files:
-        paths = Layout(self._folder / "store", self._folder / "keys").of(self._rows[upload]["id"])
+        layout = Layout(self._folder / "store", self._folder / "keys", self._folder / "secrets" / "ingest")
+        paths = layout.of(self._rows[upload]["id"])
         files = {
             "log": paths.log,
             "data": paths.data,
@@ -195,8 +196,7 @@ class _Vectors:
     # ---- envelopes ------------------------------------------------------------------------------------------
 
     def _envelopes(self) -> None:
-        identity = self._keys.managed_identity("x25519")
-        assert identity is not None
+        identity = self._keys.own_identities("x25519")[0]
         fields = json.loads(age.decrypt(self._files(self._open)["server"], [identity]))
         envelope = Envelope(
             fields["id"],
@@ -243,8 +243,7 @@ class _Vectors:
             blob = age.encrypt(json.dumps(content).encode(), mine)
             add(name, "the content is not that of version 1", blob, "damaged")
         plain = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
-        hybrid = self._keys.managed_identity("hybrid")
-        assert hybrid is not None
+        hybrid = self._keys.own_identities("hybrid")[0]
         file_key = bytes(range(16))
         wrapped = identity.recipient.wrap(file_key)
         both = _seal([wrapped, hybrid.recipient.wrap(file_key)], file_key, plain)

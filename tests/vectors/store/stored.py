@@ -14,6 +14,7 @@ from tests.support.store_kit import BytesBody
 
 FOLDER = Path(__file__).parent / "v1"
 """The store of format version 1."""
+_LAYOUT = Layout(FOLDER / "store", FOLDER / "keys", FOLDER / "secrets" / "ingest")
 _ROOTS = ("root-x25519.txt", "root-hybrid.txt")
 
 
@@ -65,12 +66,12 @@ class StoredServer:
     def copy_uploads(self, *upload_ids: str) -> None:
         """Copy uploads from the repository."""
         for upload_id in upload_ids:
-            there, here = Layout(FOLDER / "store", FOLDER / "keys").of(upload_id), self.store.layout.of(upload_id)
+            there, here = _LAYOUT.of(upload_id), self.store.layout.of(upload_id)
             shutil.copytree(there.folder, here.folder)
             here.keys_folder.mkdir(parents=True, exist_ok=True)
-            for path in there.key_files:
-                if path.exists():
-                    shutil.copy(path, here.keys_folder)
+            for kept, path in zip(there.key_files, here.key_files, strict=True):
+                if kept.exists():
+                    shutil.copy(kept, path)
 
     async def read(self, upload_id: str, *, with_roots: bool = True) -> bytes:
         """Return the whole plaintext, opened with the roots or by the server."""
