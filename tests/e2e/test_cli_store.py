@@ -181,7 +181,7 @@ def test_sealed_upload_whose_keys_a_backup_put_back_is_sealed_again(running: Ser
     drop = running.create_drop("--sealed", name="put back")
     parts = [drop.site.upload(word, {"Upload-Concat": "partial"}) for word in (b"one", b"two")]
     part = upload_id_of(parts[0])
-    envelope = running.data / "keys" / part[:2] / f"{part}.server.age"
+    envelope = running.data / "secrets" / "ingest" / f"{part}.age"
     backup = envelope.read_bytes()
     final = drop.site.post({"Upload-Concat": "final;" + " ".join(parts)}).needed("Location")
     assert not envelope.exists()
