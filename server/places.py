@@ -10,7 +10,7 @@ from storage.layout import Layout
 from storage.marker import NAME
 from storage.owner import check_owner
 
-__all__ = ["KeySourceError", "check_whose", "key_places", "read_source"]
+__all__ = ["KeySourceError", "check_whose", "key_places", "layout_of", "read_source"]
 
 
 def key_places(config: Config) -> KeyPlaces:
@@ -24,6 +24,11 @@ def key_places(config: Config) -> KeyPlaces:
     )
 
 
+def layout_of(config: Config) -> Layout:
+    """Return where the configuration says that the store's folders are."""
+    return Layout(Path(config.store.dir), Path(config.store.keys_dir), Path(config.keys.ingest_dir))
+
+
 def check_whose(config: Config) -> None:
     """Refuse to open a store, its keys and its catalog for anybody but their owner, to read as well.
 
@@ -33,7 +38,7 @@ def check_whose(config: Config) -> None:
         ForeignOwnerError: They are somebody else's.
         CatalogError: catalog.url is wrong.
     """
-    layout = Layout(config.store.dir, config.store.keys_dir)
+    layout = layout_of(config)
     file = catalog_file(config.catalog.url)
     ids = [folder / NAME for folder in (layout.uploads, layout.keys_dir)]
     check_owner([*ids, *([] if file is None else [file])])

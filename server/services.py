@@ -17,14 +17,13 @@ from dropoff_tus.protocol import ALIVE
 from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs
-from server.places import check_whose, key_places
+from server.places import check_whose, key_places, layout_of
 from server.purging import Purger
 from server.uploads import Uploads, UploadSettings
 from storage.audit import sign_certificate, sign_checkpoint
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
-from storage.layout import Layout
 from storage.marker import WrongStoreError, adopt_store, check_store
 from storage.owner import ForeignOwnerError
 from storage.rotation import hold_store
@@ -87,7 +86,7 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
         WrongStoreError: They are not; nothing was made.
         CatalogUnavailableError, OSError: It could not be found out.
     """
-    layout = Layout(Path(config.store.dir), Path(config.store.keys_dir), Path(config.keys.ingest_dir))
+    layout = layout_of(config)
     store_id = await catalog.store_id()
     if store_id is None and adopt:
         in_use = bool(await catalog.uploads(states=ALIVE))
