@@ -189,8 +189,8 @@ class UploadRow:
 class StoredUpload:
     """An upload as the store knows it: the truth about bytes.
 
-    `offset` is durable plaintext bytes. `final` is true once the final record is durable. `ended` is why it
-    ended (rejected, terminated, expired) or None. `parts` are the upload ids of a concatenation, in order.
+    `offset` is durable plaintext bytes. `final` is true once the final record is durable. `ended` is how it ended or
+    None, and `end_reason` why, a fixed phrase. `parts` are the upload ids of a concatenation, in order.
     """
 
     id: str
@@ -203,6 +203,7 @@ class StoredUpload:
     length: int | None
     final: bool = False
     ended: UploadState | None = None
+    end_reason: str | None = None
     parts: tuple[str, ...] = ()
     key_type: str = "hybrid"
 

@@ -63,7 +63,7 @@ def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: flo
         UploadGoneError: It has.
     """
     if upload.ended is not None:
-        raise gone(upload.ended)
+        raise gone(upload.ended, upload.end_reason)
     if not receiving and is_overdue(upload, now, expire_after_seconds):
         raise gone(UploadState.EXPIRED)
 
@@ -103,9 +103,10 @@ def absent() -> UploadNotFoundError:
     return UploadNotFoundError("there is no such upload here; create it with POST")
 
 
-def gone(state: UploadState) -> UploadGoneError:
-    """Make the refusal for an upload that ended."""
-    return UploadGoneError(f"this upload was {state.value} and its bytes are gone; create a new one")
+def gone(state: UploadState, why: str | None = None) -> UploadGoneError:
+    """Make the refusal for an upload that ended; `why` is a fixed phrase."""
+    reason = f" ({why})" if why else ""
+    return UploadGoneError(f"this upload was {state.value}{reason} and its bytes are gone; create a new one")
 
 
 def ending(state: UploadState, why: str) -> UploadEndingError:

@@ -133,6 +133,9 @@ class UploadAnswer(Answer):
     sha256: str | None
     created_at: Time
     completed_at: Time | None
+    reason: str | None = Field(
+        description="Why it ended, a fixed phrase: `retention is over` or `idle for too long` of what is expired, say."
+    )
 
 
 async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadAnswer:
@@ -143,10 +146,10 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
         row: The catalog's.
         identities: age identities that open what the server cannot.
     """
-    filename, digest, offset = None, None, row.size_bytes or 0
+    filename, digest, offset, reason = None, None, row.size_bytes or 0, None
     with suppress(DropoffError):
         stored = await store.stat(row.id)
-        offset = stored.offset
+        offset, reason = stored.offset, stored.end_reason
         receipt = None
         if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
             receipt = await store.receipt(row.id, identities)
@@ -165,6 +168,7 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
         sha256=digest,
         created_at=stamp(row.created_at),
         completed_at=stamp(row.completed_at),
+        reason=reason,
     )
 
 

@@ -20,7 +20,7 @@ from dropoff_tus.model import StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
-from server.finishing import Finisher
+from server.finishing import Finisher, log_end
 
 _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
@@ -69,7 +69,7 @@ class Ender:
         state, why = UploadState.TERMINATED, "by the client"
         async with self._store.lease(stored.id, reason=protocol.ending(state, why)) as lease:
             if lease.upload.ended is not None:
-                raise protocol.gone(lease.upload.ended)
+                raise protocol.gone(lease.upload.ended, lease.upload.end_reason)
             # Bytes may have come between the first look and the lease.
             protocol.check_delete(lease.upload, terminate_finished=self._terminate_finished)
             try:
@@ -98,6 +98,7 @@ class Ender:
             if withdrawn:
                 self._finisher.finish_later(upload_id)
             raise
+        log_end(upload_id, state, why)
         try:
             await self._catalog.set_state(upload_id, state, self._clock.now())
         except CatalogUnavailableError:
@@ -146,6 +147,7 @@ class Ender:
         for one in (upload_id, *(part.id for part in parts)):
             with contextlib.suppress(UploadNotFoundError):
                 await self._store.shred_damaged(one, UploadState.DELETED, "by the operator", self._clock.now())
+                log_end(one, UploadState.DELETED, "by the operator")
         await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
         return True
 
@@ -256,7 +258,7 @@ class Ender:
                 await self.end(lease, state, why)
         except UploadNotFoundError:
             # The process died between the catalog's row and the store's files, if it is not just there.
-            return await self._drop(row) if row.created_at <= lost_before(self._clock.now()) else 0
+            return await self._drop(row)
         except DropoffError as error:
             self._passed_over(row, error)
             return 0
@@ -264,10 +266,17 @@ class Ender:
 
     async def _drop(self, row: UploadRow) -> int:
         try:
-            await self._catalog.drop_upload(row.id)
+            return await self.forget(row, lost_before(self._clock.now()))
         except DropoffError as error:
             self._passed_over(row, error)
             return 0
+
+    async def forget(self, row: UploadRow, before: datetime) -> int:
+        """Forget a creation of which the store has nothing, unless it is younger than `before`; return how many."""
+        if row.created_at > before:
+            return 0
+        await self._catalog.drop_upload(row.id)
+        _log.info("a creation that never reached the store is forgotten", extra={"upload_id": row.id})
         return 1
 
     def _passed_over(self, row: UploadRow, error: DropoffError) -> None:

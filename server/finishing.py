@@ -175,18 +175,26 @@ class Finisher:
         expected = headers.digests(metadata)
         names = [digest.algorithm for digest in expected]
         values = await lease.digests(names, read_back_bytes=read_back_bytes)
-        if values is not None and not all(digest.matches(values[digest.algorithm]) for digest in expected):
-            await self._reject(lease)
+        for digest in expected:
+            if values is not None and not digest.matches(values[digest.algorithm]):
+                await self._reject(lease, f"the content does not match the {digest.algorithm} in its metadata")
         return values
 
-    async def _reject(self, lease: Lease) -> None:
+    async def _reject(self, lease: Lease, why: str) -> None:
         now = self._clock.now()
-        await lease.end(UploadState.REJECTED, "digest mismatch", now)
+        await lease.end(UploadState.REJECTED, why, now)
+        log_end(lease.upload.id, UploadState.REJECTED, why)
         try:
             await self._catalog.set_state(lease.upload.id, UploadState.REJECTED, now)
         except CatalogUnavailableError:
             self.finish_later(lease.upload.id)
         raise DigestMismatchError("the file does not match the digest in its metadata; it was rejected, upload it anew")
+
+
+def log_end(upload_id: str, state: UploadState, why: str) -> None:
+    """Say in the log that an upload ended, and why."""
+    level = logging.WARNING if state is UploadState.REJECTED else logging.INFO
+    _log.log(level, "upload ended", extra={"upload_id": upload_id, "state": state.value, "why": why})
 
 
 async def recorded_state(catalog: Catalog, upload_id: str) -> UploadState | None:

@@ -53,7 +53,7 @@ async def reconcile(
     async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
         try:
             if isinstance(found, UploadNotFoundError):
-                report.dropped += await _drop(row, catalog, lost_before)
+                report.dropped += await ender.forget(row, lost_before)
                 continue
             stored = await _repair_one(row, found, store, ender, report)
             if stored is None:
@@ -85,13 +85,6 @@ async def _stats(
         found = await asyncio.gather(*(store.stat(row.id) for row in group), return_exceptions=True)
         for pair in zip(group, found, strict=True):
             yield pair
-
-
-async def _drop(row: UploadRow, catalog: Catalog, lost_before: datetime) -> int:
-    if row.created_at > lost_before:
-        return 0
-    await catalog.drop_upload(row.id)
-    return 1
 
 
 async def _repair_one(

@@ -134,6 +134,7 @@ class LogState:
     final_hash: str | None = None
     final_parts: tuple[tuple[str, str, int], ...] = ()
     ended: UploadState | None = None
+    end_reason: str | None = None
 
     @property
     def role(self) -> Role:
@@ -178,6 +179,7 @@ class LogState:
             length=self.length,
             final=self.final,
             ended=self.ended,
+            end_reason=self.end_reason,
             parts=self.parts,
             key_type=self.key_type,
         )
@@ -267,7 +269,7 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
     elif record["t"] == "key":
         changes["key"] = record["key"]
     elif record["t"] == "end":
-        changes["ended"] = UploadState(record["state"])
+        changes |= {"ended": UploadState(record["state"]), "end_reason": record["why"]}
     return replace(state, **changes)
 
 

@@ -57,7 +57,7 @@ def list_uploads(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List uploads, oldest first: id, state, bytes here of bytes expected, name.
+    """List uploads, oldest first: id, state, bytes here of bytes expected, name, and why it ended if it did.
 
     Names and digests of sealed uploads are not shown, since this server cannot read them.
 
@@ -81,7 +81,8 @@ def list_uploads(
         return
     for item in found:
         of = "?" if item["length"] is None else item["length"]
-        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(item['filename'] or '-')}")
+        why = "" if item["reason"] is None else f"  ({item['reason']})"
+        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(item['filename'] or '-')}{why}")
 
 
 @app.command("show")

@@ -1,14 +1,16 @@
-"""What time ends, on the real program: never what is being received, and parts together with their siblings."""
+"""How uploads end, on the real program: by time never while they are received, parts with their siblings, and why."""
 
 import base64
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.support.server_process import ServerProcess
+from tests.support.api_client import Api
+from tests.support.server_process import ServerProcess, upload_id_of
 from tests.support.tus_raw import OCTETS, TusSite
 
 _EXPIRE_SECONDS = 2
@@ -117,3 +119,43 @@ def test_concatenation_of_parts_that_expired_is_answered_410(server: ServerProce
     answer = site.post({"Upload-Concat": f"final;{' '.join(parts)}"})
     assert (answer.status, answer.error_code) == (410, "ERR_UPLOAD_GONE")
     assert b"upload it anew" in answer.body
+
+
+def test_every_end_keeps_its_reason_and_is_a_line_of_the_log(server: ServerProcess) -> None:
+    """Retention is told from expiry, a rejection says which digest, by command line and API alike."""
+    drop = server.create_drop("--retain", "1s")
+    site, api = drop.site, Api.with_scopes(server)
+    wrong = {"Upload-Metadata": f"sha256 {base64.b64encode(b'0' * 64).decode()}"}
+    reasons = {"rejected in a PATCH": "the content does not match the sha256 in its metadata"}
+    urls = {"rejected in a PATCH": site.create(4, wrong)}
+    assert site.patch(urls["rejected in a PATCH"], 0, b"0123").status == 422
+    before = {row["id"] for row in server.uploads(drop)}
+    assert site.post({"Upload-Length": "4", "Content-Type": OCTETS, **wrong}, b"0123").status == 422
+    (at_creation,) = {row["id"] for row in server.uploads(drop)} - before
+    reasons["terminated"] = "by the client"
+    urls["terminated"] = site.create(4)
+    assert site.delete(urls["terminated"]).status == 204
+    reasons["deleted"] = "by the operator"
+    urls["deleted"] = site.upload(b"0123")
+    assert api("DELETE", f"/uploads/{upload_id_of(urls['deleted'])}").status == 200
+    urls["retained"], urls["idle"] = site.upload(b"0123"), site.create(4)
+    reasons["retained"], reasons["idle"] = "retention is over", "idle for too long"
+    ids = {name: upload_id_of(url) for name, url in urls.items()}
+    ids["rejected in a POST"], reasons["rejected in a POST"] = at_creation, reasons["rejected in a PATCH"]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        server.cli_json("store", "sweep")
+        if {server.row(urls[name])["state"] for name in ("retained", "idle")} == {"expired"}:
+            break
+        time.sleep(0.5)
+    for name, upload_id in ids.items():
+        shown = server.cli_json("upload", "show", upload_id)
+        assert shown["state"] == name.split()[0] or (name in {"retained", "idle"} and shown["state"] == "expired")
+        assert shown["reason"] == reasons[name], name
+        assert api("GET", f"/uploads/{upload_id}").json["reason"] == reasons[name]
+    listed = {row["id"]: row["reason"] for row in server.uploads(drop)}
+    assert listed == {ids[name]: reasons[name] for name in ids}
+    ended = [json.loads(line) for line in server.log_text.splitlines() if '"upload ended"' in line]
+    said = {line["upload_id"]: line["why"] for line in ended}
+    assert {name for name in ids if said.get(ids[name]) == reasons[name]} >= set(ids) - {"retained", "idle"}
+    assert server.row(site.upload(b"0123"))["reason"] is None

@@ -44,6 +44,7 @@ class Kept:
     data: bytearray = field(default_factory=bytearray)
     final: bool = False
     ended: UploadState | None = None
+    end_reason: str | None = None
     sealed: bool = False
     receipt: dict[str, bytes] | None = None
     times_completed: int = 0
@@ -113,6 +114,7 @@ class MemoryStore:
             length=kept.length,
             final=kept.final,
             ended=kept.ended,
+            end_reason=kept.end_reason,
             parts=new.parts,
         )
 
@@ -218,6 +220,7 @@ class MemoryStore:
         if kept is None:
             raise UploadNotFoundError("there is no such upload here")
         kept.ended, kept.last_commit_at, kept.damaged = kept.ended or state, at, False
+        kept.end_reason = kept.end_reason or why
         kept.data, kept.receipt = bytearray(), None
 
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
@@ -388,6 +391,6 @@ class MemoryLease:
         assert why, "an end has a reason"
         for kept in (self._kept, *(self._store.kept[part] for part in self._kept.new.parts)):
             if kept.ended is None:
-                kept.ended, kept.last_commit_at = state, at
+                kept.ended, kept.end_reason, kept.last_commit_at = state, why, at
             kept.data, kept.receipt = bytearray(), None
             kept.new = replace(kept.new, metadata=Metadata())

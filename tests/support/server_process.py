@@ -45,6 +45,7 @@ class UploadRow(TypedDict):
     sha256: str | None
     created_at: str
     completed_at: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,28 @@ async def test_lost_creation_is_one_without_a_byte_and_old() -> None:
     ]
 
 
+@async_test
+async def test_every_end_by_time_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Whose it was, and which rule ended it."""
+    caplog.set_level("INFO")
+    world = World()
+    world.change_drop(retain_seconds=100)
+    kept, idle, part = token_of(await world.create(1, b"0")), token_of(await world.create(5)), await world.part(b"01")
+    lost = token_of(await world.create(5))
+    world.clock.advance(LOST_CREATION_SECONDS + 1)
+    await world.patch(idle, 0, b"0")
+    assert await world.uploads._ender.expire_lost(world.drop.id) == 1  # noqa: SLF001 - creation asks for it
+    world.clock.advance(EXPIRE_SECONDS + 1)
+    assert await world.uploads.expire() == 3
+    said = {line.upload_id: line.why for line in caplog.records if line.message == "upload ended"}  # type: ignore[attr-defined]
+    assert said == {
+        upload_id(kept): "retention is over",
+        upload_id(idle): "idle for too long",
+        upload_id(part): "part without a final",
+        upload_id(lost): "creation without a byte",
+    }
+
+
 # ---- by the operator --------------------------------------------------------------------------------------------
 
 
