@@ -22,6 +22,7 @@ from server.logs import log_what_nobody_caught
 from server.middleware import around
 from server.origins import Origins
 from server.services import StartError
+from server.tls import renewing_context
 
 _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18
@@ -160,13 +161,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     server = config.server
     if not server.tls_cert or not server.tls_key:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(server.tls_cert, server.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        message = f"server.tls_cert or server.tls_key cannot be used: {error}"
-        raise StartError(message) from error
-    return context
+    return renewing_context(server.tls_cert, server.tls_key)
 
 
 def _listen(config: Config, stack: contextlib.AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from server.config import Config
 from storage.catalog import catalog_file
 from storage.keys import KeyPlaces, KeySourceError
-from storage.keysource import read_source
+from storage.keysource import check_owner_only, read_source
 from storage.layout import Layout
 from storage.marker import NAME
 from storage.owner import check_owner
 
-__all__ = ["KeySourceError", "check_whose", "key_places", "layout_of", "read_source"]
+__all__ = ["KeySourceError", "check_owner_only", "check_whose", "key_places", "layout_of", "read_source"]
 
 
 def key_places(config: Config) -> KeyPlaces:
