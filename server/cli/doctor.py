@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.check import folders
 from server.cli.context import ConfigOption, JsonOption, size_option, with_services
 from server.cli.drop import ROOT_IDENTITY, create_drop
 from server.cli.output import CommandError, note, print_json, say, show, size
@@ -87,7 +88,7 @@ def _local(services: Services, config: Config, folder: Path) -> list[Result]:
         results.append(Result("space", "problem", "free space is below store.free_space_floor", advice))
     else:
         results.append(Result("space", "ok", f"{size(free)} above store.free_space_floor"))
-    results += [_folder(name, path) for name, path in _folders(config)]
+    results += [_folder(name, path) for name, path in folders(config)]
     if (folder / ROOT_IDENTITY).exists():
         detail = f"{folder / ROOT_IDENTITY} is still on this machine: whoever takes it reads everything"
         results.append(Result("root identity", "warning", detail, "move it off, and keep it in two places"))
@@ -101,14 +102,6 @@ def _local(services: Services, config: Config, folder: Path) -> list[Result]:
         detail = 'store.durability is "os": a power cut may lose what was acknowledged'
         results.append(Result("durability", "warning", detail, 'write "fsync" unless you accept that'))
     return results
-
-
-def _folders(config: Config) -> list[tuple[str, Path]]:
-    return [
-        ("store.dir", config.store.dir),
-        ("store.keys_dir", config.store.keys_dir),
-        ("keys.ingest_dir", config.keys.ingest_dir),
-    ]
 
 
 def _folder(name: str, path: Path) -> Result:

@@ -18,6 +18,7 @@ from types import FrameType
 
 from server.cli import (
     audit,
+    check,
     doctor,
     drop,
     edit,
@@ -55,6 +56,7 @@ app = group(
 )
 init.register(app)
 run.register(app)
+check.register(app)
 app.add_typer(drop.app, name="drop")
 app.add_typer(upload.app, name="upload")
 receipts.register(app, upload.app)

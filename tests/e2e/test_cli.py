@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -197,10 +198,11 @@ def test_init_stays_in_its_folder_whatever_the_environment_says(tmp_path: Path) 
 
 
 def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
-    """The file's, the environment's, the keys' and the catalog's; without any it says nothing."""
+    """The file's, the environment's, the keys' and the catalog's; without any it says so."""
     server = ServerProcess(tmp_path)
     clean = server.cli("check-config")
-    assert (clean.stdout, clean.stderr) == (b"", b"")
+    assert (clean.stdout.decode(), clean.stderr) == (f"{server.config}: no mistakes\n", b"")
+    assert server.cli_json("check-config") == {"mistakes": [], "remarks": []}
     text = server.config.read_text()
     server.config.write_text(text.replace('listen = "', 'lissten = "', 1) + "[log]\nlevel = 5\n")
     done = server.cli("check-config", check=False)
@@ -213,7 +215,75 @@ def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
     server.config.write_text(text.replace("sqlite:///catalog", "mysql://catalog").replace("age1", "age2"))
     (server.data / "secrets" / "code-key").unlink()
     said = json.loads(server.cli("check-config", "--json", check=False).stdout)["mistakes"]
-    assert [line.partition(":")[0] for line in said] == ["catalog.url", "keys.root_recipients", "keys"]
+    assert sorted(line.partition(":")[0] for line in said) == ["catalog.url", "keys.code_key", "keys.root_recipients"]
+
+
+def test_check_config_tells_mistakes_of_every_depth_in_one_run(tmp_path: Path) -> None:
+    """A misspelt key does not hide a wrong one, nor that one a key that cannot be read; nothing is told twice."""
+    server = ServerProcess(tmp_path)
+    text = server.config.read_text().replace(
+        "[server]\n", '[server]\ntls_cert = "none"\ntls_key = "none"\nlissten = 1\n'
+    )
+    server.config.write_text(text.replace("code_key = ", "code_key = 5 #") + '[webhook]\nsecret = "none"\n')
+    secrets = server.data / "secrets"
+    (secrets / "signing-key").chmod(0o644)
+    (secrets / "managed-identity.txt").write_bytes("é".encode("latin-1"))
+    server.environment = {
+        "WEBHOOK__URL": "https://portal.example/hooks",
+        "MAIL__SERVER": "mail.example:25",
+        "CATALOG__URL": "sqlite:///nowhere/at/all",
+    }
+    said = json.loads(server.cli("check-config", "--json", check=False).stdout)["mistakes"]
+    assert sorted(line.partition(":")[0] for line in said) == [
+        *("catalog.url", "keys.code_key", "keys.managed_identity", "keys.signing_key", "mail", "server.lissten"),
+        *("server.tls_cert", "server.tls_key", "webhook.secret"),
+    ]
+
+
+def test_check_config_names_a_folder_that_is_missing_or_another_stores(tmp_path: Path) -> None:
+    """Before the first start it is made; afterwards it is a volume that is not mounted. Nothing is made by looking."""
+    server = ServerProcess(tmp_path)
+    store = server.data / "store"
+    folders = {"STORE__DIR": str(tmp_path / "new"), "STORE__KEYS_DIR": str(tmp_path / "new-keys")}
+    server.environment = {**folders, "CATALOG__URL": f"sqlite:///{tmp_path}/new.sqlite3"}
+    server.cli("migrate")
+    assert server.cli_json("check-config")["remarks"] == [
+        f"store.dir: there is no folder {tmp_path / 'new'}; it is made when it is needed",
+        f"store.keys_dir: there is no folder {tmp_path / 'new-keys'}; it is made when it is needed",
+    ]
+    assert not (tmp_path / "new").exists()
+    server.environment = {}
+    server.cli("check-config")
+    store.rename(tmp_path / "away")
+    done = server.cli("check-config", check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"dropoff-tus: store: there is no folder {store}")
+    assert not store.exists()
+    (tmp_path / "away").rename(store)
+    server.cli("check-config")
+
+
+def test_check_config_asks_the_catalog(tmp_path: Path) -> None:
+    """One that has no tables, is damaged, or does not answer keeps the server from starting, and is told before."""
+    server = ServerProcess(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        closed = socket.create_server(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        closed.close()
+        (tmp_path / "empty").touch()
+        (tmp_path / "damaged").write_bytes(b"this is no database" * 100)
+        for url, why in (
+            (f"sqlite:///{tmp_path}/empty", "run `dropoff-tus migrate`"),
+            (f"sqlite:///{tmp_path}/damaged", "cannot open the catalog"),
+            (f"postgresql://u:hunter2@127.0.0.1:{port}/db", "cannot open the catalog in PostgreSQL's db"),
+            (f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/db", "it does not answer in time"),
+        ):
+            server.environment = {"CATALOG__URL": url}
+            done = server.cli("check-config", check=False)
+            assert done.returncode == 1
+            assert done.stderr.startswith(b"dropoff-tus: catalog.url: ")
+            assert why in done.stderr.decode()
+            assert b"hunter2" not in done.stderr
 
 
 # ---- what clients chose -------------------------------------------------------------------------------------------

@@ -80,6 +80,9 @@ def test_server_does_not_start_without_its_database(running: ServerProcess, post
         assert done.stderr.startswith(b"dropoff-tus: ")
         assert b"Traceback" not in done.stderr
         assert done.stdout == b""
+        checked = running.cli("check-config", check=False)
+        assert checked.returncode == 1
+        assert checked.stderr.startswith(b"dropoff-tus: catalog.url: cannot open the catalog in PostgreSQL's")
     finally:
         postgres.start()
         running.start()

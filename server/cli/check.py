@@ -1,0 +1,149 @@
+"""`check-config`: everything that would keep the server from starting, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from server.cli.context import ConfigOption, JsonOption, read_config, silence_logs
+from server.cli.output import CommandError, note, print_json, say
+
+if TYPE_CHECKING:
+    from server.config import Config
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("check-config")(check_config)
+
+
+def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say everything that is wrong with the configuration; exits with 1 if something is.
+
+    Looks at names and values, at every key's source, at files and folders that are named, and asks the catalog. It
+    changes nothing.
+
+    Example: dropoff-tus check-config --config config.toml
+    """
+    from server.config import ConfigError, config_path
+
+    silence_logs()
+    mistakes: list[str] = []
+    wrong: frozenset[str] = frozenset()
+    try:
+        loaded: Config | None = read_config(config)
+    except ConfigError as error:
+        mistakes, wrong, loaded = str(error).splitlines(), error.places, error.rest
+    remarks: list[str] = []
+    if loaded is not None:
+        # A place that is wrong has been told, and what stands in for it is nobody's.
+        mistakes += [line for line in _deeper(loaded, wrong) if not _is_of(line, wrong)]
+        remarks = [line for line in _remarks(loaded) if not _is_of(line, wrong)]
+        if not mistakes:
+            remarks += [
+                f"{name}: there is no folder {folder}; it is made when it is needed"
+                for name, folder in folders(loaded)
+                if not folder.exists()
+            ]
+    if as_json:
+        print_json({"mistakes": mistakes, "remarks": remarks})
+    for remark in () if as_json else remarks:
+        note(remark)
+    if mistakes and not as_json:
+        raise CommandError("\n".join(mistakes))
+    if mistakes:
+        sys.exit(1)
+    if not as_json:
+        say(f"{config_path(config)}: no mistakes")
+
+
+def _is_of(line: str, places: frozenset[str]) -> bool:
+    place = line.partition(":")[0]
+    return place in places or place.partition(".")[0] in places
+
+
+def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
+    """Check what reading the file cannot: keys, secrets, certificate, recipients, folders, catalog."""
+    from server.deliveries import secrets_of
+    from server.places import KeySourceError, key_places
+    from server.services import StartError
+    from server.tls import read_certificate
+    from storage.keys import check_recipients, load_server_keys
+
+    server = config.server
+    checks: list[Callable[[], object]] = [
+        lambda: load_server_keys(key_places(config)),
+        lambda: secrets_of(config),
+        lambda: server.tls_cert and server.tls_key and read_certificate(server.tls_cert, server.tls_key),
+    ]
+    mistakes: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except (KeySourceError, StartError) as error:
+            mistakes += str(error).splitlines()
+    try:
+        check_recipients(config.keys.root_recipients)
+    except KeySourceError as error:
+        mistakes.append(f"keys.root_recipients: {error}")
+    socket = server.unix_socket
+    if socket is not None and not socket.parent.is_dir():
+        mistakes.append(f"server.unix_socket: there is no folder {socket.parent}; make it, or write another path")
+    for name, folder in folders(config):
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            mistakes.append(f"{name}: {folder} cannot be written; run this as the user that serves, or give it to that")
+    if "catalog.url" not in wrong:
+        mistakes += asyncio.run(_catalog(config, look_at_store=not wrong & {"store.dir", "store.keys_dir"}))
+    return mistakes
+
+
+def folders(config: Config) -> list[tuple[str, Path]]:
+    """Return the folders that the server writes to, and their keys."""
+    return [
+        ("store.dir", config.store.dir),
+        ("store.keys_dir", config.store.keys_dir),
+        ("keys.ingest_dir", config.keys.ingest_dir),
+    ]
+
+
+async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
+    """Ask the catalog, and whether the folders are those of its store."""
+    from dropoff_tus.errors import CatalogUnavailableError
+    from server.places import check_whose
+    from server.services import identify_store
+    from storage.catalog import CatalogError, check_url, open_catalog
+    from storage.marker import WrongStoreError
+    from storage.owner import ForeignOwnerError
+
+    wrong = check_url(config.catalog.url)
+    if wrong is not None:
+        return [f"catalog.url: {wrong}"]
+    try:
+        if look_at_store:
+            check_whose(config)
+        async with open_catalog(config.catalog.url) as catalog:
+            if look_at_store:
+                await identify_store(config, catalog, adopt=False)
+    except (CatalogError, CatalogUnavailableError) as error:
+        return [f"catalog.url: {error}"]
+    except (ForeignOwnerError, WrongStoreError) as error:
+        return [f"store: {error}"]
+    except OSError as error:
+        return [f"store: cannot be read: {error.filename or ''} {error.strerror}"]
+    return []
+
+
+def _remarks(config: Config) -> list[str]:
+    """Name what may be meant so, and probably is not."""
+    remarks: list[str] = []
+    if not config.keys.root_recipients:
+        remarks.append("keys.root_recipients: is empty; only drop-offs with recipients of their own can receive")
+    if config.dropoffs.notify and config.mail.server is None:
+        remarks.append("dropoffs.notify: section [mail] names no server, so nobody is notified")
+    return remarks
