@@ -20,6 +20,9 @@ from server.problems import RangeError
 
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_SEPARATORS = re.compile(r"[/\\]")
+_NOT_PLAIN = re.compile(r"[^ -~]|[\"%*:;<>?|]")
+_LETTERS = re.compile(r"[0-9A-Za-z]")
 _MOST_DIGITS = 18
 _PARTIAL = 206
 _MOST_NAME_CHARACTERS = 255
@@ -48,7 +51,7 @@ async def send(
             "Content-Length": str(stop - start),
             "Accept-Ranges": "bytes",
             "ETag": etag,
-            "Content-Disposition": disposition((metadata.filename if metadata is not None else None) or stored.id),
+            "Content-Disposition": disposition(metadata.filename if metadata is not None else None, stored.id),
             "Content-Security-Policy": "sandbox; default-src 'none'",
             "X-Content-Type-Options": "nosniff",
         },
@@ -94,9 +97,31 @@ async def _has_ended(store: Store, upload_id: str) -> bool:
         return False
 
 
-def disposition(name: str) -> str:
-    """Return Content-Disposition for a client's name of a file, whatever is in it: ASCII, and all else encoded."""
-    return f"attachment; filename*=UTF-8''{quote(name[:_MOST_NAME_CHARACTERS], safe='', errors='replace')}"
+def disposition(name: str | None, other: str) -> str:
+    """Return Content-Disposition for a client's name of a file, whatever is in it.
+
+    It has the whole name, encoded, and a plain one for programs such as curl that read no other; neither has a path.
+    The plain one also lacks all that shells, file systems and parsers may misread, and a dot in front, which would hide
+    the file or make it a program's settings.
+
+    Args:
+        name: As the client named it; None if it did not.
+        other: What to call it where nothing is left of the name.
+
+    Source: RFC 6266, sections 4.3 and 5, and appendix D.
+    """
+    last = _SEPARATORS.split(name or "")[-1][:_MOST_NAME_CHARACTERS]
+    last = last if last.strip(" .") else other
+    plain = _NOT_PLAIN.sub("_", last).strip(" .")
+    if not _LETTERS.search(plain.partition(".")[0]):
+        # Names of which no letter is ASCII would all be the same.
+        plain = other + plain.lstrip("_ ")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(last, safe='', errors='replace')}"
+
+
+def receipt_disposition(upload_id: str) -> str:
+    """Return Content-Disposition for an upload's receipt, so that each is saved under a name of its own."""
+    return disposition(f"receipt-{upload_id}.txt", upload_id)
 
 
 def _range(request: web.Request, size_bytes: int, etag: str) -> tuple[int, int, int]:

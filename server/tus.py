@@ -126,7 +126,7 @@ async def _receipt(request: web.Request, drop_id: str, token: str) -> web.Stream
     line = await store.url_receipt(stored.id, token)
     if line is None:
         raise _absent()
-    headers = {"Tus-Resumable": "1.0.0", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", "Content-Disposition": download.receipt_disposition(stored.id)}
     return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
 

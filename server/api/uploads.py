@@ -64,7 +64,8 @@ async def receipt(request: web.Request) -> web.StreamResponse:
         if row.mode is Mode.SEALED:
             raise SealedError("this upload is sealed, so the server cannot read its receipt; use the command line")
         raise UploadNotFoundError("this upload has no receipt")
-    return web.Response(body=line, content_type="application/octet-stream")
+    headers = {"Content-Disposition": download.receipt_disposition(row.id)}
+    return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
 
 async def content(request: web.Request) -> web.StreamResponse:

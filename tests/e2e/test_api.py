@@ -4,12 +4,15 @@ import hashlib
 import http.client
 import json
 import random
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.api_client import Api, ApiAnswer
+from tests.support.programs import require_program
 from tests.support.server_process import Drop, ServerProcess, upload_id_of
 from tests.support.tus_raw import TusSite, metadata
 
@@ -335,7 +338,8 @@ def test_content_is_an_attachment_whatever_its_name(api: Api, upload: str) -> No
     answer = api("HEAD", f"/uploads/{upload}/content", headers={"Range": "bytes=0-1"})
     assert (answer.status, answer.headers["content-length"]) == (200, "200000")
     encoded = "Bericht%20%22final%22%0D%0AX%3A%20%C3%BC%E2%9C%93%E2%80%AE.pdf%3B%20filename%3Dx"
-    assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{encoded}"
+    plain = "Bericht _final___X_ ___.pdf_ filename=x"
+    assert answer.headers["content-disposition"] == f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
     assert answer.headers["content-type"] == "application/octet-stream"
     assert "sandbox" in answer.headers["content-security-policy"]
     assert "x" not in answer.headers
@@ -347,7 +351,37 @@ def test_content_with_an_endless_name_has_headers_that_clients_take(server: Serv
     named = {"Upload-Metadata": metadata(filename="\u540d" * 3500)}
     found = upload_id_of(server.drop.site.upload(b"1", named))
     answer = api("HEAD", f"/uploads/{found}/content")
-    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''" + "%E5%90%8D" * 255
+    told = answer.headers["content-disposition"]
+    assert told == f"attachment; filename=\"{found}\"; filename*=UTF-8''" + "%E5%90%8D" * 255
+
+
+def test_content_and_receipts_are_saved_by_curl_under_names_of_their_own(
+    server: ServerProcess, api: Api, tmp_path: Path
+) -> None:
+    """It reads no encoded name, and without another all would be saved as `content`, each over the one before."""
+    curl = str(require_program("curl"))
+    site, names = (
+        server.drop.site,
+        ("one.txt", 'a"b;c.zip', "..\\..\\x", "/etc/y", "\U0001f600" * 300, "", "-z", ".curlrc"),
+    )
+    bodies = {
+        upload_id_of(site.upload(name.encode(), {"Upload-Metadata": metadata(filename=name)})): name for name in names
+    }
+    for kind in ("content", "receipt"):
+        (folder := tmp_path / kind).mkdir()
+        urls = [f"{server.url}/api/v1/uploads/{found}/{kind}" for found in bodies]
+        command = [curl, "-fsSJ", "-H", f"Authorization: Bearer {api.token}"]
+        command += [word for url in urls for word in ("-O", url)]
+        subprocess.run(command, cwd=folder, check=True, timeout=30)
+        saved = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert len(saved) == len(names)
+        if kind == "content":
+            assert sorted(saved.values()) == sorted(name.encode() for name in names)
+            assert {"one.txt", "a_b_c.zip", "x", "y", "-z", "curlrc"} < set(saved)
+        # What is there already is no file of ours to write over.
+        again = subprocess.run([curl, "-sSJO", *command[2:4], urls[0]], cwd=folder, check=False, capture_output=True)
+        assert again.returncode
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == saved
 
 
 def test_content_of_what_is_not_there_is_refused(server: ServerProcess, api: Api) -> None:
