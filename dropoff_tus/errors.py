@@ -2,7 +2,8 @@
 
 One root, `DropoffError`. A raiser says what happened (and what happened to the bytes); only `server.middleware`
 turns it into a response. Codes are tusd's where tusd has one, and ours otherwise; they never change.
-Messages are shown to strangers: they must not contain a code, a token, a key, a file name or a digest.
+Messages are shown to strangers: they must not contain a code, a token, a key or a digest, and a file name only where
+its own client is told that it is not taken. No message of a request goes into a log.
 """
 
 from typing import ClassVar

@@ -49,7 +49,6 @@ _DIGITS = re.compile(r"[0-9]+")
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2})+")
 _METADATA_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 _PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_SHOWN_CHARACTERS = 64
 CODE_KEY = "code"
 """The metadata key that may carry the code, in any case."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -175,11 +174,6 @@ def check_pairs(text: str) -> None:
     if text.count(",") >= MAX_METADATA_PAIRS:
         message = f"Upload-Metadata has more than {MAX_METADATA_PAIRS} keys; nothing was written"
         raise InvalidMetadataError(message)
-
-
-def shown(text: str) -> str:
-    """Quote a client's own word in a refusal: printable ASCII, and not too much of it."""
-    return ascii(text[:_SHOWN_CHARACTERS])
 
 
 def metadata(headers: Headers, presented_code: str | None) -> Metadata:

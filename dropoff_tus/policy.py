@@ -1,6 +1,8 @@
 """What a drop-off accepts: window, sizes, types and names, number, bytes, disk. The time is an argument."""
 
 import fnmatch
+import re
+import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,7 +17,12 @@ from dropoff_tus.errors import (
     TypeNotAllowedError,
 )
 from dropoff_tus.model import Dropoff, Limits, Metadata, Role, Usage
+from dropoff_tus.shown import show_start
 
+_TYPE_PATTERN = re.compile(r"[A-Za-z0-9!#$&^_.+*?\[\]-]+/[A-Za-z0-9!#$&^_.+*?\[\]-]+")
+_ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
+_SEVERAL = re.compile(r"[*.].*[,;|]\s*[*.].*|.*\{.*,.*\}.*")
+_MOST_TAKEN_CHARACTERS, _MOST_CAME_CHARACTERS = 500, 100
 DEFERRED_STEP_BYTES = 1 << 30
 """While a length is deferred, bytes are reserved ahead in steps of this."""
 
@@ -72,21 +79,61 @@ def check_size(size_bytes: int | None, limit_bytes: int) -> None:
 
 
 def check_type(limits: Limits, metadata: Metadata) -> None:
-    """Refuse a media type or file name that is not on the drop-off's lists, compared without case.
+    """Refuse a media type or file name that is not on the drop-off's lists.
 
     A missing type or name is on no list. Parameters of the type are not compared.
 
     Raises:
         TypeNotAllowedError: It is not.
     """
-    filetype = (metadata.filetype or "").partition(";")[0].strip().lower()
-    if limits.allowed_types and not any(fnmatch.fnmatchcase(filetype, p.lower()) for p in limits.allowed_types):
-        message = "this drop-off does not take files of this type; nothing was written"
-        raise TypeNotAllowedError(message)
-    name = (metadata.filename or "").lower()
-    if limits.name_patterns and not any(fnmatch.fnmatchcase(name, p.lower()) for p in limits.name_patterns):
-        message = "this drop-off does not take files of this name; nothing was written"
-        raise TypeNotAllowedError(message)
+    filetype = (metadata.filetype or "").partition(";")[0].strip()
+    for kind, came, taken in (
+        ("type", filetype, limits.allowed_types),
+        ("name", metadata.filename or "", limits.name_patterns),
+    ):
+        if taken and not any(_matches(came, pattern) for pattern in taken):
+            those = show_start(", ".join(taken), _MOST_TAKEN_CHARACTERS)
+            this = f"this file's is {show_start(came, _MOST_CAME_CHARACTERS)}" if came else f"no {kind} was sent"
+            message = f"this drop-off takes files of the {kind} {those}, and {this}; nothing was written"
+            raise TypeNotAllowedError(message)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    """Compare without case, and without the difference between one character and the same one in parts (macOS).
+
+    A name matches itself even if it can be read as a pattern. A character that folds to two, such as a sharp s, is
+    still one for `?` and within brackets, since the unfolded forms are compared too.
+    """
+    folded, wanted = _folded(text), _folded(pattern)
+    plain, unfolded = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", pattern)
+    return folded == wanted or fnmatch.fnmatchcase(folded, wanted) or fnmatch.fnmatchcase(plain, unfolded)
+
+
+def _folded(text: str) -> str:
+    """Fold for a caseless comparison; the capital I with a dot is an i, whatever language is written.
+
+    Source: The Unicode Standard, section 3.13, canonical caseless matching.
+    """
+    folded = unicodedata.normalize("NFD", text).casefold().replace("i\u0307", "i")
+    return unicodedata.normalize("NFC", folded)
+
+
+def type_problem(pattern: str) -> str | None:
+    """Say what is wrong with a pattern of media types that no type could match, or None."""
+    if _TYPE_PATTERN.fullmatch(pattern):
+        return None
+    return "is no type and matches nothing; write each by itself and without parameters, e.g. text/csv or image/*"
+
+
+def name_problem(pattern: str) -> str | None:
+    """Say what is wrong with a pattern of names that hardly any name could match, or None."""
+    if not pattern or pattern != pattern.strip():
+        return "matches nothing; write e.g. '*.vcf.gz'"
+    if _ENDING.fullmatch(pattern):
+        return f"matches no name but itself; write '*{pattern}', or '[.]{pattern[1:]}' if you mean that one file"
+    if _SEVERAL.fullmatch(pattern):
+        return "is one pattern, not several, and matches nothing; write each by itself, e.g. '*.csv'"
+    return None
 
 
 def check_space(reserve_bytes: int, usage: Usage, space: Space) -> None:

@@ -33,6 +33,7 @@ from dropoff_tus.messages import (
     Terminated,
 )
 from dropoff_tus.model import Role
+from dropoff_tus.shown import show_start
 
 Reply = Created | Status | Appended | Terminated | Capabilities
 RawHeaders = list[tuple[str, str]]
@@ -41,6 +42,7 @@ UPLOAD_METHODS = ("OPTIONS", "HEAD", "PATCH", "DELETE")
 OFFSET_STREAM = "application/offset+octet-stream"
 _OVERRIDABLE = frozenset({"PATCH", "DELETE", "HEAD"})
 _MAX_HEADER_BYTES = 16 << 10
+_SHOWN_CHARACTERS = 64
 _HEAD_STATUSES = frozenset({404, 410, 423})
 
 
@@ -89,7 +91,9 @@ def check_sizes(headers: Headers) -> None:
     for name, value in headers:
         limit = grammar.MAX_CONCAT_BYTES if name.lower() == "upload-concat" else _MAX_HEADER_BYTES
         if len(value) > limit:
-            message = f"the header {grammar.shown(name)} is longer than {limit} bytes; nothing was written"
+            message = (
+                f"the header {show_start(name, _SHOWN_CHARACTERS)} is longer than {limit} bytes; nothing was written"
+            )
             raise HeadersTooLargeError(message)
         if name.lower() == "upload-metadata":
             grammar.check_pairs(value)

@@ -33,12 +33,14 @@ from server.setting_types import (
     Listen,
     MailAddress,
     MailAddresses,
+    NamePatterns,
     Networks,
     Origins,
     PublicUrl,
     Size,
     SocketPath,
     Timeout,
+    TypePatterns,
     When,
 )
 
@@ -145,8 +147,8 @@ class DropoffsSection(_Section):
     max_upload_bytes: Size = 0
     max_total_bytes: Size = 0
     max_uploads: Count = 0
-    allowed_types: tuple[str, ...] = ()
-    name_patterns: tuple[str, ...] = ()
+    allowed_types: TypePatterns = ()
+    name_patterns: NamePatterns = ()
     notify: MailAddresses = ()
     retain: Duration = 0.0
     contact: str = ""

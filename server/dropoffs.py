@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypedDict
 from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError
 from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
+from dropoff_tus.policy import name_problem, type_problem
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from server.units import check_label, mail_addresses
@@ -170,8 +171,8 @@ class Dropoffs:
         problem = check_label(dropoff.contact) if dropoff.contact else None
         if problem is not None:
             raise InvalidFieldError("contact", problem)
-        _check_patterns("allowed_types", dropoff.limits.allowed_types, "text/csv or image/*", needed="/")
-        _check_patterns("name_patterns", dropoff.limits.name_patterns, "'*.vcf.gz'")
+        _check_patterns("allowed_types", dropoff.limits.allowed_types, type_problem)
+        _check_patterns("name_patterns", dropoff.limits.name_patterns, name_problem)
         opens_at, expires_at = dropoff.opens_at, dropoff.expires_at
         for field, moment in (("opens_at", opens_at), ("expires_at", expires_at)):
             if field in given and moment is not None and moment <= now:
@@ -222,11 +223,12 @@ def _check_addresses(addresses: Sequence[str]) -> None:
         raise InvalidFieldError("notify", str(error)) from None
 
 
-def _check_patterns(field: str, patterns: Sequence[str], example: str, *, needed: str = "") -> None:
-    """Refuse a pattern that no file could match by mistake: empty, with spaces around, or no media type."""
+def _check_patterns(field: str, patterns: Sequence[str], problem_of: Callable[[str], str | None]) -> None:
+    """Refuse a pattern that no file could match, by mistake."""
     for pattern in patterns:
-        if not pattern or pattern != pattern.strip() or needed not in pattern:
-            raise InvalidFieldError(field, f"{pattern!r} matches nothing; write e.g. {example}")
+        problem = problem_of(pattern)
+        if problem is not None:
+            raise InvalidFieldError(field, f"{pattern!r} {problem}")
 
 
 def unknown() -> DropoffNotFoundError:

@@ -7,6 +7,7 @@ validation context.
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from dropoff_tus.outbox import EventKind
+from dropoff_tus.policy import name_problem, type_problem
 from server.units import mail_address, mail_addresses, parse_duration, parse_size, parse_time
 
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
@@ -128,6 +130,19 @@ def _events(value: object) -> object:
     return value
 
 
+def _patterns(problem_of: Callable[[str], str | None]) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            message = 'must be a list; write e.g. ["one", "two"]'
+            raise ValueError(message)
+        for problem in filter(None, map(problem_of, value)):
+            message = f"has an entry that {problem}"
+            raise ValueError(message)
+        return value
+
+    return check
+
+
 def _timeout(value: object) -> object:
     seconds = parse_duration(value)
     if not _LEAST_TIMEOUT_SECONDS <= seconds <= _MOST_TIMEOUT_SECONDS:
@@ -194,6 +209,8 @@ MailAddress = Annotated[str, BeforeValidator(mail_address)]
 MailAddresses = Annotated[tuple[str, ...], BeforeValidator(mail_addresses)]
 HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]
 Events = Annotated[tuple[str, ...], BeforeValidator(_events)]
+TypePatterns = Annotated[tuple[str, ...], BeforeValidator(_patterns(type_problem))]
+NamePatterns = Annotated[tuple[str, ...], BeforeValidator(_patterns(name_problem))]
 Timeout = Annotated[float, BeforeValidator(_timeout)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]
 FilePath = Annotated[Path, BeforeValidator(_path)]

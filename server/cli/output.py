@@ -6,12 +6,12 @@ Nothing here is coloured, and progress is drawn on a terminal's stderr alone, so
 import contextlib
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Control, format (bidirectional ones too), surrogate, private, unassigned; separators of lines and paragraphs."""
+from dropoff_tus import shown
+
+show = shown.show
 
 
 class CommandError(Exception):
@@ -28,22 +28,6 @@ def writing() -> Iterator[None]:
     except OSError as error:
         message = f"the answer could not be written to stdout ({error.strerror}); what the command did stays done"
         raise CommandError(message) from None
-
-
-def show(text: str) -> str:
-    """Return client text safe for a terminal: one line, no control, bidirectional or other format characters.
-
-    Markup in it stays text, since nothing that is printed is read as markup. A backslash is doubled, so that no file
-    name can look like an escaped one.
-    """
-    return "".join(
-        "\\\\" if character == "\\" else _escape(character) if unicodedata.category(character) in _UNSAFE else character
-        for character in text
-    )
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - JSON

@@ -41,6 +41,20 @@ def test_drop_off_takes_the_types_and_names_it_was_made_for(
     assert status == 201 or answer.error_code == "ERR_TYPE_NOT_ALLOWED"
 
 
+def test_refusal_tells_the_client_what_is_taken_and_nobody_else(server: ServerProcess) -> None:
+    """Type and name that came are in the answer, and in no log; a name of macOS is taken, and kept as it was sent."""
+    site = server.create_drop("--allow-name", "gr\xfc\xdfe*.csv").site
+    name = "private-marker.exe"
+    answer = site.post({"Upload-Length": "1", "Upload-Metadata": metadata(filename=name)})
+    assert (answer.status, answer.error_code) == (422, "ERR_TYPE_NOT_ALLOWED")
+    assert "gr\xfc\xdfe*.csv" in answer.body.decode()
+    assert name in answer.body.decode()
+    assert name not in server.log_text
+    sent = metadata(filename="GRU\u0308SSE.csv")
+    url = site.create(1, {"Upload-Metadata": sent})
+    assert site.head(url).needed("Upload-Metadata") == sent
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -49,8 +63,10 @@ def test_drop_off_takes_the_types_and_names_it_was_made_for(
         ("--allow-type", "csv"),
         ("--allow-type", " text/csv"),
         ("--allow-name", "*.csv", "--allow-name", ""),
+        ("--allow-type", "text/csv,application/zip"),
+        ("--allow-name", ".csv"),
     ],
-    ids=["no-time", "after-expiry", "no-type", "spaces", "empty"],
+    ids=["no-time", "after-expiry", "no-type", "spaces", "empty", "several", "ending"],
 )
 def test_drop_create_with_a_mistake_says_which_and_makes_nothing(
     server: ServerProcess, options: tuple[str, ...]

@@ -1,9 +1,13 @@
 """Tests of what a drop-off accepts."""
 
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dropoff_tus import errors, policy
 from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, Usage
@@ -119,9 +123,108 @@ def test_admit_holds_the_name_patterns(name: bytes, taken: bool) -> None:
     if taken:
         _admit(dropoff, metadata=metadata)
     else:
-        with pytest.raises(errors.TypeNotAllowedError) as caught:
+        with pytest.raises(errors.TypeNotAllowedError):
             _admit(dropoff, metadata=metadata)
-        assert "exe" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("gr\xf6\xdfe*.csv", "gro\u0308\xdfe-1.csv"),
+        ("gro\u0308\xdfe*.csv", "gr\xf6\xdfe-1.csv"),
+        ("GR\xd6SSE.CSV", "gro\u0308\xdfe.csv"),
+        ("stra\xdfe.txt", "STRASSE.TXT"),
+        ("*.\u0130NF", "a.\u0130NF"),
+        ("*.\u0130NF", "a.I\u0307NF"),
+        ("istanbul.csv", "\u0130STANBUL.csv"),
+        ("\u0391\u03a3.csv", "\u03b1\u03c2.csv"),
+        ("?.csv", "e\u0301.csv"),
+        ("?.csv", "\xdf.csv"),
+        ("[\xe9\xdf].csv", "e\u0301.csv"),
+        ("[\xe9\xdf].csv", "\xdf.csv"),
+        ("\uac00*", "\u1100\u1161.csv"),
+        ("data[1].csv", "data[1].csv"),
+        ("DATA[1].csv", "data[1].CSV"),
+        ("data[1].csv", "data1.csv"),
+        ("a[!b].csv", "a[!b].csv"),
+        ("what?[.txt", "what?[.txt"),
+    ],
+)
+def test_admit_compares_names_as_people_read_them(pattern: str, name: str) -> None:
+    """In one character or in parts (macOS), in either case, and a name matches itself; what was sent stays so."""
+    metadata = Metadata((("filename", name.encode()),))
+    _admit(_limited(name_patterns=("*.never", pattern)), metadata=metadata)
+    assert metadata.filename == name
+    # Unlike names stay so.
+    with pytest.raises(errors.TypeNotAllowedError):
+        _admit(_limited(name_patterns=(pattern,)), metadata=Metadata((("filename", f"x{name}x".encode()),)))
+
+
+@given(st.text(min_size=1), st.sampled_from(("NFC", "NFD")))
+def test_admit_takes_the_name_that_a_drop_off_names(name: str, form: Literal["NFC", "NFD"]) -> None:
+    """Whatever it is made of, and however it comes."""
+    metadata = Metadata((("filename", unicodedata.normalize(form, name).encode()),))
+    _admit(_limited(name_patterns=(name,)), metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sent", "told"),
+    [
+        ({"allowed_types": ("text/csv", "image/*")}, {"filetype": b"text/html; x=y"}, "text/html"),
+        ({"allowed_types": ("text/csv", "image/*")}, {}, "no type was sent"),
+        ({"name_patterns": ("*.csv", "*.zip")}, {"filename": b"a.exe"}, "a.exe"),
+        ({"name_patterns": ("*.csv", "*.zip")}, {}, "no name was sent"),
+        ({"name_patterns": ("*.csv",)}, {"filename": "\x1b[2J\n\u202egpj.exe".encode()}, r"\x1b[2J\n\u202egpj.exe"),
+        ({"name_patterns": ("*.csv",)}, {"filename": b"n" * 9000}, "n" * 100 + "..."),
+        ({"name_patterns": ("*.csv",) * 500}, {"filename": b"a"}, "..., and this file's is a"),
+    ],
+)
+def test_admit_names_what_is_taken_and_what_came(
+    limits: dict[str, tuple[str, ...]], sent: dict[str, bytes], told: str
+) -> None:
+    """In one line that steers no terminal, of a bounded length."""
+    with pytest.raises(errors.TypeNotAllowedError) as caught:
+        _admit(_limited(**limits), metadata=Metadata(tuple(sent.items())))
+    message = caught.value.message
+    assert told in message
+    assert "text/csv, image/*" in message or "*.csv" in message
+    assert message.isprintable()
+    assert len(message) < 800
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        *(
+            (good, True)
+            for good in ("text/csv", "image/*", "*/*", "application/vnd.ms-excel", "image/svg+xml", "text/[!h]*")
+        ),
+        *((bad, False) for bad in ("", "csv", ".csv", "*", "*.csv", "text/csv,image/png", "text/csv;header=present")),
+        *((bad, False) for bad in (" text/csv", "text/csv ", "text / csv", "text/csv image/png", "/", "a/b/c")),
+    ],
+)
+def test_type_that_none_can_be_has_a_problem(pattern: str, fits: bool) -> None:
+    """It would refuse all files without a word."""
+    assert (policy.type_problem(pattern) is None) == fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        *(
+            (good, True)
+            for good in ("*.csv", "data[1].csv", "Smith, John.pdf", "a*,b*.csv", "[.]csv", "*", ".a*", "a.csv")
+        ),
+        *(
+            (bad, False)
+            for bad in ("", " *.csv", "*.csv\n", ".csv", ".tar.gz", "*.csv,*.zip", "*.csv, .zip", "*.{csv,zip}")
+        ),
+        *((bad, False) for bad in ("*.csv;*.zip", "*.csv|*.zip", ".csv,.zip")),
+    ],
+)
+def test_name_that_is_a_mistake_has_a_problem(pattern: str, fits: bool) -> None:
+    """A list in one pattern, or an ending without a star; names with a comma are names."""
+    assert (policy.name_problem(pattern) is None) == fits
 
 
 def test_admit_of_partial_asks_neither_type_nor_number() -> None:

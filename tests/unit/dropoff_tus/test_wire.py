@@ -88,7 +88,7 @@ def test_sizes_below_the_limits_pass_and_above_are_431() -> None:
 
 def test_sizes_of_refused_headers_name_them() -> None:
     """Which of them is too long, printable and short, whatever its name is."""
-    for name, told in (("X-Any", "'X-Any'"), ("X" * 9000, "X" * 64 + "'"), ("\xe4\x1b", r"'\xe4\x1b'")):
+    for name, told in (("X-Any", " X-Any "), ("X" * 9000, "X" * 64 + "... "), ("\xe4\x1b", r" ä\x1b ")):
         with pytest.raises(errors.HeadersTooLargeError) as caught:
             wire.check_sizes([(name, "x" * 16385)])
         assert told in caught.value.message

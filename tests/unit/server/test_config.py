@@ -242,6 +242,13 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ('[tus]\ncors_origins = ["a.example"]', "tus.cors_origins: has an entry that is no origin"),
         ('[log]\nformat = "xml"', 'log.format: must be "json" or "console"'),
         ('[log]\nlevel = "loud"', 'log.level: must be "debug", "info", "warning" or "error"'),
+        ('[dropoffs]\nallowed_types = "text/csv"', "dropoffs.allowed_types: must be a list; write e.g."),
+        ('[dropoffs]\nallowed_types = [".csv"]', "dropoffs.allowed_types: has an entry that is no type and matches"),
+        ('[dropoffs]\nallowed_types = ["text/csv,a/b"]', "dropoffs.allowed_types: has an entry that is no type and"),
+        (
+            '[dropoffs]\nname_patterns = ["*.csv,*.zip"]',
+            "dropoffs.name_patterns: has an entry that is one pattern, not",
+        ),
         ('[dropoffs]\nexpires = "soon"', "dropoffs.expires: is not a time; write a duration from now such as"),
         ('[dropoffs]\nnotify = "a@x.example"', "dropoffs.notify: must be a list; write e.g."),
         ('[dropoffs]\nnotify = ["a@x.example", "Ada"]', "dropoffs.notify: is not a mail address; write e.g."),

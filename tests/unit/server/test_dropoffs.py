@@ -94,6 +94,7 @@ async def test_edit_signs_nothing_that_somebody_wrote_into_the_database() -> Non
         ({"contact": "x" * 1000}, "contact"),
         ({"recipients": ("bad",)}, "recipients"),
         ({"allowed_types": ("csv",)}, "allowed_types"),
+        ({"name_patterns": (".csv",)}, "name_patterns"),
         ({"notify": ("nobody",)}, "notify"),
         ({"opens_at": timedelta(days=3)}, "opens_at"),
         ({"expires_at": timedelta(seconds=0)}, "expires_at"),
