@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -160,17 +160,28 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return
-    origins = request.app[CONFIG].tus.cors_origins
-    if not origins:
-        return
-    response.headers["Vary"] = "Origin"
-    origin = request.headers.get("Origin")
-    if origin is None or (origin not in origins and "*" not in origins):
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-        response.headers["Access-Control-Allow-Methods"] = "POST, HEAD, PATCH, OPTIONS, GET, DELETE"
-        response.headers["Access-Control-Allow-Headers"] = _ALLOW
-        response.headers["Access-Control-Max-Age"] = "86400"
-    else:
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSE
+    if request.app[CONFIG].tus.cors_origins:
+        headers.update(_cors(request))
+
+
+def _cors(request: web.Request) -> Mapping[str, str]:
+    """Return what browsers are told, who ask by whose page a request comes."""
+    config, origin = request.app[CONFIG], request.headers.get("Origin")
+    allowed: dict[str, str] = {"Vary": "Origin"}
+    listed = origin in config.tus.cors_origins and origin != "*"
+    if origin is None or not (listed or "*" in config.tus.cors_origins):
+        return allowed
+    allowed["Access-Control-Allow-Origin"] = origin
+    if listed:
+        # For the site that [checks] asks, which may know its users by a cookie.
+        allowed["Access-Control-Allow-Credentials"] = "true"
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+        return {**allowed, "Access-Control-Expose-Headers": _EXPOSE}
+    if listed and request.headers.get("Access-Control-Request-Private-Network") == "true":
+        allowed["Access-Control-Allow-Private-Network"] = "true"
+    return {
+        **allowed,
+        "Access-Control-Allow-Methods": "POST, HEAD, PATCH, OPTIONS, GET, DELETE",
+        "Access-Control-Allow-Headers": ", ".join((_ALLOW, *config.checks.headers)),
+        "Access-Control-Max-Age": "86400",
+    }

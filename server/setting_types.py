@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo
+from yarl import URL
 
 from dropoff_tus.outbox import EventKind
 from dropoff_tus.policy import name_problem, type_problem
@@ -22,6 +23,7 @@ from server.units import mail_address, mail_addresses, parse_duration, parse_siz
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@%\\\s]+")
 _PATH = re.compile(r"[!-~]*")
 _SOCKET_PATH_BYTES = 107
 """What the system has room for in the name of a unix socket."""
@@ -82,12 +84,28 @@ def _origins(value: object) -> object:
     if not isinstance(value, tuple):
         message = f"must be a list; {help_text}"
         raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
-    for item in value:
-        parts = _url(item)
-        if item != "*" and (parts is None or item != f"{parts.scheme}://{parts.netloc}"):
-            message = f"has an entry that is no origin (scheme, host and port, nothing behind); {help_text}"
-            raise ValueError(message)
-    return value
+    origins = tuple("*" if item == "*" else _origin(item) for item in value)
+    if None in origins:
+        message = f"has an entry that is no origin (scheme, host and port, nothing behind); {help_text}"
+        raise ValueError(message)
+    return origins
+
+
+def _origin(item: object) -> str | None:
+    """Return an origin as browsers write it, of an app's own scheme too; None if it is none, and could never match.
+
+    Source: RFC 6454, section 6.2 (lower case, and no port where it is the scheme's own).
+    """
+    if not isinstance(item, str) or _ORIGIN.fullmatch(item) is None:
+        return None
+    try:
+        url = URL(item).origin()
+        host = str(url.raw_host)
+        if ":" in host or host.rpartition(".")[2].isdigit():
+            ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return str(url) if ":" in host or _HOST.fullmatch(host) else None
 
 
 def _url(value: object) -> Any:  # noqa: ANN401 - urllib's parts, or None

@@ -94,6 +94,49 @@ def test_cors_of_other_origin_is_not_allowed(site: TusSite) -> None:
         assert "origin" in _names(answer, "Vary")
 
 
+def _preflight(site: TusSite, origin: str) -> Response:
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Private-Network": "true"}
+    return site.request("OPTIONS", site.upload_url, {"Origin": origin, **asked})
+
+
+def test_cors_of_listed_origins_allows_credentials_and_what_the_site_is_told(tmp_path: Path) -> None:
+    """However an origin was written, an app's too; and a page of the internet may reach into a private network."""
+    written = "HTTPS://Portal.Example.ORG:443, http://[0:0:0:0:0:0:0:1]:3000, capacitor://localhost"
+    settings = {"TUS__CORS_ORIGINS": written, "CHECKS__HEADERS": "Cookie, X-Portal-User"}
+    with ServerProcess(tmp_path, environment=settings) as server:
+        site = server.drop.site
+        for origin in ("https://portal.example.org", "http://[::1]:3000", "capacitor://localhost"):
+            asked = _preflight(site, origin)
+            assert {"x-portal-user", "cookie", "dropoff-code"} <= _names(asked, "Access-Control-Allow-Headers")
+            assert asked.needed("Access-Control-Allow-Private-Network") == "true"
+            refused = site.post({"Upload-Length": "x", "Origin": origin})
+            for answer in (asked, refused):
+                assert answer.needed("Access-Control-Allow-Origin") == origin
+                assert answer.needed("Access-Control-Allow-Credentials") == "true"
+            assert refused.header("Access-Control-Allow-Private-Network") is None
+        for origin in ("https://portal.example.org:443", "https://other.example", "null", "*"):
+            assert not [
+                name for name, _ in _preflight(site, origin).headers if name.lower().startswith("access-control")
+            ]
+        usual = {"Origin": "https://portal.example.org", "Access-Control-Request-Method": "PATCH"}
+        asked = site.request("OPTIONS", site.upload_url, usual)
+        assert asked.header("Access-Control-Allow-Private-Network") is None
+
+
+def test_cors_of_all_origins_allows_neither_credentials_nor_private_networks(tmp_path: Path) -> None:
+    """Only those that are listed by name may act for whoever sits before the browser."""
+    settings = {"TUS__CORS_ORIGINS": "*, https://portal.example.org", "CHECKS__HEADERS": "X-Portal-User"}
+    with ServerProcess(tmp_path, environment=settings) as server:
+        for origin in ("https://anything.example", "null", "*"):
+            answer = _preflight(server.drop.site, origin)
+            assert answer.needed("Access-Control-Allow-Origin") == origin
+            assert "x-portal-user" in _names(answer, "Access-Control-Allow-Headers")
+            assert answer.header("Access-Control-Allow-Credentials") is None
+            assert answer.header("Access-Control-Allow-Private-Network") is None
+        answer = _preflight(server.drop.site, "https://portal.example.org")
+        assert answer.needed("Access-Control-Allow-Credentials") == "true"
+
+
 # ---- Location ------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The configuration: what is read, and what each mistake is answered with."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -84,6 +85,63 @@ def test_paths_are_relative_to_the_file(load: Load, tmp_path: Path) -> None:
     assert config.keys.signing_key == str(tmp_path / "signing-key")
     assert config.keys.code_key == "command:vault"
     assert config.catalog.url == f"sqlite:///{tmp_path}/catalog.sqlite3"
+
+
+_ORIGINS = {
+    "https://portal.example.org:443": "https://portal.example.org",
+    "http://portal.example.org:80": "http://portal.example.org",
+    "http://portal.example.org:443": "http://portal.example.org:443",
+    "HTTPS://Portal.Example.ORG:08443": "https://portal.example.org:8443",
+    "http://[0:0:0:0:0:0:0:1]:3000": "http://[::1]:3000",
+    "https://[2001:DB8::0001]": "https://[2001:db8::1]",
+    "https://M\xfcnchen.example": "https://xn--mnchen-3ya.example",
+    "http://127.0.0.1:8080": "http://127.0.0.1:8080",
+    "capacitor://localhost": "capacitor://localhost",
+    "ionic://LOCALHOST": "ionic://localhost",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop": "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "app://obsidian.md": "app://obsidian.md",
+    "*": "*",
+}
+_NO_ORIGINS = (
+    *(
+        "null",
+        "",
+        "https://",
+        "file://",
+        "https:a.example",
+        "https://a.example/x",
+        "https://a.example?",
+        "https://a.example#",
+    ),
+    *(
+        "https://*.example.org",
+        "https://user@a.example",
+        "https://a.example:99999",
+        "https://a.example:x",
+        "https://[::1",
+    ),
+    *(
+        "https://127.1",
+        "https://1.2.3.400",
+        "https://[fe80::1%25eth0]",
+        "https://a b.example",
+        "https://a,b.example",
+        7,
+    ),
+)
+
+
+def test_origins_are_written_as_browsers_write_them(load: Load) -> None:
+    """So each of them matches what a browser sends."""
+    config = load(f"[tus]\ncors_origins = {json.dumps(list(_ORIGINS))}")
+    assert config.tus.cors_origins == tuple(_ORIGINS.values())
+
+
+@pytest.mark.parametrize("origin", _NO_ORIGINS)
+def test_origin_that_could_never_match_is_refused(load: Load, origin: object) -> None:
+    """Told at the start, instead of by a browser that says nothing."""
+    with pytest.raises(ConfigError, match=r"tus\.cors_origins: has an entry that is no origin"):
+        load(f"[tus]\ncors_origins = {json.dumps(['https://a.example', origin])}")
 
 
 @pytest.mark.parametrize(
