@@ -19,6 +19,8 @@ _FORGIVING = str.maketrans(
     {"O": "0", "I": "1", "L": "1"}
     | {chr(number): None for number in range(128) if chr(number) not in string.ascii_letters + string.digits}
 )
+PROBE_DROP_ID = "d0c70000-7e57-4d70-b0ff-000000000000"
+"""The drop-off of `doctor`. Nobody outside is asked about its uploads, or told of them."""
 _MOST_TYPED_CHARACTERS = 256
 """What is longer is no code, whatever is left out of it, and not worth looking at each character of."""
 

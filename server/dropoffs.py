@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypedDict
 
 from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError
-from dropoff_tus.ids import CODE_BYTES, format_code, is_drop_id
+from dropoff_tus.ids import CODE_BYTES, PROBE_DROP_ID, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.policy import name_problem, type_problem
 from dropoff_tus.ports.catalog import Catalog
@@ -49,6 +49,7 @@ class NewDrop:
     notify: tuple[str, ...] = ()
     retain_seconds: int = 0
     contact: str = ""
+    for_doctor: bool = False
 
 
 class DropEdit(TypedDict, total=False):
@@ -94,7 +95,8 @@ class Dropoffs:
         if new.id is not None and not is_drop_id(new.id):
             raise InvalidFieldError("id", "must be a UUID of version 4 in lower case, e.g. from `uuidgen -r`")
         self._check_own(new.recipients)
-        drop_id = new.id or str(uuid.uuid4())
+        _check_not_doctors(new.id)
+        drop_id = PROBE_DROP_ID if new.for_doctor else new.id or str(uuid.uuid4())
         code = format_code(os.urandom(CODE_BYTES)) if new.with_code else None
         mode = Mode.SEALED if new.sealed else Mode.MANAGED
         dropoff = Dropoff(
@@ -129,6 +131,7 @@ class Dropoffs:
             InvalidFieldError: Something of it cannot be; nothing was changed.
             PolicyTamperedError: The present mode and recipients are not those that were signed; nothing was changed.
         """
+        _check_not_doctors(drop_id)
         now = self._clock.now()
         if edit.get("has_code"):
             raise InvalidFieldError(
@@ -208,12 +211,20 @@ class Dropoffs:
 
         Raises:
             DropoffNotFoundError: There is no such drop-off.
+            InvalidFieldError: It is that of `doctor`.
         """
+        _check_not_doctors(drop_id)
         dropoff = await self._catalog.dropoff(drop_id)
         code = format_code(os.urandom(CODE_BYTES))
         if dropoff is None or not await self._catalog.set_code(drop_id, self._keys.code_mac(code)):
             raise unknown()
         return dropoff, code
+
+
+def _check_not_doctors(drop_id: str | None) -> None:
+    """Refuse to let anybody else into a drop-off of whose uploads nobody is told."""
+    if drop_id == PROBE_DROP_ID:
+        raise InvalidFieldError("id", "is that of `dropoff-tus doctor`, which nobody else can use; take another")
 
 
 def _check_addresses(addresses: Sequence[str]) -> None:

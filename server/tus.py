@@ -6,7 +6,7 @@ from multidict import CIMultiDict
 from dropoff_tus import protocol, wire
 from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
 from dropoff_tus.headers import Fields
-from dropoff_tus.ids import is_drop_id, is_token, upload_id
+from dropoff_tus.ids import PROBE_DROP_ID, is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, UploadState
 from server import download
@@ -73,7 +73,7 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
         empty = wire.may_be_empty(headers) and await body.is_empty(config.tus.body_idle_timeout)
         create = wire.parse_create(headers, drop_id=drop_id, presented=code, empty=empty)
         remote_check = request.app.get(REMOTE_CHECK)
-        if remote_check is not None:
+        if remote_check is not None and drop_id != PROBE_DROP_ID:
             create = await remote_check.approve(drop_id, create, headers)
         created = await request.app[UPLOADS].create(grant, drop_url, create, body)
     finally:

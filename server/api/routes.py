@@ -127,7 +127,7 @@ ROUTES = (
         Scope.DROPS_WRITE,
         drops.new_code,
         NewDropAnswer,
-        refusals=(404,),
+        refusals=(404, 422),
     ),
     Route(
         "GET",

@@ -162,17 +162,17 @@ def _token(location: str) -> str:
 
 async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
-    from dropoff_tus.ids import CODE_BYTES, format_code
+    from dropoff_tus.ids import CODE_BYTES, PROBE_DROP_ID, format_code
     from dropoff_tus.model import Limits
     from server.dropoffs import NewDrop
 
-    for dropoff in await services.catalog.dropoffs():
-        if dropoff.name == _DROP_NAME and not dropoff.ended:
-            code = format_code(os.urandom(CODE_BYTES))
-            await services.catalog.set_code(dropoff.id, services.keys.code_mac(code))
-            await services.catalog.set_closed(dropoff.id, closed=False)
-            return dropoff.id, code
-    made, first_code = await create_drop(services.catalog, services.keys, NewDrop(name=_DROP_NAME, limits=Limits()))
+    if await services.catalog.dropoff(PROBE_DROP_ID) is not None:
+        code = format_code(os.urandom(CODE_BYTES))
+        await services.catalog.set_code(PROBE_DROP_ID, services.keys.code_mac(code))
+        await services.catalog.set_closed(PROBE_DROP_ID, closed=False)
+        return PROBE_DROP_ID, code
+    new = NewDrop(name=_DROP_NAME, limits=Limits(), for_doctor=True)
+    made, first_code = await create_drop(services.catalog, services.keys, new)
     return made.id, first_code or ""
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dropoff_tus.audit import Act, Actor, Event, actor
+from dropoff_tus.ids import PROBE_DROP_ID
 from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName, Sinks, event_id
 from storage.catalog import audit, statements
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 def note(transaction: Transaction, sinks: Sinks, kind: EventKind, upload: UploadRow, at: datetime) -> None:
     """Write an event for each sink that wants it. One that waits already is not written twice."""
-    if upload.role is Role.PARTIAL:
+    if upload.role is Role.PARTIAL or upload.drop_id == PROBE_DROP_ID:
         return
     found = event_id(upload.id, kind)
     for name, sink in sinks.items():

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from tests.support.api_client import Api
+from tests.support.hook_server import HookServer
 from tests.support.programs import require_program
 from tests.support.server_process import ServerProcess, free_port_pair
 
@@ -102,6 +105,53 @@ def test_doctor_of_a_healthy_server_makes_an_upload_and_leaves_nothing(
     assert not re.search(r"[0-9a-f]{32}", said)
     ours = [drop for drop in server.cli_json("drop", "list") if drop["name"] == "dropoff-tus doctor"]
     assert [drop["closed"] for drop in ours] == [True]
+
+
+def test_doctor_asks_and_tells_nobody_outside(tmp_path: Path) -> None:
+    """A site that is asked before uploads, or told of them, would take the doctor's for somebody's."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret that is long enough")
+    secret.chmod(0o600)
+
+    async def take(_request: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+    events = ("created", "complete", "rejected", "terminated", "expired", "deleted")
+    with HookServer(take) as site:
+        settings = {
+            "WEBHOOK__URL": site.url,
+            "WEBHOOK__SECRET": str(secret),
+            "WEBHOOK__EVENTS": ",".join(f"upload.{event}" for event in events),
+            "WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+            "CHECKS__WEBHOOK": site.url,
+            "CHECKS__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+        }
+        with ServerProcess(tmp_path, environment=settings) as server:
+            for _ in range(2):
+                assert {name for name, check in _checks(server).items() if check["status"] == "problem"} == set()
+            assert server.cli_json("outbox", "list") == []
+            server.drop.site.upload(b"content")
+            told = site.wait_for(3)
+    assert sorted(request.json["Type"] for request in told) == ["post-create", "post-finish", "pre-create"]
+    assert all(server.drop.id in request.json["Event"]["HTTPRequest"]["URI"] for request in told)
+
+
+def test_drop_off_of_the_doctor_is_nobody_elses(tmp_path: Path) -> None:
+    """Through it uploads would come in of which nobody is asked or told."""
+    with ServerProcess(tmp_path) as server:
+        _checks(server)
+        (probe,) = [drop["id"] for drop in server.cli_json("drop", "list") if drop["name"] == "dropoff-tus doctor"]
+        for line in (f"edit {probe} --no-code", f"new-code {probe}", f"create --name x --id {probe}"):
+            done = server.cli("drop", *line.split(), check=False)
+            assert done.returncode == 1
+            assert "is that of `dropoff-tus doctor`" in done.stderr.decode(), line
+        api = Api.with_scopes(server, "drops:write")
+        for method, path, body in (
+            ("POST", "/drops", {"name": "x", "id": probe}),
+            ("PATCH", f"/drops/{probe}", {"has_code": False}),
+            ("POST", f"/drops/{probe}/new-code", None),
+        ):
+            assert api(method, path, body).status == 422
 
 
 @pytest.mark.parametrize(
