@@ -7,6 +7,7 @@ worked (the kernel may have dropped the dirty pages): `SyncFailedError` tells th
 Source: docs/format.md, Order of writes.
 """
 
+import ctypes
 import errno
 import os
 import signal
@@ -18,6 +19,7 @@ _FAILPOINT_VARIABLE = "DROPOFF_TUS_FAILPOINT"
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 class SyncFailedError(OSError):
@@ -85,13 +87,55 @@ class Calls:
         """Give a file another name, in place of what had it."""
         path.replace(target)
 
-    def link(self, path: Path, target: Path) -> None:
-        """Give a file a second name, which must be free."""
-        target.hardlink_to(path)
+    def rename_new(self, path: Path, target: Path) -> None:
+        """Give a file a name that must be free. It may keep the other one too, for the caller to take away."""
+        rename_new(path, target)
 
     def unlink(self, path: Path) -> None:
         """Take a name away."""
         path.unlink()
+
+
+def rename_new(path: Path, target: Path) -> None:
+    """Give a file a name that must be free, in whatever way the file system has. It may keep the other one too.
+
+    A rename that replaces nothing is one step. Some file systems have only links for that (NFS), and some neither
+    (exFAT, folders shared with a virtual machine): there an empty file takes the name first, and a crash may leave it.
+
+    Raises:
+        FileExistsError: The name is taken; what has it stays.
+        OSError: The disk failed.
+    """
+    try:
+        _rename_noreplace(path, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        try:
+            target.hardlink_to(path)
+        except FileExistsError:
+            raise
+        except OSError:
+            _rename_over_empty(path, target)
+
+
+def _rename_noreplace(path: Path, target: Path) -> None:
+    """Source: rename(2), RENAME_NOREPLACE."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+
+
+def _rename_over_empty(path: Path, target: Path) -> None:
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    try:
+        path.replace(target)
+    except OSError:
+        target.unlink()
+        raise
 
 
 calls = Calls()
@@ -224,14 +268,14 @@ class Disk:
         calls.rename(temporary, path)
         self.sync_path(path.parent)
 
-    def link(self, path: Path, target: Path) -> None:
-        """Give a file a second name; nothing is synced.
+    def rename_new(self, path: Path, target: Path) -> None:
+        """Give a file a name that must be free; it may keep the other one too. Nothing is synced.
 
         Raises:
             FileExistsError: The name is taken; what has it stays.
         """
-        failpoint("link")
-        calls.link(path, target)
+        failpoint("rename-new")
+        calls.rename_new(path, target)
 
     def remove(self, path: Path) -> bool:
         """Unlink a file; tell whether it was there."""

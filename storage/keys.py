@@ -236,12 +236,18 @@ def read_identity_file(path: Path) -> list[str]:
         raise KeySourceError(message) from None
 
 
-def generate_root_identity(path: Path, key_type: str) -> str:
-    """Make a root identity in a new file of the owner's alone, and return its recipient."""
+def new_root_identity(key_type: str) -> tuple[str, str]:
+    """Make a root identity; return the text of its file, and its recipient."""
     identity = Identity.generate(KeyType(key_type))
     text = f"# dropoff-tus root identity: opens every upload. Keep it off the server.\n{identity.secret_text()}\n"
+    return text, str(identity.recipient)
+
+
+def generate_root_identity(path: Path, key_type: str) -> str:
+    """Make a root identity in a new file of the owner's alone, and return its recipient."""
+    text, recipient = new_root_identity(key_type)
     write_owner_only(path, text)
-    return str(identity.recipient)
+    return recipient
 
 
 def generate_server_keys(folder: Path) -> KeyPlaces:

@@ -58,10 +58,10 @@ def read_source(name: str, source: str) -> str:
 
 
 def source_file(name: str, source: str) -> Path | None:
-    """Return the file that a key is read from; None if it comes from elsewhere and cannot be replaced here."""
+    """Return the file that a key is read from, where links lead; None if it comes from elsewhere and has no file."""
     if _credential(name) is not None or source.startswith(_COMMAND):
         return None
-    return Path(source)
+    return Path(source).resolve()
 
 
 def _credential(name: str) -> Path | None:
@@ -147,13 +147,12 @@ def _opened_owner_only(path: Path, name: str, otherwise: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def write_owner_only(path: Path, text: str, *, existing_ok: bool = False) -> None:
+def write_owner_only(path: Path, text: str) -> None:
     """Write a new secret so that it appears whole and durable, or not at all.
 
     Args:
         path: Where; never replaced.
         text: ASCII.
-        existing_ok: Leave a file that is there already, without an error.
 
     Raises:
         KeySourceError: There is a file already, or it cannot be written.
@@ -162,12 +161,11 @@ def write_owner_only(path: Path, text: str, *, existing_ok: bool = False) -> Non
     try:
         try:
             _write_synced(temporary, text)
-            # A link, not a rename: it never replaces a key that another process made meanwhile.
-            _DISK.link(temporary, path)
+            # Never in place of a key that another process made meanwhile.
+            _DISK.rename_new(temporary, path)
         except FileExistsError:
-            if not existing_ok:
-                message = f"{path} exists already and was left as it is"
-                raise KeySourceError(message) from None
+            message = f"{path} exists already and was left as it is"
+            raise KeySourceError(message) from None
         finally:
             _DISK.remove(temporary)
         _DISK.sync_path(path.parent)

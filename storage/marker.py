@@ -114,7 +114,7 @@ def _write_first(disk: Disk, folder: Path, store_id: str) -> str:
         disk.sync_path(temporary)
         # Of several that start at once the first gives the id.
         with contextlib.suppress(FileExistsError):
-            disk.link(temporary, folder / NAME)
+            disk.rename_new(temporary, folder / NAME)
     finally:
         disk.remove(temporary)
     disk.sync_path(folder)

@@ -86,8 +86,8 @@ class SigningRotation:
             RotationError: The source cannot be replaced and there is no output, or output holds something else.
             KeySourceError: The old key cannot be had.
         """
-        file = source_file(_NAME, source)
-        if file is None and output is None:
+        path = output or source_file(_NAME, source)
+        if path is None:
             message = "the signing key does not come from a file; name a new one with --output and put it in place then"
             raise RotationError(message)
         found = SigningKeyFile.parse(read_source(_NAME, source))
@@ -97,7 +97,7 @@ class SigningRotation:
         self._old, self._retired = found.private, found.retired
         self._old_public = public_of(found.private)
         self._output = output
-        self._path = output or Path(source)
+        self._path = path
         self.resumed = found.following is not None
         self._new = found.following or self._begun_elsewhere() or new_signing_key()
         self.new_public = public_of(self._new)

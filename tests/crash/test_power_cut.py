@@ -86,7 +86,7 @@ async def _cut_everywhere(kit: StoreKit, recorder: Recorder, folder: Path, plan:
             sent, lucks = change.note, [0.0]
         else:
             medium.apply(change)
-            if change.kind in {"unlink", "rename", "link"}:
+            if change.kind in {"unlink", "rename"}:
                 lucks = [1.0]
             if chance.random() < share:
                 lucks += [*_LUCKS, *([0.5] * plan.draws)][: plan.draws]

@@ -116,11 +116,11 @@ class Recorder(UnsyncedCalls):
             super().rename(path, target)
             self._add(Change("rename", path=self._name(path), target=self._name(target)))
 
-    def link(self, path: Path, target: Path) -> None:
+    def rename_new(self, path: Path, target: Path) -> None:
         """See `Calls`."""
         with self._step():
-            super().link(path, target)
-            self._add(Change("link", path=self._name(path), target=self._name(target)))
+            super().rename_new(path, target)
+            self._add(Change("rename", path=self._name(path), target=self._name(target)))
 
     def unlink(self, path: Path) -> None:
         """See `Calls`."""
@@ -185,7 +185,7 @@ class Medium:
                 self._parent(name).entries[Path(name).name] = [node]
             self._by_inode[inode] = node
 
-    def apply(self, change: Change) -> None:  # noqa: C901 - one branch a kind
+    def apply(self, change: Change) -> None:
         """Advance by one change."""
         if change.kind in {"mkdir", "create"}:
             node: _Node = _Folder() if change.kind == "mkdir" else _File()
@@ -210,11 +210,10 @@ class Medium:
                         del values[:-1]
         elif change.kind == "unlink":
             self._enter(change.path, None)
-        elif change.kind in {"rename", "link"}:
+        elif change.kind == "rename":
             moved = self._find(change.path)
             self._enter(change.target, moved)
-            if change.kind == "rename":
-                self._enter(change.path, None)
+            self._enter(change.path, None)
 
     def survive(self, folder: Path, chance: random.Random, luck: float) -> None:
         """Write a state that may have survived into an empty folder.

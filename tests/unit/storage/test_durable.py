@@ -3,6 +3,7 @@
 import ast
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,42 @@ def test_durable_replace_leaves_the_old_file_where_it_fails(tmp_path: Path, monk
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         disk.replace(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("refused", [(), ("rename",), ("rename", "link")], ids=["rename", "link", "neither"])
+def test_new_name_is_given_once_whatever_the_file_system_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]
+) -> None:
+    """Of several who want it one gets it, whole; a name that is taken stays, be it a link that leads nowhere."""
+
+    def cannot(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if "rename" in refused:
+        monkeypatch.setattr(durable, "_rename_noreplace", cannot)
+    if "link" in refused:
+        monkeypatch.setattr(Path, "hardlink_to", cannot)
+    disk, new, got = Disk(sync=True), tmp_path / "name", []
+
+    def want(number: int) -> None:
+        temporary = tmp_path / f"temporary-{number}"
+        disk.write_new(temporary, f"{number}".encode())
+        try:
+            disk.rename_new(temporary, new)
+            got.append(f"{number}")
+        except FileExistsError:
+            pass
+        finally:
+            disk.remove(temporary)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(want, range(8)))
+    assert [new.read_text()] == got
+    assert list(tmp_path.iterdir()) == [new]
+    new.unlink()
+    new.symlink_to("nowhere")
+    want(9)
+    assert (new.is_symlink(), len(got)) == (True, 1)
+    with pytest.raises(FileNotFoundError):
+        disk.rename_new(tmp_path / "missing", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -308,6 +308,17 @@ async def test_key_that_comes_from_a_command_is_rotated_into_another_file(tmp_pa
         SigningRotation(kit.settings, source, foreign)
 
 
+def test_key_behind_a_link_is_rotated_where_it_lies(tmp_path: Path) -> None:
+    """The link stays one, and leads to the new key."""
+    kit = StoreKit(tmp_path)
+    key, elsewhere = Path(kit.places.signing_key), tmp_path / "elsewhere"
+    key.rename(elsewhere)
+    key.symlink_to(elsewhere)
+    rotation = rotate(kit)
+    assert key.is_symlink()
+    assert SigningKeyFile.parse(elsewhere.read_text("ascii")).key().id == rotation.new_id
+
+
 def test_store_is_held_by_many_or_by_one(tmp_path: Path) -> None:
     """A rotation waits for nobody and lets nobody in."""
     (tmp_path / "store").mkdir()

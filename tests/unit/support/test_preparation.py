@@ -78,7 +78,8 @@ def _packages(programs: Path, *, uid: int, sudo: bool, **environment: str) -> su
     _script(programs / "env", f'echo "$@" >>"{programs}/called"')
     _script(programs / "apt-get", f'echo apt-get "$@" >>"{programs}/called"')
     _script(programs / "sudo", f'echo "sudo $1" >>"{programs}/called"; shift; exec "$@"' if sudo else "exit 1")
-    for name in ("cc", "curl", "initdb", "make", "nginx", "node", "npm", "openssl", "python3", "setpriv"):
+    present = "cc curl initdb make mkfs.exfat mount.exfat-fuse nginx node npm openssl python3 setpriv"
+    for name in present.split():
         if not (programs / name).exists():
             _script(programs / name, "exit 0")
     return _run(programs, "/bin/bash", ".ci/packages", **environment)
