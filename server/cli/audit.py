@@ -13,7 +13,7 @@ import typer
 
 from server.cli.context import ConfigOption, JsonOption, group, with_catalog
 from server.cli.output import CommandError, note, print_json, say, steps
-from server.cli.target import new_file
+from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -41,9 +41,7 @@ async def _pages(catalog: SqlCatalog, since: int) -> AsyncIterator[Rows]:
 @app.command()
 def export(
     since: Annotated[int, typer.Option("--since", metavar="N", help="Rows after this number only.", min=0)] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="PATH", help="A new file; else stdout.", show_default=False)
-    ] = None,
+    output: Annotated[str, typer.Option("--output", metavar="PATH", help="A new file, or - for stdout.")] = STDOUT,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,29 +49,30 @@ def export(
 
     Keep the file on another machine: `audit verify --anchor FILE` shows later whether all of it is still there as it
     was, which nothing on this machine alone can. Rows hold ids, numbers and fixed words; docs/audit.md says which. With
-    --json and no --output the rows are one JSON document.
+    --json on stdout the rows are one JSON document.
 
     Example: dropoff-tus audit export --output audit-2026-03.jsonl
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        if output is None:
+        if output == STDOUT:
             rows: list[str] = []
             found = await _copy(catalog, _signing_key(conf), since, rows.append if as_json else say)
             return {"rows": [json.loads(row) for row in rows], **found}
-        with new_file(output, replace=False) as file:
+        with output_file(output) as file:
 
             def write(line: str) -> None:
                 file.write(line.encode() + b"\n")
 
             found = await _copy(catalog, _signing_key(conf), since, write)
             write(found["checkpoint"])
-        return {"output": str(output), **found}
+        return {"output": output, **found}
 
+    check_output(output, as_json=False)
     found = with_catalog(config, work)
     if as_json:
         print_json(found)
-    elif output is None:
+    elif output == STDOUT:
         say(found["checkpoint"])
     else:
         note(f"{found['count']} rows in all, the last with the hash {found['hash']}")

@@ -21,6 +21,7 @@ from server.cli.context import (
     with_services,
 )
 from server.cli.output import CommandError, note, print_json, say, steps
+from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -33,12 +34,17 @@ app = group("Make, show and rotate keys.")
 
 @app.command()
 def generate(
-    output: Annotated[Path, typer.Option("--output", help="A new file for the identity.", show_default=False)],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", metavar="PATH", help="A new file for the identity, or - for stdout.", show_default=False
+        ),
+    ],
     key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519.")] = "hybrid",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an age identity in a file of yours alone, and print its recipient.
+    """Make an age identity in a file of yours alone, and print its recipient; on stderr if the identity is on stdout.
 
     The recipient goes into keys.root_recipients or --recipient; the file opens uploads and belongs on another machine.
 
@@ -48,11 +54,16 @@ def generate(
     if key_type not in {"hybrid", "x25519"}:
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
-    from storage.keys import generate_root_identity
+    check_output(output, as_json=as_json)
+    from storage.keys import new_root_identity
 
-    recipient = generate_root_identity(output, key_type)
+    text, recipient = new_root_identity(key_type)
+    with output_file(output) as file:
+        file.write(text.encode("ascii"))
     if as_json:
-        print_json({"identity_file": str(output), "recipient": recipient})
+        print_json({"identity_file": output, "recipient": recipient})
+    elif output == STDOUT:
+        note(recipient)
     else:
         say(recipient)
 
@@ -204,6 +215,8 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
     from server.services import identify_store, store_settings
     from storage.rotation import SigningRotation, hold_store
 
+    if output is not None:
+        _check_key_file(output)
     loaded = read_config(config)
     settings = store_settings(loaded)
     # With another folder in its place the old key would retire, and what it signed would stay behind.
@@ -219,6 +232,13 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
             message = f"the disk failed ({error.strerror}); nothing was lost, run the command again to go on"
             raise CommandError(message) from None
     _report_signing(rotation, reports, output, dry_run=dry_run, as_json=as_json)
+
+
+def _check_key_file(output: Path) -> None:
+    if str(output) == STDOUT:
+        message = "a run that was cut off goes on with the new key, so it needs a file; name one with --output"
+        raise CommandError(message)
+    check_output(output, as_json=False)
 
 
 def _hand_over(rotation: SigningRotation, *, dry_run: bool) -> list[Handed]:

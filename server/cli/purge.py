@@ -14,7 +14,7 @@ import typer
 from server.cli.context import ConfigOption, JsonOption, pinned_key, with_services
 from server.cli.output import CommandError, note, print_json, say, show, steps
 from server.cli.receipts import signed_line
-from server.cli.target import new_file
+from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -35,7 +35,11 @@ def purge(
     drop_id: Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="PATH", help="A new file for the certificate; else erasure-ID.txt here."),
+        typer.Option(
+            "--output",
+            metavar="PATH",
+            help="A new file for the certificate, or - for stdout; else erasure-ID.txt here.",
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: ConfigOption = None,
@@ -51,12 +55,13 @@ def purge(
     Example: dropoff-tus drop purge 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output erasure.txt
     """
     target = output or Path(f"erasure-{Path(drop_id).name}.txt")
+    there = check_output(target, as_json=as_json)
     if not yes:
         if not sys.stdin.isatty() or as_json:
             message = "there is nobody to ask; say --yes to shred without asking. Nothing was changed"
             raise CommandError(message)
         typer.confirm("Shred everything of this drop-off? There is no way back", abort=True, err=True)
-    earlier = _certificate_in(target, drop_id)
+    earlier = _certificate_in(target, drop_id) if there else None
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
         return await _purge(services, drop_id, target, earlier)
@@ -83,23 +88,20 @@ def _explain(found: dict[str, Any]) -> None:
             "`dropoff-tus store check` names them"
         )
     if not found["kept"]:
-        note(f"removed {found['removed']} uploads; the certificate is in {found['certificate']}; {_BACKUPS}")
+        place = "on stdout" if found["certificate"] == STDOUT else f"in {found['certificate']}"
+        note(f"removed {found['removed']} uploads; the certificate is {place}; {_BACKUPS}")
 
 
-def _certificate_in(target: Path, drop_id: str) -> bytes | None:
-    """Return the certificate that an earlier run left; None where there is no such file.
+def _certificate_in(target: Path, drop_id: str) -> bytes:
+    """Return the certificate that an earlier run left.
 
     Raises:
         CommandError: Something else has the name.
     """
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         line = target.read_bytes()
         if json.loads(line.rpartition(b" ")[0])["drop"] == drop_id:
             return line
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     message = f"{target} exists already; name another file for the certificate. Nothing was changed"
     raise CommandError(message)
 
@@ -122,7 +124,7 @@ async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes 
     failpoint("before-certificate")
     if earlier is None:
         line = services.purger.certificate(purged)
-        with new_file(target, replace=False) as file:
+        with output_file(target) as file:
             file.write(line)
         failpoint("after-certificate")
         digest = await services.purger.record(purged, line)

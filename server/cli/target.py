@@ -1,30 +1,55 @@
-"""A file that appears under its name only when it is whole, and never in place of one that came meanwhile.
+"""Where a command writes: stdout, or a file that appears under its name only when it is whole.
 
-Where the file system can, the file has no name while it is written, so that not even a killed process leaves plain
-bytes behind. Elsewhere (FAT, some network shares) it has a hidden name, removed on every way out.
+A file never takes the place of one that came meanwhile, and no link, pipe or device is ever replaced. Where the file
+system can, the file has no name while it is written, so that not even a killed process leaves plain bytes behind.
+Elsewhere (FAT, some network shares) it has a hidden name, removed on every way out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from server.cli.output import CommandError
+from server.cli.output import CommandError, writing
+from storage.durable import rename_new
 
-_CANNOT = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
-"""How file systems and old kernels say that they know no unnamed files."""
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+STDOUT = "-"
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, replace: bool, otherwise: str = "choose another name") -> Iterator[BinaryIO]:
+def output_file(output: str | Path, *, replace: bool = False, otherwise: str = "") -> Iterator[BinaryIO]:
+    """Write to what `--output` names: stdout for `-`, else a new file; see `new_file`."""
+    if str(output) != STDOUT:
+        with new_file(Path(output), replace=replace, otherwise=otherwise or "choose another name") as file:
+            yield file
+        return
+    with writing():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+
+def check_output(output: str | Path, *, as_json: bool) -> bool:
+    """Tell whether an ordinary file has the name that `--output` gives, before there is anything to write.
+
+    Raises:
+        CommandError: A command cannot write there.
+    """
+    if str(output) != STDOUT:
+        return _is_there(Path(output))
+    if as_json:
+        message = "--json and --output - both want stdout; write to a file, or leave out --json"
+        raise CommandError(message)
+    return False
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool = False, otherwise: str = "choose another name") -> Iterator[BinaryIO]:
     """Write a file of the caller's own; when the block ends well it is durable and has its name.
 
     Args:
@@ -68,22 +93,31 @@ def _is_there(target: Path) -> bool:
     except OSError as error:
         message = f"cannot write {target}: {error.strerror}"
         raise CommandError(message) from None
-    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-        message = f"{target} is no ordinary file and was left as it is; choose another name, or --output - for stdout"
+    if not stat.S_ISREG(mode):
+        # A link may lead to what is read elsewhere, /dev/stdout to a pipe.
+        message = (
+            f"{target} is no ordinary file but a link, a pipe, a device or a folder, and was left as it is; "
+            f"name another file, or {STDOUT} for stdout"
+        )
         raise CommandError(message)
     return True
 
 
 def _open(target: Path) -> tuple[BinaryIO, Path | None]:
     """Open a new file for its owner alone, unnamed (None) or under a hidden name."""
-    with contextlib.suppress(NotADirectoryError):
-        try:
-            return os.fdopen(os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb"), None
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                raise
     hidden = _hidden_name(target)
-    return os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"), hidden
+    try:
+        # Tried with an empty one: where the system gives it no name later, all the writing would be in vain.
+        with _open_unnamed(target.parent) as probe:
+            _link(probe, hidden)
+        hidden.unlink()
+        return _open_unnamed(target.parent), None
+    except OSError:
+        return os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"), hidden
+
+
+def _open_unnamed(folder: Path) -> BinaryIO:
+    return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb")
 
 
 def _hidden_name(target: Path) -> Path:
@@ -97,13 +131,14 @@ def _publish(file: BinaryIO, hidden: Path | None, target: Path, *, replace: bool
             hidden = _hidden_name(target)
             _link(file, hidden)
         try:
+            _is_there(target)
             hidden.replace(target)
         finally:
             hidden.unlink(missing_ok=True)
     elif hidden is None:
         _link(file, target)
     else:
-        _rename_new(hidden, target)
+        rename_new(hidden, target)
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there all the same
@@ -120,15 +155,3 @@ def _link(file: BinaryIO, name: Path) -> None:
         os.link(str(file.fileno()), name, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
         os.close(descriptors)
-
-
-def _rename_new(old: Path, new: Path) -> None:
-    """Rename, but never over another file; on file systems without that, by a link. Source: rename(2)."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is not None:
-        if rename(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) == 0:
-            return
-        number = ctypes.get_errno()
-        if number not in {errno.EINVAL, errno.ENOSYS}:
-            raise OSError(number, os.strerror(number), str(new))
-    new.hardlink_to(old)

@@ -6,13 +6,13 @@ import asyncio
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_copy, with_services
 from server.cli.output import CommandError, note, print_json, progress, say, show
-from server.cli.target import new_file
+from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -148,10 +148,8 @@ def export(
     """
     identities = identities_in(identity)
     wanted = _parse_range(part)
-    if output == "-" and as_json:
-        message = "--json and --output - both want stdout; write to a file, or leave out --json"
-        raise CommandError(message)
-    if output == "-" and sys.stdout.isatty():
+    check_output(output, as_json=as_json)
+    if output == STDOUT and sys.stdout.isatty():
         message = "stdout is a terminal, which the file could steer; send it on with > or |, or write to a file"
         raise CommandError(message)
 
@@ -170,15 +168,17 @@ def export(
             drop_id = (await store.stat(found)).drop_id
             await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
         pieces = store.read(found, start=start, stop=stop, identities=identities)
-        with progress("export", stop - start) as advance:
-            if output == "-":
+        with (
+            progress("export", stop - start) as advance,
+            output_file(output, replace=force, otherwise="use --force to replace it") as file,
+        ):
+            if output == STDOUT:
                 # In this thread, which a signal gets out of a pipe that nobody reads.
                 async for piece in pieces:
-                    sys.stdout.buffer.write(piece)
+                    file.write(piece)
                     advance(len(piece))
-                sys.stdout.buffer.flush()
             else:
-                await _to_file(Path(output), pieces, advance, replace=force)
+                await _copy(file, pieces, advance)
         return {"id": found, "output": output, "start": start, "bytes": stop - start}
 
     if key:
@@ -229,23 +229,20 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
     return stored.offset
 
 
-async def _to_file(
-    path: Path, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, replace: bool
-) -> None:
+async def _copy(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object]) -> None:
+    """Write each piece while the next one is read and decrypted."""
     from aiofiles.threadpool import wrap
 
-    with new_file(path, replace=replace, otherwise="use --force to replace it") as file:
-        # Each piece is written while the next one is read and decrypted.
-        target, writing = wrap(file), None
-        try:
-            async for piece in pieces:
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(target.write(piece))
-                advance(len(piece))
-        finally:
+    target, writing = wrap(file), None
+    try:
+        async for piece in pieces:
             if writing is not None:
                 await writing
+            writing = asyncio.create_task(target.write(piece))
+            advance(len(piece))
+    finally:
+        if writing is not None:
+            await writing
 
 
 @app.command()
