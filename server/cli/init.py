@@ -1,12 +1,13 @@
-"""`init`: everything a new server needs, made beside its final place and put there whole."""
+"""`init`: everything a new server needs, made in its place, and taken away again where something fails."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import secrets
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ import typer
 from server.cli.context import JsonOption, operator, time_option
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
+from server.cli.target import new_file
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -44,6 +46,9 @@ ingest_dir = "secrets/ingest"
 url = {catalog_url}
 """
 _SQLITE = "sqlite:///catalog.sqlite3"
+_SECRETS = "secrets"
+_OF_A_VOLUME = "lost+found"
+"""What an empty file system may have."""
 _LAST_PORT = 65534
 
 
@@ -83,53 +88,126 @@ def init(
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
         message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
         raise CommandError(message)
-    target = directory.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        message = f"{target} exists already and was left as it is; choose another --dir"
-        raise CommandError(message)
-    building = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    # Where a link leads, all that is made and synced below it stays the same when it is turned elsewhere.
+    setup = _Setup(Path(os.path.realpath(directory)))
+    setup.claim()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir(mode=0o700)
-    except OSError as error:
-        message = f"cannot make a folder in {target.parent}: {error.strerror}; choose another --dir"
-        raise CommandError(message) from None
-    try:
-        made = _build(building, listen, f"{host}:{int(port) + 1}", recipients, key_type, catalog_url)
-        if target.exists():
-            target.rmdir()
-        os.rename(building, target)  # noqa: PTH104, TID251 - the last step, of a folder nobody uses yet
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        config = setup.write(listen, f"{host}:{int(port) + 1}", recipients, key_type, catalog_url)
+        made = asyncio.run(setup.first_drop(config))
+    except BaseException as error:
+        if not setup.settled:
+            setup.take_away()
+        elif isinstance(error, Exception):
+            message = (
+                f"{error}. The catalog may have its first drop-off by now, so all else was left in {setup.folder}: "
+                "look with `dropoff-tus drop list`, and make one with `drop create`"
+            )
+            raise CommandError(message) from None
         raise
-    _answer(target, made, rooted=not recipients, as_json=as_json)
+    _answer(setup.folder, made, rooted=not recipients, as_json=as_json)
 
 
-def _build(
-    folder: Path, listen: str, monitoring: str, recipients: list[str], key_type: str, catalog_url: str
-) -> dict[str, object]:
-    from storage.catalog import migrate
-    from storage.keys import generate_root_identity, generate_server_keys
+@dataclass(slots=True)
+class _Setup:
+    """What is made, in the folder itself: it may be a mount point, or its parent another's."""
 
-    generate_server_keys(folder / "secrets")
-    if not recipients:
-        recipients = [generate_root_identity(folder / ROOT_IDENTITY, key_type)]
-    for name in ("store", "keys"):
-        (folder / name).mkdir(mode=0o700)
-    file = folder / "config.toml"
-    file.write_text(
-        _TEMPLATE.format(
-            listen=json.dumps(listen),
-            monitoring=json.dumps(monitoring),
-            recipients=json.dumps(recipients),
-            catalog_url=json.dumps(catalog_url),
-        ),
-        "utf-8",
-    )
-    file.chmod(0o600)
-    config = _read(file)
-    migrate(config.catalog.url)
-    return asyncio.run(_first_drop(config))
+    folder: Path
+    settled: bool = False
+    """Whether a catalog elsewhere may know the keys made here: they must stay then."""
+    _missing: list[Path] = field(default_factory=list)
+
+    def claim(self) -> None:
+        """Make the folder, or take an empty one, and keep every other `init` out.
+
+        Raises:
+            CommandError: It cannot be had; nothing was made.
+        """
+        from storage.durable import Disk
+
+        try:
+            self._missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+            Disk(sync=True).make_root(self.folder)
+            taken = any(path.name != _OF_A_VOLUME for path in self.folder.iterdir()) and self.folder
+            if not taken:
+                (self.folder / _SECRETS).mkdir(mode=0o700)
+        except FileExistsError as error:
+            taken = error.filename
+        except OSError as error:
+            self._remove_folders()
+            above = self._missing[-1].parent if self._missing else self.folder
+            message = f"cannot make a folder in {above}: {error.strerror}; choose another --dir"
+            raise CommandError(message) from None
+        if taken:
+            message = f"{taken} exists already and was left as it is; choose another --dir"
+            raise CommandError(message)
+
+    def take_away(self) -> None:
+        """Leave the folder as it was found."""
+        for path in self.folder.iterdir():
+            if path.name != _OF_A_VOLUME:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        for path in self._missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    def write(self, listen: str, monitoring: str, recipients: list[str], key_type: str, catalog_url: str) -> Config:
+        """Make keys, folders, the configuration and the tables."""
+        from server.places import layout_of
+        from storage.catalog import migrate
+        from storage.keys import generate_root_identity, generate_server_keys
+        from storage.marker import adopt_store
+
+        generate_server_keys(self.folder / _SECRETS)
+        if not recipients:
+            recipients = [generate_root_identity(self.folder / ROOT_IDENTITY, key_type)]
+        file = self.folder / "config.toml"
+        with new_file(file) as target:
+            target.write(
+                _TEMPLATE.format(
+                    listen=json.dumps(listen),
+                    monitoring=json.dumps(monitoring),
+                    recipients=json.dumps(recipients),
+                    catalog_url=json.dumps(catalog_url),
+                ).encode()
+            )
+        config = _read(file)
+        adopt_store(layout_of(config), in_use=False)
+        migrate(config.catalog.url)
+        return config
+
+    async def first_drop(self, config: Config) -> dict[str, object]:
+        """Make a first drop-off in an empty catalog."""
+        from dropoff_tus.audit import acting
+        from server.dropoffs import NewDrop
+        from server.services import identify_store
+        from storage.catalog import open_catalog
+
+        async with open_catalog(config.catalog.url) as catalog:
+            if await catalog.dropoffs() or await catalog.store_id():
+                message = "the catalog is in use already, under keys that are elsewhere; name an empty database"
+                raise CommandError(message)
+            defaults = config.dropoffs
+            new = NewDrop(
+                name="First drop-off",
+                limits=defaults.limits,
+                expires_at=time_option(defaults.expires, "dropoffs.expires"),
+                notify=defaults.notify,
+                retain_seconds=int(defaults.retain),
+                contact=defaults.contact,
+            )
+            keys = load_keys(config)
+            self.settled = not config.catalog.url.startswith(f"sqlite:///{self.folder}/")
+            with acting(operator):
+                try:
+                    created = created_json(config, *await create_drop(catalog, keys, new))
+                except CommandError:
+                    self.settled = False
+                    raise
+            await identify_store(config, catalog)
+            return created
 
 
 def _read(file: Path) -> Config:
@@ -141,31 +219,6 @@ def _read(file: Path) -> Config:
     except ConfigError as error:
         message = f"the new configuration would be wrong: {error}"
         raise CommandError(message) from None
-
-
-async def _first_drop(config: Config) -> dict[str, object]:
-    from dropoff_tus.audit import acting
-    from server.dropoffs import NewDrop
-    from server.services import identify_store
-    from storage.catalog import open_catalog
-
-    async with open_catalog(config.catalog.url) as catalog:
-        if await catalog.dropoffs():
-            message = "the catalog holds drop-offs already, which other keys have signed; name an empty database"
-            raise CommandError(message)
-        defaults = config.dropoffs
-        new = NewDrop(
-            name="First drop-off",
-            limits=defaults.limits,
-            expires_at=time_option(defaults.expires, "dropoffs.expires"),
-            notify=defaults.notify,
-            retain_seconds=int(defaults.retain),
-            contact=defaults.contact,
-        )
-        with acting(operator):
-            created = created_json(config, *await create_drop(catalog, load_keys(config), new))
-        await identify_store(config, catalog)
-        return created
 
 
 def _shown_settings() -> dict[str, str]:
