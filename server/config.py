@@ -25,6 +25,7 @@ from server.setting_types import (
     CatalogUrl,
     Count,
     Duration,
+    EhloName,
     Events,
     FilePath,
     HeaderNames,
@@ -250,6 +251,7 @@ class MailSection(_Section):
     username: str | None = None
     password: KeySource | None = None
     sender: MailAddress | None = None
+    ehlo: EhloName | None = None
     interval: Duration = 900.0
     events: Events = ("upload.complete", "upload.rejected")
     file_names: bool = False

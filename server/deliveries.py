@@ -135,6 +135,7 @@ def _mail_settings(config: Config, password: str | None) -> MailSettings:
         host=host.strip("[]"),
         port=int(port),
         sender=section.sender or "",
+        ehlo=section.ehlo,
         security=section.security,
         username=section.username,
         password=password,

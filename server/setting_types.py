@@ -27,6 +27,7 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@%\\\s]+")
 _PATH = re.compile(r"[!-~]*")
 _SOCKET_PATH_BYTES = 107
 """What the system has room for in the name of a unix socket."""
+_EHLO = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,254}|\[[0-9A-Za-z.:]{1,60}\]")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
 _LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
@@ -65,6 +66,15 @@ def _is_host(ipv6: str | None) -> bool:
         return ipv6 is None or bool(ipaddress.IPv6Address(ipv6))
     except ValueError:
         return False
+
+
+def _ehlo(value: object) -> object:
+    if not isinstance(value, str) or _EHLO.fullmatch(value) is None:
+        message = (
+            'is no name that a machine has in the DNS; write e.g. "drop.example.org", or an address as "[192.0.2.1]"'
+        )
+        raise ValueError(message)
+    return value
 
 
 def _public_url(value: object) -> object:
@@ -223,6 +233,7 @@ Listen = Annotated[str, BeforeValidator(_listen)]
 PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 HookUrl = Annotated[str, BeforeValidator(_hook_url)]
+EhloName = Annotated[str, BeforeValidator(_ehlo)]
 MailAddress = Annotated[str, BeforeValidator(mail_address)]
 MailAddresses = Annotated[tuple[str, ...], BeforeValidator(mail_addresses)]
 HeaderNames = Annotated[tuple[str, ...], BeforeValidator(_header_names)]

@@ -8,13 +8,15 @@ import contextlib
 import hashlib
 import logging
 import ssl
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import aiosmtplib
 
@@ -35,8 +37,27 @@ _MOST_LINES = 200
 _NAME_CHARACTERS = 120
 _GOODBYE_SECONDS = 2.0
 _LATER = range(400, 500)
+_PARAMETER_REFUSED = 504
+_SUBJECT_CHARACTERS, _LINE_CHARACTERS = 60, 75
+_JOINERS = "\u200c\u200d"
+"""Within words of some languages, and within emoji."""
 _NOBODY: frozenset[str] = frozenset()
 _REMEMBERED = 10_000
+_NAME_REFUSED = "it does not take this machine's name; write the one that the DNS has for it as mail.ehlo"
+_FAILURES: dict[type[Exception], str] = {
+    aiosmtplib.SMTPAuthenticationError: "the mail server refuses user or password ({code})",
+    aiosmtplib.SMTPConnectResponseError: "the mail server answered {code} to the connection: it does not talk to us",
+    aiosmtplib.SMTPHeloError: f"the mail server answered {{code}} at EHLO: {_NAME_REFUSED}",
+    aiosmtplib.SMTPSenderRefused: "the mail server answered {code} at MAIL: it does not take mail from mail.sender",
+    aiosmtplib.SMTPDataError: "the mail server answered {code} at DATA: it does not take the message",
+    aiosmtplib.SMTPResponseException: "the mail server answered {code}",
+    TimeoutError: "no answer in time",
+    aiosmtplib.SMTPServerDisconnected: "the mail server ended the connection",
+    OSError: "cannot connect to the mail server, or not with TLS",
+    ValueError: "cannot connect to the mail server, or not with TLS",
+    aiosmtplib.SMTPException: "the mail server offers no STARTTLS, or no login with a password",
+}
+"""How a delivery fails: the first kind that fits."""
 _WORDS = {
     EventKind.COMPLETE: "Complete",
     EventKind.REJECTED: "Rejected, since the content does not match its digest; it has to be sent again",
@@ -61,6 +82,8 @@ class MailSettings:
     file_names: bool = False
     timeout_seconds: float = 30.0
     max_attempts: int = 18
+    ehlo: str | None = None
+    """The name that this machine gives at EHLO; None: the one that the system has for it."""
 
 
 class MailCourier:
@@ -97,16 +120,8 @@ class MailCourier:
         message = await self._made(dropoff, rows)
         try:
             refused = await self._send(message, addresses)
-        except aiosmtplib.SMTPAuthenticationError as error:
-            raise DeliveryError(f"the mail server refuses user or password ({error.code})") from None
-        except aiosmtplib.SMTPResponseException as error:
-            raise DeliveryError(f"the mail server answered {error.code}") from None
-        except aiosmtplib.SMTPRecipientsRefused:
-            raise DeliveryError("the mail server refuses every address") from None
-        except (aiosmtplib.SMTPTimeoutError, TimeoutError):
-            raise DeliveryError("no answer in time") from None
-        except (aiosmtplib.SMTPException, OSError, ValueError):
-            raise DeliveryError("cannot connect to the mail server, or not with TLS") from None
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            raise DeliveryError(_failure(error)) from None
         # Servers put off whom they do not know yet (greylisting), and take the same a few minutes later.
         later = {address for address, said in refused.items() if said.code in _LATER}
         if len(refused) > len(later):
@@ -129,9 +144,26 @@ class MailCourier:
 
         `aiosmtplib.send` says goodbye also when it is cancelled, and waits for a server that answers no more.
         """
-        client = aiosmtplib.SMTP(**self._connection())
+        settings = self._settings
+        context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)
+        client = aiosmtplib.SMTP(
+            hostname=settings.host,
+            port=settings.port,
+            local_hostname=settings.ehlo,
+            use_tls=settings.security == "tls",
+            start_tls=False,
+            tls_context=context,
+            timeout=settings.timeout_seconds,
+        )
         try:
             await client.connect()
+            if settings.security != "none":
+                await client.ehlo()  # without the library's second try by HELO, which could not begin TLS
+            if settings.security == "starttls":
+                # Not "if the server offers it": whoever is in between could take the offer away.
+                await client.starttls()
+            if settings.username is not None:
+                await client.login(settings.username, settings.password or "")
             refused, _said = await client.send_message(message, recipients=list(addresses))
             # It has the message, whatever it says to this.
             with contextlib.suppress(aiosmtplib.SMTPException):
@@ -143,26 +175,12 @@ class MailCourier:
             client.close()
         return refused
 
-    def _connection(self) -> Mapping[str, Any]:
-        settings = self._settings
-        context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)
-        return {
-            "hostname": settings.host,
-            "port": settings.port,
-            "use_tls": settings.security == "tls",
-            # Not "if the server offers it": whoever is in between could take the offer away.
-            "start_tls": settings.security == "starttls",
-            "tls_context": context,
-            "username": settings.username,
-            "password": settings.password,
-            "timeout": settings.timeout_seconds,
-        }
-
     async def _made(self, dropoff: Dropoff, rows: Sequence[OutboxRow]) -> EmailMessage:
         """Make the message. The same events make the same Message-ID, by which a repeated one is known."""
         name, count = _one_line(dropoff.name), len({row.upload_id for row in rows})
         message = EmailMessage(policy=SMTP)
-        message["Subject"] = f"{name}: {count} upload{'s' if count > 1 else ''}"
+        # `message[…] = …` folds long and other than ASCII text so that spaces and words are lost.
+        message.set_raw("Subject", _subject(f"{name}: {count} upload{'s' if count > 1 else ''}"))
         message["From"] = self._settings.sender
         message["To"] = ", ".join(dropoff.notify)
         message["Date"] = format_datetime(self._clock.now())
@@ -198,7 +216,36 @@ class MailCourier:
         return f"  {_one_line(name)}" if name else ""
 
 
+def _failure(error: Exception) -> str:
+    """Say at which step a mail server did not go on. Nothing of its text is kept."""
+    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+        return _recipients_refused({refused.code for refused in error.recipients})
+    phrase = next(phrase for kind, phrase in _FAILURES.items() if isinstance(error, kind))
+    return phrase.format(code=getattr(error, "code", None))
+
+
+def _recipients_refused(codes: set[int]) -> str:
+    answered = f"the mail server answered {' and '.join(map(str, sorted(codes)))} at RCPT"
+    # Some servers judge the name of EHLO only here.
+    if codes == {_PARAMETER_REFUSED}:
+        return f"{answered}: {_NAME_REFUSED}"
+    if codes.issubset(_LATER):
+        return f"{answered}: it puts off every address"
+    return f"{answered}: it takes none of the addresses, or nothing from this machine"
+
+
+def _subject(text: str) -> str:
+    """Return a header that every reader decodes to the text: plain, or encoded words of whole characters (RFC 2047)."""
+    plain = text.isascii() and "=?" not in text and text == " ".join(text.split()) and len(text) <= _SUBJECT_CHARACTERS
+    return text if plain else Header(text, "utf-8", _LINE_CHARACTERS, "Subject").encode()
+
+
 def _one_line(text: str) -> str:
-    """Return text that steers neither a header nor a reader: printable characters alone, not endless."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    """Return text that steers neither a header nor a reader: printable characters and spaces alone, not endless."""
+    shown = "".join(
+        character
+        if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
+        else "\ufffd"
+        for character in text
+    )
     return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[:_NAME_CHARACTERS]}…"

@@ -42,6 +42,7 @@ def mailing(
         "MAIL__USERNAME": USER,
         "MAIL__PASSWORD": str(secret),
         "MAIL__SENDER": "drop@example.org",
+        "MAIL__EHLO": "drop.example.org",
         "MAIL__INTERVAL": "0",
     }
     with ServerProcess(folder, environment=settings) as running:
@@ -58,6 +59,7 @@ def test_those_whom_a_drop_off_names_get_mail_without_names_of_files(mailing: Se
         answer = site.post({**sent, "Content-Type": "application/offset+octet-stream"}, b"content")
         urls.append(str(answer.header("Location")))
     (message,) = mail.wait_for(1)
+    assert set(mail.greeted_by) == {"drop.example.org"}
     assert message["To"] == "data@example.org, second@example.org"
     assert message["Subject"] == "Cohort 7: 1 upload"
     text = message.get_content()

@@ -26,10 +26,15 @@ class MailServer:
         self.port = free_port_pair()
         self.answer = "250 OK"
         self.silent = False
+        self.refused: dict[str, str] = {}
+        """Its refusals of EHLO (and HELO), MAIL or RCPT, by the command."""
+        self.greeted_by: list[str] = []
+        """The names that clients gave at EHLO."""
         self.put_off: set[str] = set()
         """Addresses that are refused for now."""
         self.taken_for: list[list[str]] = []
         self.taken: list[EmailMessage] = []
+        self.raw: list[bytes] = []
         self._controller = Controller(
             self,
             hostname="127.0.0.1",
@@ -49,6 +54,36 @@ class MailServer:
         """Stop."""
         self._controller.stop()
 
+    async def handle_EHLO(  # noqa: N802 - aiosmtpd's
+        self,
+        _server: object,
+        session: Any,  # noqa: ANN401 - likewise
+        _envelope: object,
+        hostname: str,
+        responses: list[str],
+    ) -> list[str]:
+        """Take a name."""
+        self.greeted_by.append(hostname)
+        session.host_name = hostname
+        return [self.refused["EHLO"]] if "EHLO" in self.refused else responses
+
+    async def handle_HELO(self, _server: object, session: Any, _envelope: object, hostname: str) -> str:  # noqa: ANN401, N802 - aiosmtpd's
+        """Take a name."""
+        session.host_name = hostname
+        return self.refused.get("EHLO", "250 OK")
+
+    async def handle_MAIL(  # noqa: N802 - aiosmtpd's
+        self,
+        _server: object,
+        _session: object,
+        envelope: Any,  # noqa: ANN401 - likewise
+        address: str,
+        _options: object,
+    ) -> str:
+        """Take a sender."""
+        envelope.mail_from = address
+        return self.refused.get("MAIL", "250 OK")
+
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's
         self,
         _server: object,
@@ -58,6 +93,8 @@ class MailServer:
         _options: object,
     ) -> str:
         """Take an address."""
+        if "RCPT" in self.refused:
+            return self.refused["RCPT"]
         if address in self.put_off:
             return "451 come again later"
         if address.startswith("unknown"):
@@ -71,6 +108,7 @@ class MailServer:
             time.sleep(0.01)  # noqa: ASYNC251 - nothing at all is to be answered, nor the end of TLS
         if self.answer.startswith("250"):
             self.taken_for.append(list(envelope.rcpt_tos))
+            self.raw.append(envelope.content)
             self.taken.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
         return self.answer
 

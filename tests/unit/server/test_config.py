@@ -272,6 +272,7 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ('[mail]\nserver = "smtp.example:587"', "mail: server needs sender"),
         ('[mail]\nusername = "x"', "mail: username and password belong together; write both or none"),
         ('[mail]\nsender = "Name <a@b>"', "mail.sender: is not a mail address; write e.g."),
+        ('[mail]\nehlo = "a name"', "mail.ehlo: is no name that a machine has in the DNS; write e.g."),
         ('[mail]\nsecurity = "none"\nusername = "x"\npassword = "y"', "mail: a password is not sent without TLS"),
         # server
         ('[server]\nlisten = "8080"', 'server.listen: is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"'),

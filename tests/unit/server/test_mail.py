@@ -1,17 +1,23 @@
 """The digest: what one message says of many uploads, and how a mail server's refusals are told."""
 
 import asyncio
+import base64
 import contextlib
 import os
+import re
 import socket
+import string
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, event_id
@@ -97,7 +103,7 @@ async def test_address_that_is_put_off_is_told_later_and_nobody_twice(post: _Pos
         await courier.deliver([first])
     # What came meanwhile is for all of them, and so another message.
     assert courier.groups([first, second]) == [[first], [second]]
-    with pytest.raises(DeliveryError, match="refuses every address"):
+    with pytest.raises(DeliveryError, match="answered 451 at RCPT: it puts off every address"):
         await courier.deliver([first])
     post.server.put_off = set()
     await courier.deliver([first])
@@ -121,6 +127,106 @@ async def test_what_a_mail_server_refuses_is_a_fixed_phrase(post: _Post) -> None
         with pytest.raises(DeliveryError, match=phrase):
             await post.deliver(post.rows(1), **changes)
     assert post.server.taken == []
+
+
+@pytest.mark.parametrize(
+    ("command", "refusal", "phrase"),
+    [
+        ("EHLO", "504 need a full name", r"answered 504 at EHLO: it does not take this machine's name; .* mail\.ehlo"),
+        ("EHLO", "550 who are you", r"answered 550 at EHLO: .* mail\.ehlo"),
+        ("MAIL", "553 not yours", r"answered 553 at MAIL: it does not take mail from mail\.sender"),
+        ("RCPT", "504 need a full name", r"answered 504 at RCPT: it does not take this machine's name; .* mail\.ehlo"),
+        ("RCPT", "450 later", "answered 450 at RCPT: it puts off every address"),
+        ("RCPT", "554 no", "answered 554 at RCPT: it takes none of the addresses, or nothing from this machine"),
+        ("DATA", "554 spam", "answered 554 at DATA: it does not take the message"),
+    ],
+)
+@async_test
+async def test_refusal_says_at_which_command(post: _Post, command: str, refusal: str, phrase: str) -> None:
+    """An operator reads there what to change, and not that the addresses are wrong where they are not."""
+    post.catalog.drops[post.drop.id] = replace(post.drop, notify=("a@example.org", "b@example.org"))
+    post.server.refused = {command: refusal}
+    post.server.answer = refusal if command == "DATA" else post.server.answer
+    with pytest.raises(DeliveryError, match=f"^the mail server {phrase}$"):
+        await post.deliver(post.rows(1))
+
+
+@async_test
+async def test_name_at_ehlo_is_the_one_of_the_configuration(post: _Post) -> None:
+    """Before TLS and behind it; without one it is the system's."""
+    await post.deliver(post.rows(1), ehlo="drop.example.org")
+    assert set(post.server.greeted_by) == {"drop.example.org"}
+    post.server.greeted_by.clear()
+    await post.deliver(post.rows(1))
+    assert set(post.server.greeted_by) == {await asyncio.to_thread(socket.getfqdn)}
+
+
+_ALPHABETS = st.sampled_from(
+    [
+        string.ascii_letters + string.digits,
+        "ÄÖÜäöüßéèñçøåłŽ",
+        "αβγδεζηθικλμνξοπρσςτυφχψωάέήίόύώ",
+        "東京大学医学部附属病院データ送信一覧表韓國語한국어",
+        "🧬🔬🎉👩‍🔬🇩🇪❤️😀",
+        "   \u00a0\u3000",
+        "=?_.,:;\"'<>()[]@\\%&/",
+    ]
+)
+_NAMES = st.lists(_ALPHABETS.flatmap(lambda letters: st.text(letters, max_size=40)), min_size=1, max_size=6).map(
+    "".join
+)
+_WORD = re.compile(rb"=\?([!#$%&'*+^_`{|}~A-Za-z0-9-]+)\?([BbQq])\?([!->@-~]+)\?=")
+
+
+def _decoded(raw: bytes) -> str:
+    """Decode the text of a header as the grammar of RFC 2047 says, and no more generously."""
+    unfolded, decoded, space, before = re.sub(rb"\r\n(?=[ \t])", b"", raw), "", "", False
+    for piece in re.split(rb"([ \t]+)", unfolded):
+        word = _WORD.fullmatch(piece)
+        if not piece.strip():
+            space += piece.decode("ascii")
+        elif word is not None:
+            assert len(piece) <= 75
+            content = base64.b64decode(word[3], validate=True) if word[2] in b"Bb" else _of_q(word[3])
+            assert content, piece
+            # Space between encoded words is not part of the text.
+            decoded += ("" if before else space) + content.decode(word[1].decode("ascii"))
+            space, before = "", True
+        else:
+            assert b"=?" not in piece
+            decoded += space + piece.decode("ascii")
+            space, before = "", False
+    return decoded + space
+
+
+def _of_q(content: bytes) -> bytes:
+    spaced = content.replace(b"_", b" ")
+    assert not re.search(rb"=(?![0-9A-F]{2})", spaced)
+    return re.sub(rb"=([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), spaced)
+
+
+def test_subject_decodes_to_the_name_in_any_reader(post: _Post) -> None:
+    """By the grammar and by the standard library, for names in any script, as the mail server received it."""
+
+    @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+    @given(_NAMES)
+    @example("=?utf-8?q?x?=")
+    @example("a" * 120)
+    @example("Kohorte 7, Häuser und Straßen an der Elbe  bis zum Ende")
+    def check(name: str) -> None:
+        post.catalog.drops[post.drop.id] = replace(post.drop, name=name)
+        runner.run(post.deliver(post.rows(1)))
+        shown = name if len(name) <= 120 else f"{name[:120]}…"
+        head, _, _ = post.server.raw[-1].partition(b"\r\n\r\n")
+        assert all(len(line) <= 78 for line in head.split(b"\r\n"))
+        (raw,) = re.findall(rb"(?m)^Subject: ((?:.*(?:\r\n[ \t])?)*)\r$", head + b"\r\n")
+        wanted = f"{shown}: 1 upload"
+        assert _decoded(raw) == wanted
+        assert str(make_header(decode_header(raw.decode("ascii")))) == wanted
+        assert post.server.taken[-1]["Subject"] == wanted
+
+    with asyncio.Runner() as runner:
+        check()
 
 
 @async_test
