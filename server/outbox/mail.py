@@ -165,9 +165,9 @@ class MailCourier:
             if settings.username is not None:
                 await client.login(settings.username, settings.password or "")
             refused, _said = await client.send_message(message, recipients=list(addresses))
-            # It has the message, whatever it says to this.
+            # It has the message, whatever it says to this. `client.quit` would merely close the connection, see below.
             with contextlib.suppress(aiosmtplib.SMTPException):
-                await client.quit(timeout=_GOODBYE_SECONDS)
+                await client.execute_command(b"QUIT", timeout=_GOODBYE_SECONDS)
         finally:
             # A TLS connection that is merely closed waits for the other side's farewell, up to half a minute.
             if client.transport is not None:
