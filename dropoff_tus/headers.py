@@ -227,12 +227,12 @@ def presented_code(headers: Headers) -> str | None:
                 key, _, encoded = item.strip(" \t").partition(" ")
                 if key.lower() == CODE_KEY:
                     content = _decode_base64(encoded.strip(" \t"))
-                    return None if content is None else content.decode("utf-8", "replace")
+                    return None if content is None else _as_utf8(content.decode("latin-1"))
     return None
 
 
 def _as_utf8(value: str) -> str:
-    """Read a header, which was decoded byte by byte, as the UTF-8 that it may be: of a pasted dash, say."""
+    """Read a code, which was decoded byte by byte, as the UTF-8 that it may be: of a pasted dash, say."""
     try:
         return value.encode("latin-1").decode("utf-8")
     except ValueError:

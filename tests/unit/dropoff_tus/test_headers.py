@@ -223,6 +223,8 @@ def test_metadata_empty_values_stay_with_an_empty_code(presented: str | None) ->
         ([("Upload-Metadata", "code !!!")], None),
         ([("Upload-Metadata", "code")], ""),
         ([("Upload-Metadata", "code ÿ")], None),
+        ([("Upload-Metadata", "code eOKAk3k=")], "x\u2013y"),
+        ([("Upload-Metadata", "code eP95")], "x\xffy"),
     ],
     ids=[
         "none",
@@ -236,6 +238,8 @@ def test_metadata_empty_values_stay_with_an_empty_code(presented: str | None) ->
         "malformed",
         "empty",
         "latin",
+        "metadata-utf-8",
+        "metadata-latin-1",
     ],
 )
 def test_presented_code_is_found_or_none(pairs: list[tuple[str, str]], code: str | None) -> None:
