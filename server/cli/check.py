@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +96,19 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     socket = server.unix_socket
     if socket is not None and not socket.parent.is_dir():
         mistakes.append(f"server.unix_socket: there is no folder {socket.parent}; make it, or write another path")
+    if config.mail.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=config.mail.ca_file)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror
+            mistakes.append(f"mail.ca_file: {config.mail.ca_file} cannot be used ({reason}); write certificates in PEM")
     for name, folder in folders(config):
-        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            mistakes.append(f"{name}: {folder} cannot be written; run this as the user that serves, or give it to that")
+        found = next(path for path in (folder, *folder.parents) if path.exists())
+        if not found.is_dir() or not os.access(found, os.R_OK | os.W_OK | os.X_OK):
+            mistakes.append(
+                f"{name}: {found} is no folder that this user can write to; run this as the user that serves, give the "
+                "folder to that user, or name one that is not mounted read-only"
+            )
     if "catalog.url" not in wrong:
         mistakes += asyncio.run(_catalog(config, look_at_store=not wrong & {"store.dir", "store.keys_dir"}))
     return mistakes

@@ -81,7 +81,7 @@ def doctor(
 
 def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     """Look at what can be seen without the network. That keys and catalog open has been seen by now."""
-    results = [Result("keys", "ok", "all of them can be read, by their owner alone")]
+    results = [Result("keys", "ok", "all of them can be read")]
     free = services.store.free_bytes()
     if free <= 0:
         advice = "make room, or lower store.free_space_floor; until then uploads are refused with 507"

@@ -263,6 +263,23 @@ def test_check_config_names_a_folder_that_is_missing_or_another_stores(tmp_path:
     server.cli("check-config")
 
 
+def test_check_config_names_folders_and_files_that_cannot_be_used(tmp_path: Path) -> None:
+    """Where nothing can be made, and by whom mail servers are vouched for: else the first upload or mail would tell."""
+    server = ServerProcess(tmp_path)
+    (tmp_path / "none.pem").write_text("none")
+    server.environment = {
+        "KEYS__INGEST_DIR": str(tmp_path / "none.pem" / "ingest"),
+        "MAIL__SERVER": "mail.example:25",
+        "MAIL__SENDER": "drop@example.org",
+        "MAIL__CA_FILE": str(tmp_path / "none.pem"),
+    }
+    said = json.loads(server.cli("check-config", "--json", check=False).stdout)["mistakes"]
+    assert [line.partition(";")[0] for line in said] == [
+        f"mail.ca_file: {tmp_path / 'none.pem'} cannot be used (NO_CERTIFICATE_OR_CRL_FOUND)",
+        f"keys.ingest_dir: {tmp_path / 'none.pem'} is no folder that this user can write to",
+    ]
+
+
 def test_check_config_asks_the_catalog(tmp_path: Path) -> None:
     """One that has no tables, is damaged, or does not answer keeps the server from starting, and is told before."""
     server = ServerProcess(tmp_path)
