@@ -335,7 +335,7 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
     except SourceError as error:
         raise ConfigError(str(error)) from None
     overrides = lay_over(tree, os.environ if environment is None else environment, NAMES)
-    mistakes, places = overrides.mistakes, set[str]()
+    mistakes, places = overrides.mistakes, overrides.unread
     tables = _with_tuples(tree)
     config: Config | None = None
     # Whether the keys of a section fit together can be seen when what is wrong with each of them is out of the way.
@@ -345,10 +345,10 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
         except ValidationError as error:
             for item in error.errors(include_input=False):
                 section, key = ([str(part) for part in item["loc"]] + ["", ""])[:2]
-                text = explain(item, section, key, overrides, NAMES)
-                if key or not any(_is_of(place, section) and place.partition(".")[2] in text for place in places):
+                place, text = f"{section}.{key}" if key else section, explain(item, section, key, overrides, NAMES)
+                if place not in places and (key or not _follows(text, section, places)):
                     mistakes.append(text)
-                places.add(f"{section}.{key}" if key else section)
+                places.add(place)
             tables = _without(tables, places)
     if config.monitoring.listen == config.server.listen and not places & {"server.listen", "monitoring.listen"}:
         mistakes.append("monitoring.listen is the same as server.listen; write another port")
@@ -357,8 +357,9 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
     return config
 
 
-def _is_of(place: str, section: str) -> bool:
-    return place.startswith(f"{section}.")
+def _follows(text: str, section: str, places: set[str]) -> bool:
+    """Tell whether keys of a section do not fit together since one of them, which the text names, has been left out."""
+    return any(place.startswith(f"{section}.") and place.partition(".")[2] in text for place in places)
 
 
 def _without(tables: dict[str, Any], places: set[str]) -> dict[str, Any]:

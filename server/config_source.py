@@ -28,7 +28,7 @@ Names = Mapping[str, Mapping[str, Any]]
 
 
 class SourceError(Exception):
-    """The file cannot be read, or is not TOML; the text says why and what to do."""
+    """A file or a variable cannot be read, or a file is not TOML; the text says why and what to do."""
 
 
 @dataclass(slots=True)
@@ -37,6 +37,8 @@ class Overrides:
 
     variables: dict[tuple[str, str], str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    """Places, as `section.key`, whose variable gave no value."""
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -89,19 +91,27 @@ def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names)
             done.mistakes.append(f"{variable} and {done.variables[section, key]} are both set; keep one of them")
             continue
         done.variables[section, key] = variable
-        value = environment[variable]
-        try:
-            value = decode_text(Path(value).read_bytes()).strip() if from_file else decode_text(os.fsencode(value))
-        except OSError as error:
-            done.mistakes.append(f"{variable}: cannot read the file it names: {error.strerror}")
-            continue
-        except ValueError as error:
-            done.mistakes.append(f"{variable}: {'the file it names ' if from_file else ''}{error}")
-            continue
         table = tree.setdefault(section, {})
+        try:
+            value = _read(environment[variable], from_file=from_file)
+        except SourceError as error:
+            done.mistakes.append(f"{variable}: {error}")
+            done.unread.add(f"{section}.{key}")
+            continue
         if isinstance(table, dict):
             table[key] = _value(value, names[section][key])
     return done
+
+
+def _read(text: str, *, from_file: bool) -> str:
+    """Return a variable's text, or that of the file it names."""
+    try:
+        return decode_text(Path(text).read_bytes()).strip() if from_file else decode_text(os.fsencode(text))
+    except OSError as error:
+        message = f"cannot read the file it names: {error.strerror}"
+    except ValueError as error:
+        message = f"the file it names {error}" if from_file else str(error)
+    raise SourceError(message)
 
 
 def _parse(variable: str, names: Names) -> tuple[str, str, bool]:

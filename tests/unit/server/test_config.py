@@ -377,6 +377,13 @@ def test_mistakes_of_one_section_do_not_hide_one_another(load: Load, text: str, 
     assert all(line.startswith(place) for line, place in zip(said, places, strict=True)), said
 
 
+def test_variable_whose_file_cannot_be_read_is_one_mistake(load: Load) -> None:
+    """It is no second one that the key, or its whole section, is nowhere else."""
+    for least in (_LEAST.partition("[catalog]")[0], _LEAST.replace("url = ", "# url = ")):
+        (line,) = _mistakes(load, "", {"DROPOFF_TUS__CATALOG__URL_FILE": "/nowhere/at/all"}, least=least)
+        assert line == "DROPOFF_TUS__CATALOG__URL_FILE: cannot read the file it names: No such file or directory"
+
+
 def test_key_from_a_variable_is_refused_and_says_why(load: Load) -> None:
     """`/proc/PID/environ` shows it for as long as the server runs, also when it was removed from the environment."""
     for name in ("SIGNING_KEY", "CODE_KEY", "MANAGED_IDENTITY"):
