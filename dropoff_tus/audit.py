@@ -51,6 +51,7 @@ class Act(StrEnum):
     EVENT_DEAD = "event.dead"
     EVENT_RESEND = "event.resend"
     KEYS_ROTATE = "keys.rotate"
+    CLOCK_TRUST = "clock.trust"
     CHECKPOINT = "checkpoint"
 
 

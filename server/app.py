@@ -194,5 +194,10 @@ def _url(config: Config) -> str:
 
 def _monitoring(app: web.Application) -> web.Application:
     return monitoring_app(
-        app[appkeys.METRICS], app[appkeys.STORE], app[appkeys.CATALOG], app[appkeys.OUTBOX], SystemClock()
+        app[appkeys.METRICS],
+        app[appkeys.STORE],
+        app[appkeys.CATALOG],
+        app[appkeys.OUTBOX],
+        SystemClock(),
+        app[appkeys.UPLOADS].trusted_time,
     )

@@ -47,13 +47,15 @@ class Ender:
         store: Store,
         catalog: Catalog,
         clock: Clock,
+        trusted: Clock,
         finisher: Finisher,
         *,
         expire_after_seconds: float,
         terminate_finished: bool,
     ) -> None:
-        """Take the ports and the settings."""
+        """Take the ports and the settings; `trusted` says what is old, and `clock` dates what happens."""
         self._store, self._catalog, self._clock, self._finisher = store, catalog, clock, finisher
+        self._trusted = trusted
         self._expire_after_seconds = expire_after_seconds
         self._terminate_finished = terminate_finished
 
@@ -173,7 +175,7 @@ class Ender:
     async def expire(self) -> int:
         """End what has been idle for too long; return how many."""
         count = 0
-        now = self._clock.now()
+        now = self._trusted.now()
         if self._expire_after_seconds:
             before = now - timedelta(seconds=self._expire_after_seconds)
             for row in await self._catalog.uploads(states=[UploadState.OPEN], created_before=before):
@@ -213,7 +215,7 @@ class Ender:
 
     async def expire_lost(self, drop_id: str) -> int:
         """Expire creations of a drop-off whose answer was lost: no byte, and idle for ten minutes."""
-        before = self._clock.now() - timedelta(seconds=LOST_CREATION_SECONDS)
+        before = self._trusted.now() - timedelta(seconds=LOST_CREATION_SECONDS)
         rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN], created_before=before)
         count = 0
         for row in rows:
@@ -266,7 +268,7 @@ class Ender:
 
     async def _drop(self, row: UploadRow) -> int:
         try:
-            return await self.forget(row, lost_before(self._clock.now()))
+            return await self.forget(row, lost_before(self._trusted.now()))
         except DropoffError as error:
             self._passed_over(row, error)
             return 0

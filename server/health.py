@@ -13,6 +13,7 @@ from dropoff_tus.outbox import Backlog, Outbox, Outcome, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
+from server.trusted_time import TrustedTime
 
 
 class Metrics:
@@ -24,6 +25,7 @@ class Metrics:
         self._requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
         self._seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
+        self.clock_ahead = Gauge("dropoff_clock_ahead", "Whether nothing ends by time.", registry=self.registry)
         self._catalog = Gauge("dropoff_catalog_up", "Whether the catalog answers.", registry=self.registry)
         self._deliveries = Counter(
             "dropoff_outbox_deliveries",
@@ -75,7 +77,9 @@ class Metrics:
             self._oldest.labels(sink.value).set(max(0.0, age))
 
 
-def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog, outbox: Outbox, clock: Clock) -> web.Application:
+def monitoring_app(
+    metrics: Metrics, store: Store, catalog: Catalog, outbox: Outbox, clock: Clock, trusted: TrustedTime
+) -> web.Application:
     """Return the application of the monitoring listener."""
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -89,7 +93,8 @@ def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog, outbox: Out
             return web.Response(status=503, text=f"not ready: {type(error).__name__}\n")
         if full:
             return web.Response(status=503, text="not ready: free disk space is below store.free_space_floor\n")
-        return web.Response(text="ready\n")
+        # Uploads are received all the same, so nobody is to be sent away; who watches should see it.
+        return web.Response(text="ready\n" if trusted.problem is None else f"ready, but {trusted.problem}\n")
 
     async def show(_request: web.Request) -> web.Response:
         try:
@@ -97,6 +102,7 @@ def monitoring_app(metrics: Metrics, store: Store, catalog: Catalog, outbox: Out
         except DropoffError:
             backlog = None
         metrics.show_backlog(backlog, clock.now())
+        metrics.clock_ahead.set(trusted.problem is not None)
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

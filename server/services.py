@@ -144,6 +144,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             ),
         )
         stack.push_async_callback(uploads.close)
+        await uploads.trusted_time.learn()
         yield Services(
             keys,
             store,

@@ -33,6 +33,7 @@ from server import reconcile
 from server.ending import Ender
 from server.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state
 from server.reserving import Reservations
+from server.trusted_time import TrustedTime
 
 ReconcileReport = reconcile.ReconcileReport
 
@@ -67,12 +68,14 @@ class Uploads:
         """
         self._store, self._catalog, self._clock = store, catalog, clock
         self._new_token, self._final_token, self._settings = new_token, final_token, settings
+        self.trusted_time = TrustedTime(catalog, clock)
         self._finisher = Finisher(store, catalog, clock, retry_seconds, read_back_bytes)
         self._reservations = Reservations(store, catalog, settings.max_upload_bytes)
         self._ender = Ender(
             store,
             catalog,
             clock,
+            self.trusted_time,
             self._finisher,
             expire_after_seconds=settings.expire_after_seconds,
             terminate_finished=settings.terminate_finished,
@@ -325,7 +328,7 @@ class Uploads:
         found, receiving = upload_id(token), False
         try:
             stored = await self._store.stat(found)
-            if protocol.is_overdue(stored, self._clock.now(), self._settings.expire_after_seconds):
+            if protocol.is_overdue(stored, self.trusted_time.now(), self._settings.expire_after_seconds):
                 receiving = await self._store.receiving(found)
                 # A writer may have committed, and let go, since it was looked at.
                 stored = await self._store.stat(found)
@@ -345,12 +348,12 @@ class Uploads:
         """Refuse an upload of another drop-off, one that has ended and one that is expired."""
         if stored.drop_id != drop_id:
             raise protocol.absent()
-        now, after = self._clock.now(), self._settings.expire_after_seconds
+        now, after = self.trusted_time.now(), self._settings.expire_after_seconds
         protocol.check_present(stored, now, after, receiving=receiving)
 
     def _expires_at(self, stored: StoredUpload) -> datetime | None:
         """Return when an upload that is there expires, if nothing more comes."""
-        now, after = self._clock.now(), self._settings.expire_after_seconds
+        now, after = self.trusted_time.now(), self._settings.expire_after_seconds
         if protocol.is_overdue(stored, now, after):
             # It is there since somebody receives for it; it is idle from then on, not from its last commit.
             stored = replace(stored, last_commit_at=now)
@@ -359,7 +362,8 @@ class Uploads:
     # ---- for the operator and the clock -------------------------------------------------------------------------
 
     async def expire(self) -> int:
-        """End what has been idle for too long; return how many were ended."""
+        """End what has been idle for too long; return how many were ended. None is while the clock is far ahead."""
+        await self.trusted_time.look()
         return await self._ender.expire()
 
     async def end_open(self, drop_id: str) -> int:

@@ -71,6 +71,14 @@ class Catalog(Protocol):
         """Keep the store's id if there is none yet, and return the one that is kept: it never changes."""
         ...
 
+    async def noted_time(self) -> datetime | None:
+        """Return when a server last ran, by a clock that was believed, or None before the first one."""
+        ...
+
+    async def note_time(self, at: datetime) -> None:
+        """Note that a server runs now."""
+        ...
+
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
 

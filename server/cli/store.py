@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, group, read_config, silence_logs, with_services
+from server.cli.context import (
+    ConfigOption,
+    JsonOption,
+    find_upload,
+    group,
+    read_config,
+    silence_logs,
+    with_catalog,
+    with_services,
+)
 from server.cli.output import CommandError, note, print_json, progress, say
 from server.cli.upload import IdentityOption, identities_in
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from server.cli.sweep import Sweep
     from server.config import Config
     from server.services import Services
+    from storage.catalog import SqlCatalog
     from storage.check import Finding
     from storage.engine import FileStore
     from storage.keys import ServerKeys
@@ -158,6 +170,8 @@ def sweep(
         return await (sweeping.plan if dry_run else sweeping.sweep)(services, conf, age)
 
     done = with_services(config, work)
+    if done.clock_problem is not None:
+        note(done.clock_problem)
     if as_json:
         _print_sweep(done, dry_run=dry_run)
         return
@@ -179,3 +193,43 @@ def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
         answer[name] = [item.upload_id for item in done.items if item.why == why]
     answer["kept"] = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
     print_json(answer)
+
+
+@app.command()
+def trust_clock(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that this machine's clock is right, so that uploads end by time again.
+
+    A server notes the time while it runs. Where the clock is three days or more beyond that, it may have jumped, so
+    nothing is ended until the clock is set right, or this is said: after a server was off for that long, say, or its
+    catalog was put back from a backup. Look at the clock first. A running server follows within a minute.
+
+    Example: dropoff-tus store trust-clock
+    """
+    from datetime import UTC, datetime
+
+    from server.units import stamp
+
+    now = datetime.now(UTC)
+    if not yes:
+        if not sys.stdin.isatty() or as_json:
+            message = "there is nobody to ask; say --yes to trust the clock without asking. Nothing was changed"
+            raise CommandError(message)
+        typer.confirm(f"The clock says {stamp(now)}. Is that right? What is too old at it ends", abort=True, err=True)
+
+    async def work(catalog: SqlCatalog, _conf: Config) -> datetime | None:
+        from dropoff_tus.audit import Act, Event
+
+        before = await catalog.noted_time()
+        await catalog.record(Event(Act.CLOCK_TRUST))
+        await catalog.note_time(now)
+        return before
+
+    before = with_catalog(config, work)
+    if as_json:
+        print_json({"trusted": stamp(now), "before": stamp(before)})
+    else:
+        note(f"trusted: {stamp(now)}")

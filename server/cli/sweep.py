@@ -34,15 +34,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What goes or went, and what had to stay: ids with the reason."""
+    """What goes or went, and what had to stay: ids with the reason. And why nothing goes by time, if so."""
 
     items: list[Item]
     kept: list[tuple[str, str]]
+    clock_problem: str | None
 
 
 async def plan(services: Services, config: Config, min_age_seconds: float) -> Sweep:
     """Say what `sweep` would remove now; changes nothing."""
-    now = datetime.now(UTC)
+    now = services.uploads.trusted_time.now()
     items = await _expired(services, config, now) + await _retained(services, now)
     kept: list[tuple[str, str]] = []
     taken = {item.upload_id for item in items}
@@ -52,7 +53,7 @@ async def plan(services: Services, config: Config, min_age_seconds: float) -> Sw
             if upload_id not in taken:
                 await _judge(services, upload_id, min_age_seconds, items, kept)
             advance(1)
-    return Sweep(items, kept)
+    return Sweep(items, kept, services.uploads.trusted_time.problem)
 
 
 async def _judge(
@@ -69,7 +70,7 @@ async def _judge(
         if await services.store.leftovers(upload_id) or (row is not None and row.state is UploadState.COMPLETE):
             items.append(Item(upload_id, "leftover"))
     elif await services.catalog.upload(upload_id) is None:
-        reason = _reason_to_keep(services, stored, datetime.now(UTC), min_age_seconds)
+        reason = _reason_to_keep(services, stored, services.uploads.trusted_time.now(), min_age_seconds)
         if reason is None:
             items.append(Item(upload_id, "orphan"))
         else:
@@ -106,7 +107,7 @@ async def sweep(services: Services, config: Config, min_age_seconds: float) -> S
             done.append(item)
         else:
             kept.append((item.upload_id, "it changed meanwhile, or is in use"))
-    return Sweep(done, kept)
+    return Sweep(done, kept, planned.clock_problem)
 
 
 async def _expired(services: Services, config: Config, now: datetime) -> list[Item]:
@@ -166,7 +167,7 @@ async def _remove(services: Services, item: Item, min_age_seconds: float) -> boo
         unknown = await services.catalog.upload(item.upload_id) is None
         if not unknown or stored.ended is not None:
             return False
-        if _reason_to_keep(services, stored, datetime.now(UTC), min_age_seconds) is not None:
+        if _reason_to_keep(services, stored, services.uploads.trusted_time.now(), min_age_seconds) is not None:
             return False
         await services.store.forget(item.upload_id)
         return True

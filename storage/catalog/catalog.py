@@ -92,6 +92,14 @@ class SqlCatalog:
         """Keep the store's id, if none is kept; return the one that is."""
         return await self._engine.write(lambda transaction: dropoffs.keep_store_id(transaction, new))
 
+    async def noted_time(self) -> datetime | None:
+        """Return when a server last ran, or None."""
+        return await self._engine.read(dropoffs.noted_time)
+
+    async def note_time(self, at: datetime) -> None:
+        """Note that a server runs now."""
+        await self._engine.write(lambda transaction: dropoffs.note_time(transaction, at))
+
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload.
 

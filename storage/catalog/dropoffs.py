@@ -9,7 +9,15 @@ from dropoff_tus.audit import Act, Event, Note, creation_of, edit_of
 from dropoff_tus.model import Dropoff, Usage
 from dropoff_tus.ports.catalog import Change
 from storage.catalog import statements
-from storage.catalog.rows import dropoff_values, page_values, read_dropoff, read_if_known, read_usage
+from storage.catalog.rows import (
+    dropoff_values,
+    from_micros,
+    page_values,
+    read_dropoff,
+    read_if_known,
+    read_usage,
+    to_micros,
+)
 from storage.catalog.transaction import Transaction
 
 
@@ -90,6 +98,17 @@ def store_id(transaction: Transaction) -> str | None:
     """Return the store's id, or None."""
     found: str | None = transaction.rows(statements.STORE_ID)[0]["store_id"]
     return found
+
+
+def noted_time(transaction: Transaction) -> datetime | None:
+    """Return when a server last ran, or None."""
+    found: int | None = transaction.rows(statements.NOTED_TIME)[0]["noted_at"]
+    return None if found is None else from_micros(found)
+
+
+def note_time(transaction: Transaction, at: datetime) -> None:
+    """Note that a server runs now."""
+    transaction.post(statements.NOTE_TIME, at=to_micros(at))
 
 
 def keep_store_id(transaction: Transaction, new: str) -> str:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -185,12 +185,14 @@ audit = Table(
     Column("record", Text, nullable=False),
 )
 
-# One row: the version that every change of a drop-off raises, and the id of the store (see `storage.marker`).
+# One row: the version that every change of a drop-off raises, the id of the store (see `storage.marker`), and when a
+# server last ran.
 catalog_state = Table(
     "catalog_state",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),
     Column("store_id", Text),
+    Column("noted_at", BigInteger),
     CheckConstraint("id = 1", name="one_row"),
 )

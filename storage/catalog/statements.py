@@ -156,6 +156,10 @@ SET_STORE_ID = (
     .values(store_id=bindparam("new_store_id", type_=catalog_state.c.store_id.type))
 )
 
+NOTED_TIME = select(catalog_state.c.noted_at)
+
+NOTE_TIME = update(catalog_state).values(noted_at=bindparam("at", type_=BigInteger))
+
 # ---- audit ----------------------------------------------------------------------------------------------------
 
 INSERT_AUDIT = insert(audit)

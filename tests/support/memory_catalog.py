@@ -48,6 +48,7 @@ class MemoryCatalog:
         self.down = False
         self._version = 0
         self._store_id: str | None = None
+        self._noted: datetime | None = None
         self.events: list[Event] = []
 
     async def _begin(self) -> None:
@@ -132,6 +133,16 @@ class MemoryCatalog:
         """Return the change counter."""
         await self._begin()
         return self._version
+
+    async def noted_time(self) -> datetime | None:
+        """Return when a server last ran."""
+        await self._begin()
+        return self._noted
+
+    async def note_time(self, at: datetime) -> None:
+        """Note that one runs now."""
+        await self._begin()
+        self._noted = at
 
     async def store_id(self) -> str | None:
         """Return the store's id."""

@@ -72,6 +72,12 @@ class World:
         self.store = self.store.reopened()
         self.uploads = self._wire()
 
+    async def let_pass(self, days: int) -> None:
+        """Let days pass while a server runs."""
+        for _ in range(days):
+            self.clock.advance(DAY_SECONDS)
+            await self.uploads.trusted_time.look()
+
     def other_process(self) -> Uploads:
         """Return the use cases of another process, on the same store and catalog."""
         return self._wire()
