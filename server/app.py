@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import ssl
 import sys
+import threading
 from typing import Any
 
 from aiohttp import web
@@ -18,12 +20,13 @@ from server.connection import HardenedServer, quiet_logger
 from server.health import monitoring_app
 from server.lifespan import services
 from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
-from server.logs import log_what_nobody_caught
+from server.logs import describe, log_what_nobody_caught, write_to
 from server.middleware import around
 from server.origins import Origins
 from server.services import StartError
 from server.tls import renewing_context
 
+_log = logging.getLogger(__name__)
 _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18
 _LINGER_SECONDS = 1.0
@@ -81,7 +84,7 @@ class Runner(web.AppRunner):
 
 
 def serve(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code."""
     _tune_memory()
     run: Any = asyncio.run
     with contextlib.suppress(ImportError):
@@ -92,6 +95,8 @@ def serve(config: Config) -> int:
     try:
         run(_serve(config))
     except (ListenError, StartError) as error:
+        for handler in logging.getLogger().handlers:
+            handler.flush()
         print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
         return 1
     return 0
@@ -128,8 +133,10 @@ async def _serve(config: Config) -> None:
 
     async with contextlib.AsyncExitStack() as stack:
         starting = loop.create_task(_start(config, stack, hurry))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # `nohup` and a shell's background jobs have some ignored, and mean it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stop)
         try:
             await starting
         except asyncio.CancelledError:
@@ -137,8 +144,16 @@ async def _serve(config: Config) -> None:
                 raise
             # What it had begun is taken up again by the next start.
             return
-        print(f"ready {_url(config)}", flush=True)  # noqa: T201 - the command's answer
+        # In a thread of its own, since nobody may take it.
+        threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()
         await stopping.wait()
+
+
+def _tell_ready(descriptor: int, url: str) -> None:
+    try:
+        write_to(descriptor, f"ready {url}\n")
+    except OSError as error:
+        _log.warning("`ready` could not be written to stdout", extra={"exception": describe(error)})
 
 
 async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> None:

@@ -1,25 +1,29 @@
 """Logging: structlog formats everything, stdlib records too; JSON or console, to stderr. Secrets are masked last.
 
+A thread formats, masks and writes, so that nobody who logs waits for whoever reads.
+
 What clients sent in confidence is not handed to a logger in the first place. This is the second line: names that mean
 secrets are masked wherever they stand, forms that look like secrets likewise, an exception is told without its text
 (which quotes what it could not read), and an object of an unknown kind by its type alone.
 """
 
-import contextlib
 import errno
 import functools
 import json
 import logging
+import os
+import queue
 import re
+import select
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -52,6 +56,8 @@ _SHORT = 64
 _NUMBERS = frozenset({bool, float, int})
 _MAX_FRAMES = 8
 _MAX_CAUSES = 4
+_MAX_KEPT = 10_000
+_FLUSH_SECONDS = 2.0
 
 
 _encoder = json.JSONEncoder(ensure_ascii=True)
@@ -62,14 +68,85 @@ def _encode(event: Mapping[str, Any], **_defaults: object) -> str:
     return _encoder.encode(event)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes lines; what goes wrong with that is told in one, since logging would print the record as it came."""
+class _Handler(logging.Handler):
+    """Keeps records until its thread has written them, and counts those for which there is no room.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say where."""
-        error = sys.exception()
-        with contextlib.suppress(OSError, ValueError):
-            self.stream.write(f"a record of {record.name} could not be written: {describe(error)}\n")
+    From the first record without room on all are dropped until those kept are written, so that one line tells how many
+    are missing, in the place where they are.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        """Start the thread; `write` takes whole lines, and may block or raise OSError."""
+        super().__init__()
+        self._write = write
+        self._kept: queue.SimpleQueue[logging.LogRecord | threading.Event | None] = queue.SimpleQueue()
+        self._room = threading.RLock()  # what the garbage collector ends may log too
+        self._dropped = 0
+        threading.Thread(target=self._write_all, name="log", daemon=True).start()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Keep a record."""
+        if record.exc_info:
+            # Its frames would keep alive what they hold.
+            record.exception = describe(record.exc_info[1])
+            record.exc_info = None
+        with self._room:
+            if self._dropped or self._kept.qsize() >= _MAX_KEPT:
+                self._dropped += 1
+            else:
+                self._kept.put(record)
+        return True
+
+    def flush(self) -> None:
+        """Wait until what was logged before is written, or its reader had time enough. `logging` calls it at exit."""
+        written = threading.Event()
+        self._kept.put(written)
+        written.wait(_FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._kept.put(None)
+        super().close()
+
+    def _write_all(self) -> None:
+        missing = 0
+        while (item := self._kept.get()) is not None:
+            if isinstance(item, logging.LogRecord) and not self._is_written(item):
+                missing += 1
+            with self._room:
+                if self._kept.empty():
+                    missing, self._dropped = missing + self._dropped, 0
+            if missing and self._is_written(_dropped_record(missing)):
+                missing = 0
+            if isinstance(item, threading.Event):
+                item.set()
+
+    def _is_written(self, record: logging.LogRecord) -> bool:
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - logging would print the record as it came
+            line = f"a record of {record.name} could not be written: {describe(error)}"
+        try:
+            self._write(f"{line}\n")
+        except OSError:
+            return False
+        return True
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    fields = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "log lines were dropped: nobody took them"}
+    return logging.makeLogRecord({"name": __name__, "dropped": count, **fields})
+
+
+def write_to(descriptor: int, text: str) -> None:
+    """Write without Python's buffers: at exit it would wait for the lock of one whose write never ends."""
+    left = text.encode("utf-8", "backslashreplace")
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Whoever has the other end may have made it so.
+            select.select((), (descriptor,), ())
 
 
 def configure(log_format: str, level: str) -> None:
@@ -79,7 +156,8 @@ def configure(log_format: str, level: str) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 - where it was called from, named there too
     root = logging.getLogger()
-    root.handlers = [make_handler(log_format, sys.stderr)]
+    write = functools.partial(write_to, sys.stderr.fileno())
+    root.handlers = [make_handler(log_format, write, colors=sys.stderr.isatty())]
     root.setLevel(level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # These print what clients sent.
@@ -87,15 +165,14 @@ def configure(log_format: str, level: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-def make_handler(log_format: str, stream: TextIO) -> logging.Handler:
+def make_handler(log_format: str, write: Callable[[str], object], *, colors: bool = False) -> logging.Handler:
     """Return the handler that writes records, masked, as `json` or for people (`console`)."""
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_encode)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        else structlog.dev.ConsoleRenderer(colors=colors)
     )
-    handler = _Handler(stream)
-    handler.addFilter(_mask_arguments)
+    handler = _Handler(write)
     handler.setFormatter(_Formatter(renderer))
     return handler
 
@@ -113,10 +190,10 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
+        _mask_arguments(record)
         event: dict[str, Any] = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
         event.update((name, value) for name, value in record.__dict__.items() if name not in _RECORD_FIELDS)
         event["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-        event["exc_info"] = record.exc_info
         return str(self._renderer(None, "", redact(None, "", event)))
 
 
@@ -138,11 +215,6 @@ def log_what_nobody_caught() -> None:
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Mask whatever looks like a secret, at any depth. For structlog, last before the renderer."""
-    info = event.pop("exc_info", None)
-    error = info[1] if isinstance(info, tuple) else info
-    if isinstance(error, BaseException):
-        event["exception"] = describe(error)
-    event.pop("stack_info", None)
     shown: dict[str, Any] = {}
     for key, value in event.items():
         # What most lines are made of, without the general way's calls: this runs several times a request.
@@ -175,13 +247,12 @@ def describe(error: BaseException | None) -> str:
     return ", caused by ".join(told)
 
 
-def _mask_arguments(record: logging.LogRecord) -> bool:
+def _mask_arguments(record: logging.LogRecord) -> None:
     """Mask what is about to be written into a message; numbers stay, so that every format still fits."""
     if isinstance(record.args, Mapping):
         record.args = {key: _safe_under(key, value, 0) for key, value in record.args.items()}
     elif record.args:
         record.args = tuple(_safe(value, 0) for value in record.args)
-    return True
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,7 +8,8 @@ def main() -> None:
 
     What it needs is imported here, which takes a while: until then Ctrl-C ends the process without a word.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from server.cli.main import main as run
 
     run()

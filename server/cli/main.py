@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TextIO
 
 from server.cli import (
     audit,
@@ -71,25 +72,34 @@ app.add_typer(keys.app, name="keys")
 doctor.register(app)
 
 
+class _InterruptedError(SystemExit):
+    """A signal ends the command."""
+
+
 def main() -> None:
     """Run the command line; a user's mistake is a sentence, never a traceback."""
     _complete_streams()
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        # `nohup` and a shell's background jobs have some ignored, and mean it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         try:
             app()
         finally:
             with writing():
                 sys.stdout.flush()
+    except _InterruptedError:
+        _discard(sys.stderr)
+        raise
     except BrokenPipeError:
-        _discard_stdout()
+        _discard(sys.stdout)
         sys.exit(1)
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        _discard_stdout()
+        _discard(sys.stdout)
         print(f"dropoff-tus: {sentence}", file=sys.stderr)
         sys.exit(1)
 
@@ -108,9 +118,13 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """End in order: what is half written is removed on the way out. A second signal ends at once."""
+    """End in order: what is half written is removed on the way out. A second signal ends at once.
+
+    What is still to be printed is discarded, since nobody may be taking it.
+    """
     signal.signal(number, signal.SIG_DFL)
-    raise SystemExit(128 + number)
+    _discard(sys.stdout)
+    raise _InterruptedError(128 + number)
 
 
 def _complete_streams() -> None:
@@ -126,7 +140,7 @@ def _complete_streams() -> None:
         sys.exit(1)
 
 
-def _discard_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not complain of it while it ends."""
+def _discard(stream: TextIO) -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not wait or complain while it ends."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import typer
@@ -18,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(config: ConfigOption = None) -> None:
-    """Run the server until SIGTERM; prints `ready URL` once it accepts.
+    """Run the server until SIGTERM, SIGINT or SIGHUP; prints `ready URL` once it accepts.
 
     What is being received when it stops is kept: clients resume where they were.
 
@@ -29,8 +28,6 @@ def serve(config: ConfigOption = None) -> None:
     from server import logs
 
     logs.configure(loaded.log.format, loaded.log.level)
-    # The server has its own way to end, and a terminal that closes is no reason to.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.exit(application.serve(loaded))
 
 

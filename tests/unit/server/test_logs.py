@@ -1,11 +1,13 @@
 """What reaches a log: nothing that was sent in confidence, wherever in a record it stands."""
 
+import contextlib
 import errno
 import io
 import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +41,19 @@ class _Log:
     @property
     def text(self) -> str:
         """Return what it wrote."""
+        self.logger.handlers[0].flush()
         return self.stream.getvalue()
 
 
 @pytest.fixture(params=["json", "console"])
-def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> _Log:
+def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Log]:
     """Return a logger that writes as the server does, in either format."""
     stream = io.StringIO()
     logger = logging.getLogger("server.test")
-    monkeypatch.setattr(logger, "handlers", [logs.make_handler(request.param, stream)])
-    monkeypatch.setattr(logger, "level", logging.DEBUG)
-    return _Log(logger, stream)
+    with contextlib.closing(logs.make_handler(request.param, stream.write)) as handler:
+        monkeypatch.setattr(logger, "handlers", [handler])
+        monkeypatch.setattr(logger, "level", logging.DEBUG)
+        yield _Log(logger, stream)
 
 
 def _fail() -> None:

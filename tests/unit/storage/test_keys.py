@@ -1,6 +1,7 @@
 """Keys show nothing of themselves, verify what they should, and are refused where they are malformed."""
 
 import base64
+import contextlib
 import io
 import json
 import logging
@@ -75,14 +76,13 @@ def _everything_shown(thing: object) -> bytes:
         logger.warning("extra", extra={"thing": thing})
         logger.error("raised", exc_info=ValueError(thing))
         for form in ("json", "console"):
-            logs.configure(form, "info")
-            structured = logging.getLogger().handlers[0]
-            assert isinstance(structured, logging.StreamHandler)
-            structured.setStream(out)
-            logging.getLogger("test.structured").warning("structured", extra={"thing": thing})
+            with contextlib.closing(logs.make_handler(form, out.write)) as structured:
+                logger.addHandler(structured)
+                logger.warning("structured", extra={"thing": thing})
+                structured.flush()
+                logger.removeHandler(structured)
     finally:
         logger.removeHandler(handler)
-        logging.getLogger().handlers.clear()
     shown = [repr(thing), str(thing), f"{thing}", f"{thing!r:>9}", format(thing), ascii(thing), out.getvalue()]
     return "\n".join(shown).encode() + json.dumps({"thing": thing}, default=repr).encode()
 
