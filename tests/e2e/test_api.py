@@ -407,7 +407,7 @@ def test_content_that_does_not_verify_is_cut_off(server: ServerProcess, api: Api
     # Which of them depends on what was still on its way.
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         api("GET", f"/uploads/{found}/content")
-    assert "a download was cut off" in server.log_text
+    assert "a download was cut off" in server.logged()
 
 
 def test_content_that_is_deleted_meanwhile_is_cut_off_and_not_called_damaged(server: ServerProcess, api: Api) -> None:
@@ -422,7 +422,7 @@ def test_content_that_is_deleted_meanwhile_is_cut_off_and_not_called_damaged(ser
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         answer.read()
     connection.close()
-    (told,) = [line for line in server.log_text.splitlines() if "a download was cut off" in line and found in line]
+    (told,) = [line for line in server.logged().splitlines() if "a download was cut off" in line and found in line]
     assert (json.loads(told)["code"], json.loads(told)["level"]) == ("ERR_UPLOAD_GONE", "info")
 
 
@@ -460,9 +460,9 @@ def test_api_logs_who_did_what(server: ServerProcess) -> None:
     """Each request's line names the route and the token's id, never the token."""
     made = server.cli_json("token", "create", "--name", "logged", "--scope", "drops:read")
     answer = Api(server, made["token"])("GET", "/drops")
-    lines = [json.loads(line) for line in server.log_text.splitlines() if answer.headers["x-request-id"] in line]
+    lines = [json.loads(line) for line in server.logged().splitlines() if answer.headers["x-request-id"] in line]
     assert [(line["route"], line["token_id"], line["status"]) for line in lines] == [("api.listDrops", made["id"], 200)]
-    assert made["token"] not in server.log_text
+    assert made["token"] not in server.logged()
 
 
 def test_api_logs_refusals_with_their_code(server: ServerProcess) -> None:
@@ -473,7 +473,7 @@ def test_api_logs_refusals_with_their_code(server: ServerProcess) -> None:
         api("GET", "/drops", headers=client),
         api("GET", "/uploads?colour=red", headers=client),
     ]
-    lines = [json.loads(line) for line in server.log_text.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in server.logged().splitlines() if line.startswith("{")]
     codes = {line["request_id"]: line["code"] for line in lines if line["event"] == "request"}
     told = [codes[answer.headers["x-request-id"]] for answer in refused]
     assert told == ["ERR_UNAUTHORIZED", "ERR_SCOPE_MISSING", "ERR_INVALID_REQUEST"]

@@ -45,4 +45,4 @@ def test_file_locked_by_another_writer_refuses_what_writes_and_nothing_else(runn
     assert answer.offset == 10
     assert running.row(url)["state"] == "complete"
     assert running.export(site.upload(b"after")) == b"after"
-    assert "Traceback" not in running.log_text
+    assert "Traceback" not in running.logged()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server_process import Drop, ServerProcess, program, run_warm
+from tests.support.signals import signals_at_start
 from tests.support.tus_raw import metadata
 
 _NOBODY = "0" * 32
@@ -373,7 +374,13 @@ def test_signal_ends_a_command_without_a_traceback(limited: ServerProcess, numbe
     """The exit code says which; what it was making is gone (here: a file that waits for its reader)."""
     url = limited.drop.site.upload(os.urandom(3_000_000))
     command = [*program(), "--config", str(limited.config), "upload", "export", url, "--output", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=limited.folder) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=limited.folder,
+        preexec_fn=signals_at_start(),  # noqa: PLW1509 - it calls nothing but signal()
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert len(process.stdout.read(1)) == 1
@@ -387,6 +394,7 @@ def test_interrupt_while_the_program_is_being_imported_is_no_traceback(tmp_path:
     """It takes a moment, in which someone may have seen the typing mistake."""
     code = (
         "import os, signal, sys; from server.cli.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"

@@ -86,6 +86,7 @@ def guessable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Guessable]:
         half = server.drop.site.post({"Upload-Length": "100"}).needed("Location")
         server.drop.site.patch(half, 0, _CONTENT)
         assert server.export(url) == _CONTENT
+        server.logged()
         yield _Guessable(server)
 
 

@@ -34,7 +34,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
     settings = {"LIMITS__CONNECTIONS_PER_ADDRESS": str(2 * CROWD)}
     with ServerProcess(folder, environment=settings, init_options=["--catalog-url", url]) as server:
         yield server
-        assert _PASSWORD not in server.log_text
+        assert _PASSWORD not in server.logged()
 
 
 def test_upload_goes_on_while_the_database_is_away_and_completes_after(
@@ -66,7 +66,7 @@ def test_upload_goes_on_while_the_database_is_away_and_completes_after(
     assert running.export(url) == b"helloworld"
     assert running.export(whole) == b"before"
     assert running.export(site.upload(b"after")) == b"after"
-    assert "the catalog does not answer" in running.log_text
+    assert "the catalog does not answer" in running.logged()
     assert "Traceback" not in running.log_text
 
 

@@ -48,4 +48,4 @@ def test_site_refuses_renames_and_is_needed(asking: tuple[ServerProcess, HookSer
     asked = len(site.received)
     wrong = server.drop.site.post({**sent, "Dropoff-Code": "WR0N-GC0D-EMRK-7Q2Z"})
     assert (wrong.status >= 400, len(site.received)) == (True, asked)
-    assert "secret-name" not in server.log_text + repr(site.received)
+    assert "secret-name" not in server.logged() + repr(site.received)

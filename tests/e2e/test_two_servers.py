@@ -108,7 +108,7 @@ def test_first_start_of_two_at_once_makes_one_store(pair: _Pair) -> None:
     assert sorted(map(bool, pair.applied)) == [False, True]
     ids = {path.read_text() for path in pair.first.data.rglob("store-id")}
     assert len(ids) == 1
-    assert all(server.is_running and "Traceback" not in server.log_text for server in pair.servers)
+    assert all(server.is_running and "Traceback" not in server.logged() for server in pair.servers)
 
 
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])

@@ -87,7 +87,7 @@ def test_disk_that_fills_up_under_a_large_body_keeps_what_was_acknowledged(
     small_disk.clear()
     _resume(cramped, url, content)
     assert cramped.export(url) == content
-    assert '"received_by": "socket"' in cramped.log_text
+    assert '"received_by": "socket"' in cramped.logged()
     _clean(cramped)
 
 

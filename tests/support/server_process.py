@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +232,17 @@ class ServerProcess:
         """Return everything that `serve` wrote, on both streams, since the folder was made."""
         files = [path for path in (self._out, self._err) if path.exists()]
         return "".join(path.read_text("utf-8", "replace") for path in files)
+
+    def logged(self, *, timeout_seconds: float = 20) -> str:
+        """Return the same, when all that the running server has logged by now is written, which a thread does."""
+        marker = str(uuid.uuid4())
+        site = TusSite(self.url, None)
+        site.request("OPTIONS", f"{self.url}/files/", {"X-Request-ID": marker})
+        deadline = time.monotonic() + timeout_seconds
+        while marker not in (text := self.log_text):
+            assert time.monotonic() < deadline, text[-2000:]
+            time.sleep(0.01)
+        return text
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the process."""

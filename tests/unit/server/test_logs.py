@@ -5,9 +5,12 @@ import errno
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 
 from dropoff_tus.errors import CatalogUnavailableError
 from server import logs
+from tests.support.unread import unread_pipe
 
 _CODE = "7QK2-01AB-9XYZ-M3T5"
 _TOKEN = "0123456789abcdef0123456789abcdef"
@@ -159,3 +163,94 @@ raise RuntimeError("{_URL}")
     assert done.returncode == 1
     assert [line["exception"].partition(" ")[0] for line in lines] == ["KeyError", "ValueError", "RuntimeError"]
     assert not any(secret in done.stderr.decode() for secret in _SECRETS)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator["_SlowReader"]:
+    """Return a logger whose lines somebody takes when told to, with room for few."""
+    monkeypatch.setattr(logs, "_MAX_KEPT", 5)
+    reader = _SlowReader()
+    with contextlib.closing(logs.make_handler("json", reader.write)) as handler:
+        monkeypatch.setattr(reader.logger, "handlers", [handler])
+        monkeypatch.setattr(reader.logger, "level", logging.INFO)
+        yield reader
+        reader.takes.set()
+
+
+class _SlowReader:
+    """Takes lines when it is told to, and may fail."""
+
+    def __init__(self) -> None:
+        """Take nothing yet."""
+        self.logger = logging.getLogger("server.test_slow")
+        self.lines: list[dict[str, Any]] = []
+        self.waited_for, self.takes = threading.Event(), threading.Event()
+        self.problem: OSError | None = None
+
+    def write(self, text: str) -> None:
+        """Keep a line."""
+        self.waited_for.set()
+        self.takes.wait()
+        if self.problem:
+            raise self.problem
+        self.lines += [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def told(self) -> list[str | int]:
+        """Return all lines, as what they say or how many are missing there."""
+        self.logger.handlers[0].flush()
+        return [line.get("dropped", line["event"]) for line in self.lines]
+
+
+def test_lines_that_nobody_takes_are_dropped_and_counted_where_they_are_missing(slow: _SlowReader) -> None:
+    """Whoever logs never waits, from several threads either; when somebody reads again, all is as before."""
+    slow.logger.info("first")
+    assert slow.waited_for.wait(20)
+    for number in range(5):
+        slow.logger.info("kept %d", number)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(slow.logger.info, ["dropped"] * 1000))
+    slow.takes.set()
+    kept = ["first", *(f"kept {number}" for number in range(5))]
+    assert slow.told == [*kept, 1000]
+    slow.logger.info("later")
+    assert slow.told == [*kept, 1000, "later"]
+
+
+def test_lines_that_cannot_be_written_are_counted_when_it_is_possible_again(slow: _SlowReader) -> None:
+    """A disk that is full, or a reader that is gone and comes back as a socket's may."""
+    slow.takes.set()
+    slow.problem = OSError(errno.ENOSPC, _NAME)
+    for number in range(3):
+        slow.logger.info("lost %d", number)
+        assert slow.told == []
+    slow.problem = None
+    slow.logger.info("later")
+    assert slow.told == ["later", 3]
+
+
+def test_end_waits_for_a_slow_reader_but_not_for_none() -> None:
+    """All that was logged comes out at the end if somebody takes it; else the program ends all the same."""
+    program = """
+import logging
+from server import logs
+logs.configure("json", "info")
+for number in range(2000): logging.getLogger("server.test").info("line", extra={"number": number})
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert [json.loads(line)["number"] for line in process.stderr] == list(range(2000))
+    assert process.returncode == 0
+    with unread_pipe() as (_, full):
+        assert subprocess.run([sys.executable, "-c", program], stderr=full, timeout=60, check=False).returncode == 0
+
+
+def test_lines_are_written_whole_to_what_does_not_wait() -> None:
+    """Whoever has the other end may have made it so; then a full pipe is an error, not a wait."""
+    with unread_pipe(full=False) as (read, write), ThreadPoolExecutor(1) as pool:
+        os.set_blocking(write, False)
+        written = pool.submit(logs.write_to, write, "x" * 100_000)
+        taken = 0
+        while taken < 100_000:
+            taken += len(os.read(read, 3000))
+        assert written.result(20) is None
