@@ -25,13 +25,16 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv with the program, .venv/bin/dropoff-tus
 
-run: install ## serve from ./var, which is set up the first time
+run: install ## serve from ./var, which is set up the first time (there LISTEN=HOST:PORT for another address)
 	@export DROPOFF_TUS_CONFIG=var/config.toml; \
 	if [ -e var/config.toml ]; then \
+		$(BIN)/dropoff-tus check-config --listen || \
+			{ echo "The addresses are in var/config.toml: listen, in [server] and [monitoring]." >&2; exit 1; }; \
 		$(BIN)/dropoff-tus drop list && \
 		echo "Codes are shown once. For a new one: $(BIN)/dropoff-tus drop new-code ID --config var/config.toml"; \
 	else \
-		$(BIN)/dropoff-tus init --dir var; \
+		$(BIN)/dropoff-tus init --dir var $(if $(LISTEN),--listen $(LISTEN)) || \
+			{ echo "With another address: make run LISTEN=127.0.0.1:9080" >&2; exit 1; }; \
 	fi && exec $(BIN)/dropoff-tus serve
 
 test: packages $(DEVELOP) tools clients ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program

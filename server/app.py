@@ -26,6 +26,7 @@ from server.origins import Origins
 from server.services import StartError
 from server.tls import renewing_context
 
+_Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)
 _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18
@@ -160,7 +161,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asynci
     """Open everything and accept; `stack` closes it."""
     context = _tls(config)
     # All addresses first: beside a running server nothing may be opened, let alone repaired.
-    public, monitoring = _listen(config, stack)
+    public, monitoring = listen(config, stack)
     runner = Runner(create_app(config), config, hurry)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
@@ -179,7 +180,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return renewing_context(server.tls_cert, server.tls_key)
 
 
-def _listen(config: Config, stack: contextlib.AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+def listen(config: Config, stack: _Stack) -> tuple[list[socket.socket], list[socket.socket]]:
     """Bind the public addresses and those for monitoring; `stack` closes them."""
     server, monitoring = config.server, config.monitoring.listen
     public = listen_on(server.host, server.port, f"server.listen = {server.listen}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +25,13 @@ def register(app: typer.Typer) -> None:
     app.command("check-config")(check_config)
 
 
-def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check_config(
+    listen: Annotated[
+        bool, typer.Option("--listen", help="Also try the addresses; while its server runs, they are taken.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Say everything that is wrong with the configuration; exits with 1 if something is.
 
     Looks at names and values, at every key's source, at files and folders that are named, and asks the catalog. It
@@ -45,6 +52,8 @@ def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> No
     if loaded is not None:
         # A place that is wrong has been told, and what stands in for it is nobody's.
         mistakes += [line for line in _deeper(loaded, wrong) if not _is_of(line, wrong)]
+        if listen and not mistakes:
+            mistakes = _not_to_be_had(loaded)
         remarks = [line for line in _remarks(loaded) if not _is_of(line, wrong)]
         if not mistakes:
             remarks += [
@@ -112,6 +121,20 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     if "catalog.url" not in wrong:
         mistakes += asyncio.run(_catalog(config, look_at_store=not wrong & {"store.dir", "store.keys_dir"}))
     return mistakes
+
+
+def _not_to_be_had(config: Config) -> list[str]:
+    """Try the addresses, and let them go; not the unix socket, which would stay."""
+    from server import app as application
+    from server.listeners import ListenError
+
+    server = config.server.model_copy(update={"unix_socket": None})
+    try:
+        with contextlib.ExitStack() as stack:
+            application.listen(config.model_copy(update={"server": server}), stack)
+    except ListenError as error:
+        return [str(error)]
+    return []
 
 
 def folders(config: Config) -> list[tuple[str, Path]]:

@@ -88,6 +88,8 @@ def init(
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
         message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
         raise CommandError(message)
+    for part in (int(port), int(port) + 1):
+        _refuse_taken(host, part)
     # Where a link leads, all that is made and synced below it stays the same when it is turned elsewhere.
     setup = _Setup(Path(os.path.realpath(directory)))
     setup.claim()
@@ -105,6 +107,19 @@ def init(
             raise CommandError(message) from None
         raise
     _answer(setup.folder, made, rooted=not recipients, as_json=as_json)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Show nobody the URLs of somebody else's server."""
+    from server.listeners import ListenError, listen_on
+
+    try:
+        for listening in listen_on(host.strip("[]"), port, f"{host}:{port}"):
+            listening.close()
+    except ListenError as error:
+        # What else there is may be another machine's, or another user's.
+        if error.taken:
+            raise CommandError(str(error)) from None
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from tests.support.signals import signals_at_start
 from tests.support.tus_raw import metadata
 
 _NOBODY = "0" * 32
+_INIT = ("init", "--dir", "d", "--listen", "192.0.2.1:8080", "--json")  # an address that nothing can have
 
 
 def _redirected(server: ServerProcess, script: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -81,7 +82,7 @@ def test_nonsense_is_answered_with_a_sentence(limited: ServerProcess, line: str,
         ("--config / upload list", "cannot read the configuration /: Is a directory"),
         ("verify-receipt /nowhere --key AAAA", "is not 32 bytes of base64"),
         ("verify-receipt /nowhere", "--key is missing"),
-        ("init --dir /proc/x", "cannot make a folder in /proc"),
+        ("init --dir /proc/x --listen 192.0.2.1:80", "cannot make a folder in /proc"),
         ("init --dir x --listen 8080", "--listen must be HOST:PORT"),
         ("init --dir x --key-type rsa", "--key-type must be hybrid or x25519"),
     ],
@@ -163,7 +164,7 @@ def test_output_of_a_pipe_is_plain(limited: ServerProcess) -> None:
 
 def test_config_is_taken_before_and_after_the_command(tmp_path: Path) -> None:
     """And from the variable; the nearest to the command wins."""
-    made = json.loads(run_warm("init", "--dir", "d", "--json", folder=tmp_path).stdout)
+    made = json.loads(run_warm(*_INIT, folder=tmp_path).stdout)
     config, drop = made["config"], made["drop"]["id"]
     lines = (
         ("--config", config, "drop", "list", "--json"),
@@ -189,7 +190,7 @@ def test_init_stays_in_its_folder_whatever_the_environment_says(tmp_path: Path) 
         "SERVER__PUBLIC_URL": "https://drop.example/x",
     }
     environment = {f"DROPOFF_TUS__{name}": value for name, value in overrides.items()}
-    done = run_warm("init", "--dir", "d", "--json", folder=tmp_path, environment=environment)
+    done = run_warm(*_INIT, folder=tmp_path, environment=environment)
     made = json.loads(done.stdout)
     assert not outside.exists()
     assert (tmp_path / "d" / "catalog.sqlite3").exists()
