@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TextIO
 
 from server.cli import (
     audit,
@@ -72,10 +71,6 @@ app.add_typer(keys.app, name="keys")
 doctor.register(app)
 
 
-class _InterruptedError(SystemExit):
-    """A signal ends the command."""
-
-
 def main() -> None:
     """Run the command line; a user's mistake is a sentence, never a traceback."""
     _complete_streams()
@@ -89,17 +84,14 @@ def main() -> None:
         finally:
             with writing():
                 sys.stdout.flush()
-    except _InterruptedError:
-        _discard(sys.stderr)
-        raise
     except BrokenPipeError:
-        _discard(sys.stdout)
+        _discard_stdout()
         sys.exit(1)
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        _discard(sys.stdout)
+        _discard_stdout()
         print(f"dropoff-tus: {sentence}", file=sys.stderr)
         sys.exit(1)
 
@@ -118,13 +110,9 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """End in order: what is half written is removed on the way out. A second signal ends at once.
-
-    What is still to be printed is discarded, since nobody may be taking it.
-    """
+    """End in order: what is half written is removed on the way out. A second signal ends at once."""
     signal.signal(number, signal.SIG_DFL)
-    _discard(sys.stdout)
-    raise _InterruptedError(128 + number)
+    raise SystemExit(128 + number)
 
 
 def _complete_streams() -> None:
@@ -140,7 +128,7 @@ def _complete_streams() -> None:
         sys.exit(1)
 
 
-def _discard(stream: TextIO) -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not wait or complain while it ends."""
+def _discard_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not complain of it while it ends."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
