@@ -1,62 +1,89 @@
 """The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
 
+import contextlib
+import getpass
 import hashlib
 import http.client
+import itertools
 import json
+import os
 import random
+import resource
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.received import assert_received
+from tests.support.certificate import make_certificate
 from tests.support.programs import require_program
 from tests.support.server_process import REPOSITORY, ServerProcess, free_port_pair, token_of
-from tests.support.tus_raw import OCTETS, TUS, TusSite, metadata
+from tests.support.tus_raw import OCTETS, TUS, RawConnection, TusSite, metadata, request_bytes
 
-_MAIN = """
-daemon off;
-master_process off;
-pid {prefix}/nginx.pid;
-error_log {prefix}/main-error.log crit;
-events {{}}
-http {{
-    client_body_temp_path {prefix}/temp;
-    proxy_temp_path {prefix}/temp;
-    fastcgi_temp_path {prefix}/temp;
-    uwsgi_temp_path {prefix}/temp;
-    scgi_temp_path {prefix}/temp;
-    access_log off;
-    include {prefix}/dropoff-tus.conf;
-}}
-"""
+_SHIPPED = REPOSITORY / "nginx"
 
 
 class Proxy:
-    """An nginx with our virtual host, unprivileged, all its files below one folder."""
+    """An nginx with our configuration, all its files below one folder."""
 
-    def __init__(self, prefix: Path, server: ServerProcess) -> None:
-        """Render the host: only addresses and log paths differ from what is shipped."""
+    def __init__(self, prefix: Path, server: ServerProcess, *, upstream_port: int | None = None) -> None:
+        """Render what is shipped: only addresses and places differ."""
         self.prefix = prefix
-        self.port = free_port_pair()
         self.server = server
+        self.port = free_port_pair()
+        self.plain_port = self.port + 1
         self._nginx = require_program("nginx")
+        self.certificate, key = make_certificate(prefix)
+        self.tls = ssl.create_default_context(cafile=str(self.certificate))
         (prefix / "temp").mkdir()
-        text = (REPOSITORY / "nginx" / "dropoff-tus.conf").read_text("utf-8")
-        for shipped, here in (
-            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{server.port};"),
-            ("    listen 80;", f"    listen 127.0.0.1:{self.port};"),
-            ("/var/log/nginx/", f"{prefix}/"),
-        ):
+        temporary = "".join(
+            f"    {name}_temp_path {prefix}/temp;\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        self._render("nginx.conf", {
+            "user www-data;": f"user {getpass.getuser()};" if os.geteuid() == 0 else "",
+            "worker_processes auto;": "worker_processes 1;",
+            "/run/nginx.pid": f"{prefix}/nginx.pid",
+            "/var/log/nginx/": f"{prefix}/",
+            "http {\n": f"http {{\n{temporary}",
+            "/etc/nginx/conf.d/*.conf": f"{prefix}/dropoff-tus.conf",
+        })  # fmt: skip
+        self._render("dropoff-tus.conf", {
+            "server 127.0.0.1:8080;": f"server 127.0.0.1:{upstream_port or server.port};",
+            " listen 80;": f" listen 127.0.0.1:{self.plain_port};",
+            " listen 443 ssl;": f" listen 127.0.0.1:{self.port} ssl;",
+            " listen [::]:80;": f" listen [::1]:{self.plain_port};" if socket.has_dualstack_ipv6() else "",
+            " listen [::]:443 ssl;": f" listen [::1]:{self.port} ssl;" if socket.has_dualstack_ipv6() else "",
+            "/etc/letsencrypt/live/drop.example.org/fullchain.pem": str(self.certificate),
+            "/etc/letsencrypt/live/drop.example.org/privkey.pem": str(key),
+            "/var/log/nginx/": f"{prefix}/",
+            "/var/www/html": str(prefix),
+        })  # fmt: skip
+
+    def _render(self, name: str, places: dict[str, str]) -> None:
+        text = (_SHIPPED / name).read_text("utf-8")
+        for shipped, here in places.items():
             assert shipped in text, shipped
             text = text.replace(shipped, here)
-        (prefix / "dropoff-tus.conf").write_text(text, "utf-8")
-        (prefix / "nginx.conf").write_text(_MAIN.format(prefix=prefix), "utf-8")
+        (self.prefix / name).write_text(text, "utf-8")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run it."""
+        with (self.prefix / "said").open("wb") as said:
+            running = subprocess.Popen([*self.command, "-g", "daemon off;"], stdout=said, stderr=said)
+        try:
+            self._wait_until_it_accepts()
+            yield running
+        finally:
+            running.terminate()
+            running.wait(20)
 
     @property
     def command(self) -> list[str]:
@@ -66,20 +93,19 @@ class Proxy:
     @property
     def origin(self) -> str:
         """Return its URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.port}"
 
     @property
     def site(self) -> TusSite:
         """Return the drop-off as it looks from outside."""
-        drop = self.server.drop
-        return TusSite(drop.upload_url.replace(f":{self.server.port}/", f":{self.port}/"), drop.code)
+        return TusSite(f"{self.origin}/files/{self.server.drop.id}/", self.server.drop.code, self.tls)
 
     @property
     def logs(self) -> str:
         """Return all that nginx has logged."""
         return "".join(path.read_text("utf-8", "replace") for path in self.prefix.glob("*.log"))
 
-    def wait_until_it_accepts(self) -> None:
+    def _wait_until_it_accepts(self) -> None:
         """Wait until the port is open."""
         deadline = time.monotonic() + 10
         while True:
@@ -98,14 +124,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     settings = {"SERVER__TRUSTED_PROXIES": "127.0.0.1"}
     with ServerProcess(tmp_path_factory.mktemp("behind"), environment=settings) as server:
         made = Proxy(tmp_path_factory.mktemp("nginx"), server)
-        with (made.prefix / "said").open("wb") as said:
-            running = subprocess.Popen(made.command, stdout=said, stderr=said)
-        try:
-            made.wait_until_it_accepts()
+        with made.running():
             yield made
-        finally:
-            running.terminate()
-            running.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +150,98 @@ def test_nginx_keeps_others_from_the_api_where_it_is_told_to(proxy: Proxy, tmp_p
     block, _, after = block.partition("        # }\n")
     block = block.replace("# ", "").replace("192.0.2.0/24", "127.0.0.2")
     host.write_text(f"{before}location /api/ {{\n{block}}}\n{after}", "utf-8")
-    with (tmp_path / "said").open("wb") as said:
-        running = subprocess.Popen(guarded.command, stdout=said, stderr=said)
-    try:
-        guarded.wait_until_it_accepts()
+    with guarded.running():
         statuses = {}
         for address in ("127.0.0.1", "127.0.0.2"):
-            connection = http.client.HTTPConnection("127.0.0.1", guarded.port, source_address=(address, 0))
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", guarded.port, source_address=(address, 0), context=guarded.tls
+            )
             connection.request("GET", "/api/v1/openapi.json")
             statuses[address] = connection.getresponse().status
             connection.close()
         assert statuses == {"127.0.0.1": 403, "127.0.0.2": 200}
         assert guarded.site.post({"Upload-Length": "5"}).status == 201
-    finally:
-        running.terminate()
-        running.wait(10)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_nginx_takes_neither_code_nor_content_without_tls(proxy: Proxy, site: TusSite, host: str) -> None:
+    """People are sent on to the page by TLS; what is confidential is refused, unread, and reaches no server."""
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6")
+    url = site.create(5)
+    path = urlsplit(url).path
+    code = {"Dropoff-Code": site.code}
+    before = proxy.server.logged().count('"request"')
+    refused: list[tuple[str, str, dict[str, str | None], bytes]] = [
+        ("POST", f"/files/{proxy.server.drop.id}/", site.post_headers({"Upload-Length": "5"}), b""),
+        ("POST", f"/files/{proxy.server.drop.id}", {**site.post_headers(), "Content-Type": OCTETS}, bytes(3_000_000)),
+        ("PATCH", path, site.patch_headers(0), b"hello"),
+        ("PATCH", f"/{path}", site.patch_headers(0), b"hello"),
+        ("HEAD", path, {"Tus-Resumable": TUS}, b""),
+        ("GET", path, code, b""),
+        ("GET", f"/d/{proxy.server.drop.id}/info", code, b""),
+        ("GET", "/api/v1/drops", {"Authorization": "Bearer x"}, b""),
+    ]
+    for method, target, headers, body in refused:
+        with RawConnection(host, proxy.plain_port) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.send(request_bytes(method, target, {"Host": "x", **headers}, body))
+            answer = connection.read_response(to_head=method == "HEAD")
+        assert (answer.status, answer.header("Location")) == (403, None), target
+        assert method == "HEAD" or b"use https://" in answer.body
+    for target in ("/", f"/d/{proxy.server.drop.id}", "/d/x?y=z"):
+        with RawConnection(host, proxy.plain_port) as connection:
+            connection.send(request_bytes("GET", target, {"Host": "other.example"}))
+            answer = connection.read_response()
+        assert (answer.status, answer.header("Location")) == (301, f"https://drop.example.org{target}")
+    assert proxy.server.logged().count('"request"') == before + 1
+    assert site.head(url).offset == 0
+    assert token_of(url) not in proxy.logs
+
+
+def test_nginx_lets_certificates_be_renewed_without_tls(proxy: Proxy) -> None:
+    """Whoever signs them looks for a file there."""
+    folder = proxy.prefix / ".well-known" / "acme-challenge"
+    folder.mkdir(parents=True)
+    (folder / "x").write_bytes(b"answer")
+    with RawConnection("127.0.0.1", proxy.plain_port) as connection:
+        connection.send(request_bytes("GET", "/.well-known/acme-challenge/x", {"Host": "x"}))
+        assert connection.read_response().body == b"answer"
+
+
+def test_nginx_tells_browsers_to_come_by_tls_only(proxy: Proxy, site: TusSite) -> None:
+    """In every answer, the server's and nginx's own; by IPv6 too."""
+    hosts = ["127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])]
+    statuses = set()
+    for host, target in itertools.product(hosts, (f"/d/{proxy.server.drop.id}", f"/files/x/{'0' * 32}", "/%")):
+        connected = socket.create_connection((host, proxy.port), 20)
+        with RawConnection.over(proxy.tls.wrap_socket(connected, server_hostname="localhost")) as connection:
+            connection.send(request_bytes("GET", target, {"Host": "x"}))
+            answer = connection.read_response()
+        statuses.add(answer.status)
+        assert answer.header("Strict-Transport-Security") == "max-age=31536000", target
+    assert site.post({"Upload-Length": "5", "Dropoff-Code": "wrong"}).header("Strict-Transport-Security")
+    assert statuses >= {200, 400}
+
+
+def test_nginx_has_room_for_all_connections_that_the_server_takes(proxy: Proxy, tmp_path: Path) -> None:
+    """Each request in progress has two; an nginx as it comes ends at half of 512 or 768."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        upstream.settimeout(20)
+        alone = Proxy(tmp_path, proxy.server, upstream_port=upstream.getsockname()[1])
+        running = stack.enter_context(alone.running())
+        for _ in range(450):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 20))
+            secured = stack.enter_context(alone.tls.wrap_socket(client, server_hostname="localhost"))
+            secured.sendall(request_bytes("GET", "/", {"Host": "x"}))
+            stack.enter_context(upstream.accept()[0])
+        (worker,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text("ascii").split()
+        limits = Path(f"/proc/{worker}/limits").read_text("ascii")
+    (files,) = [line.split() for line in limits.splitlines() if line.startswith("Max open files")]
+    assert files[3] == str(min(hard, 8192))
 
 
 def test_nginx_upload_arrives_whole_and_location_is_the_outside(proxy: Proxy, site: TusSite) -> None:
@@ -245,6 +342,7 @@ def test_nginx_answers_head_in_a_restart_with_423(proxy: Proxy, site: TusSite) -
     try:
         away = site.head(url)
         assert away.status == 423
+        assert away.needed("Strict-Transport-Security")
         assert int(away.needed("Retry-After")) >= 1
         assert site.patch(url, 5, b"world").status == 503
         assert site.post({"Upload-Length": "5"}).status == 503
@@ -264,7 +362,7 @@ def test_nginx_and_a_killed_server_make_tus_js_resume_and_not_start_again(
     (tmp_path / "source.bin").write_bytes(content)
     seen = proxy.logs.count('"PATCH ')
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_tus_js, site, tmp_path / "source.bin")
+        running = pool.submit(_tus_js, site, proxy.certificate, tmp_path / "source.bin")
         deadline = time.monotonic() + 20
         while proxy.logs.count('"PATCH ') < seen + 3:
             assert time.monotonic() < deadline
@@ -326,7 +424,7 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _tus_js(site: TusSite, file: Path) -> Any:  # noqa: ANN401 - what JSON gives
+def _tus_js(site: TusSite, certificate: Path, file: Path) -> Any:  # noqa: ANN401 - what JSON gives
     """Upload a file in small chunks with a client that retries for a long time."""
     job = {
         "endpoint": site.upload_url,
@@ -337,6 +435,7 @@ def _tus_js(site: TusSite, file: Path) -> Any:  # noqa: ANN401 - what JSON gives
     }
     done = subprocess.run(
         [require_program("node"), Path(__file__).parent / "clients" / "upload.mjs"],
+        env={**os.environ, "NODE_EXTRA_CA_CERTS": str(certificate)},
         input=json.dumps(job).encode(),
         capture_output=True,
         timeout=50,

@@ -120,29 +120,26 @@ def http2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     ) as server:
         proxy = Proxy(tmp_path_factory.mktemp("nginx"), server)
         host = proxy.prefix / "dropoff-tus.conf"
-        plain = f"listen 127.0.0.1:{proxy.port};"
+        plain = f":{proxy.port} ssl;"
         assert plain in host.read_text("utf-8")
-        host.write_text(host.read_text("utf-8").replace(plain, f"listen 127.0.0.1:{proxy.port} http2;"), "utf-8")
-        with (proxy.prefix / "said").open("wb") as said:
-            running = subprocess.Popen(proxy.command, stdout=said, stderr=said)
-        try:
-            proxy.wait_until_it_accepts()
+        host.write_text(host.read_text("utf-8").replace(plain, f":{proxy.port} ssl http2;"), "utf-8")
+        with proxy.running():
             yield proxy
-        finally:
-            running.terminate()
-            running.wait(10)
 
 
-def _curl(folder: Path, url: str, method: str, headers: Headers, body: bytes) -> tuple[int, str | None]:
+def _curl(proxy: Proxy, folder: Path, url: str, method: str, headers: Headers, body: bytes) -> tuple[int, str | None]:
     """Send a body from a pipe by HTTP/2, without its length; return the status and the Location."""
     given = [f"{name}: {value}" for name, value in headers.items() if value is not None]
     command = [
-        *(str(require_program("curl")), "-gsS", "--http2-prior-knowledge", "--max-time", "20", "-X", method, "-T", "-"),
+        *(str(require_program("curl")), "-gsS", "--http2", "--max-time", "20", "-X", method, "-T", "-"),
+        *("--cacert", str(proxy.certificate)),
         *itertools.chain.from_iterable(("-H", one) for one in given),
-        *("-o", "said", "-w", "%{http_code} %header{location}", url),
+        *("-o", "said", "-w", "%{http_code}/%{http_version} %header{location}", url),
     ]
     done = subprocess.run(command, input=body, capture_output=True, cwd=folder, check=True)
-    status, _, location = done.stdout.decode().partition(" ")
+    spoken, _, location = done.stdout.decode().partition(" ")
+    status, _, version = spoken.partition("/")
+    assert version == "2"
     return int(status), location or None
 
 
@@ -166,7 +163,9 @@ def test_creation_through_a_proxy_that_speaks_http2(
     if "Upload-Concat" in headers:
         headers["Upload-Concat"] = _parts(site)
     outside = http2.site.upload_url
-    got, location = _curl(tmp_path, outside, "POST", {"Tus-Resumable": TUS, "Dropoff-Code": site.code, **headers}, body)
+    got, location = _curl(
+        http2, tmp_path, outside, "POST", {"Tus-Resumable": TUS, "Dropoff-Code": site.code, **headers}, body
+    )
     assert got == status, (tmp_path / "said").read_text("utf-8")
     if location is not None and "Upload-Concat" in headers:
         assert http2.server.export(token_of(location)) == b"onetwo"

@@ -7,6 +7,7 @@ can drop one of the usual ones.
 import base64
 import contextlib
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Mapping
@@ -72,10 +73,13 @@ class RawConnection:
         self._buffer = b""
 
     @classmethod
-    def to(cls, url: str, *, timeout_seconds: float = 20) -> Self:
-        """Connect to the host and port of an http URL."""
+    def to(cls, url: str, *, timeout_seconds: float = 20, tls: ssl.SSLContext | None = None) -> Self:
+        """Connect to the host and port of a URL, by TLS if a context is given."""
         parts = urlsplit(url)
-        return cls(parts.hostname or "", parts.port or 80, timeout_seconds=timeout_seconds)
+        made = cls(parts.hostname or "", parts.port or 80, timeout_seconds=timeout_seconds)
+        if tls is not None:
+            made._socket = tls.wrap_socket(made._socket, server_hostname=parts.hostname)
+        return made
 
     @classmethod
     def over(cls, connected: socket.socket) -> Self:
@@ -222,15 +226,16 @@ class RawConnection:
 class TusSite:
     """A drop-off as a raw client sees it: its upload URL and its code."""
 
-    def __init__(self, upload_url: str, code: str | None) -> None:
-        """Keep the address and the code."""
+    def __init__(self, upload_url: str, code: str | None, tls: ssl.SSLContext | None = None) -> None:
+        """Keep the address, the code, and what an https URL is trusted by."""
         self.upload_url = upload_url
+        self._tls = tls
         self.code = code
         self._host = urlsplit(upload_url).netloc
 
     def connect(self, *, timeout_seconds: float = 20) -> RawConnection:
         """Open a connection to the server."""
-        return RawConnection.to(self.upload_url, timeout_seconds=timeout_seconds)
+        return RawConnection.to(self.upload_url, timeout_seconds=timeout_seconds, tls=self._tls)
 
     def message(self, method: str, url: str, headers: Headers, body: bytes = b"") -> bytes:
         """Write a request; Host and, with a body, Content-Length are added unless they are given."""
