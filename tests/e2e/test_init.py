@@ -15,10 +15,12 @@ from tests.support.programs import require_program
 from tests.support.server_process import program, run_warm
 
 _STRANGER = 65534
+_NOWHERE = "192.0.2.1:8080"  # an address that nothing can have, so nothing has the port
 
 
 def _init(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return run_warm("init", "--dir", str(folder), "--json", *options, folder=Path("/"), environment=environment)
+    arguments = ("init", "--dir", str(folder), "--listen", _NOWHERE, "--json", *options)
+    return run_warm(*arguments, folder=Path("/"), environment=environment)
 
 
 def _made(folder: Path, *options: str) -> str:
@@ -85,7 +87,7 @@ def test_init_takes_a_folder_of_ours_below_one_that_is_not() -> None:
         os.chown(above / "ours", _STRANGER, _STRANGER)
         refusal = f"cannot make a folder in {above}: Permission denied".encode()
         for name, status, said in (("ours", 0, b""), ("other/deeper", 1, refusal)):
-            command = [*as_stranger, "init", "--dir", str(above / name), "--json"]
+            command = [*as_stranger, "init", "--dir", str(above / name), "--listen", _NOWHERE, "--json"]
             done = subprocess.run(command, cwd="/", capture_output=True, check=False)
             assert (done.returncode, said in done.stderr) == (status, True), done.stderr
         assert (above / "ours" / "config.toml").exists()
