@@ -68,7 +68,7 @@ def init(
         str,
         typer.Option(
             help="Where drop-offs are kept; an empty PostgreSQL database is postgresql://user@host/db (a password is "
-            "best in ~/.pgpass)."
+            "best in a file that ?passfile= names)."
         ),
     ] = _SQLITE,
     as_json: JsonOption = False,

@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.util import greenlet_spawn
 
 from dropoff_tus.errors import CatalogUnavailableError
+from storage.catalog.postgres_connection import CONNECT_SECONDS, DRIVER_ERRORS, connect, reason
 from storage.catalog.postgres_transaction import PostgresTransaction
 from storage.catalog.transaction import Request, Transaction
 
@@ -39,7 +40,6 @@ LIST_SECONDS = 60.0
 """The same for the questions that may touch many rows."""
 LOCK_SECONDS = 4.0
 """How long a transaction may wait for another's lock: less than a call, so that PostgreSQL ends it and not we."""
-CONNECT_SECONDS = 3
 _CLOSE_SECONDS = 2.0
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.02
@@ -49,8 +49,6 @@ _GROUP = 256
 """Operations of one transaction at most, so that none waits for long."""
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({0x6175646974})"
 
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-"""Whatever the driver raises when the database does not do what it was asked."""
 _UNDONE = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -59,31 +57,10 @@ _UNDONE = (
 """The database undid the transaction, and it may succeed when it is repeated."""
 
 
-async def connect(url: URL, **settings: str) -> asyncpg.Connection:
-    """Open a connection. The session's `settings` are PostgreSQL's own.
-
-    Raises:
-        DRIVER_ERRORS: It cannot be opened.
-        ValueError: The driver does not understand an option of the URL.
-    """
-    query = {name: str(value) for name, value in url.query.items()}
-    host, port = query.pop("host", url.host), query.pop("port", url.port)
-    return await asyncpg.connect(
-        URL.create("postgresql", query=query).render_as_string(),
-        host=host,
-        port=None if port is None else int(port),
-        user=url.username,
-        password=url.password,
-        database=url.database,
-        timeout=CONNECT_SECONDS,
-        server_settings={"application_name": "dropoff-tus", **settings},
-    )
-
-
 def unavailable(error: Exception) -> CatalogUnavailableError:
     """Make the refusal for a database that does not answer, the original chained; its text is for nobody's log."""
     state = getattr(error, "sqlstate", None)
-    _log.error("the catalog does not answer: %s", f"{type(error).__name__}{f' {state}' if state else ''}")
+    _log.error("the catalog does not answer: %s", f"{type(error).__name__} {state}" if state else reason(error))
     refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
     refusal.__cause__ = error
     return refusal
@@ -159,7 +136,7 @@ class Lane:
 
     async def connect(self) -> asyncpg.Connection:
         """Open a connection with this lane's settings."""
-        return await connect(self._url, **self._settings)
+        return await connect(self._url, CONNECT_SECONDS, **self._settings)
 
     @property
     def writes(self) -> bool:

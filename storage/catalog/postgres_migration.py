@@ -15,20 +15,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.catalog.errors import CatalogError
 from storage.catalog.migration import advice, upgrade
-from storage.catalog.postgres import DRIVER_ERRORS, connect
+from storage.catalog.postgres_connection import DRIVER_ERRORS, connect, reason
 
 _LOCK = 0x64726F706F6666  # "dropoff"; advisory locks are per database
 _LOCK_SECONDS = 60
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (asyncpg.InvalidAuthorizationSpecificationError, "it refuses the user or the password"),
-    (asyncpg.InvalidCatalogNameError, "it has no database of this name; make it with createdb"),
-    (asyncpg.InsufficientPrivilegeError, "the user may not do that; migrate as the owner, and grant to the others"),
-    (asyncpg.TooManyConnectionsError, "it has no connection left; raise max_connections"),
-    (asyncpg.CannotConnectNowError, "it is starting or stopping; try again shortly"),
-    (asyncpg.LockNotAvailableError, "another migration is running; try again when it is done"),
-    (FileNotFoundError, "there is no socket at this place; is it running?"),
-    (TimeoutError, "it does not answer in time"),
-)
 
 
 def migrate_postgres(url: URL) -> list[str]:
@@ -51,7 +41,7 @@ async def _migrate(url: URL) -> list[str]:
             await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             return await connection.run_sync(upgrade)
-    except (*DRIVER_ERRORS, SQLAlchemyError, ValueError) as error:
+    except (*DRIVER_ERRORS, SQLAlchemyError) as error:
         raise CatalogError(f"cannot migrate the catalog in {place(url)}: {reason(error)}") from error
 
 
@@ -69,7 +59,7 @@ async def check_postgres(url: URL) -> None:
             rows = []
         finally:
             await connection.close()
-    except (*DRIVER_ERRORS, ValueError) as error:
+    except DRIVER_ERRORS as error:
         raise CatalogError(f"cannot open the catalog in {place(url)}: {reason(error)}") from error
     advised = advice(rows[0]["version_num"] if rows else None)
     if advised is not None:
@@ -80,19 +70,3 @@ def place(url: URL) -> str:
     """Name a database for a message: its name and host, nothing else of the URL."""
     host = url.query.get("host") or url.host
     return f"PostgreSQL's {url.database}" + (f" on {host}" if host else "")
-
-
-def reason(error: BaseException) -> str:
-    """Say in a few words what is in the way, without statements, values or the driver's own text."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for kind, words in _REASONS:
-            if isinstance(cause, kind):
-                return words
-        state = getattr(cause, "sqlstate", None)
-        if isinstance(cause, asyncpg.PostgresError) and state:
-            return f"{type(cause).__name__} ({state})"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__
-    return "an option of the URL is not understood" if isinstance(error, ValueError) else type(error).__name__

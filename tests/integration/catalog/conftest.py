@@ -78,3 +78,14 @@ def catalog_url(request: pytest.FixtureRequest) -> str:
     """Return the URL of a migrated catalog, once for each database."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+def password_role(postgres: PostgresServer) -> Iterator[str]:
+    """Return a role that has to give the password `hunter2`."""
+    # The rules of the cluster speak of a database of this name, whatever the role.
+    postgres.sql("CREATE DATABASE with_password")
+    postgres.sql("CREATE ROLE visitor LOGIN SUPERUSER PASSWORD 'hunter2'")
+    yield "visitor"
+    postgres.sql("DROP DATABASE with_password")
+    postgres.sql("DROP ROLE visitor")

@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 
 import pytest
 from sqlalchemy.util import await_
@@ -16,6 +16,7 @@ from storage.catalog import CatalogError, SqlCatalog, migrate, open_catalog, sta
 from storage.catalog import postgres as engine
 from storage.catalog.address import parse_url
 from storage.catalog.postgres import PostgresEngine
+from storage.catalog.postgres_connection import connect
 from storage.catalog.schema import REVISION
 from storage.catalog.transaction import Transaction
 from tests.integration.catalog.conftest import RUNTIME, SHARED
@@ -169,7 +170,7 @@ async def test_dropoff_locked_for_long_is_unavailable_and_its_readers_do_not_wai
     async with open_catalog(postgres_url) as catalog:
         await catalog.add_dropoff(dropoff)
         await catalog.add_dropoff(other)
-        holder = await engine.connect(parse_url(postgres.url(SHARED)))
+        holder = await connect(parse_url(postgres.url(SHARED)))
         try:
             await holder.execute("BEGIN")
             await holder.execute("SELECT 1 FROM dropoffs WHERE id = $1 FOR UPDATE", dropoff.id)
@@ -191,7 +192,7 @@ async def test_transaction_undone_by_a_deadlock_is_repeated(postgres: PostgresSe
     first, second = make_dropoff(), make_dropoff()
     opened = PostgresEngine(parse_url(postgres_url))
     catalog = SqlCatalog(opened)
-    stranger = await engine.connect(parse_url(postgres.url(SHARED)))
+    stranger = await connect(parse_url(postgres.url(SHARED)))
     attempts: list[int] = []
     blocked: asyncio.Future[asyncio.Task[str]] = asyncio.get_running_loop().create_future()
     lock = "SELECT 1 FROM dropoffs WHERE id = '{}' FOR UPDATE"
@@ -293,17 +294,6 @@ def test_role_without_the_right_to_make_tables_is_told_so(postgres: PostgresServ
     with pytest.raises(CatalogError, match="migrate as the owner"):
         migrate(postgres.url(empty_database, RUNTIME))
     assert migrate(postgres.url(SHARED, RUNTIME)) == []
-
-
-@pytest.fixture
-def password_role(postgres: PostgresServer) -> Iterator[str]:
-    """Return a role that has to give the password `hunter2`."""
-    # The rules of the cluster speak of a database of this name, whatever the role.
-    postgres.sql("CREATE DATABASE with_password")
-    postgres.sql("CREATE ROLE visitor LOGIN SUPERUSER PASSWORD 'hunter2'")
-    yield "visitor"
-    postgres.sql("DROP DATABASE with_password")
-    postgres.sql("DROP ROLE visitor")
 
 
 def test_password_works_and_a_wrong_one_is_never_repeated(
