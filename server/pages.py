@@ -32,14 +32,17 @@ _PAGE = """<!doctype html>
 <p>This address receives files. You need the code that came with it. Whatever you send is encrypted before it is stored,
 and cannot be read back from here.</p>
 <p>The upload page is not installed on this server. Until it is, any tus client can upload to</p>
-<pre>{url}</pre>
+<pre>{url}/</pre>
 <p>with the code in the header <code>Dropoff-Code</code>. For example with Python and tuspy:</p>
 <pre>from tusclient import client
-tus = client.TusClient("{url}", headers={{"Dropoff-Code": "YOUR-CODE"}})
-tus.uploader("FILE", chunk_size=64 * 2**20, metadata={{"filename": "FILE"}}).upload()</pre>
-<p>or with curl, for one small file:</p>
-<pre>curl -H 'Tus-Resumable: 1.0.0' -H 'Dropoff-Code: YOUR-CODE' -H 'Content-Type: application/offset+octet-stream' \\
-  -H "Upload-Length: $(stat -c %s FILE)" --data-binary @FILE -i {url}</pre>
+file = "FILE"
+tus = client.TusClient("{url}/", headers={{"Dropoff-Code": "YOUR-CODE"}})
+tus.uploader(file, chunk_size=64 * 2**20, metadata={{"filename": file}}).upload()</pre>
+<p>or with curl, for one small file, in its folder:</p>
+<pre>file=FILE
+curl -gi --fail-with-body -X POST "{url}" -H 'Tus-Resumable: 1.0.0' -H 'Dropoff-Code: YOUR-CODE' \\
+  -H "Upload-Metadata: filename $(printf %s "$file" | base64 | tr -d '\\n')" \\
+  -H "Upload-Length: $(wc -c &lt; "$file")" -H 'Content-Type: application/offset+octet-stream' -T "./$file"</pre>
 <p>An upload that breaks off can be resumed: ask its address with HEAD where it stands, and send the rest.</p>
 </main></body></html>
 """
@@ -52,7 +55,8 @@ async def page(request: web.Request) -> web.Response:
     shown = drop_id if is_drop_id(drop_id) else "UNKNOWN"
     config = request.app[CONFIG]
     base = base_url(request, config.server.public_url, config.server.trusted_proxies)
-    url = html.escape(f"{base}/files/{shown}/")
+    # Behind a slash curl would put the name of the file that it sends.
+    url = html.escape(f"{base}/files/{shown}")
     return web.Response(text=_PAGE.format(url=url), content_type="text/html", headers=SECURITY_HEADERS)
 
 
