@@ -409,6 +409,13 @@ class CatalogUnavailableError(DropoffError):
     default_retry_after_seconds = 5
 
 
+class CatalogFullError(CatalogUnavailableError):
+    """The database's disk is full, so that it takes nothing."""
+
+    code, status_hint = StorageFullError.code, StorageFullError.status_hint
+    default_retry_after_seconds = 60
+
+
 class SiteUnavailableError(DropoffError):
     """The site that is asked before an upload begins gives no answer, so nothing begins."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -23,6 +24,7 @@ from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
 from server.logs import describe, log_what_nobody_caught, write_to
 from server.middleware import around
 from server.origins import Origins
+from server.places import shortages
 from server.services import StartError
 from server.tls import renewing_context
 
@@ -216,4 +218,5 @@ def _monitoring(app: web.Application) -> web.Application:
         app[appkeys.OUTBOX],
         SystemClock(),
         app[appkeys.UPLOADS].trusted_time,
+        functools.partial(shortages, app[appkeys.CONFIG]),
     )

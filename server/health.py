@@ -1,6 +1,7 @@
 """Monitoring on a listener of its own: alive, ready, metrics. No label carries an id."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import get_args
 
@@ -14,6 +15,8 @@ from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.trusted_time import TrustedTime
+
+_LOOK_SECONDS = 5.0
 
 
 class Metrics:
@@ -78,21 +81,33 @@ class Metrics:
 
 
 def monitoring_app(
-    metrics: Metrics, store: Store, catalog: Catalog, outbox: Outbox, clock: Clock, trusted: TrustedTime
+    metrics: Metrics,
+    store: Store,
+    catalog: Catalog,
+    outbox: Outbox,
+    clock: Clock,
+    trusted: TrustedTime,
+    shortages: Callable[[], list[str]],
 ) -> web.Application:
-    """Return the application of the monitoring listener."""
+    """Return the application of the monitoring listener; `shortages` names the volumes that take nothing more."""
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
+    def look() -> list[str]:
+        below = ["free disk space is below store.free_space_floor"] if store.free_bytes() <= 0 else []
+        return below + shortages()
+
     async def readyz(_request: web.Request) -> web.Response:
         try:
             await catalog.version()
-            full = store.free_bytes() <= 0
+            # Beside the event loop, and not for ever: a file system that hangs would hold everything up.
+            async with asyncio.timeout(_LOOK_SECONDS):
+                missing = await asyncio.to_thread(look)
         except (DropoffError, OSError) as error:
             return web.Response(status=503, text=f"not ready: {type(error).__name__}\n")
-        if full:
-            return web.Response(status=503, text="not ready: free disk space is below store.free_space_floor\n")
+        if missing:
+            return web.Response(status=503, text=f"not ready: {'; '.join(missing)}\n")
         # Uploads are received all the same, so nobody is to be sent away; who watches should see it.
         return web.Response(text="ready\n" if trusted.problem is None else f"ready, but {trusted.problem}\n")
 

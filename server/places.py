@@ -1,14 +1,22 @@
 """Where the configuration says that keys, store and catalog are, and whether they are ours to work on."""
 
+import errno
+import os
 from pathlib import Path
 
 from server.config import Config
 from storage.catalog import catalog_file
+from storage.durable import sync_folder
 from storage.keys import KeyPlaces, KeySourceError
 from storage.keysource import check_owner_only, read_source
 from storage.layout import Layout
 from storage.marker import NAME
 from storage.owner import check_owner
+
+_LEAST_BYTES = 1 << 20
+"""For the envelopes of an upload and what the catalog writes of it, with room for others that come meanwhile."""
+_LEAST_INODES = 16
+"""An upload makes four files and up to two folders."""
 
 __all__ = ["KeySourceError", "check_owner_only", "check_whose", "key_places", "layout_of", "read_source"]
 
@@ -27,6 +35,64 @@ def key_places(config: Config) -> KeyPlaces:
 def layout_of(config: Config) -> Layout:
     """Return where the configuration says that the store's folders are."""
     return Layout(Path(config.store.dir), Path(config.store.keys_dir), Path(config.keys.ingest_dir))
+
+
+def why_unsynced(config: Config) -> str | None:
+    """Say what to do where a file system syncs no folders, which would make empty what clients are promised."""
+    if config.store.durability != "fsync":
+        return None
+    for setting, folder in _written(config).items():
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0)
+            return (
+                f"{setting}: {error.filename} cannot be synced ({name}, {error.strerror}), so a power cut could take "
+                "files from it that clients were told are safe. Nothing was changed. Put it on a file system that "
+                'syncs folders, or write store.durability = "os" to accept that'
+            )
+    return None
+
+
+def shortages(config: Config) -> list[str]:
+    """Name each volume on which no upload could begin, for want of space or of inodes.
+
+    That of `store.dir` has a floor of its own beside (`Store.free_bytes`).
+
+    Raises:
+        OSError: A folder cannot be looked at.
+    """
+    volumes: dict[int, tuple[Path, list[str]]] = {}
+    for setting, folder in _written(config).items():
+        volumes.setdefault(folder.stat().st_dev, (folder, []))[1].append(setting)
+    found = []
+    for folder, settings in volumes.values():
+        volume = os.statvfs(folder)
+        if volume.f_bavail * volume.f_frsize < _LEAST_BYTES:
+            found.append(f"the volume of {' and '.join(settings)} is full")
+        # Of file systems that make inodes as they need them there is no number.
+        if volume.f_files and volume.f_favail < _LEAST_INODES:
+            found.append(f"the volume of {' and '.join(settings)} has no inodes left")
+    return found
+
+
+def folders(config: Config) -> dict[str, Path]:
+    """Return the folders that the server writes to, and their keys."""
+    return {
+        "store.dir": config.store.dir,
+        "store.keys_dir": config.store.keys_dir,
+        "keys.ingest_dir": config.keys.ingest_dir,
+    }
+
+
+def _written(config: Config) -> dict[str, Path]:
+    """Return the folders that have to be there, with that of the catalog; where one is missing, what it is to be in."""
+    file = catalog_file(config.catalog.url)
+    found = folders(config) | ({} if file is None else {"catalog.url": file.absolute().parent})
+    return {
+        setting: next((path for path in (folder, *folder.parents) if path.is_dir()), folder)
+        for setting, folder in found.items()
+    }
 
 
 def check_whose(config: Config) -> None:

@@ -17,7 +17,7 @@ from dropoff_tus.protocol import ALIVE
 from server.clock import SystemClock
 from server.config import Config
 from server.dropoffs import Dropoffs
-from server.places import check_whose, key_places, layout_of
+from server.places import check_whose, key_places, layout_of, why_unsynced
 from server.purging import Purger
 from server.uploads import Uploads, UploadSettings
 from storage.audit import sign_certificate, sign_checkpoint
@@ -116,6 +116,8 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             await asyncio.to_thread(check_whose, config)
+            if unsynced := await asyncio.to_thread(why_unsynced, config):
+                raise StartError(unsynced)
             catalog = await stack.enter_async_context(
                 open_catalog(config.catalog.url, durable=config.store.durability == "fsync", sinks=sinks_of(config))
             )

@@ -7,6 +7,7 @@ Source: docs/format.md.
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from dropoff_tus.checksum import running_hash
-from dropoff_tus.errors import DropoffError, StorageFailedError
+from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, SignedPolicy
 from storage.age import Identity, Recipient
@@ -125,18 +126,27 @@ class StoreBase:
         """
         if self._roots is None:
             self._roots = self._present_roots()
-        elif self._present_roots() != self._roots:
-            _log.error("a folder of the store is gone or was replaced: put it back, mount it, or restart")
+            return
+        for root, known in self._roots.items():
+            error = None
+            try:
+                found = root.stat()
+            except OSError as gone:
+                error = gone
+            else:
+                if (found.st_dev, found.st_ino) == known:
+                    continue
+            log_failure(error or OSError(errno.ESTALE, "another folder is in its place"), root)
             message = "the store's folder is not there; what was acknowledged is safe, try again when it is back"
-            raise StorageFailedError(message)
+            raise StorageFailedError(message) from error
 
-    def _present_roots(self) -> tuple[tuple[int, int], ...] | None:
+    def _present_roots(self) -> dict[Path, tuple[int, int]] | None:
         """Tell which folders the roots are; None where one is missing."""
         try:
-            found = [root.stat() for root in (self.layout.uploads, self.settings.keys_dir)]
+            found = {root: root.stat() for root in (self.layout.uploads, self.settings.keys_dir)}
         except OSError:
             return None
-        return tuple((one.st_dev, one.st_ino) for one in found)
+        return {root: (one.st_dev, one.st_ino) for root, one in found.items()}
 
     def absent(self) -> DropoffError:
         """Return what to say of an upload whose files are not there: it is unknown, or the store is away."""
@@ -209,13 +219,15 @@ class StoreBase:
             self.unfinished[upload_id] = offset
         return offset is not None
 
-    def failed(self, upload_id: str, error: OSError) -> StorageFailedError:
+    def failed(self, upload_id: str, error: OSError) -> StorageFailedError | StorageFullError:
         """Return the refusal for an upload that the disk did not let us read; distrust it if a sync failed."""
         if isinstance(error, SyncFailedError):
             self.distrusted.add(upload_id)
             self.known.forget(upload_id)
+            log_failure(error, self.layout.of(upload_id).folder)
             return distrusted()
-        return StorageFailedError(f"the disk failed under upload {upload_id} ({error.strerror}); what is stored stays")
+        text = f" under upload {upload_id} ({error.strerror}); what is stored stays"
+        return refused(error, text, self.layout.of(upload_id).folder)
 
     def read_key_file(self, upload_id: str, path: Path) -> bytes:
         """Return an upload's envelope or receipt.
@@ -248,6 +260,26 @@ class StoreBase:
         """Return the digests to compute: the configured one and the named ones."""
         configured = set() if self.settings.digest == "none" else {self.settings.digest}
         return configured | set(names)
+
+
+def refused(error: OSError, text: str, place: Path) -> StorageFailedError | StorageFullError:
+    """Make the refusal for what the disk did not do: it is full, or it failed. Its path is for the log alone.
+
+    Args:
+        error: What the system said.
+        text: What follows the words for that.
+        place: Where it was, for an error that names no path.
+    """
+    log_failure(error, place)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFullError(f"the disk is full{text}")
+    return StorageFailedError(f"the disk failed{text}")
+
+
+def log_failure(error: OSError, place: Path) -> None:
+    """Log which error it was, and where."""
+    name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    _log.error("the disk failed", extra={"errno": name, "path": str(error.filename or place)})
 
 
 def distrusted() -> StorageFailedError:

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullError
-from storage.base import StoreBase
+from dropoff_tus.errors import DropoffError
+from storage.base import StoreBase, refused
 from storage.creation import sync_creation
 from storage.durable import SyncFailedError, failpoint
 from storage.log import LogState, Record, SegmentEntry, check_signs, jump, next_record, segments_record, sign_line
@@ -108,14 +108,13 @@ class Committer:
         kept = f"what was acknowledged before (up to {self.state.offset}) is safe"
         if isinstance(error, SyncFailedError):
             self._distrust()
-            return StorageFailedError(f"the disk did not confirm a write; {kept}")
-        try:
-            self.drop_uncommitted()
-        except OSError:
-            self._distrust()
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return StorageFullError(f"the disk is full; {kept}")
-        return StorageFailedError(f"the disk failed under upload {self.state.id}; {kept}")
+        else:
+            try:
+                self.drop_uncommitted()
+            except OSError:
+                self._distrust()
+        base, upload_id = self._base, self.state.id
+        return refused(error, f" under upload {upload_id}; {kept}", base.layout.of(upload_id).folder)
 
     def _sync_data(self) -> None:
         failpoint("before-data-sync")

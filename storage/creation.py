@@ -5,7 +5,6 @@ Source: docs/format.md, Files, Envelope, Log.
 
 import base64
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -13,15 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError, StorageFailedError, StorageFullError, UploadNotFoundError
+from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
-from storage.base import Known, StoreBase, new_hash
+from storage.base import Known, StoreBase, new_hash, refused
 from storage.envelope import SALT_BYTES, Envelope
 from storage.keys import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
 from storage.layout import UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
+
+_NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
 
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:
@@ -63,8 +64,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         else:
             _write(base, new.policy.mode, paths, blobs, line)
     except OSError as error:
-        text = "the upload could not be created; nothing of it is stored"
-        raise (StorageFullError if error.errno == errno.ENOSPC else StorageFailedError)(text) from error
+        raise refused(error, _NOT_CREATED, paths.folder) from error
     state = initial_state(record, line)
     names = base.wanted_digests(new.digests) if new.role is not Role.FINAL else set()
     base.known.put(

@@ -7,10 +7,12 @@ worked (the kernel may have dropped the dirty pages): `SyncFailedError` tells th
 Source: docs/format.md, Order of writes.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +24,34 @@ FILE_MODE = 0o600
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
+_NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What file systems that sync no folders answer, as some network shares do."""
+
+
 class SyncFailedError(OSError):
     """A sync failed: what the file holds on the medium is unknown."""
+
+
+def _named(error: OSError, descriptor: int) -> OSError:
+    """Return an error with the path of the open file, which calls on descriptors leave out."""
+    with contextlib.suppress(OSError):
+        error.filename = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - no path of ours
+    return error
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable, also to find out whether its file system can do that.
+
+    Raises:
+        OSError: It was not done; with the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        calls.fsync(descriptor)
+    except OSError as error:
+        raise _named(error, descriptor) from None
+    finally:
+        os.close(descriptor)
 
 
 def _killer(spec: str) -> Callable[[str], None]:
@@ -204,9 +232,12 @@ class Disk:
         view = memoryview(data)
         failpoint("write")
         while view.nbytes:
-            count = calls.pwrite(descriptor, view, offset)
+            try:
+                count = calls.pwrite(descriptor, view, offset)
+            except OSError as error:
+                raise _named(error, descriptor) from None
             if count <= 0:
-                raise OSError(errno.EIO, "the disk took no bytes")
+                raise _named(OSError(errno.EIO, "the disk took no bytes"), descriptor)
             offset += count
             view = view[count:]
 
@@ -222,10 +253,13 @@ class Disk:
         try:
             calls.fdatasync(descriptor)
         except OSError as error:
-            raise SyncFailedError(error.errno, "a sync failed") from error
+            raise _named(SyncFailedError(error.errno, error.strerror), descriptor) from error
 
     def sync_path(self, path: Path) -> None:
         """Make a file, or a folder's entries, durable.
+
+        A file system that syncs no folders is nothing to fail at each time: a start refuses it (`server.services`),
+        unless the operator does without syncs, and an identity that is made on it is as durable as it can be.
 
         Raises:
             SyncFailedError: As `sync_file`.
@@ -237,7 +271,8 @@ class Disk:
         try:
             calls.fsync(descriptor)
         except OSError as error:
-            raise SyncFailedError(error.errno, "a sync failed") from error
+            if error.errno not in _NO_FOLDER_SYNCS or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise SyncFailedError(error.errno, error.strerror, str(path)) from error
         finally:
             os.close(descriptor)
 
@@ -248,7 +283,10 @@ class Disk:
     def truncate(self, descriptor: int, size_bytes: int) -> None:
         """Cut a file."""
         failpoint("truncate")
-        calls.ftruncate(descriptor, size_bytes)
+        try:
+            calls.ftruncate(descriptor, size_bytes)
+        except OSError as error:
+            raise _named(error, descriptor) from None
 
     def replace(self, path: Path, data: bytes, *, before_rename: Callable[[Path], None] | None = None) -> None:
         """Write a small file whole: temporary name, sync, rename, sync of the folder.

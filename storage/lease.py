@@ -15,14 +15,13 @@ from dropoff_tus.errors import (
     LengthFixedError,
     MaxSizeExceededError,
     MismatchedOffsetError,
-    StorageFailedError,
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from dropoff_tus.ports.store import Body, Completion
 from storage.append import Appender, Leased
-from storage.base import StoreBase
+from storage.base import StoreBase, refused
 from storage.commit import Committer
 from storage.durable import SyncFailedError
 from storage.holder import Holder
@@ -203,11 +202,11 @@ class FileLease:
             except OSError as error:
                 if self.state.ended is None:
                     raise self._committer.failed(error) from error
-                message = (
-                    f"upload {self.state.id} has ended, but not all of its keys and bytes could be removed "
-                    f"({error.strerror}); the same again goes on with it"
+                text = (
+                    f": upload {self.state.id} has ended, but not all of its keys and bytes could be "
+                    f"removed ({error.strerror}); the same again goes on with it"
                 )
-                raise StorageFailedError(message) from error
+                raise refused(error, text, self._base.layout.of(self.state.id).folder) from error
 
         await self._pools.run(work)
 

@@ -8,7 +8,6 @@ import os
 import ssl
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,9 +55,11 @@ def check_config(
             mistakes = _not_to_be_had(loaded)
         remarks = [line for line in _remarks(loaded) if not _is_of(line, wrong)]
         if not mistakes:
+            from server.places import folders
+
             remarks += [
                 f"{name}: there is no folder {folder}; it is made when it is needed"
-                for name, folder in folders(loaded)
+                for name, folder in folders(loaded).items()
                 if not folder.exists()
             ]
     if as_json:
@@ -81,7 +82,7 @@ def _is_of(line: str, places: frozenset[str]) -> bool:
 def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     """Check what reading the file cannot: keys, secrets, certificate, recipients, folders, catalog."""
     from server.deliveries import secrets_of
-    from server.places import KeySourceError, key_places
+    from server.places import KeySourceError, folders, key_places, why_unsynced
     from server.services import StartError
     from server.tls import read_certificate
     from storage.keys import check_recipients, load_server_keys
@@ -111,7 +112,7 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
         except OSError as error:
             reason = getattr(error, "reason", None) or error.strerror
             mistakes.append(f"mail.ca_file: {config.mail.ca_file} cannot be used ({reason}); write certificates in PEM")
-    for name, folder in folders(config):
+    for name, folder in folders(config).items():
         found = next(path for path in (folder, *folder.parents) if path.exists())
         if not found.is_dir() or not os.access(found, os.R_OK | os.W_OK | os.X_OK):
             mistakes.append(
@@ -119,6 +120,7 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
                 "folder to that user, or name one that is not mounted read-only"
             )
     if "catalog.url" not in wrong:
+        mistakes += [unsynced] if (unsynced := why_unsynced(config)) else []
         mistakes += asyncio.run(_catalog(config, look_at_store=not wrong & {"store.dir", "store.keys_dir"}))
     return mistakes
 
@@ -135,15 +137,6 @@ def _not_to_be_had(config: Config) -> list[str]:
     except ListenError as error:
         return [str(error)]
     return []
-
-
-def folders(config: Config) -> list[tuple[str, Path]]:
-    """Return the folders that the server writes to, and their keys."""
-    return [
-        ("store.dir", config.store.dir),
-        ("store.keys_dir", config.store.keys_dir),
-        ("keys.ingest_dir", config.keys.ingest_dir),
-    ]
 
 
 async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.check import folders
 from server.cli.context import ConfigOption, JsonOption, size_option, with_services
 from server.cli.drop import ROOT_IDENTITY, create_drop
 from server.cli.output import CommandError, note, print_json, say, show, size
@@ -49,6 +48,7 @@ def doctor(
 
     Example: dropoff-tus doctor --size 200MiB
     """
+    from dropoff_tus.errors import DropoffError
     from server.config import config_path
 
     wanted = size_option(length, 0, "--size")
@@ -60,7 +60,10 @@ def doctor(
     async def work(services: Services, conf: Config) -> list[Result]:
         results = _local(services, conf, folder)
         results += await asyncio.to_thread(_monitoring, conf)
-        return results + await _upload(services, conf, wanted)
+        try:
+            return results + await _upload(services, conf, wanted)
+        except DropoffError as error:
+            return [*results, Result("upload", "problem", error.message, "mend what is named above; see the log")]
 
     results = with_services(config, work)
     problems = sum(result.status == "problem" for result in results)
@@ -81,6 +84,8 @@ def doctor(
 
 def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     """Look at what can be seen without the network. That keys and catalog open has been seen by now."""
+    from server.places import folders, shortages
+
     results = [Result("keys", "ok", "all of them can be read")]
     free = services.store.free_bytes()
     if free <= 0:
@@ -88,7 +93,9 @@ def _local(services: Services, config: Config, folder: Path) -> list[Result]:
         results.append(Result("space", "problem", "free space is below store.free_space_floor", advice))
     else:
         results.append(Result("space", "ok", f"{size(free)} above store.free_space_floor"))
-    results += [_folder(name, path) for name, path in folders(config)]
+    advice = "make room there; until then uploads are refused with 507"
+    results += [Result("space", "problem", shortage, advice) for shortage in shortages(config)]
+    results += [_folder(name, path) for name, path in folders(config).items()]
     if (folder / ROOT_IDENTITY).exists():
         detail = f"{folder / ROOT_IDENTITY} is still on this machine: whoever takes it reads everything"
         results.append(Result("root identity", "warning", detail, "move it off, and keep it in two places"))

@@ -71,7 +71,7 @@ async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[Engine]:  # no
     try:
         engine = SqliteEngine(path, durable=durable)
     except sqlite3.Error as error:
-        raise CatalogError(f"cannot open the catalog {path}: {reason(error)}") from error
+        raise CatalogError(f"cannot open the catalog {path}: {reason(error, path)}") from error
     try:
         yield engine
     finally:

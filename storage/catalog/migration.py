@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage.catalog.errors import CatalogError
 from storage.catalog.schema import REVISION
-from storage.catalog.sqlite import connect
+from storage.catalog.sqlite import connect, why_not_written
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _NEWER = "the catalog's tables were made by a newer version; install that one (`dropoff-tus migrate` cannot go back)"
@@ -39,7 +39,7 @@ def migrate_sqlite(path: Path) -> list[str]:
             with engine.connect() as connection:
                 return _migrate_sqlite(connection)
     except (OSError, sqlite3.Error, SQLAlchemyError) as error:
-        raise CatalogError(f"cannot migrate the catalog {path}: {reason(error)}") from error
+        raise CatalogError(f"cannot migrate the catalog {path}: {reason(error, path)}") from error
 
 
 def _migrate_sqlite(connection: Connection) -> list[str]:
@@ -50,7 +50,9 @@ def _migrate_sqlite(connection: Connection) -> list[str]:
         applied = upgrade(connection)
         _check_references(connection)
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        # A disk that is full, say, has undone everything already; what is to be told is that.
+        with contextlib.suppress(SQLAlchemyError):
+            connection.exec_driver_sql("ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")
     return applied
@@ -112,7 +114,7 @@ def check_sqlite(path: Path) -> None:
             found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall()
             rows = connection.execute("SELECT version_num FROM alembic_version").fetchall() if found else []
     except sqlite3.Error as error:
-        raise CatalogError(f"cannot open the catalog {path}: {reason(error)}") from error
+        raise CatalogError(f"cannot open the catalog {path}: {reason(error, path)}") from error
     advised = advice(rows[0]["version_num"] if rows else None)
     if advised is not None:
         raise CatalogError(f"{path}: {advised}")
@@ -127,9 +129,12 @@ def advice(revision: str | None) -> str | None:
     return _NEWER
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception, path: Path) -> str:
     """Say in a few words what a database or the system complains of, without statements or values."""
     original = getattr(error, "orig", None) or error
     if isinstance(original, OSError):
         return original.strerror or type(original).__name__
-    return str(original) if isinstance(original, sqlite3.Error) else type(original).__name__
+    if not isinstance(original, sqlite3.Error):
+        return type(original).__name__
+    cause = why_not_written(original, path)
+    return str(original) if cause is None else f"{original} ({cause.filename}: {cause.strerror})"

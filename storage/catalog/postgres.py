@@ -25,7 +25,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.util import greenlet_spawn
 
-from dropoff_tus.errors import CatalogUnavailableError
+from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from storage.catalog.postgres_connection import CONNECT_SECONDS, DRIVER_ERRORS, connect, reason
 from storage.catalog.postgres_transaction import PostgresTransaction
 from storage.catalog.transaction import Request, Transaction
@@ -62,6 +62,8 @@ def unavailable(error: Exception) -> CatalogUnavailableError:
     state = getattr(error, "sqlstate", None)
     _log.error("the catalog does not answer: %s", f"{type(error).__name__} {state}" if state else reason(error))
     refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
+    if isinstance(error, asyncpg.DiskFullError):
+        refusal = CatalogFullError("the disk is full, so the catalog cannot be written; try again shortly")
     refusal.__cause__ = error
     return refusal
 

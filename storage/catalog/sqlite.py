@@ -16,10 +16,13 @@ times the CPU for each, which the event loop would miss, since all threads share
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
+import os
 import queue
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +33,7 @@ from sqlalchemy import UpdateBase
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.audit import Chain
-from dropoff_tus.errors import CatalogUnavailableError
+from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from storage.catalog.statements import Statement
 from storage.catalog.transaction import Request, Transaction
 
@@ -51,6 +54,7 @@ _PRAGMAS = (
     "journal_mode = WAL",
     "foreign_keys = ON",
     "trusted_schema = OFF",
+    "temp_store = MEMORY",  # there may be no folder for temporary files, on a read-only root, say
     "wal_autocheckpoint = 4000",
     "journal_size_limit = 67108864",
 )
@@ -114,20 +118,45 @@ class SqliteTransaction:
         return self._cursor.execute(compiled(statement), values)
 
 
-_REASONS = {
-    "SQLITE_FULL": "the disk is full, so the catalog cannot be written",
-    "SQLITE_READONLY": "the catalog cannot be written, its file or disk is read-only",
-}
+_OF_THE_DISK = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
+_PROBE_BYTES = 64 << 10
+"""More than SQLite needs to begin: a page of each of its files, and 32 KiB of shared memory."""
 
 
-def unavailable(error: sqlite3.Error) -> CatalogUnavailableError:
+def unavailable(error: sqlite3.Error, path: Path) -> CatalogUnavailableError:
     """Make the refusal for a database that does not answer, the original chained; its text is for the log alone."""
     name = str(getattr(error, "sqlite_errorname", type(error).__name__))
-    _log.error("the catalog does not answer: %s", name)
-    said = next((text for begin, text in _REASONS.items() if name.startswith(begin)), "the catalog does not answer")
-    refusal = CatalogUnavailableError(f"{said}; try again shortly")
+    cause = why_not_written(error, path)
+    code = None if cause is None else errno.errorcode.get(cause.errno or 0)
+    _log.error("the catalog does not answer: %s", name, extra={"errno": code, "path": str(path)})
+    refusal = CatalogUnavailableError("the catalog does not answer; try again shortly")
+    if name.startswith("SQLITE_FULL") or code in {"ENOSPC", "EDQUOT"}:
+        refusal = CatalogFullError("the disk is full, so the catalog cannot be written; try again shortly")
+    elif name.startswith("SQLITE_READONLY") or code == "EROFS":
+        refusal = CatalogUnavailableError(
+            "the catalog cannot be written, its file or disk is read-only; try again shortly"
+        )
     refusal.__cause__ = error
     return refusal
+
+
+def why_not_written(error: sqlite3.Error, path: Path) -> OSError | None:
+    """Find out by a file beside it what the system says where the database names no more than its own error.
+
+    Returns:
+        What it said, with the folder's path; None if the error is none of the disk's, or a file can be written there.
+    """
+    if not str(getattr(error, "sqlite_errorname", "")).startswith(_OF_THE_DISK):
+        return None
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # noqa: TID251 - of a quota, some file systems say so only here
+    except OSError as cause:
+        cause.filename = str(path.absolute().parent)
+        return cause
+    return None
 
 
 class OpenedFile:
@@ -165,8 +194,9 @@ class OpenedFile:
 class Lane:
     """A thread with a connection and a queue. Runs what is queued in groups; answers a group at a time."""
 
-    def __init__(self, name: str, connection: sqlite3.Connection) -> None:
-        """Take over a connection. Call on the running loop, which gets the answers."""
+    def __init__(self, name: str, connection: sqlite3.Connection, path: Path) -> None:
+        """Take over a connection to the file at path. Call on the running loop, which gets the answers."""
+        self._path = path
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._transaction = SqliteTransaction(connection)
@@ -241,7 +271,7 @@ class Lane:
         except sqlite3.IntegrityError as error:
             request.error = error  # this request broke a constraint: a mistake of ours, and the database is well
         except sqlite3.Error as error:
-            request.error = unavailable(error)
+            request.error = unavailable(error, self._path)
         except BaseException as error:  # noqa: BLE001 - the thread must go on, and the caller hears of it
             request.error = error
 
@@ -268,7 +298,7 @@ class WriterLane(Lane):
             execute("COMMIT")
         except sqlite3.Error as error:
             # Also when the database undid everything on its own (disk full): the next savepoint finds no transaction.
-            refusal = unavailable(error)
+            refusal = unavailable(error, self._path)
             for request in group:
                 request.result, request.error = None, refusal
             self._undo()
@@ -321,11 +351,11 @@ class SqliteEngine:
             raise
         for connection in connections[1:]:
             connection.execute("PRAGMA query_only = ON").fetchall()
-        self._writer = WriterLane("catalog-writer", connections[0])
+        self._writer = WriterLane("catalog-writer", connections[0], path)
         connections[1].execute("PRAGMA busy_timeout = 0").fetchall()
         self._near_connection, self._near = connections[1], SqliteTransaction(connections[1])
         self._closed = False
-        self._lister = Lane("catalog-lister", connections[2])
+        self._lister = Lane("catalog-lister", connections[2], path)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run an operation on the writer's thread."""

@@ -1,6 +1,8 @@
 """A server whose disk fails when a test says so, and small disks that fill up."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from tests.support.programs import require_program
 from tests.support.server_process import ServerProcess
 
+_INODES = 2000
 _SOURCE = Path(__file__).with_name("disk_faults.c")
 
 
@@ -44,9 +47,10 @@ class SmallDisk:
     def __init__(self, place: Path, size_bytes: int) -> None:
         """Mount it."""
         self.place = place
-        self._ballast = place / "ballast"
+        self._ballast, self._crowd = place / "ballast", place / "crowd"
         place.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(place)], check=True)
+        options = f"size={size_bytes},nr_inodes={_INODES}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
 
     def leave(self, free_bytes: int) -> None:
         """Fill it up to this many free bytes (whole pages)."""
@@ -55,9 +59,17 @@ class SmallDisk:
         with self._ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, numbers.f_bavail * numbers.f_frsize - free_bytes))
 
+    def use_up_inodes(self) -> None:
+        """Make empty files until there can be no more."""
+        self._crowd.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(_INODES):
+                (self._crowd / str(number)).touch()
+
     def clear(self) -> None:
         """Take the ballast away."""
         self._ballast.unlink(missing_ok=True)
+        shutil.rmtree(self._crowd, ignore_errors=True)
 
     def remount(self, how: str) -> None:
         """Make it read-only (`ro`) or writable again (`rw`)."""

@@ -4,7 +4,7 @@
  *
  *     <call> <what> <count> <part of the path>
  *
- * call: pwrite, fdatasync, fsync, ftruncate. what: the number of an error; 0 for a short write (half of what was asked);
+ * call: pwrite (write too), fdatasync, fsync, ftruncate. what: the number of an error; 0 for a short write (half of what was asked);
  * -1 to kill the process once `count` bytes in all were written. count: how many calls go through first (bytes for -1).
  * An empty file lets everything through. The count starts anew whenever the file changes.
  */
@@ -84,6 +84,17 @@ ssize_t pwrite(int descriptor, const void *data, size_t bytes, off_t offset)
 ssize_t pwrite64(int descriptor, const void *data, size_t bytes, off_t offset)
 {
     return write_or_fail("pwrite64", descriptor, data, bytes, offset);
+}
+
+ssize_t write(int descriptor, const void *data, size_t bytes)
+{
+    int what = 0;
+    size_t room = 0;
+    if (struck("pwrite", descriptor, bytes, &what, &room) && what > 0) {
+        errno = what;
+        return -1;
+    }
+    return NEXT(ssize_t (*)(int, const void *, size_t), "write")(descriptor, data, bytes);
 }
 
 #define SYNC(name)                                                        \

@@ -60,7 +60,7 @@ def test_full_disk_and_read_only_file_are_told_as_what_they_are(sqlite_url: str)
             database.execute("DELETE FROM filler")
         with pytest.raises(sqlite3.Error) as other:
             database.execute("SELECT * FROM nowhere")
-    said = [str(sqlite.unavailable(found.value)) for found in (full, read_only, other)]
+    said = [str(sqlite.unavailable(found.value, _file(sqlite_url))) for found in (full, read_only, other)]
     assert ["disk is full" in said[0], "read-only" in said[1], said[2]] == [
         True,
         True,
