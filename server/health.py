@@ -104,6 +104,8 @@ def monitoring_app(
             # Beside the event loop, and not for ever: a file system that hangs would hold everything up.
             async with asyncio.timeout(_LOOK_SECONDS):
                 missing = await asyncio.to_thread(look)
+        except TimeoutError:
+            return web.Response(status=503, text="not ready: the disk does not answer\n")
         except (DropoffError, OSError) as error:
             return web.Response(status=503, text=f"not ready: {type(error).__name__}\n")
         if missing:

@@ -129,7 +129,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         except (KeySourceError, CatalogError, CatalogUnavailableError, ForeignOwnerError, WrongStoreError) as error:
             raise StartError(str(error)) from error
         except OSError as error:
-            message = f"cannot use the store at {settings.root}: {error.strerror}"
+            message = f"cannot use the store at {error.filename or settings.root}: {error.strerror}"
             raise StartError(message) from error
         stack.push_async_callback(store.close)
         uploads = Uploads(

@@ -82,7 +82,7 @@ def _is_of(line: str, places: frozenset[str]) -> bool:
 def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     """Check what reading the file cannot: keys, secrets, certificate, recipients, folders, catalog."""
     from server.deliveries import secrets_of
-    from server.places import KeySourceError, folders, key_places, why_unsynced
+    from server.places import KeySourceError, folders, key_places
     from server.services import StartError
     from server.tls import read_certificate
     from storage.keys import check_recipients, load_server_keys
@@ -120,7 +120,6 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
                 "folder to that user, or name one that is not mounted read-only"
             )
     if "catalog.url" not in wrong:
-        mistakes += [unsynced] if (unsynced := why_unsynced(config)) else []
         mistakes += asyncio.run(_catalog(config, look_at_store=not wrong & {"store.dir", "store.keys_dir"}))
     return mistakes
 
@@ -142,7 +141,7 @@ def _not_to_be_had(config: Config) -> list[str]:
 async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
     """Ask the catalog, and whether the folders are those of its store."""
     from dropoff_tus.errors import CatalogUnavailableError
-    from server.places import check_whose
+    from server.places import check_whose, why_unsynced
     from server.services import identify_store
     from storage.catalog import CatalogError, check_url, open_catalog
     from storage.marker import WrongStoreError
@@ -157,13 +156,14 @@ async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
         async with open_catalog(config.catalog.url) as catalog:
             if look_at_store:
                 await identify_store(config, catalog, adopt=False)
+        unsynced = why_unsynced(config)
     except (CatalogError, CatalogUnavailableError) as error:
         return [f"catalog.url: {error}"]
     except (ForeignOwnerError, WrongStoreError) as error:
         return [f"store: {error}"]
     except OSError as error:
         return [f"store: cannot be read: {error.filename or ''} {error.strerror}"]
-    return []
+    return [unsynced] if unsynced else []
 
 
 def _remarks(config: Config) -> list[str]:

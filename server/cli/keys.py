@@ -229,7 +229,8 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
         try:
             reports = _hand_over(rotation, dry_run=dry_run)
         except OSError as error:
-            message = f"the disk failed ({error.strerror}); nothing was lost, run the command again to go on"
+            place = f"{error.filename}: {error.strerror}"
+            message = f"the disk failed ({place}); nothing was lost, run the command again to go on"
             raise CommandError(message) from None
     _report_signing(rotation, reports, output, dry_run=dry_run, as_json=as_json)
 

@@ -102,11 +102,17 @@ def _sentence(error: Exception) -> str | None:
         # What was not imported was not raised either, and is not imported for a sentence.
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
-            return str(error)
+            return f"{error}{_place(error) if name == 'DropoffError' else ''}"
     if isinstance(error, OSError):
         what = error.strerror or type(error).__name__
         return f"{error.filename}: {what}" if error.filename else f"the system refused: {what}"
     return None
+
+
+def _place(error: Exception) -> str:
+    """Return what a server would tell its log of a disk that failed; a command's log is off."""
+    cause = error.__cause__
+    return f" ({cause.filename}: {cause.strerror})" if isinstance(cause, OSError) and cause.filename else ""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

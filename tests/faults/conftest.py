@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import require_program
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, program
 
 _INODES = 2000
 _SOURCE = Path(__file__).with_name("disk_faults.c")
@@ -30,6 +30,11 @@ class FaultyServer(ServerProcess):
         new = self.control.with_suffix(".new")
         new.write_text(f"{call} {what} {after} {path_part}")
         new.replace(self.control)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the same disk."""
+        whole = [*program(), *arguments, "--config", str(self.config)]
+        return subprocess.run(whole, capture_output=True, text=True, env=self._environment(), check=False)
 
     def heal(self) -> None:
         """Let everything through again."""

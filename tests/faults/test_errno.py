@@ -100,6 +100,19 @@ def test_ingest_folder_that_the_disk_refuses_is_logged_with_errno_and_path(fault
     assert site.post({"Upload-Length": "10"}).status == 201
 
 
+def test_command_on_a_disk_that_fails_says_where(faulty: FaultyServer) -> None:
+    """Its log is off, and whoever runs it is the operator."""
+    url = faulty.drop.site.create(10)
+    where = f"{upload_id_of(url)}/log"
+    faulty.fail("pwrite", errno.EIO, where)
+    done = faulty.command("upload", "delete", url, "--yes")
+    faulty.heal()
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said.startswith("dropoff-tus: the disk failed")
+    assert said.endswith(f"{where}: {os.strerror(errno.EIO)})")
+
+
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_catalog_that_a_quota_keeps_from_writing_is_full(faulty: FaultyServer, error: int) -> None:
     """SQLite says nothing of quotas; a file beside it does."""
@@ -147,6 +160,8 @@ def test_file_system_that_syncs_no_folders_is_named_at_the_start(
     assert said.startswith(f"dropoff-tus: {setting}: {place}")
     assert f"cannot be synced ({errno.errorcode[error]}, {os.strerror(error)})" in said
     assert 'store.durability = "os"' in said
+    checked = unsynced.command("check-config")
+    assert (checked.returncode, said.removeprefix("dropoff-tus: ") in checked.stderr) == (1, True), checked.stderr
 
 
 def test_file_system_that_syncs_no_folders_serves_without_syncs(unsynced: FaultyServer) -> None:

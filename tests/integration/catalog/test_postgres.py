@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Awaitable
 
+import asyncpg
 import pytest
 from sqlalchemy.util import await_
 
-from dropoff_tus.errors import CatalogUnavailableError
+from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from dropoff_tus.model import Dropoff
 from storage.catalog import CatalogError, SqlCatalog, migrate, open_catalog, statements
 from storage.catalog import postgres as engine
@@ -184,6 +185,13 @@ async def test_dropoff_locked_for_long_is_unavailable_and_its_readers_do_not_wai
     assert "55P03" in caplog.text
     assert "secret" not in caplog.text
     assert dropoff.id not in caplog.text
+
+
+def test_full_disk_of_the_database_is_told_as_what_it_is() -> None:
+    """As of a database in a file: the client hears 507, and comes again later."""
+    refusal = engine.unavailable(asyncpg.DiskFullError("could not extend file"))
+    assert isinstance(refusal, CatalogFullError)
+    assert (refusal.status_hint, refusal.code) == (507, "ERR_STORAGE_FULL")
 
 
 @async_test

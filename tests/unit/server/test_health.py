@@ -1,0 +1,67 @@
+"""What `/readyz` looks at: beside the event loop, and not for ever."""
+
+import asyncio
+import threading
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from server import health
+from server.health import Metrics, monitoring_app
+from server.trusted_time import TrustedTime
+from tests.support.aio import async_test
+from tests.support.fake_clock import FakeClock
+from tests.support.memory_catalog import MemoryCatalog
+from tests.support.memory_store import MemoryStore
+
+
+class _Volumes:
+    """Volumes that answer when a test lets them."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def shortages(self) -> list[str]:
+        self.asked.set()
+        assert self.answers.wait(30)
+        return ["the volume of store.keys_dir is full", "the volume of catalog.url has no inodes left"]
+
+
+def _app(volumes: _Volumes) -> web.Application:
+    clock, catalog = FakeClock(), MemoryCatalog()
+    trusted = TrustedTime(catalog, clock)
+    return monitoring_app(Metrics(), MemoryStore(clock), catalog, catalog.outbox, clock, trusted, volumes.shortages)
+
+
+@async_test
+async def test_volumes_that_do_not_answer_yet_hold_up_nothing_else() -> None:
+    """A network share may hang for minutes; meanwhile the event loop serves."""
+    volumes = _Volumes()
+    async with TestClient(TestServer(_app(volumes))) as client:
+        asked = asyncio.create_task(client.get("/readyz"))
+        try:
+            assert await asyncio.to_thread(volumes.asked.wait, 20)
+            async with asyncio.timeout(20):
+                assert (await client.get("/healthz")).status == 200
+            assert not asked.done()
+        finally:
+            volumes.answers.set()
+        answer = await asked
+        assert answer.status == 503
+        assert await answer.text() == (
+            "not ready: the volume of store.keys_dir is full; the volume of catalog.url has no inodes left\n"
+        )
+
+
+@async_test
+async def test_volumes_that_never_answer_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks is answered."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 0.1)
+    volumes = _Volumes()
+    async with TestClient(TestServer(_app(volumes))) as client:
+        try:
+            answer = await client.get("/readyz")
+            assert (answer.status, await answer.text()) == (503, "not ready: the disk does not answer\n")
+        finally:
+            volumes.answers.set()
