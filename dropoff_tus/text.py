@@ -18,3 +18,9 @@ def decode_text(raw: bytes) -> str:
         return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text; save it as UTF-8") from None
+
+
+def entries(text: str) -> list[str]:
+    """Return what a file lists, one a line, as `age -R` takes it: without blank lines and those that begin with `#`."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

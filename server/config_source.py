@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from dropoff_tus.text import decode_text
+from dropoff_tus.text import decode_text, entries
 
 PREFIX = "DROPOFF_TUS__"
 _FILE_SUFFIX = "_FILE"
@@ -128,7 +128,7 @@ def _parse(variable: str, names: Names) -> tuple[str, str, bool]:
 def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
     """Return what TOML would have given for a variable's text; what does not fit stays text, and is refused later."""
     if _is_list(kind):
-        return [item.strip() for item in text.split(",") if item.strip()]
+        return [item.strip() for line in entries(text) for item in line.split(",") if item.strip()]
     if kind is bool:
         return _FLAGS.get(text.strip().lower(), text)
     if kind in {int, float} and _WHOLE.fullmatch(text.strip()):

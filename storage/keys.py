@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Mode, SignedPolicy
+from dropoff_tus.text import decode_text
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
 from storage.durable import Disk
@@ -225,15 +226,14 @@ def read_identity_file(path: Path) -> list[str]:
         KeySourceError: The file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot read the identity file {path}: {getattr(error, 'strerror', None) or 'not text'}"
-        raise KeySourceError(message) from None
-    try:
-        return [identity.secret_text() for identity in parse_identity_file(text)]
+        return [identity.secret_text() for identity in parse_identity_file(decode_text(path.read_bytes()))]
+    except OSError as error:
+        message = f"cannot read the identity file {path}: {error.strerror}"
     except AgeError as error:
         message = f"{path}: {error}"
-        raise KeySourceError(message) from None
+    except ValueError as error:
+        message = f"{path} {error}"
+    raise KeySourceError(message)
 
 
 def new_root_identity(key_type: str) -> tuple[str, str]:

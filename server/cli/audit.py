@@ -184,18 +184,23 @@ async def _changed_policies(catalog: SqlCatalog, verifier: Verifier) -> list[str
 
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:
     """Return the checkpoint of an earlier export: its last line, or that of a JSON document."""
+    from dropoff_tus.text import decode_text
     from storage.audit import read_checkpoint
 
-    line = ""
+    last = b""
     try:
-        with path.open("r", encoding="utf-8") as file:
-            for text in file:
-                line = text if text.strip() else line
+        with path.open("rb") as file:
+            for raw in file:
+                last = raw if raw.strip() else last
+            line = decode_text(last)
             if line.strip() == "}":
                 file.seek(0)
-                line = str(json.load(file).get("checkpoint"))
-    except (OSError, ValueError, RecursionError) as error:
-        message = f"cannot read the anchor {path}: {getattr(error, 'strerror', None) or 'it is no export'}"
+                line = str(json.loads(decode_text(file.read())).get("checkpoint"))
+    except (json.JSONDecodeError, RecursionError):
+        message = f"cannot read the anchor {path}: it is no export"
+        raise CommandError(message) from None
+    except (OSError, ValueError) as error:
+        message = f"cannot read the anchor {path}: {getattr(error, 'strerror', None) or f'it {error}'}"
         raise CommandError(message) from None
     found = read_checkpoint(line, key)
     if found is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from server.cli.output import CommandError
+from server.cli.output import CommandError, say
 
 if TYPE_CHECKING:
     from dropoff_tus.audit import Actor
@@ -31,6 +31,19 @@ _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        say(f"dropoff-tus {version('dropoff-tus')}")
+        raise typer.Exit
+
+
+_VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+]
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")
 
 
@@ -44,7 +57,8 @@ def group(text: str) -> typer.Typer:
         rich_markup_mode=None,
     )
 
-    def options(config: ConfigOption = None) -> None:
+    def options(config: ConfigOption = None, version: _VersionOption = False) -> None:
+        del version  # said already, and nothing else is done then
         if config is not None:
             # What is named before the command is what the variable would have said.
             os.environ[CONFIG_VARIABLE] = str(config)
@@ -151,12 +165,33 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
 
 def key_text(text: str) -> str:
     """Return the public key that `--key` gives, itself or in a file."""
-    path = Path(text)
+    return _given(text).strip()
+
+
+def recipients_option(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the recipients that `--recipient` gives, each itself, or several in a file as `age -R` takes it."""
+    from dropoff_tus.text import entries
+
+    return tuple(recipient for text in given for recipient in entries(_given(text)))
+
+
+def _given(text: str) -> str:
+    """Return what an option says, itself or in a file.
+
+    Raises:
+        CommandError: The file cannot be read, or is no text.
+    """
+    if not os.path.exists(text):  # noqa: PTH110 - a path does not take what is too long for a file's name
+        return text
+    from dropoff_tus.text import decode_text
+
     try:
-        return path.read_text("ascii").strip() if path.is_file() else text.strip()
-    except (OSError, ValueError):
-        message = "--key is neither a public key nor a file with one"
-        raise CommandError(message) from None
+        return decode_text(Path(text).read_bytes())
+    except OSError as error:
+        message = f"cannot read {text}: {error.strerror}"
+    except ValueError as error:
+        message = f"{text} {error}"
+    raise CommandError(message)
 
 
 def pinned_key(public_keys: Sequence[str] | None) -> SigningKey:

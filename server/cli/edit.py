@@ -11,6 +11,7 @@ from server.cli.context import (
     JsonOption,
     duration_option,
     read_config,
+    recipients_option,
     size_option,
     time_option,
     with_catalog,
@@ -47,7 +48,8 @@ def edit(  # noqa: PLR0917 - its options
         list[str] | None, typer.Option(help="The patterns of file names it takes. May be repeated; '': any.")
     ] = None,
     recipient: Annotated[
-        list[str] | None, typer.Option(help="The age recipients. May be repeated; '': the configured roots.")
+        list[str] | None,
+        typer.Option(help="The age recipients, or a file with one a line. May be repeated; '': the configured roots."),
     ] = None,
     notify: Annotated[
         list[str] | None, typer.Option(help="The mail addresses that are told. May be repeated; '': nobody.")
@@ -85,7 +87,7 @@ def edit(  # noqa: PLR0917 - its options
         "max_uploads": (max_uploads, int),
         "allowed_types": (allow_type, listed),
         "name_patterns": (allow_name, listed),
-        "recipients": (recipient, listed),
+        "recipients": (recipient, recipients_option),
         "notify": (notify, listed),
         "retain_seconds": (retain, lambda text: int(duration_option(text, 0, "--retain"))),
         "contact": (contact, str),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.context import JsonOption, operator, time_option
+from server.cli.context import JsonOption, operator, recipients_option, time_option
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
 from server.cli.target import new_file
@@ -61,7 +61,10 @@ def init(
     directory: Annotated[Path, typer.Option("--dir", help="The folder to make.", show_default=False)],
     listen: Annotated[str, typer.Option(help="HOST:PORT; monitoring listens on the next port.")] = "127.0.0.1:8080",
     recipient: Annotated[
-        list[str] | None, typer.Option(help="An age recipient (age1…) that can open every upload. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="An age recipient (age1…) that can open every upload, or a file with one a line. May be repeated."
+        ),
     ] = None,
     key_type: Annotated[str, typer.Option(help="hybrid (post-quantum) or x25519, for a new root identity.")] = "hybrid",
     catalog_url: Annotated[
@@ -80,7 +83,7 @@ def init(
     if key_type not in {"hybrid", "x25519"}:
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
-    recipients = list(recipient or ())
+    recipients = list(recipients_option(recipient or ()))
     from storage.keys import check_recipients
 
     check_recipients(recipients)

@@ -40,9 +40,9 @@ def receipt(
     identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> bytes | None:
-        return await services.store.signed_receipt(
-            await find_upload(services.catalog, services.store, upload), identities
-        )
+        found = await find_upload(services.catalog, services.store, upload)
+        await services.store.stat(found)  # what is not there has no receipt for another reason
+        return await services.store.signed_receipt(found, identities)
 
     line = with_services(config, work, reading=True)
     if line is None:
@@ -95,18 +95,26 @@ def verify(
 
 
 def signed_line(name: str) -> bytes:
-    """Return the signed line in a file, or on stdin."""
+    """Return the signed line in a file, or on stdin.
+
+    Raises:
+        CommandError: It cannot be read, or is no text, which is another thing than a text that was changed.
+    """
+    from dropoff_tus.text import decode_text
+
     try:
         if name == "-":
             raw = sys.stdin.buffer.read(_MAX_LINE_BYTES)
         else:
             with Path(name).open("rb") as file:
                 raw = file.read(_MAX_LINE_BYTES)
+        # Mail programs and editors add line ends, and marks; the signature is over what is between them.
+        return decode_text(raw).strip("\r\n\t ").encode() + b"\n"
     except OSError as error:
         message = f"cannot read {name}: {error.strerror}"
-        raise CommandError(message) from None
-    # Mail programs and editors add line ends; the signature is over what is before them.
-    return raw.strip(b"\r\n\t ") + b"\n"
+    except ValueError as error:
+        message = f"{'what came on stdin' if name == '-' else name} {error}"
+    raise CommandError(message)
 
 
 def _compare(path: Path, payload: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from server.cli.context import (
     JsonOption,
     find_upload,
     group,
+    key_text,
     read_config,
     silence_logs,
     with_catalog,
@@ -48,7 +49,9 @@ def check(
     key: Annotated[
         list[str] | None,
         typer.Option(
-            "--key", metavar="K", help="A public signing key (`keys show`) instead of the configured one. Repeatable."
+            "--key",
+            metavar="K",
+            help="A public signing key (`keys show`) instead of the configured one, or a file with it. Repeatable.",
         ),
     ] = None,
     no_catalog: Annotated[
@@ -134,7 +137,7 @@ def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
     if not texts:
         signing = load_signing_key(config.keys.signing_key)
         texts = [base64.b64encode(raw).decode("ascii") for raw in (*signing.retired, signing.public_bytes)]
-    return verifying_keys(texts, config.keys.ingest_dir)
+    return verifying_keys([key_text(text) for text in texts], config.keys.ingest_dir)
 
 
 @app.command()
