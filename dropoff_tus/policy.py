@@ -5,6 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 from dropoff_tus.errors import (
     DropoffClosedError,
@@ -23,6 +24,8 @@ _TYPE_PATTERN = re.compile(r"[A-Za-z0-9!#$&^_.+*?\[\]-]+/[A-Za-z0-9!#$&^_.+*?\[\
 _ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
 _SEVERAL = re.compile(r"[*.].*[,;|]\s*[*.].*|.*\{.*,.*\}.*")
 _MOST_TAKEN_CHARACTERS, _MOST_CAME_CHARACTERS = 500, 100
+WindowState = Literal["open", "closed", "not_open", "expired"]
+
 DEFERRED_STEP_BYTES = 1 << 30
 """While a length is deferred, bytes are reserved ahead in steps of this."""
 
@@ -56,15 +59,27 @@ def check_window(dropoff: Dropoff, now: datetime) -> None:
     Raises:
         DropoffClosedError, DropoffNotOpenError, DropoffExpiredError: Which of it.
     """
-    if dropoff.closed:
+    state = window_state(dropoff, now)
+    if state == "closed":
         message = "this drop-off is closed; ask whoever gave you the code"
         raise DropoffClosedError(message)
-    if dropoff.opens_at is not None and now < dropoff.opens_at:
+    if state == "not_open":
         message = "this drop-off is not open yet"
         raise DropoffNotOpenError(message)
-    if dropoff.expires_at is not None and now >= dropoff.expires_at:
+    if state == "expired":
         message = "this drop-off has expired; ask whoever gave you the code"
         raise DropoffExpiredError(message)
+
+
+def window_state(dropoff: Dropoff, now: datetime) -> WindowState:
+    """Say in a word whether a drop-off takes uploads."""
+    if dropoff.closed:
+        return "closed"
+    if dropoff.opens_at is not None and now < dropoff.opens_at:
+        return "not_open"
+    if dropoff.expires_at is not None and now >= dropoff.expires_at:
+        return "expired"
+    return "open"
 
 
 def check_size(size_bytes: int | None, limit_bytes: int) -> None:

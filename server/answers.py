@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, UploadState, Usage
+from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Store
+from server.clock import SystemClock
 from server.units import stamp
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -59,6 +61,7 @@ class DropAnswer(DropAddress):
     mode: Mode = Field(description="Who can read a finished upload: managed, the server too; sealed, the roots alone.")
     has_code: bool
     closed: bool
+    state: WindowState = Field(description="Whether it takes uploads now: open; or closed, not_open yet, or expired.")
     created_at: Time
     opens_at: Time | None
     expires_at: Time | None
@@ -106,6 +109,7 @@ def _members(base_url: str, dropoff: Dropoff) -> dict[str, Any]:
         "mode": dropoff.policy.mode,
         "has_code": dropoff.code_mac is not None,
         "closed": dropoff.closed,
+        "state": window_state(dropoff, SystemClock().now()),
         "created_at": stamp(dropoff.created_at),
         "opens_at": stamp(dropoff.opens_at),
         "expires_at": stamp(dropoff.expires_at),

@@ -6,9 +6,8 @@ import json
 from aiohttp import web
 
 from dropoff_tus import wire
-from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.policy import check_window
+from dropoff_tus.policy import window_state
 from server.appkeys import AUTH, CONFIG, ROUTE
 from server.clock import SystemClock
 from server.forwarded import base_url, client_of
@@ -68,18 +67,13 @@ async def info(request: web.Request) -> web.Response:
     code = wire.presented_code(headers)
     grant = await request.app[AUTH].grant_slowly(request.match_info["drop_id"], code, client)
     drop = grant.dropoff
-    state = "open"
-    try:
-        check_window(drop, SystemClock().now())
-    except DropoffError as error:
-        state = error.code.removeprefix("ERR_DROPOFF_").lower()
     answer = {
         "id": drop.id,
         "name": drop.name,
         "recipient": None,
         "contact": drop.contact or None,
         "retain_seconds": drop.retain_seconds or None,
-        "state": state,
+        "state": window_state(drop, SystemClock().now()),
         "mode": drop.policy.mode.value,
         "expires_at": drop.expires_at.isoformat() if drop.expires_at else None,
         "limits": {

@@ -20,17 +20,21 @@ async def handle(request: web.Request) -> web.StreamResponse:
     """Serve everything below /files/."""
     pieces = request.match_info["tail"].rstrip("/").split("/")
     if not pieces[0] or len(pieces) > 3:  # noqa: PLR2004 - drop-off, token, "receipt"
-        raise _absent()
+        raise protocol.absent()
     request[DROP_ID] = pieces[0] if is_drop_id(pieces[0]) else "other"
     if len(pieces) == 1:
         return await _on_dropoff(request, pieces[0])
     if is_token(pieces[1]):
         request[UPLOAD_ID] = upload_id(pieces[1])
-    if len(pieces) == 3:  # noqa: PLR2004
-        if pieces[2] != "receipt":
-            raise _absent()
-        return await _receipt(request, pieces[0], pieces[1])
-    return await _on_upload(request, pieces[0], pieces[1])
+    try:
+        if len(pieces) == 3:  # noqa: PLR2004
+            if pieces[2] != "receipt":
+                raise protocol.absent()
+            return await _receipt(request, pieces[0], pieces[1])
+        return await _on_upload(request, pieces[0], pieces[1])
+    except UploadNotFoundError:
+        # The store's words are for operators.
+        raise protocol.absent() from None
 
 
 def _headers(request: web.Request) -> Fields:
@@ -116,16 +120,16 @@ async def _receipt(request: web.Request, drop_id: str, token: str) -> web.Stream
         message = "a receipt can only be read"
         raise MethodNotAllowedError(message, allow=("GET",))
     if not is_token(token):
-        raise _absent()
+        raise protocol.absent()
     store = request.app[STORE]
     stored = await store.stat(upload_id(token))
     if stored.drop_id != drop_id:
-        raise _absent()
+        raise protocol.absent()
     if stored.ended is not None:
         raise protocol.gone(stored.ended)
     line = await store.url_receipt(stored.id, token)
     if line is None:
-        raise _absent()
+        raise protocol.absent()
     headers = {"Cache-Control": "no-store", "Content-Disposition": download.receipt_disposition(stored.id)}
     return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
@@ -137,16 +141,12 @@ async def _download(request: web.Request, drop_id: str, token: str) -> web.Strea
     await request.app[AUTH].grant_slowly(drop_id, wire.presented_code(_headers(request)), client)
     store = request.app[STORE]
     if not is_token(token):
-        raise _absent()
+        raise protocol.absent()
     stored = await store.stat(upload_id(token))
     row = await request.app[CATALOG].upload(stored.id)
     if stored.drop_id != drop_id or row is None or row.state is not UploadState.COMPLETE:
-        raise _absent()
+        raise protocol.absent()
     if stored.mode is Mode.SEALED:
         message = "this upload is sealed; the server cannot read it"
         raise AccessDeniedError(message)
     return await download.send(request, store, stored, {"Tus-Resumable": "1.0.0"})
-
-
-def _absent() -> UploadNotFoundError:
-    return UploadNotFoundError("there is no such upload here; create it with POST")

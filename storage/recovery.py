@@ -49,7 +49,9 @@ class Chain:
 
 def not_found() -> UploadNotFoundError:
     """Make the one error for uploads that are not here."""
-    return UploadNotFoundError("there is no such upload here; create it with POST")
+    return UploadNotFoundError(
+        "the store has nothing of this upload; `dropoff-tus store check` tells where it and the catalog differ"
+    )
 
 
 def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:

@@ -13,6 +13,7 @@ from server.cli.context import (
     duration_option,
     group,
     read_config,
+    recipients_option,
     size_option,
     time_option,
     with_catalog,
@@ -122,7 +123,10 @@ def create(  # noqa: PLR0917 - its options
         list[str] | None, typer.Option(help="A pattern of file names it takes, e.g. '*.vcf.gz'. May be repeated.")
     ] = None,
     recipient: Annotated[
-        list[str] | None, typer.Option(help="An age recipient instead of the configured roots. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="An age recipient instead of the configured roots, or a file with one a line. May be repeated."
+        ),
     ] = None,
     notify: Annotated[
         list[str] | None,
@@ -165,7 +169,7 @@ def create(  # noqa: PLR0917 - its options
             allowed_types=defaults.allowed_types if allow_type is None else listed(allow_type),
             name_patterns=defaults.name_patterns if allow_name is None else listed(allow_name),
         ),
-        recipients=listed(recipient or []),
+        recipients=recipients_option(recipient or ()),
         sealed=defaults.sealed if sealed is None else sealed,
         opens_at=time_option(opens, "--opens"),
         expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
@@ -206,7 +210,7 @@ def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None
         print_json(found)
         return
     for item in found:
-        say(f"{item['id']}  {'closed' if item['closed'] else 'open'}  {item['mode']}  {show(item['name'])}")
+        say(f"{item['id']}  {item['state']}  {item['mode']}  {show(item['name'])}")
         say(f"  page:       {item['page_url']}")
         say(f"  upload URL: {item['upload_url']}")
     if not found:
@@ -298,6 +302,8 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
             else "closed; what has begun may finish"
             if closed
             else "open"
+            if found["state"] == "open"
+            else f"not closed any more, but {found['state']}: `drop edit` changes its times"
         )
 
 

@@ -125,7 +125,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     """
     present = one(transaction, upload_id)
     if present is None:
-        raise UploadNotFoundError("there is no such upload here; create it with POST")
+        raise UploadNotFoundError("the catalog has nothing of this upload")
     if present.state in ENDED:
         raise UploadGoneError("this upload has ended")
     if present.state is not UploadState.OPEN or (length is None and reserved_bytes <= present.reserved_bytes):
