@@ -1,14 +1,17 @@
 """The tus routes: translate a request, call one use case, translate the answer."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from dropoff_tus import protocol, wire
-from dropoff_tus.errors import AccessDeniedError, MethodNotAllowedError, UploadNotFoundError
+from dropoff_tus.errors import AccessDeniedError, DropoffError, MethodNotAllowedError, UploadNotFoundError
 from dropoff_tus.headers import Fields
 from dropoff_tus.ids import PROBE_DROP_ID, is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Mode, Role, UploadState
 from server import download
 from server.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
 from server.body import Pace, StreamBody
@@ -78,6 +81,10 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
         create = wire.parse_create(headers, drop_id=drop_id, presented=code, empty=empty)
         remote_check = request.app.get(REMOTE_CHECK)
         if remote_check is not None and drop_id != PROBE_DROP_ID:
+            if create.role is Role.FINAL:
+                # The site is told how long it will be. Parts of which that cannot be said are refused below.
+                with suppress(DropoffError):
+                    create = replace(create, length=await request.app[UPLOADS].parts_bytes(grant.dropoff, create.parts))
             create = await remote_check.approve(drop_id, create, headers)
         created = await request.app[UPLOADS].create(grant, drop_url, create, body)
     finally:

@@ -201,7 +201,7 @@ class Uploads:
         async with self._store.joining():
             row = await self._catalog.upload(upload_id(token))
             if row is None:
-                length = await self._parts_bytes(drop, request.parts)
+                length = await self.parts_bytes(drop, request.parts)
                 row = await self._admit(self._new_row(drop, token, request, length), request, parts)
             elif row.drop_id != drop.id:
                 raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
@@ -218,7 +218,7 @@ class Uploads:
             receipt = await self._finisher.finish(lease)
         return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
 
-    async def _parts_bytes(self, drop: Dropoff, tokens: Sequence[str]) -> int:
+    async def parts_bytes(self, drop: Dropoff, tokens: Sequence[str]) -> int:
         """Add up the parts. Whether they may be claimed is the catalog's to say, in its transaction."""
         total = 0
         for token in tokens:

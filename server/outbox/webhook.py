@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import Role
-from dropoff_tus.outbox import OutboxRow, SinkName
+from dropoff_tus.model import Role, UploadRow
+from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
@@ -82,7 +82,7 @@ class WebhookCourier:
         told = upload_json(
             upload_id=row.upload_id,
             length=upload.length if upload is not None else None,
-            offset=(upload.size_bytes or 0) if upload is not None else 0,
+            offset=0 if row.kind is EventKind.CREATED else await self._arrived(row.upload_id, upload),
             metadata=listed_metadata(metadata, settings.metadata),
             final=is_final,
             parts=[part.id for part in await self._catalog.parts(row.upload_id)] if is_final else (),
@@ -95,3 +95,12 @@ class WebhookCourier:
         }
         uri = f"{settings.public_path}/files/{row.drop_id}/{row.upload_id}"
         return hook_request(TYPES[row.kind.value], told, uri, settings.version, ours=ours)
+
+    async def _arrived(self, upload_id: str, upload: UploadRow | None) -> int:
+        """Return how many bytes came, of what has ended as well."""
+        if upload is not None and upload.size_bytes is not None:
+            return upload.size_bytes
+        try:
+            return (await self._store.stat(upload_id)).offset
+        except DropoffError:
+            return 0

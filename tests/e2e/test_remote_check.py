@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.hook_server import HookServer
-from tests.support.server_process import ServerProcess, token_of
+from tests.support.server_process import ServerProcess, token_of, upload_id_of
 from tests.support.tus_raw import metadata
 
 
@@ -49,3 +49,28 @@ def test_site_refuses_renames_and_is_needed(asking: tuple[ServerProcess, HookSer
     wrong = server.drop.site.post({**sent, "Dropoff-Code": "WR0N-GC0D-EMRK-7Q2Z"})
     assert (wrong.status >= 400, len(site.received)) == (True, asked)
     assert "secret-name" not in server.logged() + repr(site.received)
+
+
+def test_parts_and_their_whole_are_asked_for_as_tusd_does(asking: tuple[ServerProcess, HookServer]) -> None:
+    """A part has a size and, from the usual clients, no metadata; the whole has both, and the ids of its parts."""
+    server, site = asking
+    drop = server.create_drop().site
+    site.received.clear()
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+    site.answer = answer
+    parts = [drop.upload(piece, {"Upload-Concat": "partial"}) for piece in (b"one", b"three")]
+    named = {"Upload-Metadata": metadata(filename="whole.txt")}
+    whole = {"Upload-Concat": f"final;{' '.join(parts)}", **named}
+    for _ in range(2):
+        assert drop.post(whole).status == 201
+    assert drop.post({**whole, "Upload-Concat": f"final;{drop.upload_url}{'0' * 32}"}).status == 404
+    told = [received.json["Event"]["Upload"] for received in site.received]
+    ids = [upload_id_of(part) for part in parts]
+    usual = {"ID": "", "SizeIsDeferred": False, "Offset": 0, "MetaData": {}, "Storage": None}
+    part = {**usual, "IsPartial": True, "IsFinal": False, "PartialUploads": None}
+    final = {**usual, "IsPartial": False, "IsFinal": True, "PartialUploads": ids}
+    assert told[:4] == [{**part, "Size": 3}, {**part, "Size": 5}, {**final, "Size": 8}, {**final, "Size": 8}]
+    assert (told[4]["Size"], told[4]["IsFinal"]) == (0, True)

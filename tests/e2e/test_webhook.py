@@ -89,6 +89,44 @@ def test_rejected_upload_is_told(told: ServerProcess, hooks: HookServer) -> None
     assert (received.json["Type"], received.json["Dropoff"]["Event"]) == ("post-terminate", "upload.rejected")
 
 
+def test_offsets_are_those_that_tusd_tells(hooks: HookServer, tmp_path: Path) -> None:
+    """Of what has begun 0, whatever has come since; of what ended, what had arrived; and no place of storage."""
+    secret = tmp_path / "webhook-secret"
+    secret.write_text(_SECRET)
+    secret.chmod(0o600)
+    settings = {
+        "WEBHOOK__URL": hooks.url,
+        "WEBHOOK__SECRET": str(secret),
+        "WEBHOOK__EVENTS": "upload.created,upload.complete,upload.terminated",
+        "WEBHOOK__METADATA": "filename",
+        "WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+    }
+    with ServerProcess(tmp_path, environment=settings) as server:
+        site = server.drop.site
+        url = site.create(5, {"Upload-Metadata": metadata(filename=_NAME)})
+        assert site.patch(url, 0, b"hel").status == 204
+        assert site.delete(url).status == 204
+        _upload(server)
+        part = site.upload(b"part", {"Upload-Concat": "partial"})
+        assert site.post({"Upload-Concat": f"final;{part}"}).status == 201
+        told = [received.json for received in hooks.wait_for(6)]
+    # The order of deliveries is not promised.
+    uploads = [(got["Type"], got["Event"]["Upload"]) for got in told]
+    shown = [(type_, got["Size"], got["Offset"], got["SizeIsDeferred"], got["IsFinal"]) for type_, got in uploads]
+    assert sorted(shown) == [
+        ("post-create", 4, 0, False, True),
+        ("post-create", 5, 0, False, False),
+        ("post-create", 7, 0, False, False),
+        ("post-finish", 4, 4, False, True),
+        ("post-finish", 7, 7, False, False),
+        ("post-terminate", 5, 3, False, False),
+    ]
+    assert {got["Storage"] for _, got in uploads} == {None}
+    assert {got["IsPartial"] for _, got in uploads} == {False}
+    (ended,) = [got for type_, got in uploads if type_ == "post-terminate"]
+    assert ended["MetaData"] == {}
+
+
 def test_event_given_up_is_listed_and_resent_with_the_same_id(told: ServerProcess, hooks: HookServer) -> None:
     """The operator sees why, and begins anew."""
 
