@@ -25,10 +25,10 @@ class DropoffError(Exception):
     default_retry_after_seconds: ClassVar[int | None] = None
     close_connection: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
+    def __init__(self, message: str, *, fate: str | None = None, retry_after_seconds: int | None = None) -> None:
         """Keep the message for the response body and the delay for Retry-After."""
         super().__init__(message)
-        self.fate: str | None = None
+        self.fate = fate
         self.retry_after_seconds = (
             self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
         )

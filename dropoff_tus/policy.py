@@ -24,6 +24,7 @@ _TYPE_PATTERN = re.compile(r"[A-Za-z0-9!#$&^_.+*?\[\]-]+/[A-Za-z0-9!#$&^_.+*?\[\
 _ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
 _SEVERAL = re.compile(r"[*.].*[,;|]\s*[*.].*|.*\{.*,.*\}.*")
 _MOST_TAKEN_CHARACTERS, _MOST_CAME_CHARACTERS = 500, 100
+_NOTHING = "nothing was written"
 WindowState = Literal["open", "closed", "not_open", "expired"]
 
 DEFERRED_STEP_BYTES = 1 << 30
@@ -89,8 +90,8 @@ def check_size(size_bytes: int | None, limit_bytes: int) -> None:
         MaxSizeExceededError: It is above.
     """
     if limit_bytes and size_bytes is not None and size_bytes > limit_bytes:
-        message = f"one upload may have {limit_bytes} bytes at most; nothing was written"
-        raise MaxSizeExceededError(message)
+        message = f"one upload may have {limit_bytes} bytes at most"
+        raise MaxSizeExceededError(message, fate=_NOTHING)
 
 
 def check_type(limits: Limits, metadata: Metadata) -> None:
@@ -158,8 +159,8 @@ def check_space(reserve_bytes: int, usage: Usage, space: Space) -> None:
         StorageFullError: The floor would be reached.
     """
     if reserve_bytes > _room_on_disk(usage, space):
-        message = "the server's disk has no room for this; nothing was written"
-        raise StorageFullError(message)
+        message = "the server's disk has no room for this"
+        raise StorageFullError(message, fate=_NOTHING)
 
 
 def _room_on_disk(usage: Usage, space: Space) -> int:
@@ -241,5 +242,5 @@ def check_quota(limits: Limits, usage: Usage, reserve_bytes: int) -> None:
     """
     if limits.max_total_bytes and usage.bytes + reserve_bytes > limits.max_total_bytes:
         left = max(0, limits.max_total_bytes - usage.bytes)
-        message = f"this drop-off takes {left} bytes more; nothing was written"
-        raise QuotaError(message)
+        message = f"this drop-off takes {left} bytes more"
+        raise QuotaError(message, fate=_NOTHING)

@@ -111,9 +111,8 @@ def gone(state: UploadState, why: str | None = None) -> UploadGoneError:
 
 def ending(state: UploadState, why: str) -> UploadEndingError:
     """Make what interrupts whoever is sending for an upload that is being ended; `why` is a fixed phrase."""
-    error = UploadEndingError(f"this upload is being ended ({state.value}: {why})")
-    error.fate = "what arrived goes with it"
-    return error
+    message = f"this upload is being ended ({state.value}: {why})"
+    return UploadEndingError(message, fate="what arrived goes with it")
 
 
 def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> AppendPlan:

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from dropoff_tus.checksum import running_hash
-from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffError
+from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffError, UploadEndingError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.ports.store import Body
 from storage.base import StoreBase
@@ -101,7 +101,7 @@ class Appender:
                 raise
             except BaseException as error:
                 await self._settle()
-                if isinstance(error, DropoffError) and error.fate is None:
+                if isinstance(error, DropoffError) and not isinstance(error, UploadEndingError):
                     error.fate = self._fate()
                 raise
         except OSError as error:
@@ -208,7 +208,7 @@ class Appender:
         if self._broken:
             return None
         if self._checksum is None:
-            return f"what arrived is kept, go on from {self._committer.state.offset}"
+            return f"what arrived is kept, up to {self._committer.state.offset}"
         return f"its bytes are discarded, as its checksum is for all of them; send them again from {self._plan.offset}"
 
     # ---- in a worker ----------------------------------------------------------------------------------------

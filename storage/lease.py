@@ -101,9 +101,7 @@ class FileLease:
             self._hashes, self._pending = appender.hashes, appender.pending
         if past:
             kind = MaxSizeExceededError if plan.past_limit == MaxSizeExceededError.code else UploadSizeExceededError
-            error = kind("the body went past the end")
-            error.fate = "the bytes up to it are kept"
-            raise error
+            raise kind("the body went past the end", fate="the bytes up to it are kept")
         return self.upload.offset
 
     async def _commit_pending(self) -> None:

@@ -1,6 +1,7 @@
 """PATCH and HEAD: what is refused before the lease and under it, deferred lengths and their reservations."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -121,7 +122,7 @@ async def test_interrupted_patch_keeps_what_came_and_the_newcomer_goes_on() -> N
 @async_test
 async def test_patch_that_is_cut_or_stands_still_keeps_what_came(cut: bool) -> None:
     """HEAD tells, and the next PATCH goes on from there."""
-    world = World()
+    world = World(settings=replace(SETTINGS, body_idle_timeout_seconds=0.05))
     token = token_of(await world.create(6))
     body = MemoryBody(b"012", ended=False)
     if cut:

@@ -20,7 +20,7 @@ from tests.support.memory_store import MemoryStore
 
 URL = "https://drop.example.org/files/d/"
 NO_LIMITS = Limits()
-SETTINGS = UploadSettings(expire_after_seconds=1000.0, body_idle_timeout_seconds=0.05)
+SETTINGS = UploadSettings(expire_after_seconds=1000.0, body_idle_timeout_seconds=30.0)
 DAY_SECONDS = 86400.0
 # Short, so that a test can wait for repetitions.
 RETRY_SECONDS = (0.005, 0.01)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dropoff_tus import errors
+from dropoff_tus import errors, policy
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import UploadState
+from dropoff_tus.model import Limits, UploadState, Usage
 from dropoff_tus.protocol import ending
+from server.reserving import ReservingBody
 from storage.check import check_store
 from storage.engine import FileStore
 from storage.lease import FileLease
@@ -107,7 +108,25 @@ async def test_interrupted_writer_is_told_why_and_what_became_of_its_bytes(
         assert "its bytes are discarded" in said
         assert said.endswith("send them again from 0")
     else:
-        assert said.endswith("what arrived is kept, go on from 4")
+        assert said.endswith("what arrived is kept, up to 4")
+
+
+@async_test
+async def test_body_that_nothing_more_is_reserved_for_is_told_that_what_came_is_kept(tmp_path: Path) -> None:
+    """A deferred length: what is true of a request that is refused at once is not of one that is interrupted."""
+    kit = StoreKit(tmp_path)
+    _token, upload = await kit.create(None)
+
+    async def more() -> int:
+        policy.check_quota(Limits(max_total_bytes=4), Usage(1, 4, 4), 1)
+        return 0
+
+    body = ReservingBody(MemoryBody(_CONTENT), 4, more)
+    with pytest.raises(errors.QuotaError) as caught:
+        async with kit.store.lease(upload.id, offset=0) as lease:
+            await lease.append(body, AppendPlan(0, 100, None), idle_timeout_seconds=30)
+    assert caught.value.message == "this drop-off takes 0 bytes more; what arrived is kept, up to 4"
+    assert (await kit.store.stat(upload.id)).offset == 4
 
 
 @async_test
