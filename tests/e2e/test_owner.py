@@ -40,6 +40,7 @@ _ARGUMENTS: dict[str, list[str]] = {
     "serve": [],
     "store check": [],
     "store sweep": [],
+    "store trust-clock": ["--yes"],
     "token create": ["--name", "by another user", "--scope", "drops:read"],
     "token list": [],
     "token revoke": ["5f0c0b6d3a5e4f0e"],
