@@ -117,5 +117,5 @@ def test_operator_who_trusts_the_clock_lets_uploads_end(shifted: _Shifted) -> No
     assert shifted.ready() == "ready\n"
     _until(lambda: shifted.states == ["expired", "expired"])
     for url, why in ((shifted.kept, "retention is over"), (shifted.idle, "idle for too long")):
-        assert any(upload_id_of(url) in line and why in line for line in server.log_text.splitlines())
+        assert any(upload_id_of(url) in line and why in line for line in server.logged().splitlines())
     assert "clock.trust" in {row["act"] for row in server.cli_json("audit", "export")["rows"]}

@@ -49,7 +49,7 @@ def test_refusal_tells_the_client_what_is_taken_and_nobody_else(server: ServerPr
     assert (answer.status, answer.error_code) == (422, "ERR_TYPE_NOT_ALLOWED")
     assert "gr\xfc\xdfe*.csv" in answer.body.decode()
     assert name in answer.body.decode()
-    assert name not in server.log_text
+    assert name not in server.logged()
     sent = metadata(filename="GRU\u0308SSE.csv")
     url = site.create(1, {"Upload-Metadata": sent})
     assert site.head(url).needed("Upload-Metadata") == sent

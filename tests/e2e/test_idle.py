@@ -155,7 +155,7 @@ def test_every_end_keeps_its_reason_and_is_a_line_of_the_log(server: ServerProce
         assert api("GET", f"/uploads/{upload_id}").json["reason"] == reasons[name]
     listed = {row["id"]: row["reason"] for row in server.uploads(drop)}
     assert listed == {ids[name]: reasons[name] for name in ids}
-    ended = [json.loads(line) for line in server.log_text.splitlines() if '"upload ended"' in line]
+    ended = [json.loads(line) for line in server.logged().splitlines() if '"upload ended"' in line]
     said = {line["upload_id"]: line["why"] for line in ended}
     assert {name for name in ids if said.get(ids[name]) == reasons[name]} >= set(ids) - {"retained", "idle"}
     assert server.row(site.upload(b"0123"))["reason"] is None

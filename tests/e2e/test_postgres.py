@@ -162,7 +162,7 @@ def test_close_now_stops_what_runs_within_five_seconds(running: ServerProcess) -
 def test_init_on_a_database_in_use_is_refused_and_says_no_password(postgres: PostgresServer, tmp_path: Path) -> None:
     """Another server's drop-offs are not taken over, and nothing is left behind."""
     url = postgres.url(_DATABASE).replace("@", f":{_PASSWORD}@")
-    with pytest.raises(ProgramError, match="other keys have signed") as caught:
+    with pytest.raises(ProgramError, match="in use already, under keys that are elsewhere") as caught:
         ServerProcess(tmp_path, init_options=["--catalog-url", url])
     assert _PASSWORD not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

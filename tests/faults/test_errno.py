@@ -18,7 +18,7 @@ _METADATA = {"Upload-Metadata": f"filename {base64.b64encode(_NAME.encode()).dec
 
 def _failures(server: FaultyServer, since: int) -> list[tuple[str, str]]:
     """Return error and path of each failure that the log tells."""
-    lines = [json.loads(line) for line in server.log_text[since:].splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in server.logged()[since:].splitlines() if line.startswith("{")]
     return [(line["errno"], line["path"]) for line in lines if line["event"] == "the disk failed"]
 
 
@@ -42,7 +42,7 @@ def test_failure_under_an_upload_is_logged_with_errno_and_path(
     faulty: FaultyServer, call: str, error: int, part: str, status: int
 ) -> None:
     """The client hears that the disk failed or is full; which error it was, and where, is the operator's to know."""
-    site, content, since = faulty.drop.site, os.urandom(5000), len(faulty.log_text)
+    site, content, since = faulty.drop.site, os.urandom(5000), len(faulty.logged())
     url = site.create(len(content), _METADATA)
     where = part.format(id=upload_id_of(url))
     faulty.fail(call, error, where)
@@ -54,7 +54,7 @@ def test_failure_under_an_upload_is_logged_with_errno_and_path(
     assert {name for name, _ in found} == {errno.errorcode[error]}
     assert all(where in path for _, path in found), found
     assert str(faulty.data).encode() not in response.body
-    said = faulty.log_text[since:]
+    said = faulty.logged()[since:]
     assert _NAME not in said
     assert token_of(url) not in said
 
@@ -65,7 +65,7 @@ def test_creation_that_the_disk_refuses_is_logged_with_errno_and_path(
     faulty: FaultyServer, part: str, error: int
 ) -> None:
     """A quota that is used up is a full disk, for a creation too."""
-    since = len(faulty.log_text)
+    since = len(faulty.logged())
     faulty.fail("pwrite", error, part)
     response = faulty.drop.site.post({"Upload-Length": "10", **_METADATA})
     faulty.heal()
@@ -86,7 +86,7 @@ def test_ingest_folder_that_the_disk_refuses_is_logged_with_errno_and_path(fault
         ("fsync", errno.EIO, 503),
         ("fsync", errno.EDQUOT, 507),
     ):
-        since = len(faulty.log_text)
+        since = len(faulty.logged())
         faulty.fail(call, error, "secrets/ingest/")
         response = site.post({"Upload-Length": "10"})
         if response.status == 201:
@@ -116,12 +116,12 @@ def test_command_on_a_disk_that_fails_says_where(faulty: FaultyServer) -> None:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_catalog_that_a_quota_keeps_from_writing_is_full(faulty: FaultyServer, error: int) -> None:
     """SQLite says nothing of quotas; a file beside it does."""
-    since = len(faulty.log_text)
+    since = len(faulty.logged())
     faulty.fail("pwrite", error, f"{faulty.data}/")
     response = faulty.drop.site.post({"Upload-Length": "10"})
     faulty.heal()
     assert (response.status, response.error_code) == (507, "ERR_STORAGE_FULL"), response.body
-    said = faulty.log_text[since:]
+    said = faulty.logged()[since:]
     assert f'"errno": "{errno.errorcode[error]}", "path": "{faulty.data}/catalog.sqlite3"' in said
     assert faulty.drop.site.post({"Upload-Length": "10"}).status == 201
 
