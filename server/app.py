@@ -3,28 +3,31 @@
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import signal
 import socket
 import ssl
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from server import api, appkeys, pages, tus
+from server.admission import Admission
 from server.clock import SystemClock
 from server.config import Config
 from server.connection import HardenedServer, quiet_logger
+from server.door import Door
 from server.health import monitoring_app
 from server.lifespan import services
-from server.listeners import BACKLOG, ListenError, listen_on, listen_on_unix
+from server.listeners import ListenError, listen_on, listen_on_unix
 from server.logs import describe, log_what_nobody_caught, write_to
 from server.middleware import around
 from server.origins import Origins
 from server.places import shortages
+from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError
 from server.tls import renewing_context
 
@@ -34,8 +37,9 @@ _MAX_FIELD_BYTES = 32 << 10
 _READ_BYTES = 1 << 18
 _LINGER_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 75.0
-_GC_ALLOCATIONS = 50_000
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 10.0
+"""For requests; what comes before and after has five more."""
+_MONITORING_CONNECTIONS = 64
 _SAME_SIGNAL_SECONDS = 1.0
 """`make` and `timeout` pass on to us what our process group got already."""
 
@@ -60,21 +64,28 @@ async def _expect(_request: web.Request) -> None:
 class Runner(web.AppRunner):
     """Runs the application on hardened connections."""
 
-    def __init__(self, app: web.Application, config: Config, hurry: asyncio.Event) -> None:
-        """Keep the settings of connections, and what is set when their requests are waited for no longer."""
+    def __init__(self, app: web.Application, config: Config, admission: Admission, hurry: asyncio.Event) -> None:
+        """Keep the settings of connections, who counts them, and what is set when they are waited for no longer."""
         super().__init__(app, shutdown_timeout=_STOP_SECONDS)
-        self._config, self._hurry = config, hurry
+        self._config, self._admission, self._hurry = config, admission, hurry
+        self._hardened: HardenedServer | None = None
+
+    async def accept(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> None:
+        """Let connections in."""
+        assert self._hardened is not None  # noqa: S101 - `setup` made it
+        for listening in sockets:
+            # A unix socket is for this machine alone, so it needs no TLS.
+            tls = None if listening.family == socket.AF_UNIX else context
+            await Door(self, self._hardened, listening, tls).start()
 
     async def _make_server(self) -> web.Server:
         inner = await super()._make_server()
-        limits = self._config.limits
-        return HardenedServer(
+        self._hardened = HardenedServer(
             inner,
+            self._admission,
             hurry=self._hurry,
-            header_timeout_seconds=limits.header_timeout,
-            connections=limits.connections,
-            connections_per_address=limits.connections_per_address,
-            trusted_proxies=self._config.server.trusted_proxies,
+            header_timeout_seconds=self._config.limits.header_timeout,
+            reader_timeout_seconds=self._config.tus.body_idle_timeout,
             keepalive_timeout=_KEEPALIVE_SECONDS,
             logger=quiet_logger,
             access_log=None,
@@ -84,11 +95,12 @@ class Runner(web.AppRunner):
             read_bufsize=_READ_BYTES,
             auto_decompress=False,
         )
+        return self._hardened
 
 
 def serve(config: Config) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code."""
-    _tune_memory()
+    tune_memory()
     run: Any = asyncio.run
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional
@@ -103,20 +115,6 @@ def serve(config: Config) -> int:
         print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
         return 1
     return 0
-
-
-def _tune_memory() -> None:
-    """Spare what a server with many short requests pays for memory; see docs/performance.md.
-
-    One large block freed at start raises glibc's mmap threshold, so that body buffers are not mapped anew each time.
-    What is imported by now lives as long as the process, so the garbage collector need not walk through it; and it
-    looks for cycles, of which requests leave few, less often.
-    """
-    block = bytearray((32 << 20) - 65536)
-    del block
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
 
 
 async def _serve(config: Config) -> None:
@@ -161,18 +159,23 @@ def _tell_ready(descriptor: int, url: str) -> None:
 
 async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> None:
     """Open everything and accept; `stack` closes it."""
-    context = _tls(config)
+    context, limits = _tls(config), config.limits
     # All addresses first: beside a running server nothing may be opened, let alone repaired.
     public, monitoring = listen(config, stack)
-    runner = Runner(create_app(config), config, hurry)
+    connections = raise_descriptor_limit(limits.connections)
+    if connections < limits.connections:
+        _log.warning("limits.connections does not fit", extra={"detail": too_few_descriptors(limits.connections)})
+    admission = Admission(connections, limits.connections_per_address, config.server.trusted_proxies)
+    runner = Runner(create_app(config), config, admission, hurry)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
     if monitoring:
-        monitor = Runner(_monitoring(runner.app), config, hurry)
+        few = Admission(_MONITORING_CONNECTIONS, 0, ())
+        monitor = Runner(_monitoring(runner.app), config, few, hurry)
         stack.push_async_callback(monitor.cleanup)
         await monitor.setup()
-        await _accept(monitor, monitoring, None)
-    await _accept(runner, public, context)
+        await monitor.accept(monitoring, None)
+    await runner.accept(public, context)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:
@@ -195,13 +198,6 @@ def listen(config: Config, stack: _Stack) -> tuple[list[socket.socket], list[soc
     host, _, port = monitoring.rpartition(":")
     others = listen_on(host.strip("[]"), int(port), f"monitoring.listen = {monitoring}")
     return bound, [stack.enter_context(listening) for listening in others]
-
-
-async def _accept(runner: web.AppRunner, sockets: list[socket.socket], context: ssl.SSLContext | None) -> None:
-    for listening in sockets:
-        # A unix socket is for this machine alone, so it needs no TLS.
-        tls = None if listening.family == socket.AF_UNIX else context
-        await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
 
 
 def _url(config: Config) -> str:

@@ -17,6 +17,8 @@ from server.ending import lost_before
 from server.health import Metrics
 from server.purges import Purges
 from server.refusals import Refusals
+from server.repeats import repeats
+from server.resources import give_memory_back
 from server.services import open_services
 from server.tokens import TokenGuard
 
@@ -25,6 +27,7 @@ _EXPIRE_EVERY_SECONDS = 60.0
 _POLL_EVERY_SECONDS = 2.0
 _DELIVER_EVERY_SECONDS = 1.0
 _AUDIT_EVERY_SECONDS = 60.0
+_TRIM_EVERY_SECONDS = 20.0
 
 
 async def services(app: web.Application) -> AsyncIterator[None]:
@@ -75,14 +78,16 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         )
         closed = ClosedDropoffs(opened.catalog, opened.uploads.end_open)
 
-        async def look_after_audit() -> None:
+        async def look_after_refusals() -> None:
+            repeats.tell()
             await refusals.record()
             await opened.record_checkpoint()
 
         loops = [
-            asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
+            asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_refusals)),
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
+            asyncio.create_task(_repeat(_TRIM_EVERY_SECONDS, lambda: asyncio.to_thread(give_memory_back))),
             *(asyncio.create_task(_repeat(_DELIVER_EVERY_SECONDS, sink.look)) for sink in deliveries),
         ]
         yield
@@ -90,6 +95,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await closed.close()
+        repeats.tell()
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-BACKLOG = 1024
+_BACKLOG = 1024
 _CONNECT_SECONDS = 1.0
 _MISSING = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _NO_ADDRESS = (
@@ -87,7 +87,7 @@ def _bind(listening: socket.socket, address: Any) -> None:  # noqa: ANN401 - eac
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listening.setblocking(False)  # noqa: FBT003 - its only argument
     listening.bind(address)
-    listening.listen(BACKLOG)
+    listening.listen(_BACKLOG)
 
 
 def listen_on_unix(path: Path, name: str) -> socket.socket:
@@ -102,7 +102,7 @@ def listen_on_unix(path: Path, name: str) -> socket.socket:
             path.unlink()
         listening.setblocking(False)  # noqa: FBT003 - its only argument
         listening.bind(str(path))
-        listening.listen(BACKLOG)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise ListenError(name, error, _WHY_UNIX) from error

@@ -19,9 +19,11 @@ from server.connection import SERVER_NAME
 from server.forwarded import client_of, is_trusted
 from server.logs import describe
 from server.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
+from server.repeats import repeats
 from server.socket_body import CUT, RECEIVED_BY
 
 _log = logging.getLogger("server.request")
+_log.addFilter(repeats)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"})

@@ -36,6 +36,9 @@ def request_body(request: web.Request, pace: Pace) -> StreamBody:
     """Return the body of a request, by way of its socket where that is faster."""
     headers, protocol, transport = request.headers, request.protocol, request.transport
     length = request.content_length
+    if transport is None and not request.content.is_eof():
+        # The connection was lost before the handler began, and aiohttp tells nobody.
+        request.content.set_exception(ConnectionResetError("the client went away"))
     if (
         length is None
         or length - request.content.total_bytes < LEAST_BYTES
@@ -60,7 +63,7 @@ class SocketBody(StreamBody):
         super().__init__(request.content, pace)
         self._request, self._protocol = request, protocol
         self._length = self._left = length
-        self._tried = False
+        self._tried = self._gone = False
         self._socket: socket.socket | None = None
         self._low_water = 0
         self._seen_bytes = 0
@@ -106,8 +109,9 @@ class SocketBody(StreamBody):
         except BlockingIOError:
             return None
         except OSError:
-            raise cut_error() from None
+            count = 0
         if not count:
+            self._gone = True
             raise cut_error()
         self._left -= count
         self.received_bytes += count
@@ -121,13 +125,15 @@ class SocketBody(StreamBody):
             return
         self._set_low_water(taken_over, 1)
         taken_over.close()
-        if not self._left:
-            self._content.feed_eof()
-            self._protocol.renew_parser()
-        else:
-            # aiohttp throws away what still comes, for a moment, so that the client sees the answer; then it closes.
+        if self._left:
             self._request[CUT] = True
-        if self._protocol.transport is not None:
+        else:
+            self._protocol.renew_parser()
+        if self._gone or not self._left:
+            self._content.feed_eof()
+        # aiohttp throws away what still comes, for a moment, so that the client sees the answer; then it closes. It
+        # would throw the answer away too if it read the client's end.
+        if not self._gone and self._protocol.transport is not None:
             self._protocol.transport.resume_reading()
 
     def _take_over(self) -> socket.socket | None:

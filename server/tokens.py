@@ -82,13 +82,13 @@ class TokenGuard:
         self._refusals = refusals
         self._wrong = Throttle(wrong_per_hour)
 
-    async def check(self, authorization: str | None, client: str | None, scope: Scope) -> ApiToken:
+    async def check(self, authorization: str | None, client: str | None, scope: Scope | None) -> ApiToken:
         """Return the token that a request presents, if it is good for a scope. A right one is always let in.
 
         Args:
             authorization: The request's one Authorization header.
             client: What to count the client as (see `forwarded.client_of`); None where nobody knows.
-            scope: What the request needs.
+            scope: What the request needs; None where any token will do.
 
         Raises:
             UnauthorizedError: There is none; or it is unknown, expired or revoked: the same error after the same work.
@@ -113,7 +113,7 @@ class TokenGuard:
                 raise TooManyWrongTokensError(message, retry_after_seconds=wait_seconds)
             message = "the API token is not known, has expired or was revoked; ask an operator for a new one"
             raise UnauthorizedError(message, presented=True)
-        if scope not in token.scopes:
+        if scope is not None and scope not in token.scopes:
             self._refusals.count(Event(Act.WRONG_TOKENS, result=f"without {scope.value}", token_id=token.id))
             message = f"the API token is not good for this; it takes one with the scope {scope.value}"
             raise ScopeMissingError(message, scope=scope.value)

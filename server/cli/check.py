@@ -168,7 +168,11 @@ async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
 
 def _remarks(config: Config) -> list[str]:
     """Name what may be meant so, and probably is not."""
+    from server.resources import too_few_descriptors
+
     remarks: list[str] = []
+    if few := too_few_descriptors(config.limits.connections):
+        remarks.append(f"limits.connections: {few}")
     if not config.keys.root_recipients:
         remarks.append("keys.root_recipients: is empty; only drop-offs with recipients of their own can receive")
     if config.dropoffs.notify and config.mail.server is None:

@@ -17,6 +17,7 @@ from server.cli.context import ConfigOption, JsonOption, size_option, with_servi
 from server.cli.drop import ROOT_IDENTITY, create_drop
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.cli.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
+from server.resources import too_few_descriptors
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -105,6 +106,8 @@ def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     if config.server.public_url is None:
         detail = "server.public_url is not set, so clients are told what their request says"
         results.append(Result("public_url", "warning", detail, "set it to the address that clients use"))
+    if few := too_few_descriptors(config.limits.connections):
+        results.append(Result("descriptors", "warning", few, "do one of them where `serve` runs"))
     if config.store.durability != "fsync":
         detail = 'store.durability is "os": a power cut may lose what was acknowledged'
         results.append(Result("durability", "warning", detail, 'write "fsync" unless you accept that'))

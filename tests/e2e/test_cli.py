@@ -205,6 +205,9 @@ def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
     clean = server.cli("check-config")
     assert (clean.stdout.decode(), clean.stderr) == (f"{server.config}: no mistakes\n", b"")
     assert server.cli_json("check-config") == {"mistakes": [], "remarks": []}
+    server.environment = {"LIMITS__CONNECTIONS": "1000000000"}
+    assert "4000000256 descriptors" in server.cli_json("check-config")["remarks"][0]
+    server.environment = {}
     text = server.config.read_text()
     server.config.write_text(text.replace('listen = "', 'lissten = "', 1) + "[log]\nlevel = 5\n")
     done = server.cli("check-config", check=False)

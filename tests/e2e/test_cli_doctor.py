@@ -180,8 +180,9 @@ def test_doctor_names_a_wrong_address_and_what_is_wrong_on_this_machine(tmp_path
     """A public URL that clients are not told, an open folder, a full disk, a store that others can see."""
     with ServerProcess(tmp_path, environment={"SERVER__PUBLIC_URL": "https://elsewhere.example"}) as server:
         (server.data / "store").chmod(0o755)
-        server.environment = {"STORE__FREE_SPACE_FLOOR": "1PiB"}
+        server.environment = {"STORE__FREE_SPACE_FLOOR": "1PiB", "LIMITS__CONNECTIONS": "1000000000"}
         checks = _checks(server)
+        assert checks["descriptors"]["status"] == "warning"
         assert checks["public_url"]["status"] == "problem"
         assert "set server.public_url" in checks["public_url"]["advice"]
         assert checks["space"]["status"] == "problem"

@@ -101,7 +101,6 @@ class Confidences:
         port = self.server.port + (1 if monitoring else 0)
         with RawConnection("127.0.0.1", port, timeout_seconds=5) as connection, contextlib.suppress(OSError):
             connection.send(data)
-            connection.half_close()
             self.keep(connection.read_response())
 
 

@@ -154,6 +154,7 @@ def test_disconnects_at_random_offsets_lose_nothing(server: ServerProcess, site:
         gained = random.randrange(1, _MIB)
         with site.connect() as connection:
             _begin(connection, site, url, content[offset : offset + gained], _LENGTH - offset, offset)
+            _taken_over(server)
         offset, patches = offset + gained, patches + 1
         deadline = time.monotonic() + 5
         while (found := site.head(url).offset) != offset:

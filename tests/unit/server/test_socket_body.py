@@ -13,9 +13,10 @@ from aiohttp import web
 
 from dropoff_tus.errors import BodyCutError
 from server.body import Pace, StreamBody
-from server.connection import HardenedHandler, HardenedServer, quiet_logger
+from server.connection import HardenedHandler
 from server.socket_body import CUT, LEAST_BYTES, RECEIVED_BY, SocketBody, request_body
 from tests.support.aio import async_test_on_both_loops
+from tests.support.hardened import hardened_server, listening
 
 _SECONDS = 5
 _LENGTH = 3 * LEAST_BYTES
@@ -64,22 +65,9 @@ class _Site:
     @contextlib.asynccontextmanager
     async def listen(self) -> AsyncIterator[int]:
         """Listen on a port of this machine for a while."""
-        server = HardenedServer(
-            web.Server(self._handle),
-            header_timeout_seconds=_SECONDS,
-            connections=10,
-            connections_per_address=10,
-            trusted_proxies=(),
-            logger=quiet_logger,
-            access_log=None,
-            read_bufsize=1 << 18,
-            auto_decompress=False,
-            lingering_time=0.2,
-        )
-        listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-        async with asyncio.timeout(4 * _SECONDS), listening:
-            yield int(listening.sockets[0].getsockname()[1])
-            await server.shutdown(1)
+        server = hardened_server(self._handle, read_bufsize=1 << 18, lingering_time=0.2)
+        async with asyncio.timeout(4 * _SECONDS), listening(server) as port:
+            yield port
 
     async def taken_over(self) -> SocketBody:
         """Wait until the newest body's socket has been taken over, and all that was sent is received."""

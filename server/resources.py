@@ -1,0 +1,68 @@
+"""What the process takes from the system: descriptors, which are raised and kept in reserve, and memory."""
+
+import contextlib
+import ctypes
+import gc
+import resource
+
+_MOST_DESCRIPTORS = 1 << 16
+_OF_A_CONNECTION = 4
+"""A body that stalls holds its connection, its socket once more for the worker, its data and its log."""
+_RESERVE = 256
+"""For what is in no limit: the catalog, deliveries, the disk's threads, monitoring, receipts and keys."""
+_GC_ALLOCATIONS = 50_000
+
+
+def raise_descriptor_limit(connections: int) -> int:
+    """Let the process open as many files as it needs and may; return how many connections fit then.
+
+    Args:
+        connections: As many as are configured; 0: any number.
+    """
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _needed(connections), _MOST_DESCRIPTORS)
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+        soft = limit
+    return min(connections or soft, _fitting(soft))
+
+
+def too_few_descriptors(connections: int) -> str | None:
+    """Say that so many connections do not fit into what the system lets this process open; None if they do."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most == resource.RLIM_INFINITY or _needed(connections) <= most:
+        return None
+    return (
+        f"{connections} connections need {_needed(connections)} descriptors, and the system lets a process have {most} "
+        f"here, so {_fitting(most)} are let in; raise it (LimitNOFILE= of a systemd unit, `ulimit -Hn`), or lower this"
+    )
+
+
+def _needed(connections: int) -> int:
+    return connections * _OF_A_CONNECTION + _RESERVE
+
+
+def _fitting(descriptors: int) -> int:
+    """Return how many connections let all that they ask for find its descriptors."""
+    return max(1, (descriptors - min(_RESERVE, descriptors // 2)) // _OF_A_CONNECTION)
+
+
+def tune_memory() -> None:
+    """Spare what a server with many short requests pays for memory; see docs/performance.md.
+
+    One large block freed at start raises glibc's mmap threshold, so that body buffers are not mapped anew each time.
+    What is imported by now lives as long as the process, so the garbage collector need not walk through it; and it
+    looks for cycles, of which requests leave few, less often.
+    """
+    block = bytearray((32 << 20) - 65536)
+    del block
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
+
+
+def give_memory_back() -> None:
+    """Give the system what a busy time took and is free again: glibc keeps it, where it has no reason to look."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
