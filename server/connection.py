@@ -86,7 +86,7 @@ class HardenedServer(web.Server):
 class HardenedHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_accepted", "_answers", "_hardened", "_header_timer", "_heads", "_reader", "_wire", "name")
+    __slots__ = ("_accepted", "_answers", "_came", "_hardened", "_header_timer", "_reader", "_wire", "name")
 
     def __init__(self, server: HardenedServer, accepted: socket.socket, name: str | None) -> None:
         """Begin the deadline for the first head.
@@ -100,10 +100,10 @@ class HardenedHandler(RequestHandler):
         super().__init__(server, loop=loop, **server.arguments)
         self._hardened, self._accepted, self.name = server, accepted, name
         self._wire: asyncio.Transport | None = None
-        self._answers = 0
-        self._parser = self._heads = self._new_parser(0)
-        self._reader = Reader(server.reader_timeout_seconds, self.drop)
+        self._came = self._answers = 0
+        self._reader = Reader(server.reader_timeout_seconds)
         self._header_timer: asyncio.TimerHandle | None = None
+        self.renew_parser()
         self._start_timer()
 
     # ---- from its begin to its end ----------------------------------------------------------------------------
@@ -115,8 +115,9 @@ class HardenedHandler(RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count out."""
+        """Count out, and hold on to nothing."""
         self.leave()
+        self._wire = None
         super().connection_lost(exc)
 
     def leave(self) -> None:
@@ -146,24 +147,26 @@ class HardenedHandler(RequestHandler):
     @property
     def is_new(self) -> bool:
         """Tell whether no request has come so far."""
-        return not self._heads.heads
+        return not self._came
 
     @property
     def busy(self) -> bool:
         """Tell whether a request is here that has not been answered."""
-        return self._heads.heads > self._answers
+        return self._came > self._answers
 
     def data_received(self, data: bytes) -> None:
         """Run the deadline for heads from a request's first byte to the end of its head."""
+        parser = cast("HeadParser", self._parser)
         if not data:
             # aiohttp goes on parsing what it has put aside.
             super().data_received(data)
         start = 0
         while start < len(data):
-            stop = start + self._heads.piece_bytes(len(data) - start)
+            stop = start + parser.piece_bytes(len(data) - start)
             super().data_received(data[start:stop])
             start = stop
-        if self._heads.in_head:
+        self._came = parser.heads
+        if parser.in_head:
             self._start_timer()
         elif not self.is_new:
             self._stop_timer()
@@ -176,7 +179,7 @@ class HardenedHandler(RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             # What was no request is answered too.
-            self._answers = min(self._answers + 1, self._heads.heads)
+            self._answers = min(self._answers + 1, self._came)
 
     def handle_error(
         self,
@@ -198,11 +201,8 @@ class HardenedHandler(RequestHandler):
 
     def renew_parser(self) -> None:
         """Read the next request with a fresh parser: the present one still waits for a body that went another way."""
-        self._parser = self._heads = self._new_parser(self._heads.heads)
-
-    def _new_parser(self, heads: int) -> HeadParser:
         arguments = self._hardened.arguments
-        return HeadParser(
+        self._parser = HeadParser(
             self,
             asyncio.get_running_loop(),
             arguments["read_bufsize"],
@@ -212,7 +212,7 @@ class HardenedHandler(RequestHandler):
             payload_exception=RequestPayloadError,
             auto_decompress=arguments["auto_decompress"],
             max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
-            heads=heads,
+            heads=self._came,
         )
 
     def _start_timer(self) -> None:
@@ -244,7 +244,7 @@ class HardenedHandler(RequestHandler):
         """Look after the client: the kernel takes no more for it."""
         super().pause_writing()
         if self._wire is not None:
-            self._reader.watch(self._wire)
+            self._reader.watch(self._wire, self.drop)
 
     def resume_writing(self) -> None:
         """Stop looking: all has been taken."""

@@ -37,7 +37,7 @@ class HeadParser(HttpRequestParser):
         """Tell whether a head has begun and is not whole."""
         return self.pending_bytes > 0 and not self.in_body
 
-    def feed_data(self, data: bytes, *others: Any) -> Any:  # noqa: ANN401 - aiohttp's own
+    def feed_data(self, data: bytes, *others: Any, **more: Any) -> Any:  # noqa: ANN401 - aiohttp's own
         """Parse what came.
 
         Raises:
@@ -47,7 +47,7 @@ class HeadParser(HttpRequestParser):
             raise HttpProcessingError(code=400, message="the head is too large")
         body, before = self._body, self._body.total_bytes if self._body is not None else 0
         in_body = self.in_body
-        found = super().feed_data(data, *others)
+        found = super().feed_data(data, *others, **more)
         messages = found[0]
         if messages:
             self.heads += len(messages)

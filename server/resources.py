@@ -63,6 +63,7 @@ def tune_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Give the system what a busy time took and is free again: glibc keeps it, where it has no reason to look."""
+    """Give the system what a busy time took: cycles are broken, and glibc, which keeps what is free, lets go of it."""
+    gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

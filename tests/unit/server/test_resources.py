@@ -1,10 +1,11 @@
 """How many descriptors the process takes, and how many connections fit into what it gets."""
 
 import resource
+from pathlib import Path
 
 import pytest
 
-from server.resources import raise_descriptor_limit, too_few_descriptors
+from server.resources import give_memory_back, raise_descriptor_limit, too_few_descriptors
 
 
 class _System:
@@ -45,3 +46,23 @@ def test_soft_limit_is_raised_and_a_reserve_is_kept(
     said = too_few_descriptors(wanted)
     assert (said is not None) == (fitting < wanted)
     assert said is None or str(fitting) in said
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
+
+
+def test_memory_of_a_busy_time_is_given_back() -> None:
+    """Also where something small that is still in use lies behind what is free, and in cycles."""
+    blocks: list[object] = [bytes(1000) for _ in range(60_000)]
+    for number in range(0, len(blocks), 2):
+        cycle: list[object] = [blocks[number]]
+        cycle.append(cycle)
+        blocks[number] = cycle
+    kept = blocks[::1000]
+    full = _resident_bytes()
+    blocks.clear()
+    del cycle
+    give_memory_back()
+    assert full - _resident_bytes() > 30 << 20
+    assert kept
