@@ -52,17 +52,20 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
 
 
+def _cycle(block: object) -> list[object]:
+    cycle = [block]
+    cycle.append(cycle)
+    return cycle
+
+
 def test_memory_of_a_busy_time_is_given_back() -> None:
     """Also where something small that is still in use lies behind what is free, and in cycles."""
     blocks: list[object] = [bytes(1000) for _ in range(60_000)]
     for number in range(0, len(blocks), 2):
-        cycle: list[object] = [blocks[number]]
-        cycle.append(cycle)
-        blocks[number] = cycle
+        blocks[number] = _cycle(blocks[number])
     kept = blocks[::1000]
     full = _resident_bytes()
     blocks.clear()
-    del cycle
     give_memory_back()
     assert full - _resident_bytes() > 30 << 20
     assert kept
