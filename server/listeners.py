@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _BACKLOG = 1024
+_MOST_UNSENT_BYTES = 128 << 10
 _CONNECT_SECONDS = 1.0
 _MISSING = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _NO_ADDRESS = (
@@ -83,6 +84,8 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
 
 def _bind(listening: socket.socket, address: Any) -> None:  # noqa: ANN401 - each family has its own
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Its connections inherit it: a client that does not read holds no megabytes of the kernel's memory.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
     if listening.family == socket.AF_INET6:
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listening.setblocking(False)  # noqa: FBT003 - its only argument

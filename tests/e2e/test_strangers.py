@@ -118,9 +118,9 @@ def test_connections_in_their_tls_handshake_keep_nobody_out(tmp_path: Path) -> N
 def test_clients_that_do_not_read_keep_nobody_out_and_hold_up_no_stop(tmp_path: Path, path: str) -> None:
     """Public answers are small, who takes none of them makes place, and a stop does not wait for him."""
     asked = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
-    with contextlib.closing(ServerProcess(tmp_path, environment={"LIMITS__CONNECTIONS": "64"})) as server:
+    with contextlib.closing(ServerProcess(tmp_path, environment={"LIMITS__CONNECTIONS": "24"})) as server:
         server.start()
-        with _crowd(server.port, 1, 64, asked * 3000) as crowd:
+        with _crowd(server.port, 1, 24, asked * 3000) as crowd:
             for connected in crowd:
                 with contextlib.suppress(OSError):
                     connected.send(asked * 3000)
