@@ -142,6 +142,7 @@ def unsynced(stopped: FaultyServer) -> Iterator[FaultyServer]:
     stopped.environment = before
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP])
 @pytest.mark.parametrize(
     ("setting", "folder"),
@@ -155,7 +156,7 @@ def test_file_system_that_syncs_no_folders_is_named_at_the_start(
     unsynced.fail("fsync", error, str(place))
     before = unsynced.log_text
     with pytest.raises(ProgramError):
-        unsynced.start()
+        unsynced.start(timeout_seconds=90)
     [said] = unsynced.log_text.removeprefix(before).splitlines()
     assert said.startswith(f"dropoff-tus: {setting}: {place}")
     assert f"cannot be synced ({errno.errorcode[error]}, {os.strerror(error)})" in said
@@ -164,11 +165,12 @@ def test_file_system_that_syncs_no_folders_is_named_at_the_start(
     assert (checked.returncode, said.removeprefix("dropoff-tus: ") in checked.stderr) == (1, True), checked.stderr
 
 
+@pytest.mark.timeout(180)
 def test_file_system_that_syncs_no_folders_serves_without_syncs(unsynced: FaultyServer) -> None:
     """What the sentence advises works."""
     unsynced.environment["STORE__DURABILITY"] = "os"
     unsynced.fail("fsync", errno.EINVAL, str(unsynced.data))
-    unsynced.start()
+    unsynced.start(timeout_seconds=90)
     for drop in (unsynced.drop, unsynced.create_drop("--sealed")):
         url = drop.site.upload(b"0123456789")
         assert unsynced.row(url, drop)["state"] == "complete"
