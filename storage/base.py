@@ -271,7 +271,8 @@ def refused(error: OSError, text: str, place: Path) -> StorageFailedError | Stor
         place: Where it was, for an error that names no path.
     """
     log_failure(error, place)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    # A sync that failed may have lost bytes, whatever the reason: room alone does not mend that.
+    if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, SyncFailedError):
         return StorageFullError(f"the disk is full{text}")
     return StorageFailedError(f"the disk failed{text}")
 
