@@ -267,7 +267,8 @@ class Disk:
         failpoint("sync-path")
         if not self._sync:
             return
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Through links: a root of the store may be one, to a volume.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             calls.fsync(descriptor)
         except OSError as error:

@@ -385,3 +385,18 @@ async def test_store_holds_no_marker_and_no_digest_in_the_clear(tmp_path: Path) 
             if path.is_file():
                 content = path.read_bytes()
                 assert not any(needle in content for needle in needles), path.name
+
+
+@async_test
+async def test_roots_that_are_links_to_volumes_take_uploads(tmp_path: Path) -> None:
+    """Each of the two, and they stay links."""
+    links = [tmp_path / name for name in ("store", "keys")]
+    for link in links:
+        (tmp_path / f"volume-{link.name}").mkdir()
+        link.symlink_to(f"volume-{link.name}")
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(5)
+    await kit.append(upload.id, 0, b"hello")
+    await kit.finish(upload.id)
+    assert await kit.read(upload.id) == b"hello"
+    assert all(link.is_symlink() for link in links)
