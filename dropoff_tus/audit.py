@@ -125,7 +125,7 @@ def policy_hash(policy: SignedPolicy) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does it: `server`, `client`, `operator:<user>`, `token:<id>`; and from where, as a keyed hash."""
+    """Who does it: `server`, `client`, `operator:<user>…`, `token:<id>`; and from where, as a keyed hash."""
 
     who: str
     origin: str | None = None

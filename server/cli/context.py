@@ -30,7 +30,10 @@ T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
+CONFIG_VARIABLE, _PERSON_VARIABLE = "DROPOFF_TUS_CONFIG", "DROPOFF_TUS_AS"
+_PERSON = re.compile(r"\w[\w .@+\\-]{0,63}")
+_LOGIN_UID = Path("/proc/self/loginuid")
+_NO_LOGIN = 2**32 - 1
 
 
 def _say_version(asked: bool) -> None:
@@ -44,11 +47,27 @@ def _say_version(asked: bool) -> None:
 _VersionOption = Annotated[
     bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
 ]
+
+
+def _person(text: str | None) -> str | None:
+    if text is not None and _PERSON.fullmatch(text) is None:
+        message = "write a name of at most 64 letters, digits, spaces and . _ @ + - as the audit is to have it"
+        raise typer.BadParameter(message)
+    return text
+
+
+_PERSON_HELP = "Your name for the audit, where the user that runs this is not you; else $DROPOFF_TUS_AS."
+_PersonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="NAME", envvar=_PERSON_VARIABLE, show_envvar=False, help=_PERSON_HELP, callback=_person
+    ),
+]
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")
 
 
 def group(text: str) -> typer.Typer:
-    """Make a group of commands, which takes `--config` itself, for the command behind it."""
+    """Make a group of commands, which takes `--config` and `--as` itself, for the command behind it."""
     app = typer.Typer(
         help=text,
         no_args_is_help=True,
@@ -57,11 +76,13 @@ def group(text: str) -> typer.Typer:
         rich_markup_mode=None,
     )
 
-    def options(config: ConfigOption = None, version: _VersionOption = False) -> None:
+    def options(config: ConfigOption = None, person: _PersonOption = None, version: _VersionOption = False) -> None:
         del version  # said already, and nothing else is done then
+        # What is named before the command is what the variable would have said.
         if config is not None:
-            # What is named before the command is what the variable would have said.
             os.environ[CONFIG_VARIABLE] = str(config)
+        if person is not None:
+            os.environ[_PERSON_VARIABLE] = person
 
     app.callback(help=text)(options)
     return app
@@ -116,14 +137,35 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
 
 
 def operator() -> Actor:
-    """Return whom the audit names: this process's user, and behind a slash whoever became it with sudo."""
+    """Return whom the audit names: this process's user, and the person behind it, with what says so.
+
+    That is `--as`, else sudo; and the user who logged in, where that is somebody else: only the kernel's word for it
+    cannot be made up.
+    """
     from dropoff_tus.audit import Actor
 
-    names = [_user_name(os.getuid())]
-    became = os.environ.get("SUDO_UID", "")
-    if os.getuid() == 0 and became.isascii() and became.isdigit():
-        names.append(_user_name(int(became)))
-    return Actor(f"operator:{'/'.join(names)}")
+    who = [_user_name(os.getuid())]
+    said, became = os.environ.get(_PERSON_VARIABLE), os.environ.get("SUDO_USER", "")
+    if said:
+        who.append(f"as:{said}")
+    elif _PERSON.fullmatch(became):
+        who.append(f"sudo:{became}")
+    login = _login()
+    if login is not None:
+        who.append(f"login:{login}")
+    known: dict[str, str] = {}
+    for name in who:
+        known.setdefault(name.rpartition(":")[2], name)
+    return Actor(f"operator:{'/'.join(known.values())}")
+
+
+def _login() -> str | None:
+    """Return the user who logged in, however often the user was changed since; None in a service or a container."""
+    try:
+        uid = int(_LOGIN_UID.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if uid == _NO_LOGIN else _user_name(uid)
 
 
 def _user_name(uid: int) -> str:
