@@ -91,7 +91,7 @@ class Event:
     token_id: str | None = None
     origin: str | None = None
     policy: str | None = None
-    """Stands for a drop-off's signed mode and recipients; see `policy_hash`."""
+    """Stands for a drop-off's signed terms; see `policy_hash`."""
     checkpoint: str | None = None
     """The signed line of a checkpoint that is kept in the chain itself."""
 
@@ -105,11 +105,13 @@ def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
     """Return how a change of a drop-off is recorded: which of its terms, and never what they are; None if none did."""
     changed = [name for name in _TERMS if getattr(before, name) != getattr(after, name)]
     changed += [name for name in _LIMITS if getattr(before.limits, name) != getattr(after.limits, name)]
-    signed = [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
-    changed += signed
+    changed += [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
     changed += ["has_code"] if before.code_mac != after.code_mac else []
-    policy = policy_hash(after.policy) if signed else None
-    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed), policy=policy) if changed else None
+    if not changed and before.policy == after.policy:
+        return None
+    if changed == ["has_code"] and after.code_mac is not None:
+        return Event(Act.DROP_NEW_CODE, after.id, policy=policy_hash(after.policy))
+    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed), policy=policy_hash(after.policy))
 
 
 def creation_of(dropoff: Dropoff) -> Event:

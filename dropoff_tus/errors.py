@@ -231,9 +231,15 @@ class TypeNotAllowedError(DropoffError):
 
 
 class PolicyTamperedError(DropoffError):
-    """A drop-off's mode or recipients do not carry the server's signature: nothing is accepted for it."""
+    """A drop-off's terms are not those that the server signed: nothing is accepted for it."""
 
     code, status_hint = "ERR_POLICY_TAMPERED", 500
+
+
+class CatalogTamperedError(DropoffError):
+    """The catalog says of an upload otherwise than its signed log: nothing of it is shown, sent or ended."""
+
+    code, status_hint = "ERR_CATALOG_TAMPERED", 500
 
 
 # ---- the upload ---------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Frozen values that every layer speaks of: drop-offs, uploads, grants."""
 
-from dataclasses import dataclass, field
-from datetime import datetime
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 
 
@@ -82,15 +84,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SignedPolicy:
-    """A drop-off's mode and recipients, signed by the server key.
+    """A drop-off's mode and recipients, signed by the server key together with all its other terms.
 
-    An empty tuple of recipients stands for the configured roots at the time of each upload.
-    `signature` is 64 bytes over a versioned domain and the canonical JSON of (drop id, mode, recipients).
+    An empty tuple of recipients stands for the configured roots at the time of each upload. `terms` is made from the
+    drop-off as it was read (`Dropoff.with_terms`), so a term that was changed behind the server does not verify.
+    `signature` is 64 bytes over a versioned domain and the canonical JSON of (drop id, mode, recipients, terms).
     """
 
     mode: Mode
     recipients: tuple[str, ...]
-    signature: bytes = field(repr=False)
+    signature: bytes = field(default=b"", repr=False)
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,20 @@ class Dropoff:
     """Finished uploads are shredded so long after their completion; 0: never."""
     contact: str = ""
     """Whom an uploader may ask."""
+
+    def with_terms(self) -> "Dropoff":
+        """Return the same with `policy.terms`: hex SHA-256 of all that is signed beside mode and recipients.
+
+        That is every field but the id, the policy itself, and whether it is closed, which the audit alone holds.
+        """
+        unsigned = ("id", "policy", "closed", "ended")
+        values = {name: value for name, value in asdict(self).items() if name not in unsigned}
+        text = json.dumps(values, sort_keys=True, default=_as_text)
+        return replace(self, policy=replace(self.policy, terms=hashlib.sha256(text.encode()).hexdigest()))
+
+
+def _as_text(value: datetime | bytes) -> str:
+    return value.hex() if isinstance(value, bytes) else value.astimezone(UTC).isoformat()
 
 
 class Scope(StrEnum):

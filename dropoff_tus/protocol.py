@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus.errors import (
+    CatalogTamperedError,
     LengthFixedError,
     MaxSizeExceededError,
     MismatchedOffsetError,
@@ -107,6 +108,31 @@ def gone(state: UploadState, why: str | None = None) -> UploadGoneError:
     """Make the refusal for an upload that ended; `why` is a fixed phrase."""
     reason = f" ({why})" if why else ""
     return UploadGoneError(f"this upload was {state.value}{reason} and its bytes are gone; create a new one")
+
+
+def disagreement(row: UploadRow, stored: StoredUpload) -> str | None:
+    """Say what the catalog says otherwise than the signed log, from which it never differs unless it was changed."""
+    facts = (
+        ("its drop-off", row.drop_id, stored.drop_id),
+        ("its mode", row.mode.value, stored.mode.value),
+        ("its role", row.role.value, stored.role.value),
+        ("its length", row.length, stored.length),
+    )
+    for name, said, signed in facts:
+        if said is not None and signed is not None and said != signed:
+            return f"the catalog says that {name} is {said}, the signed log {signed}: the catalog was changed"
+    return None
+
+
+def check_agrees(row: UploadRow, stored: StoredUpload) -> None:
+    """Refuse to act on an upload for what its row says, where the signed log says otherwise.
+
+    Raises:
+        CatalogTamperedError: It does.
+    """
+    problem = disagreement(row, stored)
+    if problem is not None:
+        raise CatalogTamperedError(f"upload {row.id}: {problem}. Nothing was done; its bytes are safe")
 
 
 def ending(state: UploadState, why: str) -> UploadEndingError:

@@ -10,6 +10,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, UploadState, Usage
 from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Store
+from dropoff_tus.protocol import check_agrees
 from server.clock import SystemClock
 from server.units import stamp
 
@@ -153,6 +154,7 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
     filename, digest, offset, reason = None, None, row.size_bytes or 0, None
     with suppress(DropoffError):
         stored = await store.stat(row.id)
+        check_agrees(row, stored)
         offset, reason = stored.offset, stored.end_reason
         receipt = None
         if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.model import Grant
+from dropoff_tus.model import Grant, SignedPolicy
 from dropoff_tus.ports.catalog import Catalog
 from server.refusals import Refusals
 from server.throttle import Throttle
@@ -23,13 +23,15 @@ class Auth:
     def __init__(
         self,
         catalog: Catalog,
-        code_mac: Callable[[str], bytes],
+        code_mac: Callable[[str, str], bytes],
+        verify_policy: Callable[[str, SignedPolicy], None],
         wrong_codes_per_hour: int,
         refusals: Refusals,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the catalog, the keyed hash of codes, the limit of wrong ones (0: none), their counter, and the time."""
+        """Take the catalog, the keys' part in it, the limit of wrong codes (0: none), their counter, and the time."""
         self._catalog, self._code_mac, self._monotonic = catalog, code_mac, monotonic
+        self._verify_policy = verify_policy
         self._refusals = refusals
         self._by_address, self._by_drop = Throttle(wrong_codes_per_hour), Throttle(wrong_codes_per_hour)
 
@@ -38,9 +40,11 @@ class Auth:
 
         Raises:
             AccessDeniedError: Unknown drop-off, wrong or missing code: the same error after the same work.
+            PolicyTamperedError: Somebody changed the drop-off in the database.
         """
-        dropoff = await self._catalog.dropoff(_lookup_id(drop_id))
-        presented = self._code_mac(_NO_CODE if code is None else code)
+        looked_up = _lookup_id(drop_id)
+        dropoff = await self._catalog.dropoff(looked_up)
+        presented = self._code_mac(looked_up, _NO_CODE if code is None else code)
         expected = dropoff.code_mac if dropoff is not None and dropoff.code_mac is not None else _NO_MAC
         right = hmac.compare_digest(presented, expected) and code is not None
         if dropoff is None or (dropoff.code_mac is not None and not right):
@@ -48,6 +52,8 @@ class Auth:
             self._refusals.count(Event(Act.WRONG_CODES, None if dropoff is None else dropoff.id))
             message = "there is no such drop-off, or the code is wrong; check both with whoever gave you the code"
             raise AccessDeniedError(message)
+        # A code that was taken away or put in place in the database lets nobody in.
+        self._verify_policy(dropoff.id, dropoff.policy)
         return Grant(dropoff)
 
     async def grant_slowly(self, drop_id: str, code: str | None, client: str | None) -> Grant:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Protocol, TypedDict
 
-from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError
+from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, InvalidFieldError, PolicyTamperedError
 from dropoff_tus.ids import CODE_BYTES, PROBE_DROP_ID, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.policy import name_problem, type_problem
@@ -21,12 +21,12 @@ MOST_UPLOADS = 2**31 - 1
 class Keys(Protocol):
     """What the server's keys do for a drop-off."""
 
-    def code_mac(self, code: str) -> bytes:
-        """Return what a code is stored as."""
+    def code_mac(self, drop_id: str, code: str) -> bytes:
+        """Return what a drop-off's code is stored as."""
         ...
 
-    def sign_policy(self, drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> SignedPolicy:
-        """Sign a drop-off's mode and recipients."""
+    def sign_policy(self, drop_id: str, policy: SignedPolicy) -> SignedPolicy:
+        """Sign a drop-off's policy, with the hash of its other terms."""
         ...
 
     def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
@@ -103,8 +103,8 @@ class Dropoffs:
             id=drop_id,
             name=new.name,
             created_at=now,
-            policy=self._keys.sign_policy(drop_id, mode, new.recipients),
-            code_mac=self._keys.code_mac(code) if code is not None else None,
+            policy=SignedPolicy(mode, new.recipients),
+            code_mac=self._keys.code_mac(drop_id, code) if code is not None else None,
             limits=new.limits,
             opens_at=new.opens_at,
             expires_at=new.expires_at,
@@ -113,6 +113,7 @@ class Dropoffs:
             contact=new.contact,
         )
         self._check(dropoff, ("opens_at", "expires_at"), now)
+        dropoff = self._signed(dropoff)
         try:
             await self._catalog.add_dropoff(dropoff)
         except ValueError:
@@ -120,16 +121,16 @@ class Dropoffs:
             raise DropoffExistsError(message) from None
         return dropoff, code
 
-    async def edit(self, drop_id: str, edit: DropEdit) -> tuple[Dropoff, Usage]:
+    async def edit(self, drop_id: str, edit: DropEdit, *, confirm: bool = False) -> tuple[Dropoff, Usage]:
         """Change a drop-off: what is created from now on is held to it; retention also what is here.
 
-        Mode and recipients are signed anew. One of them alone is taken from the present record, which has to be this
-        server's own: else the signature would bless what somebody wrote into the database.
+        All its terms are signed anew. Those that stay are taken from the present record, which has to be this server's
+        own, or the signature would bless what somebody wrote into the database; with `confirm` the operator blesses it.
 
         Raises:
             DropoffNotFoundError: There is none.
             InvalidFieldError: Something of it cannot be; nothing was changed.
-            PolicyTamperedError: The present mode and recipients are not those that were signed; nothing was changed.
+            PolicyTamperedError: The present terms are not those that were signed; nothing was changed.
         """
         _check_not_doctors(drop_id)
         now = self._clock.now()
@@ -142,24 +143,33 @@ class Dropoffs:
             terms: dict[str, Any] = {name: edit.get(name, getattr(present, name)) for name in _TERMS}
             limits: dict[str, Any] = {name: edit.get(name, getattr(present.limits, name)) for name in _LIMITS}
             code_mac = None if "has_code" in edit else present.code_mac
-            policy = self._policy(present, edit)
+            if not confirm:
+                self._verify(present)
+            if "recipients" in edit:
+                self._check_own(edit["recipients"])
+            policy = SignedPolicy(
+                edit.get("mode", present.policy.mode), tuple(edit.get("recipients", present.policy.recipients))
+            )
             changed = replace(present, **terms, limits=Limits(**limits), policy=policy, code_mac=code_mac)
             self._check(changed, edit, now)
-            return changed
+            return self._signed(changed)
 
         if await self._catalog.change_dropoff(drop_id, change) is None:
             raise unknown()
         return await self.show(drop_id)
 
-    def _policy(self, present: Dropoff, edit: DropEdit) -> SignedPolicy:
-        signed = {"mode", "recipients"} & edit.keys()
-        if not signed:
-            return present.policy
-        if len(signed) == 1:
+    def _signed(self, dropoff: Dropoff) -> Dropoff:
+        dropoff = dropoff.with_terms()
+        return replace(dropoff, policy=self._keys.sign_policy(dropoff.id, dropoff.policy))
+
+    def _verify(self, present: Dropoff) -> None:
+        try:
             self._keys.verify_policy(present.id, present.policy)
-        recipients = tuple(edit.get("recipients", present.policy.recipients))
-        self._check_own(recipients)
-        return self._keys.sign_policy(present.id, edit.get("mode", present.policy.mode), recipients)
+        except PolicyTamperedError:
+            raise PolicyTamperedError(
+                "somebody changed this drop-off in the database; nothing was changed now. Look at it with `dropoff-tus "
+                "drop show`; `dropoff-tus drop edit --confirm` signs what it is then"
+            ) from None
 
     def _check_own(self, recipients: Sequence[str]) -> None:
         problem = self._check_recipients(recipients)
@@ -206,17 +216,24 @@ class Dropoffs:
             raise unknown()
         return await self.show(drop_id)
 
-    async def new_code(self, drop_id: str) -> tuple[Dropoff, str]:
+    async def new_code(self, drop_id: str, *, for_doctor: bool = False) -> tuple[Dropoff, str]:
         """Replace the code; returns the new one, which is nowhere else.
 
         Raises:
             DropoffNotFoundError: There is no such drop-off.
             InvalidFieldError: It is that of `doctor`.
+            PolicyTamperedError: As `edit`.
         """
-        _check_not_doctors(drop_id)
-        dropoff = await self._catalog.dropoff(drop_id)
+        if not for_doctor:
+            _check_not_doctors(drop_id)
         code = format_code(os.urandom(CODE_BYTES))
-        if dropoff is None or not await self._catalog.set_code(drop_id, self._keys.code_mac(code)):
+
+        def change(present: Dropoff) -> Dropoff:
+            self._verify(present)
+            return self._signed(replace(present, code_mac=self._keys.code_mac(drop_id, code)))
+
+        dropoff = await self._catalog.change_dropoff(drop_id, change)
+        if dropoff is None:
             raise unknown()
         return dropoff, code
 

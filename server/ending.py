@@ -11,6 +11,7 @@ from dropoff_tus.errors import (
     CatalogUnavailableError,
     DropoffError,
     PartInUseError,
+    PolicyTamperedError,
     TerminateFinishedError,
     UploadDamagedError,
     UploadLockedError,
@@ -79,8 +80,8 @@ class Ender:
             except PartInUseError:
                 raise TerminateFinishedError("this upload is a part of another one now; end that one") from None
 
-    async def end(self, lease: Lease, state: UploadState, why: str) -> None:
-        """End a leased upload. `why` is a fixed phrase.
+    async def end(self, lease: Lease, state: UploadState, why: str, row: UploadRow | None = None) -> None:
+        """End a leased upload, if given for what this row says of it. `why` is a fixed phrase.
 
         What is complete the catalog takes back first, in the transaction that says whether a final has it: of ending a
         part and claiming it, by whatever processes, one is refused. And a start looks at it again, should this process
@@ -88,9 +89,12 @@ class Ender:
 
         Raises:
             PartInUseError: A final has it, and would be damaged; nothing was changed.
+            CatalogTamperedError: The row is not what the signed log says; nothing was changed.
             CatalogUnavailableError: An unfinished one has ended, and the catalog is told as soon as it answers. A
                 finished one may be as it was.
         """
+        if row is not None:
+            protocol.check_agrees(row, lease.upload)
         upload_id, now = lease.upload.id, self._clock.now()
         finished = lease.upload.final and lease.upload.ended is None
         withdrawn = finished and await self._catalog.set_state(upload_id, UploadState.FINISHING, now)
@@ -190,6 +194,14 @@ class Ender:
                 count += await self._expire_part(row)
         for drop in await self._catalog.dropoffs():
             if drop.retain_seconds:
+                try:
+                    self._store.verify_policy(drop.id, drop.policy)
+                except PolicyTamperedError as error:
+                    _log.error(
+                        "a drop-off was changed in the database, so its retention shreds nothing",
+                        extra={"drop_id": drop.id, "code": error.code},
+                    )
+                    continue
                 count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
         unfinished = await self._catalog.uploads(states=_UNFINISHED)
         self._store.keep_unfinished({row.id for row in unfinished})
@@ -206,7 +218,10 @@ class Ender:
                 continue
             try:
                 async with self._store.lease(row.id) as lease:
-                    await self.end(lease, UploadState.EXPIRED, "retention is over")
+                    # The catalog tells where to look; the signed log, when it was completed.
+                    if not lease.upload.final or lease.upload.last_commit_at > before:
+                        continue
+                    await self.end(lease, UploadState.EXPIRED, "retention is over", row)
             except DropoffError as error:
                 self._passed_over(row, error)
             else:
@@ -231,7 +246,7 @@ class Ender:
         """Expire a complete partial that no final wanted."""
         try:
             async with self._store.lease(row.id, idle=True) as lease:
-                await self.end(lease, UploadState.EXPIRED, "part without a final")
+                await self.end(lease, UploadState.EXPIRED, "part without a final", row)
         except PartInUseError:
             return 0
         except DropoffError as error:
@@ -257,7 +272,7 @@ class Ender:
             async with self._store.lease(row.id, idle=by_time, reason=protocol.ending(state, why)) as lease:
                 if protocol.is_whole(lease.upload) or (condition is not None and not condition(lease.upload)):
                     return 0
-                await self.end(lease, state, why)
+                await self.end(lease, state, why, row)
         except UploadNotFoundError:
             # The process died between the catalog's row and the store's files, if it is not just there.
             return await self._drop(row)

@@ -13,7 +13,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadLockedError, UploadNotFoundError
+from dropoff_tus.errors import (
+    CatalogTamperedError,
+    DropoffError,
+    KeyMissingError,
+    UploadDamagedError,
+    UploadLockedError,
+    UploadNotFoundError,
+)
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
@@ -104,7 +111,8 @@ class Purger:
         advance = begin(len(ordered))
         for upload_id in ordered:
             try:
-                purged.removed.append(await self._remove(drop_id, upload_id, rows.get(upload_id)))
+                row = rows.get(upload_id) or await self._catalog.upload(upload_id)
+                purged.removed.append(await self._remove(drop_id, upload_id, row))
             except DropoffError as error:
                 purged.kept.append((upload_id, error.message))
             advance(1)
@@ -132,11 +140,11 @@ class Purger:
         return digest
 
     async def _lost(self, drop_id: str, rows: Mapping[str, UploadRow], purged: Purged) -> list[str]:
-        """Return the uploads of a drop-off that the store has and the catalog lost, concatenations first."""
+        """Return the uploads that the store has of a drop-off and the catalog has not, concatenations first."""
         finals: list[str] = []
         others: list[str] = []
         for upload_id in await self._store.upload_ids():
-            if upload_id in rows or await self._catalog.upload(upload_id) is not None:
+            if upload_id in rows:
                 continue
             try:
                 stored = await self._store.stat(upload_id)
@@ -155,6 +163,7 @@ class Purger:
         """Remove one upload, and return what is to be told of it."""
         try:
             stored = await self._store.stat(upload_id)
+            _check_drop(upload_id, stored.drop_id, drop_id)
             if stored.ended is None or await self._store.leftovers(upload_id):
                 await self._delete(upload_id)
                 if row is None:
@@ -167,6 +176,7 @@ class Purger:
             now = self._clock.now()
             if row is not None and row.state is UploadState.OPEN and row.created_at > lost_before(now):
                 raise UploadLockedError("it is being created at this moment") from None
+        _check_drop(upload_id, await self._store.claimed_drop(upload_id), drop_id)
         # Whatever of it is here goes, and the certificate says that it was not whole.
         left = await self._store.leftovers(upload_id)
         with contextlib.suppress(UploadNotFoundError):
@@ -208,3 +218,16 @@ class Purger:
         """Let the catalog say so too; again is harmless."""
         if row is not None:
             await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
+
+
+def _check_drop(upload_id: str, named: str | None, drop_id: str) -> None:
+    """Refuse to shred for one drop-off what the log says is another's, whatever the catalog says.
+
+    Raises:
+        CatalogTamperedError: It is another's.
+    """
+    if named not in {None, drop_id}:
+        raise CatalogTamperedError(
+            f"the catalog says that upload {upload_id} is of this drop-off, its log names {named}: the catalog was "
+            "changed. It was not shredded; `store check` tells more"
+        )

@@ -26,6 +26,7 @@ from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.marker import WrongStoreError, adopt_store, check_store
 from storage.owner import ForeignOwnerError
+from storage.revoked import RevokedTokens
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
@@ -51,6 +52,7 @@ class Services:
 
     dropoffs: Dropoffs
     purger: Purger
+    revoked: RevokedTokens
 
 
 def recipients_problem(texts: Sequence[str]) -> str | None:
@@ -160,4 +162,5 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
                 uploads.delete,
                 lambda payload: sign_certificate(payload, keys.signing),
             ),
+            RevokedTokens(settings.keys_dir),
         )

@@ -12,7 +12,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 
 from dropoff_tus.audit import Act, Event
@@ -75,11 +75,15 @@ class TokenGuard:
         clock: Clock,
         wrong_per_hour: int,
         refusals: Refusals,
+        revoked: Container[str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the catalog, the keyed hash, the times, the limit of wrong ones (0: none), and their counter."""
+        """Take the catalog, the keyed hash, the times, the limit of wrong ones (0: none), their counter, and ids.
+
+        Those in `revoked` are good for nothing any more, even where the catalog says otherwise.
+        """
         self._catalog, self._mac, self._clock, self._monotonic = catalog, mac, clock, monotonic
-        self._refusals = refusals
+        self._refusals, self._revoked = refusals, revoked
         self._wrong = Throttle(wrong_per_hour)
 
     async def check(self, authorization: str | None, client: str | None, scope: Scope | None) -> ApiToken:
@@ -102,7 +106,7 @@ class TokenGuard:
         token = await self._catalog.token(api_token_id(presented))
         terms = _terms(presented) if token is None else _terms(presented, token.scopes, token.expires_at, token.drop_id)
         right = hmac.compare_digest(self._mac(terms), _NO_MAC if token is None else token.mac)
-        fault = _fault(token, self._clock.now(), right=right)
+        fault = _fault(token, self._clock.now(), right=right, revoked=self._revoked)
         if token is None or fault is not None:
             # Ids of tokens that do not exist are no names: a guesser makes up as many as he likes.
             known_id = None if token is None else token.id
@@ -120,13 +124,13 @@ class TokenGuard:
         return token
 
 
-def _fault(token: ApiToken | None, now: datetime, *, right: bool) -> str | None:
+def _fault(token: ApiToken | None, now: datetime, *, right: bool, revoked: Container[str]) -> str | None:
     """Say in a word, for the audit alone, why a token is not let in; None if it is."""
     if token is None:
         return "unknown"
     if not right:
         return "changed"
-    if token.revoked_at is not None:
+    if token.revoked_at is not None or token.id in revoked:
         return "revoked"
     return "expired" if token.expires_at is not None and token.expires_at <= now else None
 

@@ -59,7 +59,11 @@ class Verifier:
     anchors: Iterable[Checkpoint] = ()
     chain: Chain = field(default_factory=Chain)
     policies: dict[str, str] = field(default_factory=dict)
-    """What stands for each drop-off's mode and recipients, as they were recorded last (`policy_hash`)."""
+    """What stands for each drop-off's signed terms, as they were recorded last (`policy_hash`)."""
+    closed: dict[str, bool] = field(default_factory=dict)
+    """Whether a drop-off was closed or reopened last."""
+    revoked: set[str] = field(default_factory=set)
+    """The API tokens that were revoked."""
     checkpoints: int = 0
     """How many were found, in the chain and of the anchors."""
     _wanted: dict[int, set[str]] = field(default_factory=dict)
@@ -86,6 +90,10 @@ class Verifier:
                 self.checkpoints += 1
             if "policy" in row:
                 self.policies[str(row.get("drop"))] = str(row["policy"])
+            if row.get("act") in {Act.DROP_CLOSE, Act.DROP_REOPEN}:
+                self.closed[str(row.get("drop"))] = row["act"] == Act.DROP_CLOSE
+            if row.get("act") == Act.TOKEN_REVOKE:
+                self.revoked.add(str(row.get("token")))
             self._meet()
 
     def finish(self) -> None:

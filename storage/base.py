@@ -22,7 +22,7 @@ from blake3 import blake3
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata, SignedPolicy
+from dropoff_tus.model import Metadata
 from storage.age import Identity, Recipient
 from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 _CACHE_ENTRIES = 4096
 _MOST_KEY_FILE_BYTES = 1 << 20
 """More than an envelope or a receipt ever has; what stands in its place may be anything."""
-_POLICIES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,6 @@ class StoreBase:
         """Bytes on disk by upload, of uploads that still hold a reservation."""
         self.distrusted: set[str] = set()
         """Uploads whose state on disk is unknown since a sync failed."""
-        self._policies: set[tuple[str, SignedPolicy]] = set()
         self._roots = self._present_roots()
 
     def check_roots(self) -> None:
@@ -164,18 +162,6 @@ class StoreBase:
         if known.recipient is None:
             known.recipient = state.recipient
         return known.recipient
-
-    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
-        """Refuse a policy that this server did not sign for this drop-off; the same one is verified once.
-
-        Raises:
-            PolicyTamperedError: It did not.
-        """
-        if (drop_id, policy) not in self._policies:
-            self.keys.verify_policy(drop_id, policy)
-            if len(self._policies) >= _POLICIES:
-                self._policies.clear()
-            self._policies.add((drop_id, policy))
 
     def load(self, upload_id: str) -> LogState:
         """Return the log's state, from memory while the log's size is the one remembered.

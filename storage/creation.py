@@ -27,7 +27,7 @@ _NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     """Make an upload with no bytes; see the port."""
-    base.verify_policy(new.drop_id, new.policy)
+    base.keys.verify_policy(new.drop_id, new.policy)
     texts = new.policy.recipients or base.settings.root_recipients
     roots = [parse_recipient(text) for text in texts]
     if not roots:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata, Mode, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload, UploadState
 from dropoff_tus.ports.store import NewUpload
 from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
@@ -98,6 +98,10 @@ class FileStore:
     async def create(self, new: NewUpload) -> StoredUpload:
         """Make an upload with no bytes; see the port."""
         return await self.run(creation.create, self._base, new)
+
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        """Refuse terms that were not signed; see the port."""
+        self._base.keys.verify_policy(drop_id, policy)
 
     async def forget(self, upload_id: str) -> None:
         """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""

@@ -13,7 +13,7 @@ import hmac
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.ids import normalise_code
-from dropoff_tus.model import Mode, SignedPolicy
+from dropoff_tus.model import SignedPolicy
 from dropoff_tus.text import decode_text
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
@@ -37,6 +37,7 @@ MAX_RECIPIENTS = 16
 """More, with all the metadata a client may send, would not fit into an envelope."""
 _DISK = Disk(sync=True)
 _KEY_BYTES = 32
+_POLICIES = 1024
 _SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-private", "ed25519-retired-public"
 _POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
@@ -120,14 +121,16 @@ class ServerKeys:
     managed: tuple[Identity, ...] = field(repr=False)
     ingest_dir: Path
     """Where the envelopes of sealed uploads in progress lie."""
+    _verified: set[tuple[str, SignedPolicy]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def own_identities(self, key_type: str) -> list[Identity]:
         """Return the identities that may open the server's own envelopes: the first is used for what is new."""
         return [identity for identity in self.managed if identity.key_type == key_type]
 
-    def code_mac(self, code: str) -> bytes:
-        """Return the 32 bytes a code is stored as."""
-        return hmac.digest(self.code_key, _CODE_DOMAIN + normalise_code(code).encode("utf-8", "replace"), "sha256")
+    def code_mac(self, drop_id: str, code: str) -> bytes:
+        """Return the 32 bytes that a drop-off's code is stored as; of no other drop-off they are the same."""
+        message = f"{drop_id}\n{normalise_code(code)}".encode("utf-8", "replace")
+        return hmac.digest(self.code_key, _CODE_DOMAIN + message, "sha256")
 
     def api_token_mac(self, token_and_terms: bytes) -> bytes:
         """Return the 32 bytes an API token is stored as, together with the terms it was given under."""
@@ -138,20 +141,24 @@ class ServerKeys:
         message = _FINAL_TOKEN_DOMAIN + "\n".join(part_tokens).encode("ascii")
         return hmac.digest(self.code_key, message, "sha256").hex()[:32]
 
-    def sign_policy(self, drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> SignedPolicy:
-        """Sign a drop-off's mode and recipients."""
-        return SignedPolicy(mode, recipients, self.signing.sign(_policy_message(drop_id, mode, recipients)))
+    def sign_policy(self, drop_id: str, policy: SignedPolicy) -> SignedPolicy:
+        """Sign a drop-off's mode and recipients, and the hash of its other terms."""
+        return replace(policy, signature=self.signing.sign(_policy_message(drop_id, policy)))
 
     def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
-        """Refuse a policy that this server did not sign for this drop-off.
+        """Refuse a policy that this server did not sign for this drop-off; the same one is verified once.
 
         Raises:
             PolicyTamperedError: It did not.
         """
-        message = _policy_message(drop_id, policy.mode, policy.recipients)
+        if (drop_id, policy) in self._verified:
+            return
+        message = _policy_message(drop_id, policy)
         if len(policy.signature) != SIGNATURE_BYTES or self.signing.verify(message, policy.signature) is None:
-            text = "the drop-off's mode or recipients were changed behind the server; nothing was stored"
-            raise PolicyTamperedError(text)
+            raise PolicyTamperedError("the drop-off was changed behind the server; nothing was stored")
+        if len(self._verified) >= _POLICIES:
+            self._verified.clear()
+        self._verified.add((drop_id, policy))
 
 
 def receipt_identity(token: str) -> Identity:
@@ -376,8 +383,13 @@ def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
     return ServerKeys(SigningKey(None, publics), b"", (), ingest_dir)
 
 
-def _policy_message(drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> bytes:
-    record = {"drop": drop_id, "mode": mode.value, "recipients": list(recipients)}
+def _policy_message(drop_id: str, policy: SignedPolicy) -> bytes:
+    record = {
+        "drop": drop_id,
+        "mode": policy.mode.value,
+        "recipients": list(policy.recipients),
+        "terms": policy.terms,
+    }
     return _POLICY_DOMAIN + json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
 
 

@@ -55,10 +55,6 @@ class Catalog(Protocol):
         """Close or reopen; with end_open also mark what is open to be ended. False if there is no such drop-off."""
         ...
 
-    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
-        """Replace the code. False if there is no such drop-off."""
-        ...
-
     async def version(self) -> int:
         """Return a counter that every change of any drop-off raises; cheap to poll."""
         ...

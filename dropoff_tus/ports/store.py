@@ -158,6 +158,14 @@ class Store(Protocol):
         """
         ...
 
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        """Refuse a drop-off whose terms are not those that were signed, as `create` does.
+
+        Raises:
+            PolicyTamperedError: They are not.
+        """
+        ...
+
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state without a lease.
 

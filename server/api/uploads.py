@@ -1,14 +1,15 @@
 """Uploads over HTTP. Ids alone name them here: an upload's token is no operator's to hold."""
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from dropoff_tus.errors import DropoffNotFoundError, UploadNotFoundError
+from dropoff_tus.errors import DropoffNotFoundError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow, UploadState
-from dropoff_tus.protocol import gone
+from dropoff_tus.protocol import check_agrees, gone
 from server import download
 from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
 from server.api.access import limited_to, outside
@@ -99,6 +100,9 @@ async def _row(request: web.Request) -> UploadRow:
     row = await request.app[CATALOG].upload(_upload_id(request))
     if row is None or outside(request, row.drop_id):
         raise _absent()
+    # What does not verify is shown as the catalog has it, and what is to be read of it fails there.
+    with suppress(UploadNotFoundError, UploadDamagedError):
+        check_agrees(row, await request.app[STORE].stat(row.id))
     request[DROP_ID] = row.drop_id
     return row
 

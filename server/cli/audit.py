@@ -16,6 +16,7 @@ from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
+    from dropoff_tus.model import Dropoff
     from server.config import Config
     from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
@@ -118,8 +119,8 @@ def verify(
 ) -> None:
     """Check every row against the one before, the server's own checkpoints, and earlier exports; exits with 1 if not.
 
-    Removed, changed and moved rows are found, and drop-offs whose mode and recipients are not those that were recorded
-    last: an earlier policy that was put back, say. Rows cut off at the end, or written anew by someone with the
+    Removed, changed and moved rows are found, and drop-offs and API tokens that are not what was recorded last: earlier
+    terms that were put back, say. Rows cut off at the end, or written anew by someone with the
     server's key, show against an export that was kept elsewhere.
 
     Example: dropoff-tus audit verify --anchor audit-2026-03.jsonl
@@ -131,13 +132,15 @@ def verify(
         key = _signing_key(conf)
         verifier = Verifier(key, [_anchor(path, key) for path in anchor or ()])
         total = (await catalog.audit_end()).count
-        problem, changed = None, []
+        problem: str | None = None
+        changed: list[str] = []
+        revived: list[str] = []
         try:
             with steps("verify", total) as advance:
                 async for page in _pages(catalog, 0):
                     verifier.follow(page)
                     advance(len(page))
-            changed = await _changed_policies(catalog, verifier)
+            changed, revived = await _changed(catalog, verifier)
             verifier.finish()
         except AuditBrokenError as error:
             problem = str(error)
@@ -145,6 +148,7 @@ def verify(
             "whole": problem is None,
             "problem": problem,
             "changed_drops": changed,
+            "revived_tokens": revived,
             "rows": verifier.chain.count,
             "hash": verifier.chain.last,
             "checkpoints": verifier.checkpoints,
@@ -160,26 +164,44 @@ def verify(
         raise CommandError(message)
     if found["changed_drops"] and not as_json:
         message = (
-            "mode and recipients of these drop-offs are others than were recorded last, so somebody changed the "
-            f"database; say with `drop edit` what they are to be: {', '.join(found['changed_drops'])}"
+            "these drop-offs are not what was recorded last, so somebody changed the database; look at them with `drop "
+            f"show`, and sign what is to hold with `drop edit --confirm`: {', '.join(found['changed_drops'])}"
         )
         raise CommandError(message)
-    if found["problem"] is not None or found["changed_drops"]:
+    if found["revived_tokens"] and not as_json:
+        message = (
+            "the database says no more that these API tokens were revoked, so somebody changed it; the server refuses "
+            f"them: {', '.join(found['revived_tokens'])}"
+        )
+        raise CommandError(message)
+    if found["problem"] is not None or found["changed_drops"] or found["revived_tokens"]:
         sys.exit(1)
 
 
-async def _changed_policies(catalog: SqlCatalog, verifier: Verifier) -> list[str]:
-    """Return the drop-offs whose signed mode and recipients are not those that the audit recorded last."""
-    from dropoff_tus.audit import policy_hash
-
+async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], list[str]]:
+    """Return the drop-offs and the API tokens that are not what was signed, or not what the audit recorded last."""
     while True:
-        before, dropoffs = dict(verifier.policies), await catalog.dropoffs()
-        # One that is changed at this moment has a row that was not read yet.
-        async for page in _pages(catalog, verifier.chain.count):
+        before, dropoffs, tokens = verifier.chain.count, await catalog.dropoffs(), await catalog.tokens()
+        # What is changed at this moment has a row that was not read yet.
+        async for page in _pages(catalog, before):
             verifier.follow(page)
-        if verifier.policies == before:
-            present = {drop.id: policy_hash(drop.policy) for drop in dropoffs}
-            return [drop_id for drop_id, policy in present.items() if before.get(drop_id, policy) != policy]
+        if verifier.chain.count == before:
+            drops = [drop.id for drop in dropoffs if not _is_as_recorded(drop, verifier)]
+            revived = [one.id for one in tokens if one.revoked_at is None and one.id in verifier.revoked]
+            return drops, revived
+
+
+def _is_as_recorded(drop: Dropoff, verifier: Verifier) -> bool:
+    from dropoff_tus.audit import policy_hash
+    from dropoff_tus.errors import PolicyTamperedError
+    from storage.keys import ServerKeys
+
+    try:
+        ServerKeys(verifier.key, b"", (), Path()).verify_policy(drop.id, drop.policy)
+    except PolicyTamperedError:
+        return False
+    recorded = verifier.policies.get(drop.id)
+    return policy_hash(drop.policy) == recorded and drop.closed == verifier.closed.get(drop.id, False)
 
 
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:

@@ -9,6 +9,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 from storage.check import Finding
@@ -61,21 +62,7 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
         problem = _unfinished(row, stored)
     elif stored is not None and stored.ended is None:
         problem = f"the catalog calls it {row.state.value}, but its bytes are still in the store"
-    return (_changed(row, stored) if stored is not None else None) or problem
-
-
-def _changed(row: UploadRow, stored: StoredUpload) -> str | None:
-    """Find what the catalog says otherwise than the signed log, from which it never differs unless it was changed."""
-    facts = (
-        ("its drop-off", row.drop_id, stored.drop_id),
-        ("its mode", row.mode.value, stored.mode.value),
-        ("its role", row.role.value, stored.role.value),
-        ("its length", row.length, stored.length),
-    )
-    for name, said, signed in facts:
-        if said is not None and signed is not None and said != signed:
-            return f"the catalog says that {name} is {said}, the signed log {signed}: the catalog was changed"
-    return None
+    return (protocol.disagreement(row, stored) if stored is not None else None) or problem
 
 
 def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str | None:

@@ -172,13 +172,12 @@ def _token(location: str) -> str:
 
 async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
-    from dropoff_tus.ids import CODE_BYTES, PROBE_DROP_ID, format_code
+    from dropoff_tus.ids import PROBE_DROP_ID
     from dropoff_tus.model import Limits
     from server.dropoffs import NewDrop
 
     if await services.catalog.dropoff(PROBE_DROP_ID) is not None:
-        code = format_code(os.urandom(CODE_BYTES))
-        await services.catalog.set_code(PROBE_DROP_ID, services.keys.code_mac(code))
+        _, code = await services.dropoffs.new_code(PROBE_DROP_ID, for_doctor=True)
         await services.catalog.set_closed(PROBE_DROP_ID, closed=False)
         return PROBE_DROP_ID, code
     new = NewDrop(name=_DROP_NAME, limits=Limits(), for_doctor=True)

@@ -61,14 +61,18 @@ def edit(  # noqa: PLR0917 - its options
     sealed: Annotated[
         bool | None, typer.Option("--sealed/--managed", help="Whether not even this server can read finished uploads.")
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Sign what `drop show` tells, although somebody changed it in the database."),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change a drop-off; what is not said stays. A running server knows at once.
 
     What has been created keeps its mode, its recipients (see `keys rotate --drop`) and its place, whatever the new
-    limits. --retain holds for what is here too: a shorter one shreds within a minute what is older. Mode and
-    recipients are signed anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and
+    limits. --retain holds for what is here too: a shorter one shreds within a minute what is older. All its terms
+    are signed anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and
     `reopen` change the rest.
 
     Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
@@ -95,7 +99,7 @@ def edit(  # noqa: PLR0917 - its options
     }
     given = {field: read(value) for field, (value, read) in options.items() if value is not None}
     wanted = cast("DropEdit", given)
-    if not wanted:
+    if not wanted and not confirm:
         message = "say what is to be changed, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
         raise CommandError(message)
 
@@ -103,7 +107,7 @@ def edit(  # noqa: PLR0917 - its options
         from server.answers import DropUsageAnswer
 
         try:
-            done = await dropoffs(catalog, load_keys(conf)).edit(drop_id, wanted)
+            done = await dropoffs(catalog, load_keys(conf)).edit(drop_id, wanted, confirm=confirm)
         except InvalidFieldError as error:
             raise refused(error) from None
         return DropUsageAnswer.with_usage(conf.server.base_url, *done).model_dump(mode="json")

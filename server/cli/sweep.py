@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dropoff_tus import protocol
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import DropoffError, PolicyTamperedError
 from dropoff_tus.model import Role, StoredUpload, UploadState
 from server.cli.output import steps
 
@@ -44,8 +44,8 @@ class Sweep:
 async def plan(services: Services, config: Config, min_age_seconds: float) -> Sweep:
     """Say what `sweep` would remove now; changes nothing."""
     now = services.uploads.trusted_time.now()
-    items = await _expired(services, config, now) + await _retained(services, now)
     kept: list[tuple[str, str]] = []
+    items = await _expired(services, config, now) + await _retained(services, now, kept)
     taken = {item.upload_id for item in items}
     ids = await services.store.upload_ids()
     with steps("look", len(ids)) as advance:
@@ -125,11 +125,16 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
     return [Item(upload_id, "expired") for upload_id in (*sorted(idle), *(row.id for row in parts))]
 
 
-async def _retained(services: Services, now: datetime) -> list[Item]:
-    """Return the finished uploads whose drop-off keeps them no longer."""
+async def _retained(services: Services, now: datetime, kept: list[tuple[str, str]]) -> list[Item]:
+    """Return the finished uploads whose drop-off keeps them no longer; of one that was changed, its id goes to kept."""
     items: list[Item] = []
     for drop in await services.catalog.dropoffs():
         if not drop.retain_seconds:
+            continue
+        try:
+            services.store.verify_policy(drop.id, drop.policy)
+        except PolicyTamperedError as error:
+            kept.append((drop.id, error.message))
             continue
         before = now - timedelta(seconds=drop.retain_seconds)
         rows = await services.catalog.uploads(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +12,7 @@ from server.cli.drop import load_keys
 from server.cli.output import CommandError, note, print_json, say, show
 
 if TYPE_CHECKING:
+    from dropoff_tus.model import ApiToken
     from server.config import Config
     from storage.catalog import SqlCatalog
 
@@ -112,16 +114,18 @@ def revoke(
     Example: dropoff-tus token revoke 5f0c0b6d3a5e4f0e
     """
 
-    async def work(catalog: SqlCatalog, _conf: Config) -> dict[str, Any]:
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         from server.answers import TokenAnswer
         from server.clock import SystemClock
+        from storage.revoked import RevokedTokens
 
-        await catalog.revoke_token(token_id, SystemClock().now())
-        token = await catalog.token(token_id)
-        if token is None:
+        if await catalog.token(token_id) is None:
             message = "there is no token of this id; list them with `dropoff-tus token list`"
             raise CommandError(message)
-        return TokenAnswer.of(token).model_dump(mode="json")
+        # First, since it holds whatever the catalog says.
+        RevokedTokens(Path(conf.store.keys_dir)).add(token_id)
+        await catalog.revoke_token(token_id, SystemClock().now())
+        return TokenAnswer.of(cast("ApiToken", await catalog.token(token_id))).model_dump(mode="json")
 
     done = with_catalog(config, work)
     if as_json:

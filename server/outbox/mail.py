@@ -20,13 +20,14 @@ from typing import Literal, cast
 
 import aiosmtplib
 
-from dropoff_tus.errors import DropoffError
+from dropoff_tus.errors import PolicyTamperedError
 from dropoff_tus.model import Dropoff
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.outbox.loop import DeliveryError
+from server.outbox.payload import metadata_of
 
 _log = logging.getLogger(__name__)
 _CLAIM_ROWS = 1000
@@ -177,6 +178,10 @@ class MailCourier:
 
     async def _made(self, dropoff: Dropoff, rows: Sequence[OutboxRow]) -> EmailMessage:
         """Make the message. The same events make the same Message-ID, by which a repeated one is known."""
+        try:
+            self._store.verify_policy(dropoff.id, dropoff.policy)
+        except PolicyTamperedError:
+            raise DeliveryError("the drop-off was changed in the database, so whom to notify is not known") from None
         name, count = _one_line(dropoff.name), len({row.upload_id for row in rows})
         message = EmailMessage(policy=SMTP)
         # `message[…] = …` folds long and other than ASCII text so that spaces and words are lost.
@@ -208,10 +213,7 @@ class MailCourier:
     async def _named(self, row: OutboxRow) -> str:
         if not self._settings.file_names:
             return ""
-        try:
-            metadata = await self._store.metadata(row.upload_id)
-        except DropoffError:
-            return ""  # shredded
+        metadata = await metadata_of(self._store, row)
         name = metadata.filename if metadata is not None else None
         return f"  {_one_line(name)}" if name else ""
 

@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Metadata
+from dropoff_tus.outbox import OutboxRow
+from dropoff_tus.ports.store import Store
 
 Format = Literal["v2", "v1"]
 
@@ -24,6 +27,15 @@ TYPES = {
 }
 """tusd's names of our events: what is not here any more was terminated, for whatever reason."""
 METHODS = {"pre-create": "POST", "post-create": "POST", "post-finish": "PATCH", "post-terminate": "DELETE"}
+
+
+async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
+    """Return the client's metadata; None where it is gone, sealed, or of another drop-off than the event."""
+    try:
+        stored = await store.stat(row.upload_id)
+        return await store.metadata(row.upload_id) if stored.drop_id == row.drop_id else None
+    except DropoffError:
+        return None
 
 
 def upload_json(

@@ -11,7 +11,7 @@ from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.outbound import OutboundClient, OutboundError
 from server.outbox.loop import DeliveryError
-from server.outbox.payload import TYPES, Format, hook_request, listed_metadata, upload_json
+from server.outbox.payload import TYPES, Format, hook_request, listed_metadata, metadata_of, upload_json
 from server.outbox.signing import signed_headers
 
 _SIDE_BY_SIDE = 8
@@ -72,12 +72,7 @@ class WebhookCourier:
         """Make body and headers from what is so now. Of an upload that is gone the ids are told."""
         settings = self._settings
         upload = await self._catalog.upload(row.upload_id)
-        metadata = None
-        if settings.metadata:
-            try:
-                metadata = await self._store.metadata(row.upload_id)
-            except DropoffError:
-                metadata = None  # shredded
+        metadata = await metadata_of(self._store, row) if settings.metadata else None
         is_final = upload is not None and upload.role is Role.FINAL
         told = upload_json(
             upload_id=row.upload_id,

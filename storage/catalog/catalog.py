@@ -76,10 +76,6 @@ class SqlCatalog:
             lambda transaction, note: dropoffs.set_closed(transaction, drop_id, note, closed=closed, end_open=end_open)
         )
 
-    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
-        """Replace a drop-off's code."""
-        return await self._write(lambda transaction, note: dropoffs.set_code(transaction, drop_id, code_mac, note))
-
     async def version(self) -> int:
         """Return the counter of drop-off changes."""
         return await self._engine.read(dropoffs.version)

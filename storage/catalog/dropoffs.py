@@ -79,15 +79,6 @@ def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bo
     return True
 
 
-def set_code(transaction: Transaction, drop_id: str, code_mac: bytes | None, note: Note) -> bool:
-    """Replace the code."""
-    if not transaction.run(statements.SET_CODE, drop_id=drop_id, new_code_mac=code_mac):
-        return False
-    transaction.post(statements.RAISE_VERSION)
-    note(Event(Act.DROP_NEW_CODE, drop_id))
-    return True
-
-
 def version(transaction: Transaction) -> int:
     """Return the counter of changes."""
     found: int = transaction.rows(statements.VERSION)[0]["version"]

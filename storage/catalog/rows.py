@@ -23,6 +23,8 @@ from storage.catalog.schema import dropoffs
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST_MICROS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _COUNTERS = ("used_uploads", "used_bytes", "reserved_bytes")
 _NAMES = tuple(dropoffs.c.keys())
 _FIXED_NAMES = tuple(name for name in _NAMES if name not in _COUNTERS)
@@ -48,8 +50,8 @@ def to_micros(moment: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """Read such a number as aware UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
+    """Read such a number as aware UTC; one that somebody wrote there and no calendar has, as the nearest."""
+    return _EPOCH + timedelta(microseconds=max(_FIRST_MICROS, min(micros, _LAST_MICROS)))
 
 
 def _micros_or_none(moment: datetime | None) -> int | None:
@@ -115,7 +117,7 @@ def read_if_known(row: Row) -> Dropoff | None:
 @functools.lru_cache(maxsize=1024)
 def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
     row = dict(zip(_FIXED_NAMES, values, strict=True))
-    return Dropoff(
+    dropoff = Dropoff(
         id=row["id"],
         name=row["name"],
         created_at=from_micros(row["created_at"]),
@@ -136,6 +138,7 @@ def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
         retain_seconds=row["retain_seconds"],
         contact=row["contact"],
     )
+    return dropoff.with_terms()
 
 
 _NOBODYS = tuple(

@@ -138,12 +138,6 @@ SET_CLOSED = (
     )
 )
 
-SET_CODE = (
-    update(dropoffs)
-    .where(dropoffs.c.id == _drop_id)
-    .values(code_mac=bindparam("new_code_mac", type_=dropoffs.c.code_mac.type))
-)
-
 VERSION = select(catalog_state.c.version)
 
 RAISE_VERSION = update(catalog_state).values(version=catalog_state.c.version + literal_column("1"))

@@ -46,7 +46,7 @@ _PROCESSES = 2
 _SIZE_BYTES = 10
 
 
-def _mac(code: str) -> bytes:
+def _mac(_drop_id: str, code: str) -> bytes:
     # As `storage.keys` does, which has no other way in than a folder of keys.
     return hmac.digest(_KEY, normalise_code(code).encode(), "sha256")
 
@@ -82,7 +82,7 @@ def _below() -> str | None:
 def _drop(max_uploads: int = 0) -> Dropoff:
     policy_record = SignedPolicy(Mode.MANAGED, (), bytes(64))
     return Dropoff(
-        str(uuid.uuid4()), "bench", datetime.now(UTC), policy_record, _mac(_CODE), Limits(max_uploads=max_uploads)
+        str(uuid.uuid4()), "bench", datetime.now(UTC), policy_record, _mac("", _CODE), Limits(max_uploads=max_uploads)
     )
 
 
@@ -91,7 +91,7 @@ class Creations:
 
     def __init__(self, catalog: SqlCatalog) -> None:
         """Take the catalog."""
-        self._catalog, self._auth = catalog, Auth(catalog, _mac, 0, Refusals(catalog))
+        self._catalog, self._auth = catalog, Auth(catalog, _mac, lambda *_: None, 0, Refusals(catalog))
 
     async def create(self, drop_id: str) -> None:
         """Create one upload.

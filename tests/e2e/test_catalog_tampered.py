@@ -13,8 +13,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.support.api_client import Api
 from tests.support.postgres import OWNER, PostgresServer
 from tests.support.server_process import ServerProcess, run_warm, upload_id_of
+from tests.support.tus_raw import TusSite, metadata
 
 _CONTENT = b"for its recipient alone" * 100
 _HALF = len(_CONTENT) // 2
@@ -131,7 +133,7 @@ def test_drop_off_changed_behind_the_server_takes_nothing(server: _Tampered, wha
         keys = _keys(server, begun)
         rotated = server.cli("keys", "rotate", "--drop", drop.id, "--identity", str(_own_root(server)), check=False)
         assert rotated.returncode == 1
-        assert b"mode or recipients were changed behind the server" in rotated.stderr + rotated.stdout
+        assert b"the drop-off was changed behind the server" in rotated.stderr + rotated.stdout
         assert _keys(server, begun) == keys
     assert drop.site.post({"Upload-Length": "5"}).status == 201
 
@@ -211,8 +213,116 @@ def test_earlier_policy_that_is_put_back_is_found_by_the_audit(server: _Tampered
         assert drop.site.post({"Upload-Length": "5"}).status == 201
         found = server.cli("audit", "verify", check=False)
         assert found.returncode == 1
-        assert b"others than were recorded last" in found.stderr
+        assert b"are not what was recorded last" in found.stderr
         assert drop.id.encode() in found.stderr
         told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
         assert (told["whole"], told["changed_drops"]) == (True, [drop.id])
     assert server.cli_json("audit", "verify")["changed_drops"] == []
+
+
+@_on_both(
+    "column value",
+    ("code_mac", None),
+    ("retain_seconds", 1),
+    ("expires_at", 1 << 60),
+    ("name_patterns", '["*"]'),
+)
+def test_term_changed_behind_the_server_lets_nobody_in(server: _Tampered, column: str, value: object) -> None:
+    """Nothing is created, edited or shredded on the strength of any term; the audit names the drop-off."""
+    drop = server.create_drop()
+    finished = upload_id_of(drop.site.upload(_CONTENT))
+    with _changed(server, "dropoffs", drop.id, **{column: value}):
+        refused = drop.site.post({"Upload-Length": "5"})
+        assert (refused.status, b"ERR_POLICY_TAMPERED" in refused.body) == (500, True)
+        edited = server.cli("drop", "edit", drop.id, "--max-uploads", "3", check=False)
+        assert (edited.returncode, b"changed this drop-off in the database" in edited.stderr) == (1, True)
+        told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
+        assert (told["whole"], told["changed_drops"]) == (True, [drop.id])
+        if column == "retain_seconds":
+            swept = json.loads(server.cli("store", "sweep", "--json", check=False).stdout)
+            assert finished not in json.dumps([swept[name] for name in swept if name != "kept"])
+        assert server.export(finished) == _CONTENT
+    assert drop.site.post({"Upload-Length": "5"}).status == 201
+
+
+@_on_both("")
+def test_changed_terms_hold_when_the_operator_signs_them(server: _Tampered) -> None:
+    """`drop edit --confirm` is the way back, whoever changed them."""
+    drop = server.create_drop()
+    server.sql("UPDATE dropoffs SET contact = 'Ada' WHERE id = ?", drop.id)
+    assert drop.site.post({"Upload-Length": "5"}).status == 500
+    server.cli("drop", "edit", drop.id, "--confirm")
+    assert drop.site.post({"Upload-Length": "5"}).status == 201
+    assert server.cli_json("audit", "verify")["changed_drops"] == []
+
+
+@_on_both("")
+def test_code_of_another_drop_off_opens_none_but_its_own(server: _Tampered) -> None:
+    """Its hash, copied into another row, is of another drop-off's id."""
+    drop, other = server.create_drop(), server.create_drop()
+    ((copied,),) = server.sql("SELECT code_mac FROM dropoffs WHERE id = ?", other.id)
+    with _changed(server, "dropoffs", drop.id, code_mac=copied):
+        answer = TusSite(drop.upload_url, other.code).post({"Upload-Length": "5"})
+        assert answer.status == 403
+
+
+@_on_both("")
+def test_closed_drop_off_that_is_reopened_in_the_database_is_found_by_the_audit(server: _Tampered) -> None:
+    """The audit recorded last that it was closed."""
+    drop = server.create_drop()
+    server.cli("drop", "close", drop.id)
+    assert server.cli_json("audit", "verify")["changed_drops"] == []
+    with _changed(server, "dropoffs", drop.id, closed=0):
+        told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
+        assert told["changed_drops"] == [drop.id]
+
+
+@_on_both("")
+def test_token_of_one_drop_off_gets_nothing_of_another_that_is_moved_to_it(server: _Tampered) -> None:
+    """Neither file, name nor receipt, and it deletes nothing; nor does a purge shred what the log says is another's."""
+    drop, other = server.create_drop(), server.create_drop()
+    upload_id = upload_id_of(other.site.upload(_CONTENT, {"Upload-Metadata": metadata(filename="file.bin")}))
+    mine = upload_id_of(drop.site.upload(b"mine"))
+    api = Api.with_scopes(server, options=("--drop", drop.id))
+    assert api("GET", f"/uploads/{upload_id}").status == 404
+    with _changed(server, "uploads", upload_id, drop_id=drop.id):
+        for path in ("", "/content", "/receipt"):
+            answer = api("GET", f"/uploads/{upload_id}{path}")
+            assert (answer.status, answer.json["code"]) == (500, "ERR_CATALOG_TAMPERED")
+        assert api("DELETE", f"/uploads/{upload_id}").status == 500
+        assert "file.bin" not in json.dumps(api("GET", "/uploads").json)
+        purged = server.cli(
+            "drop", "purge", drop.id, "--yes", "--output", str(server.folder / "certificate"), "--json", check=False
+        )
+        told = json.loads(purged.stdout)
+        assert purged.returncode == 1, told
+        assert [kept["id"] for kept in told["kept"]] == [upload_id]
+        assert server.export(upload_id) == _CONTENT
+    assert server.export(upload_id) == _CONTENT
+    assert server.cli("upload", "export", mine, "--output", "-", check=False).returncode == 1
+
+
+@_on_both("")
+def test_part_that_is_called_managed_in_the_database_is_not_served(server: _Tampered) -> None:
+    """A finished part of a sealed drop-off can still be opened by the server, and goes to nobody."""
+    drop = server.create_drop("--sealed")
+    part = upload_id_of(drop.site.upload(_CONTENT, {"Upload-Concat": "partial"}))
+    api = Api.with_scopes(server)
+    with _changed(server, "uploads", part, mode="managed"):
+        answer = api("GET", f"/uploads/{part}/content")
+        assert (answer.status, answer.json["code"]) == (500, "ERR_CATALOG_TAMPERED")
+
+
+@_on_both("")
+def test_token_whose_revocation_is_taken_back_in_the_database_stays_revoked(server: _Tampered) -> None:
+    """The revocation is kept beside the keys, and the audit tells."""
+    made = server.cli_json("token", "create", "--name", "t", "--scope", "drops:read")
+    api = Api(server, made["token"])
+    assert api("GET", "/drops").status == 200
+    server.cli("token", "revoke", made["id"])
+    assert api("GET", "/drops").status == 401
+    with _changed(server, "api_tokens", made["id"], revoked_at=None):
+        assert api("GET", "/drops").status == 401
+        told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
+        assert told["revived_tokens"] == [made["id"]]
+    assert server.cli_json("audit", "verify")["revived_tokens"] == []

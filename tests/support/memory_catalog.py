@@ -118,17 +118,6 @@ class MemoryCatalog:
         self.events.append(Event(act, drop_id, result="now" if closed and end_open else None))
         return True
 
-    async def set_code(self, drop_id: str, code_mac: bytes | None) -> bool:
-        """Replace the code."""
-        await self._begin()
-        drop = self.drops.get(drop_id)
-        if drop is None:
-            return False
-        self.drops[drop_id] = replace(drop, code_mac=code_mac)
-        self._version += 1
-        self.events.append(Event(Act.DROP_NEW_CODE, drop_id))
-        return True
-
     async def version(self) -> int:
         """Return the change counter."""
         await self._begin()

@@ -20,6 +20,7 @@ from dropoff_tus.errors import (
     LengthFixedError,
     MaxSizeExceededError,
     MismatchedOffsetError,
+    PolicyTamperedError,
     UploadDamagedError,
     UploadGoneError,
     UploadInterruptedError,
@@ -28,7 +29,7 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadState
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Completion, NewUpload
 from dropoff_tus.protocol import ending
@@ -90,6 +91,11 @@ class MemoryStore:
         assert new.id not in self.kept, "an upload was created twice"
         self.kept[new.id] = Kept(new, new.created_at, new.length)
         return self._stored(new.id)
+
+    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+        """Refuse what the tests say was tampered with."""
+        if policy.signature == b"forged":
+            raise PolicyTamperedError(f"drop-off {drop_id} was changed")
 
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state."""

@@ -13,7 +13,7 @@ from typing import Literal
 from dropoff_tus import ids
 from dropoff_tus.errors import BodyCutError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, StoredUpload
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.engine import FileStore, StoreSettings
 from storage.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
@@ -127,7 +127,7 @@ class StoreKit:
             token=token,
             drop_id=self.drop_id,
             role=role,
-            policy=self.keys.sign_policy(self.drop_id, self.mode, self.recipients),
+            policy=self.keys.sign_policy(self.drop_id, SignedPolicy(self.mode, self.recipients)),
             metadata=Metadata((("filename", name), *more)),
             created_at=datetime.now(UTC),
             length=length,

@@ -47,7 +47,7 @@ def make_dropoff(
     """Return a new drop-off; each is a second younger than the one before."""
     policy = SignedPolicy(Mode.MANAGED, (), b"s" * 64)
     created_at = NOW + timedelta(seconds=next(seconds))
-    return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits, notify=notify)
+    return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits, notify=notify).with_terms()
 
 
 def make_upload(

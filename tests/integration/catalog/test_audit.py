@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -48,7 +49,7 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
         lost = await catalog.add_upload(make_upload(dropoff), allow)
         for _ in range(2):
             await catalog.drop_upload(lost.id)
-        await catalog.set_code(dropoff.id, b"c" * 32)
+        await catalog.change_dropoff(dropoff.id, lambda found: replace(found, code_mac=b"c" * 32))
         await catalog.set_closed(dropoff.id, closed=True, end_open=True)
         await catalog.set_closed(dropoff.id, closed=False)
         await catalog.record(Event(Act.WRONG_CODES, dropoff.id, count=3))

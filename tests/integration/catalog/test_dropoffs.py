@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta, timezone
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,7 @@ async def test_dropoff_with_every_field_set_comes_back_equal(catalog_url: str) -
         expires_at=NOW + timedelta(days=3),
         closed=True,
         ended=True,
-    )
+    ).with_terms()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(full)
         assert await catalog.dropoff(full.id) == full
@@ -62,7 +63,7 @@ async def test_dropoff_unknown_is_none(catalog_url: str) -> None:
         assert await catalog.dropoff(unknown) is None
         assert await catalog.usage(unknown) == Usage(0, 0, 0)
         assert not await catalog.set_closed(unknown, closed=True)
-        assert not await catalog.set_code(unknown, b"m" * 32)
+        assert await catalog.change_dropoff(unknown, lambda found: found) is None
 
 
 @async_test
@@ -113,14 +114,15 @@ async def test_set_closed_leaves_closed_and_ended(
 
 
 @async_test
-async def test_set_code_replaces_and_removes_the_code(catalog_url: str) -> None:
+async def test_code_is_replaced_and_removed(catalog_url: str) -> None:
     """A new code takes the old one's place; None leaves the drop-off without one."""
     dropoff = make_dropoff(code_mac=b"a" * 32)
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         for code_mac in (b"b" * 32, None):
-            assert await catalog.set_code(dropoff.id, code_mac)
-            assert await catalog.dropoff(dropoff.id) == replace(dropoff, code_mac=code_mac)
+            changed = replace(dropoff, code_mac=code_mac).with_terms()
+            assert await catalog.change_dropoff(dropoff.id, partial(replace, code_mac=code_mac)) is not None
+            assert await catalog.dropoff(dropoff.id) == changed
 
 
 @async_test
@@ -131,7 +133,7 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
         versions = [await catalog.version()]
         await catalog.add_dropoff(dropoff)
         versions.append(await catalog.version())
-        await catalog.set_code(dropoff.id, None)
+        await catalog.change_dropoff(dropoff.id, lambda found: replace(found, contact="Ada"))
         versions.append(await catalog.version())
         await catalog.set_closed(dropoff.id, closed=True, end_open=True)
         versions.append(await catalog.version())
@@ -157,7 +159,7 @@ async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> No
         retain_seconds=9,
         contact="Ada",
         code_mac=None,
-    )
+    ).with_terms()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         row = await catalog.add_upload(make_upload(dropoff, 5), allow)

@@ -64,7 +64,7 @@ class FileBackend:
 
     def policy(self, drop_id: str, mode: Mode) -> SignedPolicy:
         """Sign with the server's key."""
-        return self._kit.keys.sign_policy(drop_id, mode, ())
+        return self._kit.keys.sign_policy(drop_id, SignedPolicy(mode, ()))
 
 
 class MemoryBackend:

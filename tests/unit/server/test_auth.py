@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dropoff_tus.errors import AccessDeniedError, DropoffError, TooManyWrongCodesError
+from dropoff_tus.errors import AccessDeniedError, DropoffError, PolicyTamperedError, TooManyWrongCodesError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Dropoff, Mode, SignedPolicy
 from server.auth import Auth
@@ -20,8 +20,13 @@ _CODE = "7QK2-01AB-9XYZ-M3T5"
 _LIMIT = 5
 
 
-def _mac(code: str) -> bytes:
-    return hashlib.sha256(normalise_code(code).encode()).digest()
+def _mac(drop_id: str, code: str) -> bytes:
+    return hashlib.sha256((drop_id + normalise_code(code)).encode()).digest()
+
+
+def _verify(_drop_id: str, policy: SignedPolicy) -> None:
+    if policy.signature != b"signed":
+        raise PolicyTamperedError("not signed")
 
 
 class _Door:
@@ -30,9 +35,9 @@ class _Door:
     def __init__(self) -> None:
         self.now = 1000.0
         self.catalog = MemoryCatalog()
-        drop = Dropoff(_ID, "Survey", NOON, SignedPolicy(Mode.MANAGED, (), b""), code_mac=_mac(_CODE))
-        self.catalog.drops = {_ID: drop, _OTHER_ID: replace(drop, id=_OTHER_ID)}
-        self.auth = Auth(self.catalog, _mac, _LIMIT, Refusals(self.catalog), lambda: self.now)
+        drop = Dropoff(_ID, "Survey", NOON, SignedPolicy(Mode.MANAGED, (), b"signed"), code_mac=_mac(_ID, _CODE))
+        self.catalog.drops = {_ID: drop, _OTHER_ID: replace(drop, id=_OTHER_ID, code_mac=_mac(_OTHER_ID, _CODE))}
+        self.auth = Auth(self.catalog, _mac, _verify, _LIMIT, Refusals(self.catalog), lambda: self.now)
 
     async def answer(
         self, code: str | None, client: str | None = "192.0.2.1", drop_id: str = _ID

@@ -1,8 +1,9 @@
 """Changing drop-offs, over a catalog and a clock in memory: what is checked, and what is signed."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -10,21 +11,24 @@ from dropoff_tus.errors import DropoffNotFoundError, InvalidFieldError, PolicyTa
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy
 from server.dropoffs import DropEdit, Dropoffs, NewDrop
 from tests.support.aio import async_test
-from tests.support.fake_clock import FakeClock
+from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_catalog import MemoryCatalog
+
+_UNSIGNED = {"id", "policy", "closed", "ended"}
 
 
 class _Keys:
     """Signs by writing down what was signed."""
 
-    def code_mac(self, code: str) -> bytes:
+    def code_mac(self, _drop_id: str, code: str) -> bytes:
         return code.encode()
 
-    def sign_policy(self, drop_id: str, mode: Mode, recipients: tuple[str, ...]) -> SignedPolicy:
-        return SignedPolicy(mode, recipients, repr((drop_id, mode.value, recipients)).encode())
+    def sign_policy(self, drop_id: str, policy: SignedPolicy) -> SignedPolicy:
+        signature = repr((drop_id, policy.mode.value, policy.recipients, policy.terms)).encode()
+        return replace(policy, signature=signature)
 
     def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
-        if policy != self.sign_policy(drop_id, policy.mode, policy.recipients):
+        if policy != self.sign_policy(drop_id, policy):
             raise PolicyTamperedError("not signed")
 
 
@@ -45,11 +49,12 @@ class _World:
 
 @async_test
 async def test_edit_changes_what_it_says_and_nothing_else() -> None:
-    """A limit, a list and an end are others; the rest, the signature too, is what it was."""
+    """A limit, a list and an end are others; the rest is what it was, and all of it is signed."""
     world = _World()
     made = await world.make()
     edited, _ = await world.dropoffs.edit(made.id, {"max_uploads": 0, "notify": ("a@example.org",), "expires_at": None})
-    wanted = replace(made, limits=Limits(), notify=("a@example.org",), expires_at=None)
+    wanted = replace(made, limits=Limits(), notify=("a@example.org",), expires_at=None).with_terms()
+    wanted = replace(wanted, policy=world.keys.sign_policy(made.id, wanted.policy))
     assert edited == world.catalog.drops[made.id] == wanted
 
 
@@ -70,21 +75,40 @@ async def test_edit_of_mode_or_recipients_is_signed_anew(
     world = _World()
     made = await world.make()
     edited, _ = await world.dropoffs.edit(made.id, edit)
-    assert edited.policy == world.keys.sign_policy(made.id, mode, recipients)
+    assert (edited.policy.mode, edited.policy.recipients) == (mode, recipients)
+    world.keys.verify_policy(made.id, edited.with_terms().policy)
 
 
 @async_test
 async def test_edit_signs_nothing_that_somebody_wrote_into_the_database() -> None:
-    """Recipients changed behind the server do not become its own by a change of the mode; given anew, both are."""
+    """Terms changed behind the server do not become its own by another change, unless the operator says so."""
     world = _World()
     made = await world.make()
     forged = replace(made, policy=replace(made.policy, recipients=("age1thief",)))
     world.catalog.drops[made.id] = forged
+    for edit in ({"mode": Mode.SEALED}, {"mode": Mode.SEALED, "recipients": ("age1own",)}, {"contact": "Ada"}):
+        with pytest.raises(PolicyTamperedError):
+            await world.dropoffs.edit(made.id, cast("DropEdit", edit))
     with pytest.raises(PolicyTamperedError):
-        await world.dropoffs.edit(made.id, {"mode": Mode.SEALED})
+        await world.dropoffs.new_code(made.id)
     assert world.catalog.drops[made.id] == forged
-    edited, _ = await world.dropoffs.edit(made.id, {"mode": Mode.SEALED, "recipients": ("age1own",)})
-    world.keys.verify_policy(made.id, edited.policy)
+    edited, _ = await world.dropoffs.edit(made.id, {"recipients": ("age1own",)}, confirm=True)
+    world.keys.verify_policy(made.id, edited.with_terms().policy)
+
+
+@pytest.mark.parametrize("term", [field.name for field in fields(Dropoff) if field.name not in _UNSIGNED])
+@async_test
+async def test_every_term_of_a_dropoff_is_signed(term: str) -> None:
+    """Whatever field somebody changes in the database, also one that is added some day, nothing verifies any more."""
+    world = _World()
+    made = (await world.make()).with_terms()
+    world.keys.verify_policy(made.id, made.policy)
+    values: dict[str, Any] = {"limits": Limits(max_uploads=7), "created_at": NOON + timedelta(days=1), "name": "other"}
+    values |= {"code_mac": None, "opens_at": NOON, "expires_at": NOON + timedelta(days=99), "retain_seconds": 1}
+    values |= {"notify": ("b@example.org",), "contact": "somebody"}
+    changed = replace(made, **{term: values[term]}).with_terms()
+    with pytest.raises(PolicyTamperedError):
+        world.keys.verify_policy(made.id, changed.policy)
 
 
 @pytest.mark.parametrize(

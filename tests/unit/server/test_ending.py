@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create, Created
-from dropoff_tus.model import Grant, Metadata, Role, UploadState
+from dropoff_tus.model import Grant, Metadata, Mode, Role, UploadState
 from server.ending import LOST_CREATION_SECONDS
 from server.uploads import UploadSettings
 from tests.support.aio import async_test
+from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryLease
 from tests.unit.server.world import DAY_SECONDS, SETTINGS, URL, World, token_of
@@ -237,6 +239,29 @@ async def test_every_end_by_time_is_a_line_of_the_log(caplog: pytest.LogCaptureF
         upload_id(part): "part without a final",
         upload_id(lost): "creation without a byte",
     }
+
+
+@async_test
+async def test_retention_asks_the_signed_terms_and_the_signed_log() -> None:
+    """A retention that nobody signed, an earlier completion and another drop-off in the row shred nothing."""
+    world = World()
+    upload = upload_id(token_of(await world.create(1, b"0")))
+    world.clock.advance(200)
+    row, drop = world.catalog.rows[upload], world.drop
+    world.change_drop(retain_seconds=100, policy=replace(drop.policy, signature=b"forged"))
+    assert await world.uploads.expire() == 0
+    world.change_drop(retain_seconds=1000, policy=drop.policy)
+    for forged in (
+        replace(row, completed_at=row.completed_at and row.completed_at - timedelta(days=9)),
+        replace(row, created_at=row.created_at - timedelta(days=9), completed_at=NOON - timedelta(days=9)),
+    ):
+        world.catalog.rows[upload] = forged
+        assert await world.uploads.expire() == 0
+    world.change_drop(retain_seconds=100)
+    world.catalog.rows[upload] = replace(row, mode=Mode.SEALED)
+    assert await world.uploads.expire() == 0
+    world.catalog.rows[upload] = row
+    assert await world.uploads.expire() == 1
 
 
 # ---- by the operator --------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadRow, UploadState
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, event_id
 from server.outbox.loop import DeliveryError
 from server.outbox.mail import MailCourier, MailSettings
@@ -32,6 +32,11 @@ from tests.support.memory_store import MemoryStore
 
 
 class _NamedStore(MemoryStore):
+    drop_id = ""
+
+    async def stat(self, upload_id: str) -> StoredUpload:
+        return StoredUpload(upload_id, self.drop_id, Role.REGULAR, Mode.MANAGED, NOON, NOON, 0, 0)
+
     async def metadata(self, upload_id: str) -> Metadata | None:
         return Metadata((("filename", f"{upload_id[-2:]}\r\nBcc: x@y\u202e.txt".encode()),))
 
@@ -50,7 +55,9 @@ class _Post:
     async def deliver(self, rows: list[OutboxRow], **changes: Any) -> None:  # noqa: ANN401 - each has its type
         """Send rows with other settings."""
         settings = replace(self.settings, **changes)
-        await MailCourier(_NamedStore(self.clock), self.catalog, self.clock, settings).deliver(rows)
+        store = _NamedStore(self.clock)
+        store.drop_id = self.drop.id
+        await MailCourier(store, self.catalog, self.clock, settings).deliver(rows)
 
     def rows(self, count: int, kind: EventKind = EventKind.COMPLETE) -> list[OutboxRow]:
         """Return events of new uploads."""

@@ -37,7 +37,10 @@ class _World:
     def __init__(self, *, wrong_per_hour: int = 0) -> None:
         self.catalog, self.clock, self.seconds = MemoryCatalog(), FakeClock(), 0.0
         self.refusals = Refusals(self.catalog)
-        self.guard = TokenGuard(self.catalog, _mac, self.clock, wrong_per_hour, self.refusals, lambda: self.seconds)
+        self.revoked: set[str] = set()
+        self.guard = TokenGuard(
+            self.catalog, _mac, self.clock, wrong_per_hour, self.refusals, self.revoked, lambda: self.seconds
+        )
 
     async def make(self, *scopes: Scope, days: int | None = None, drop_id: str | None = None) -> tuple[ApiToken, str]:
         expires_at = None if days is None else self.clock.now() + timedelta(days=days)

@@ -338,7 +338,7 @@ async def test_policy_changed_behind_the_server_is_refused(tmp_path: Path) -> No
     """A drop-off made managed by SQL does not carry the server's signature."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
     make_roots(kit.store)
-    signed = kit.keys.sign_policy(kit.drop_id, Mode.SEALED, ())
+    signed = kit.keys.sign_policy(kit.drop_id, SignedPolicy(Mode.SEALED, ()))
     forged = SignedPolicy(Mode.MANAGED, (), signed.signature)
     new = NewUpload(
         id="0" * 32,

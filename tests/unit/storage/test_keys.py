@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
-from dropoff_tus.model import Metadata, Mode
+from dropoff_tus.model import Metadata, Mode, SignedPolicy
 from server import logs
 from storage.age import Identity, KeyType
 from storage.envelope import Envelope
@@ -123,7 +123,7 @@ def test_identities_and_signing_keys_are_not_pickled(keys: ServerKeys) -> None:
 
 def test_policy_of_a_retired_key_still_verifies(keys: ServerKeys) -> None:
     """What was signed before a rotation stays valid; what another key signed is refused."""
-    policy = keys.sign_policy(DROP, Mode.SEALED, ("age1x",))
+    policy = keys.sign_policy(DROP, SignedPolicy(Mode.SEALED, ("age1x",)))
     rotated = SigningKey(new_signing_key(), [keys.signing.public_bytes])
     other = SigningKey(new_signing_key())
     ServerKeys(rotated, b"", (), keys.ingest_dir).verify_policy(DROP, policy)

@@ -17,7 +17,7 @@ from typing import Any
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, UploadState
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports.store import NewUpload
 from storage.engine import FileStore, StoreSettings
 from storage.keys import generate_root_identity, generate_server_keys, load_server_keys
@@ -68,7 +68,9 @@ class _Maker:
             token=token,
             drop_id=_DROP_ID,
             role=role,
-            policy=self.keys.sign_policy(_DROP_ID, mode, () if kind == "x25519" else (self._roots[kind],)),
+            policy=self.keys.sign_policy(
+                _DROP_ID, SignedPolicy(mode, () if kind == "x25519" else (self._roots[kind],))
+            ),
             metadata=Metadata() if role is Role.PARTIAL else _METADATA,
             created_at=self.now(),
             length=length,
