@@ -79,7 +79,7 @@ def test_audit_that_was_tampered_with_is_refused(server: ServerProcess, tmp_path
     document.write_bytes(server.cli("audit", "export", "--json").stdout)
     anchors = ("--anchor", str(lines), "--anchor", str(document))
     server.cli("audit", "verify", *anchors)
-    server.create_drop()
+    server.drop.site.create(5)
     server.cli("audit", "export", "--since", str(done["count"]), "--output", str(later))
     assert len(later.read_text().splitlines()) == 2
     verified = server.cli_json("audit", "verify", *anchors, "--anchor", str(later), "--json")
