@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import asyncpg
+from asyncpg import compat, connect_utils
 from sqlalchemy.engine import URL
 
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 3
 
 
 class OptionError(Exception):
@@ -74,10 +75,10 @@ def _no_home(*_name: str) -> None:
 
 
 # The driver looks for these files below HOME as well, fails where it may not, and has no option against that.
-asyncpg.connect_utils._dot_postgresql_path = asyncpg.compat.get_pg_home_directory = _no_home  # noqa: SLF001 - see above
+connect_utils._dot_postgresql_path = compat.get_pg_home_directory = _no_home  # noqa: SLF001 - see above
 
 
-async def connect(url: URL, seconds: float = CONNECT_SECONDS, **settings: str) -> asyncpg.Connection:
+async def connect(url: URL, seconds: int = CONNECT_SECONDS, **settings: str) -> asyncpg.Connection:
     """Open a connection. The session's `settings` are PostgreSQL's own.
 
     Raises:
