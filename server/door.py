@@ -11,7 +11,8 @@ from aiohttp import web
 from server.connection import HardenedHandler, HardenedServer
 
 _log = logging.getLogger(__name__)
-_AT_ONCE = 64
+_AT_ONCE = 8
+"""Then it is the turn of those that are in."""
 _WAIT_SECONDS = 1.0
 
 

@@ -27,7 +27,7 @@ _EXPIRE_EVERY_SECONDS = 60.0
 _POLL_EVERY_SECONDS = 2.0
 _DELIVER_EVERY_SECONDS = 1.0
 _AUDIT_EVERY_SECONDS = 60.0
-_TRIM_EVERY_SECONDS = 20.0
+_TRIM_EVERY_SECONDS = 60.0
 
 
 async def services(app: web.Application) -> AsyncIterator[None]:
