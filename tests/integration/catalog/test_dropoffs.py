@@ -113,6 +113,10 @@ async def test_set_closed_leaves_closed_and_ended(
         assert await catalog.dropoff(dropoff.id) == replace(dropoff, closed=closed, ended=ended)
 
 
+def _with_code(code_mac: bytes | None, dropoff: Dropoff) -> Dropoff:
+    return replace(dropoff, code_mac=code_mac)
+
+
 @async_test
 async def test_code_is_replaced_and_removed(catalog_url: str) -> None:
     """A new code takes the old one's place; None leaves the drop-off without one."""
@@ -121,7 +125,7 @@ async def test_code_is_replaced_and_removed(catalog_url: str) -> None:
         await catalog.add_dropoff(dropoff)
         for code_mac in (b"b" * 32, None):
             changed = replace(dropoff, code_mac=code_mac).with_terms()
-            assert await catalog.change_dropoff(dropoff.id, partial(replace, code_mac=code_mac)) is not None
+            assert await catalog.change_dropoff(dropoff.id, partial(_with_code, code_mac)) is not None
             assert await catalog.dropoff(dropoff.id) == changed
 
 

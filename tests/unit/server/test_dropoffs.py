@@ -20,8 +20,8 @@ _UNSIGNED = {"id", "policy", "closed", "ended"}
 class _Keys:
     """Signs by writing down what was signed."""
 
-    def code_mac(self, _drop_id: str, code: str) -> bytes:
-        return code.encode()
+    def code_mac(self, drop_id: str, code: str) -> bytes:
+        return f"{drop_id} {code}".encode()
 
     def sign_policy(self, drop_id: str, policy: SignedPolicy) -> SignedPolicy:
         signature = repr((drop_id, policy.mode.value, policy.recipients, policy.terms)).encode()
