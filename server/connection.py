@@ -151,8 +151,9 @@ class HardenedHandler(RequestHandler):
 
     @property
     def busy(self) -> bool:
-        """Tell whether a request is here that has not been answered."""
-        return self._came > self._answers
+        """Tell whether a request is here that has not been answered, or whose client still sends what nobody wants."""
+        parser = cast("HeadParser | None", self._parser)
+        return self._came > self._answers or (parser is not None and parser.in_body)
 
     def data_received(self, data: bytes) -> None:
         """Run the deadline for heads from a request's first byte to the end of its head."""

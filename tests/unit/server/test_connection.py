@@ -190,6 +190,23 @@ async def test_shutdown_does_not_wait_for_a_connection_that_was_only_just_accept
     bound.close()
 
 
+@async_test_on_both_loops
+async def test_client_that_still_sends_when_the_server_stops_reads_its_answer() -> None:
+    """A refused body is thrown away for a moment: a connection that breaks at once would take the answer with it."""
+    server = hardened_server(_answer, lingering_time=1)
+    async with asyncio.timeout(20), listening(server) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(_SIZED.replace(b"5", b"5000000") + b"hello")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        stopping = asyncio.create_task(server.shutdown(5))
+        await asyncio.sleep(0)
+        writer.write(bytes(100_000))
+        while await reader.read(1000):
+            pass
+        await stopping
+        writer.transport.abort()
+
+
 # ---- what strangers may hold ----------------------------------------------------------------------------------
 
 
