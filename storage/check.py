@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role
+from storage.age import AgeError, check_form
 from storage.base import StoreBase, new_hash
 from storage.engine import FileStore
+from storage.envelope import MAX_STANZAS
 from storage.journal import JOURNAL, Written
 from storage.log import LogState
 from storage.reading import load_part, open_with, read_plain
-from storage.receipts import read_receipt
+from storage.receipts import RECEIPT_STANZA, read_receipt
 from storage.recovery import Chain
 from storage.segment import ciphertext_matches
 from storage.shredding import leftovers
@@ -135,8 +137,8 @@ def _verify(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> 
     _verify_bytes(base, chain, depth)
     if not depth.identities:
         _verify_envelope(base, state, written)
-    if state.final and state.mode is Mode.MANAGED and not paths.server_envelope.exists():
-        raise _ProblemError("the server's envelope is missing")
+    _verify_own_envelope(base, state)
+    _verify_receipt(base, state)
     _verify_parts(base, state)
     if depth.identities:
         _decrypt(base, state, depth)
@@ -149,11 +151,41 @@ def _verify_envelope(base: StoreBase, state: LogState, written: Written) -> None
         blob = base.read_key_file(state.id, base.layout.of(state.id).root_envelope)
     except FileNotFoundError:
         raise _ProblemError(_NO_ENVELOPE) from None
-    found = hashlib.sha256(blob).hexdigest()
-    # Logs from before it was recorded do not say it.
-    if found != state.create.get("root", found) and not written.has(state.id, found):
+    # The journal of rotations is not signed, so what it names has at least the form of an envelope.
+    if not written.is_envelope(state, blob) or not _stanzas(blob, MAX_STANZAS):
         message = "its envelope is not the one that was written; see with --identity whether it opens, or put it back"
         raise _ProblemError(message)
+
+
+def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
+    """See, with no key, that the server's envelope, where one has to be, is byte for byte what the creation wrote."""
+    try:
+        blob = base.read_key_file(state.id, base.layout.of(state.id).own_envelope(state.mode))
+    except FileNotFoundError:
+        # A sealed upload has none once it is finished, and in a backup none before: `server.cli.compare` tells.
+        if state.mode is Mode.MANAGED:
+            raise _ProblemError("the server's envelope is missing") from None
+        return
+    if hashlib.sha256(blob).hexdigest() != state.create["own"]:
+        raise _ProblemError("the server's envelope is not the one that was written; put it back from a copy")
+
+
+def _verify_receipt(base: StoreBase, state: LogState) -> None:
+    """See, with no key, that the receipt is an age file to one X25519 key. Whose it is takes a key to tell."""
+    try:
+        blob = base.read_key_file(state.id, base.layout.of(state.id).receipt)
+    except FileNotFoundError:
+        return  # it may not be written yet; `server.cli.compare` tells
+    if _stanzas(blob, 1) != [RECEIPT_STANZA]:
+        raise _ProblemError("its receipt is none; put it back from a copy")
+
+
+def _stanzas(blob: bytes, most: int) -> list[str]:
+    """Return the kinds of an age file's stanzas; none of what is no age file, or has more of them or foreign ones."""
+    try:
+        return check_form(blob, max_stanzas=most)
+    except AgeError:
+        return []
 
 
 def _verify_parts(base: StoreBase, state: LogState) -> None:
@@ -193,9 +225,9 @@ def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
     except KeyMissingError:
         there = base.layout.of(state.id).root_envelope.exists()
         raise _ProblemError("none of the identities opens it" if there else _NO_ENVELOPE) from None
+    receipt = read_receipt(base, state.id, depth.identities) or {}
     if depth.quick or (state.role is Role.FINAL and not state.final):
         return
-    receipt = read_receipt(base, state.id, depth.identities) or {}
     hashes = {name: new_hash(name) for name in ("sha256", "sha512", "blake3") if name in receipt}
     for piece in read_plain(base, state.id, identities=depth.identities, unfinished_ok=True):
         for running in hashes.values():

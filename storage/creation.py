@@ -45,8 +45,8 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         raise KeyMissingError(message)
     blobs = envelope.seal_each(roots, [own[0].recipient])
     record = _create_record(base, new, envelope, texts)
-    # Before the first commit nothing is synced: this tells the next process whether the roots' envelope is still whole.
-    record["root"] = hashlib.sha256(blobs[0]).hexdigest()
+    # Before the first commit nothing is synced: these tell the next process whether both envelopes are still whole.
+    record["root"], record["own"] = (hashlib.sha256(blob).hexdigest() for blob in blobs)
     line = sign_line(record, base.keys.signing)
     paths = base.layout.of(new.id)
     base.check_roots()

@@ -88,8 +88,12 @@ class Written:
         self._size = 0
         self._pairs: set[tuple[str, str]] = set()
 
-    def has(self, upload_id: str, digest: str) -> bool:
-        """Tell whether one of them wrote an upload's envelope with this hash, the last one or an earlier one."""
+    def is_envelope(self, state: LogState, blob: bytes) -> bool:
+        """Tell whether an upload's creation, or one of the rotations since, wrote these bytes as its envelope."""
+        digest = hashlib.sha256(blob).hexdigest()
+        return digest == state.create["root"] or self._has(state.id, digest)
+
+    def _has(self, upload_id: str, digest: str) -> bool:
         try:
             if self._path.stat().st_size != self._size:
                 raw = self._path.read_bytes()

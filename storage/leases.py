@@ -261,14 +261,14 @@ class Leases:
         except OSError as error:
             raise base.failed(upload_id, error) from error
         if not known.vouched and state.log_bytes == state.create_bytes:
-            self._check_creation(state, known)
+            self._check_creation(state)
         if for_append and not state.final and state.ended is None:
             check_signs(base.keys.signing, state)
             if not known.vouched:
                 self._vouch(state, known)
         return state
 
-    def _check_creation(self, state: LogState, known: Known) -> None:
+    def _check_creation(self, state: LogState) -> None:
         """Before the first commit to an upload of another process: whatever a power cut took, nothing was acknowledged.
 
         Raises:
@@ -280,13 +280,9 @@ class Leases:
             own = self._base.read_key_file(state.id, paths.own_envelope(state.mode))
         except FileNotFoundError:
             raise self._without_envelope(state) from None
-        found = hashlib.sha256(root).hexdigest()
         written = Written(self._base.settings.keys_dir / JOURNAL)
-        whole = found == state.create.get("root", found) or written.has(state.id, found)
-        if not whole or not own:
+        if not written.is_envelope(state, root) or hashlib.sha256(own).hexdigest() != state.create["own"]:
             raise not_found()
-        with contextlib.suppress(KeyMissingError):
-            self._vouch(state, known)
 
     def _without_envelope(self, state: LogState) -> DropoffError:
         """Tell a creation that a power cut took an envelope from, from a folder that is away and may be put back."""

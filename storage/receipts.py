@@ -18,6 +18,8 @@ from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_r
 from storage.reading import open_own_envelope, open_with
 
 RECEIPT_VERSION = 1
+RECEIPT_STANZA = "X25519"
+"""The kind of its one stanza, whatever the upload's own key is."""
 _ID_DOMAIN = b"dropoff-tus/receipt-id/v1\n"
 
 

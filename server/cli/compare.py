@@ -59,7 +59,7 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
         if problem is None and row.state is UploadState.COMPLETE and await store.unsealed(upload_id):
             problem = "it is sealed, but the server's envelope was put back; run `dropoff-tus store sweep`"
     elif row.state in _UNFINISHED:
-        problem = _unfinished(row, stored)
+        problem = _unfinished(store, row, stored)
     elif stored is not None and stored.ended is None:
         problem = f"the catalog calls it {row.state.value}, but its bytes are still in the store"
     return (protocol.disagreement(row, stored) if stored is not None else None) or problem
@@ -82,7 +82,7 @@ def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str
     return problem
 
 
-def _unfinished(row: UploadRow, stored: StoredUpload | None) -> str | None:
+def _unfinished(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str | None:
     """Judge an upload that the catalog waits for."""
     if stored is None:
         # The row comes first, and a creation may be on its way.
@@ -94,6 +94,8 @@ def _unfinished(row: UploadRow, stored: StoredUpload | None) -> str | None:
         return f"it was {stored.ended.value} in the store, but the catalog waits for it; restart the server"
     if stored.final:
         return "it is finished in the store, but the catalog does not say so; restart the server"
+    if not store.layout.of(row.id).own_envelope(stored.mode).exists():
+        return "the server's envelope is missing, so it cannot go on; put it back, or the folder keys.ingest_dir"
     return None
 
 

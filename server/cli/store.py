@@ -44,7 +44,7 @@ def check(
     upload: Annotated[
         str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.", show_default=False)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The signed logs alone, not every byte.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Not every byte of data.")] = False,
     identity: IdentityOption = None,
     key: Annotated[
         list[str] | None,
@@ -62,9 +62,9 @@ def check(
 ) -> None:
     """Verify what is stored, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
 
-    Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads the signed logs
-    and the envelopes alone. With --identity everything is decrypted too, in memory, and compared with the digests of
-    the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration.
+    Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads the signed logs,
+    envelopes and receipts alone. With --identity everything is decrypted too, in memory, and compared with the digests
+    of the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration.
 
     Example: dropoff-tus store check --identity root-identity.txt
     """

@@ -177,6 +177,23 @@ def decrypt(
     )
 
 
+def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS) -> list[str]:
+    """See, without a key, that a whole file has the form of one to X25519 or hybrid recipients.
+
+    Returns:
+        The kind of each stanza.
+
+    Raises:
+        HeaderError: the header is malformed, has more stanzas, or one of another kind.
+        MixedRecipients: the header mixes hybrid and other stanzas.
+        PayloadError: no payload has that size.
+    """
+    header = parse_header(blob, max_stanzas=max_stanzas)
+    _check_kinds(header.stanzas, only_native=True)
+    plain_size(memoryview(blob).nbytes - header.length - NONCE_BYTES)
+    return [stanza.kind for stanza in header.stanzas]
+
+
 def _unwrap(head: Buffer, header: Header, identities: Iterable[Identity], *, only_native: bool) -> bytes:
     """Find the stanza that an identity opens, and verify the MAC with what is in it."""
     _check_kinds(header.stanzas, only_native=only_native)

@@ -147,6 +147,29 @@ def test_check_with_an_identity_finds_what_no_one_can_open(running: ServerProces
     envelope.with_suffix(".away").rename(envelope)
 
 
+def test_check_finds_what_became_of_the_servers_envelopes_and_of_receipts(running: ServerProcess) -> None:
+    """Swapped, full of garbage or gone: of managed uploads, of a sealed one in progress, and of what is finished."""
+    done = running.drop.site.upload(b"done")
+    site = running.create_drop("--sealed", name="going").site
+    going = site.create(10)
+    assert site.patch(going, 0, b"12345").status == 204
+    done_id, going_id = upload_id_of(done), upload_id_of(going)
+    receipt = next(path for path in _keys(running, done_id) if path.name.endswith(".receipt.age"))
+    own = next(path for path in _keys(running, done_id) if path.name.endswith(".server.age"))
+    ingest = running.data / "secrets" / "ingest"
+    sealed = ingest / f"{going_id}.age"
+    assert _problems(running, "--quick") == {}
+    for path, upload_id in ((receipt, done_id), (own, done_id), (sealed, going_id)):
+        before = path.read_bytes()
+        path.write_bytes(os.urandom(len(before)))
+        assert set(_problems(running, "--quick")) == {upload_id}, path.name
+        path.write_bytes(before)
+    aside = sealed.rename(running.folder / "aside")
+    assert "the server's envelope is missing" in _problems(running, "--quick")[going_id]
+    aside.rename(sealed)
+    assert _problems(running, "--quick") == {}
+
+
 def test_check_of_a_concatenation_reads_its_parts(running: ServerProcess) -> None:
     """Its bytes are theirs."""
     site = running.drop.site

@@ -134,24 +134,24 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
     return made
 
 
-def _flips(vault: Vault) -> Iterator[tuple[str, Path, int, bool]]:
-    """Yield (upload, file, position, whether the check without keys sees it) of every byte that is flipped."""
+def _flips(vault: Vault) -> Iterator[tuple[str, Path, int]]:
+    """Yield (upload, file, position) of every byte that is flipped. The check without keys sees each."""
     layout = vault.kit.store.layout
     for upload in (vault.finished, vault.open, vault.final):
         paths = layout.of(upload)
         for at in range(len(vault.bytes_of(paths.log))):
-            yield upload, paths.log, at, True
+            yield upload, paths.log, at
         # An open upload goes on with the server's envelope, a finished one is read with the root's.
         envelope = paths.server_envelope if upload == vault.open else paths.root_envelope
         for at in range(len(vault.bytes_of(envelope))):
-            yield upload, envelope, at, upload != vault.open
+            yield upload, envelope, at
     paths = layout.of(vault.finished)
     for entry in _entries(vault.bytes_of(paths.log)):
         for at in range(entry["co"], entry["co"] + entry["hl"]):
-            yield vault.finished, paths.data, at, True
+            yield vault.finished, paths.data, at
     data = len(vault.bytes_of(paths.data))
     for at in random.Random(3).sample(range(data), 400):
-        yield vault.finished, paths.data, at, True
+        yield vault.finished, paths.data, at
 
 
 def _entries(log: bytes) -> list[dict[str, int]]:
@@ -159,13 +159,13 @@ def _entries(log: bytes) -> list[dict[str, int]]:
     return [entry for record in records for entry in record.get("segs", ())]
 
 
-async def _flip_all(vault: Vault, masks: Callable[[int], list[int]], chosen: list[tuple[str, Path, int, bool]]) -> int:
+async def _flip_all(vault: Vault, masks: Callable[[int], list[int]], chosen: list[tuple[str, Path, int]]) -> int:
     count, missed = 0, []
-    for upload, path, at, by_check in chosen:
+    for upload, path, at in chosen:
         for mask in masks(at):
             raw = bytearray(vault.bytes_of(path))
             raw[at] ^= mask
-            problem = await vault.refused(upload, {path: bytes(raw)}, by_check=by_check)
+            problem = await vault.refused(upload, {path: bytes(raw)})
             count += 1
             if problem is not None:
                 missed.append(f"{path.name} byte {at} of {len(raw)} ^ {mask:#x}: {problem}")
@@ -325,7 +325,7 @@ async def test_tampering_with_envelopes_is_refused(vault: Vault) -> None:
     }
     missed = {}
     for name, (upload, changes) in cases.items():
-        if (problem := await vault.refused(upload, changes, by_check=root in changes)) is not None:
+        if (problem := await vault.refused(upload, changes)) is not None:
             missed[name] = problem
     assert not missed
 
@@ -349,7 +349,7 @@ async def test_tampering_with_what_files_are_is_refused(vault: Vault) -> None:
         for name, make in makers.items():
             path.rename(aside)
             make(path)
-            problem = await vault.refused(upload, {}, by_check=path != opened.server_envelope)
+            problem = await vault.refused(upload, {})
             if name != "nothing":
                 (path.rmdir if path.is_dir() else path.unlink)()
             aside.rename(path)

@@ -1,0 +1,116 @@
+"""`store check` on envelopes and receipts that somebody changed: without a key as far as can be seen, else with one."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dropoff_tus.model import Mode
+from storage.age import Identity, KeyType, encrypt
+from storage.check import Depth, check_store
+from storage.journal import JOURNAL
+from storage.layout import UploadPaths
+from tests.support.aio import async_test
+from tests.support.store_kit import StoreKit
+
+_STRANGER = Identity.generate(KeyType.X25519).recipient
+_HYBRID = Identity.generate(KeyType.HYBRID).recipient
+
+
+async def _problem(kit: StoreKit, upload_id: str, *, with_roots: bool = False) -> str | None:
+    depth = Depth(quick=True, identities=tuple(kit.identities) if with_roots else ())
+    (finding,) = [one async for one in check_store(kit.open(), [upload_id], depth)]
+    return finding.problem
+
+
+async def _two(kit: StoreKit, *, finish: bool) -> tuple[UploadPaths, UploadPaths, str]:
+    """Make two uploads; return the paths of both and the id of the first."""
+    made = []
+    for content in (b"12345", b"67890"):
+        _, upload = await kit.create(5 if finish else 10)
+        await kit.append(upload.id, 0, content)
+        if finish:
+            await kit.finish(upload.id)
+        made.append(upload.id)
+    mine, other = (kit.store.layout.of(one) for one in made)
+    return mine, other, made[0]
+
+
+_FORGED: dict[str, Callable[[bytes], bytes]] = {
+    "garbage": lambda raw: bytes(reversed(raw)),
+    "nothing": lambda _raw: b"",
+    "cut": lambda raw: raw[:-1],
+    "longer": lambda raw: raw + b"x",
+    "to a stranger": lambda _raw: encrypt(b"{}", _STRANGER),
+}
+
+
+@pytest.mark.parametrize("forged", [*_FORGED, "another's"])
+@pytest.mark.parametrize(
+    ("mode", "finish"), [(Mode.MANAGED, True), (Mode.MANAGED, False), (Mode.SEALED, False)], ids=str
+)
+@async_test
+async def test_check_without_a_key_sees_a_servers_envelope_that_was_changed(
+    tmp_path: Path, mode: Mode, finish: bool, forged: str
+) -> None:
+    """The create record has its hash, wherever the envelope lies."""
+    kit = StoreKit(tmp_path, mode=mode, durability="os")
+    mine, other, upload_id = await _two(kit, finish=finish)
+    place = mine.own_envelope(mode)
+    assert await _problem(kit, upload_id) is None
+    raw = place.read_bytes()
+    place.write_bytes(other.own_envelope(mode).read_bytes() if forged == "another's" else _FORGED[forged](raw))
+    for with_roots in (False, True):
+        problem = await _problem(kit, upload_id, with_roots=with_roots)
+        assert problem is not None
+        assert "the server's envelope is not the one that was written" in problem
+    place.write_bytes(raw)
+    assert await _problem(kit, upload_id) is None
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda _raw: b"garbage",
+        lambda _raw: b"",
+        lambda raw: raw[: raw.index(b"---") + 50],
+        lambda _raw: encrypt(b"{}", _HYBRID),
+        lambda _raw: encrypt(b"{}", [_STRANGER, _STRANGER]),
+    ],
+    ids=["garbage", "nothing", "header alone", "hybrid", "two readers"],
+)
+@async_test
+async def test_check_without_a_key_sees_that_a_receipt_is_none(
+    tmp_path: Path, mode: Mode, forged: Callable[[bytes], bytes]
+) -> None:
+    """It is an age file to one X25519 key, whatever the upload's own key is."""
+    kit = StoreKit(tmp_path, mode=mode, durability="os")
+    mine, _, upload_id = await _two(kit, finish=True)
+    assert await _problem(kit, upload_id) is None
+    mine.receipt.write_bytes(forged(mine.receipt.read_bytes()))
+    assert await _problem(kit, upload_id) == "its receipt is none; put it back from a copy"
+
+
+@pytest.mark.parametrize("mode", Mode)
+@async_test
+async def test_check_with_a_root_sees_a_receipt_that_is_anothers_or_forged(tmp_path: Path, mode: Mode) -> None:
+    """Both look right to whoever has no key; also with --quick."""
+    kit = StoreKit(tmp_path, mode=mode, durability="os")
+    mine, other, upload_id = await _two(kit, finish=True)
+    for forged in (other.receipt.read_bytes(), encrypt(b"a receipt", _STRANGER)):
+        mine.receipt.write_bytes(forged)
+        assert await _problem(kit, upload_id) is None
+        assert "its receipt was changed" in str(await _problem(kit, upload_id, with_roots=True))
+
+
+@async_test
+async def test_check_without_a_key_believes_no_journal_line_for_what_is_no_envelope(tmp_path: Path) -> None:
+    """Whoever writes beside the envelopes can write the journal of rotations too, which nobody signs."""
+    kit = StoreKit(tmp_path, durability="os")
+    mine, _, upload_id = await _two(kit, finish=True)
+    mine.root_envelope.write_bytes(b"garbage")
+    line = f"{upload_id} {'0' * 64} {hashlib.sha256(b'garbage').hexdigest()}\n"
+    (tmp_path / "keys" / JOURNAL).write_text(line)
+    assert "its envelope is not the one that was written" in str(await _problem(kit, upload_id))
