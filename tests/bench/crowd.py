@@ -198,14 +198,17 @@ class _Seen:
 
 def _watch(server: ServerProcess, uploads: _Uploads, seconds: float) -> _Seen:
     """Upload for a while, and ask `/healthz` meanwhile."""
-    health, most_bytes, came = [], 0, []
+    health: list[float] = []
+    came: list[tuple[float, float]] = []
+    most_bytes = 0
     uploading = threading.Thread(target=lambda: came.append(uploads.run(server, seconds)))
     uploading.start()
     while uploading.is_alive():
         health.append(_health(server.port + 1))
         most_bytes = max(most_bytes, memory([server.pid])[1])
         time.sleep(0.05)
-    return _Seen(*came[0], health, most_bytes)
+    speed, cpu_ms = came[0]
+    return _Seen(speed, cpu_ms, health, most_bytes)
 
 
 def _writers(site: TusSite, count: int) -> dict[str, bytes]:
