@@ -276,6 +276,7 @@ class Appender:
         except DropoffError as error:
             cut = error  # what came before it is kept
         if filled > held:
+            self._base.check_floor(filled)
             sealing.take(buffer, filled)
             self._holder.received_at = time.monotonic()
             if self._checksum is None:

@@ -146,6 +146,21 @@ class StoreBase:
             return None
         return {root: (one.st_dev, one.st_ino) for root, one in found.items()}
 
+    def free_bytes(self) -> int:
+        """Return what is free above the floor."""
+        numbers = os.statvfs(self.settings.root)
+        return numbers.f_bavail * numbers.f_frsize - self.settings.free_space_floor_bytes
+
+    def check_floor(self, more_bytes: int) -> None:
+        """Refuse to write what would take the disk below its floor. For worker threads, before each batch.
+
+        Raises:
+            StorageFullError: It would.
+        """
+        if more_bytes > self.free_bytes():
+            message = "the server's disk has no room for more at this time; go on with this upload later"
+            raise StorageFullError(message)
+
     def absent(self) -> DropoffError:
         """Return what to say of an upload whose files are not there: it is unknown, or the store is away."""
         try:

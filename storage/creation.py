@@ -19,7 +19,7 @@ from storage.age import Identity
 from storage.base import Known, StoreBase, new_hash, refused
 from storage.envelope import SALT_BYTES, Envelope
 from storage.keys import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
-from storage.layout import UploadPaths
+from storage.layout import NEW_SUFFIX, UploadPaths
 from storage.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
 
 _NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
@@ -148,7 +148,8 @@ def remove_files(base: StoreBase, paths: UploadPaths) -> None:
 
 
 def _remove_each(base: StoreBase, paths: UploadPaths) -> None:
-    for path in (*paths.key_files, paths.data, paths.log, paths.torn_log, paths.damaged_log):
+    new_log = paths.log.with_name(paths.log.name + NEW_SUFFIX)
+    for path in (*paths.key_files, paths.data, paths.log, new_log, paths.torn_log, paths.damaged_log):
         with contextlib.suppress(OSError):
             base.disk.remove(path)
 

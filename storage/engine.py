@@ -14,7 +14,6 @@ Source: docs/format.md.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -109,8 +108,13 @@ class FileStore:
         await self.run(creation.remove_files, self._base, self.layout.of(upload_id))
 
     async def leftovers(self, upload_id: str) -> bool:
-        """Tell whether keys or bytes of an upload are here, whatever its log says."""
-        return await self.run(shredding.leftovers, self._base, upload_id)
+        """Tell whether of an upload more is here than the tombstone of one that has ended, whatever its log says."""
+
+        def work() -> bool:
+            base = self._base
+            return shredding.leftovers(base, upload_id) or shredding.is_longer_than_tombstone(base, upload_id)
+
+        return await self.run(work)
 
     async def unsealed(self, upload_id: str) -> bool:
         """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
@@ -254,9 +258,7 @@ class FileStore:
         """Return what is free above the floor."""
         # Of another volume it would say nothing; and nothing is admitted, nor called ready, while the store is away.
         self._base.check_roots()
-        settings = self._base.settings
-        numbers = os.statvfs(settings.root)
-        return numbers.f_bavail * numbers.f_frsize - settings.free_space_floor_bytes
+        return self._base.free_bytes()
 
     def unfinished_bytes(self) -> int:
         """Return the bytes on disk of uploads still reserved."""

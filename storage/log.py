@@ -269,7 +269,8 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
     elif record["t"] == "key":
         changes["key"] = record["key"]
     elif record["t"] == "end":
-        changes |= {"ended": UploadState(record["state"]), "end_reason": record["why"]}
+        final_hash = record.get("final", state.final_hash)
+        changes |= {"ended": UploadState(record["state"]), "end_reason": record["why"], "final_hash": final_hash}
     return replace(state, **changes)
 
 
@@ -289,7 +290,9 @@ def follow(state: LogState, record: Record, line: bytes) -> tuple[LogState, list
         if (entry.index, entry.offset, entry.data_offset) != (segments, offset, data_bytes) or entry.length <= 0:
             raise damaged(state.id, "segments do not follow each other")
         segments, offset, data_bytes = segments + 1, offset + entry.length, data_bytes + entry.data_length
-    if record["tot"] != [segments, offset, data_bytes]:
+    # The end of a tombstone follows the create record, and its totals tell what is gone.
+    tombstone = record["t"] == "end" and state.log_bytes == state.create_bytes
+    if record["tot"] != [segments, offset, data_bytes] and not tombstone:
         raise damaged(state.id, "the totals of a record do not add up")
     if record["t"] == "key" and key_id(base64.b64decode(record["pub"])) != record["key"]:
         raise damaged(state.id, "a record names a key by another id than its own")

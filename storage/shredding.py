@@ -5,6 +5,8 @@ Source: docs/format.md, Order of writes.
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -13,13 +15,14 @@ from typing import Any
 
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role, UploadState
-from storage.base import StoreBase
+from storage.base import StoreBase, log_failure
 from storage.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line, stamp
 from storage.recovery import not_found, read_chain, read_create
 
 _MOST_CREATE_BYTES = 1 << 20
 """More than the create record of a concatenation of 200 parts."""
+_TOMBSTONE_RECORDS = 2
 
 
 def seal(base: StoreBase, state: LogState) -> None:
@@ -49,12 +52,13 @@ def unsealed(base: StoreBase, state: LogState) -> bool:
 
 
 def shred(base: StoreBase, state: LogState) -> None:
-    """Remove the keys, durably, then the bytes. The log stays as a tombstone."""
+    """Remove the keys, durably, then the bytes. The log stays as a tombstone of two records."""
     _remove_keys_and_bytes(base, state.id)
     known = base.known.get(state.id)
     if known is not None:
         known.metadata = known.receipt_identity = None
         known.hashes = {}
+    _shorten_log(base, state.id)
 
 
 def shred_part(base: StoreBase, part: str, state: UploadState, why: str, at: datetime) -> None:
@@ -95,6 +99,8 @@ def shred_damaged(base: StoreBase, upload_id: str, state: UploadState, why: str,
         if not paths.data.exists():
             base.disk.write_new(paths.data, b"")
         _remove_keys_and_bytes(base, upload_id)
+        if log is not None:
+            _shorten_log(base, upload_id)
     base.known.forget(upload_id)
 
 
@@ -122,6 +128,15 @@ def leftovers(base: StoreBase, upload_id: str) -> bool:
         return True
     try:
         return paths.data.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def is_longer_than_tombstone(base: StoreBase, upload_id: str) -> bool:
+    """Tell whether a log has more records than the one of its creation and one of its end."""
+    try:
+        with os.fdopen(base.disk.open_existing(base.layout.of(upload_id).log), "rb") as file:
+            return sum(1 for _ in itertools.islice(file, _TOMBSTONE_RECORDS + 1)) > _TOMBSTONE_RECORDS
     except FileNotFoundError:
         return False
 
@@ -193,3 +208,30 @@ def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
         finally:
             os.close(data)
     base.unfinished.pop(upload_id, None)
+
+
+def _shorten_log(base: StoreBase, upload_id: str) -> None:
+    """Leave of the log of an ended upload the create record and an end that follows it and tells what was.
+
+    The upload has ended durably before, so whichever of the two logs a crash leaves, it is ended. Without room for
+    the short one now, `store sweep` writes it later. A log that does not verify stays as it is, as evidence.
+    """
+    paths = base.layout.of(upload_id)
+    try:
+        base.disk.remove(paths.torn_log)
+        if not is_longer_than_tombstone(base, upload_id):
+            return
+        with contextlib.suppress(DropoffError):
+            state = base.chain(upload_id).state
+            with os.fdopen(base.disk.open_existing(paths.log), "rb") as file:
+                create = file.read(state.create_bytes)
+            if state.ended is None:
+                return
+            fields = {"state": state.ended.value, "why": state.end_reason, "final": state.final_hash}
+            end = next_record(state, "end", state.last_at, {**fields, "prev": hashlib.sha256(create).hexdigest()})
+            failpoint("before-shorten")
+            base.disk.replace(paths.log, create + sign_line(end, base.keys.signing))
+            failpoint("after-shorten")
+    except OSError as error:
+        log_failure(error, paths.folder)
+    base.known.forget(upload_id)

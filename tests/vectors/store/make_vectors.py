@@ -191,7 +191,21 @@ class _Vectors:
         gone = self._lines("terminated")
         after = self._signed(gone[-1], prev=_hash(gone[-1]))
         self._log("record-after-end", "nothing follows `end`", [*gone, after], finding, "terminated")
-        self._log("ended", "a tombstone", gone, {"stat": "terminated", "check": "clean", "read": "gone"}, "terminated")
+        two = [gone[0], self._signed(gone[-1], prev=_hash(gone[0]), final=None)]
+        self._log(
+            "tombstone",
+            "only creation and end",
+            two,
+            {"stat": "terminated", "check": "clean", "read": "gone"},
+            "terminated",
+        )
+        self._log(
+            "ended",
+            "a tombstone",
+            gone,
+            {"stat": "terminated", "check": "clean", "read": "gone"},
+            "terminated",
+        )
 
     # ---- envelopes ------------------------------------------------------------------------------------------
 
