@@ -105,7 +105,7 @@ class StoreBase:
         """Take settings, keys and the time."""
         self.settings, self.keys, self.now = settings, keys, clock
         self.layout = Layout(settings.root, settings.keys_dir, keys.ingest_dir)
-        self.disk = Disk(sync=settings.durability == "fsync")
+        self.disk = Disk(sync=settings.durability == "fsync", roots=self.layout.roots)
         self.known = KnownUploads()
         self.unfinished: dict[str, int] = {}
         """Bytes on disk by upload, of uploads that still hold a reservation."""

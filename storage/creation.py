@@ -56,7 +56,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         if new.policy.mode is Mode.SEALED:
             base.disk.make_root(base.layout.ingest_dir)
         if new.role is Role.FINAL:
-            with _alone(paths.folder):
+            with _alone(base, paths.folder):
                 present = _present(base, new.id)
                 if present is not None:
                     return present
@@ -93,9 +93,9 @@ def _write(base: StoreBase, mode: Mode, paths: UploadPaths, blobs: Sequence[byte
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(base: StoreBase, folder: Path) -> Iterator[None]:
     """Keep other processes from making the same concatenation: its token, unlike any other, is not random."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = base.disk.open_existing(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

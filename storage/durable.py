@@ -4,6 +4,9 @@ Ordering, which every caller follows: bytes of `data` are durable before the log
 envelopes and folders before its first log line that acknowledges anything. A failed sync is never repeated as if it had
 worked (the kernel may have dropped the dirty pages): `SyncFailedError` tells the caller to stop trusting that file.
 
+Below the roots of a store nothing is reached through a symbolic link, neither a file nor a folder on the way to it: who
+can write to the store could else let us cut or remove files elsewhere. The roots may be links, to volumes.
+
 Source: docs/format.md, Order of writes.
 """
 
@@ -13,7 +16,7 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _FAILPOINT_VARIABLE = "DROPOFF_TUS_FAILPOINT"
@@ -22,6 +25,7 @@ _FAILPOINT_VARIABLE = "DROPOFF_TUS_FAILPOINT"
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 _NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
@@ -80,20 +84,29 @@ def failpoint(name: str) -> None:
         failpoint_hook(name)
 
 
+def _in(folder: int | None, path: Path) -> str:
+    """Return how a path is named in its opened folder, or without one."""
+    return str(path) if folder is None else path.name
+
+
 class Calls:
-    """The system calls that change something. Every `Disk` goes through them, so a test can see or break each."""
+    """The system calls that change something. Every `Disk` goes through them, so a test can see or break each.
 
-    def mkdir(self, path: Path) -> None:
+    `folder` is the folder that the path lies in, opened; None where the path is to be believed as it is.
+    """
+
+    def mkdir(self, path: Path, folder: int | None) -> None:
         """Make one folder."""
-        path.mkdir(mode=FOLDER_MODE)
+        os.mkdir(_in(folder, path), FOLDER_MODE, dir_fd=folder)
 
-    def rmdir(self, path: Path) -> None:
+    def rmdir(self, path: Path, folder: int | None) -> None:
         """Remove an empty folder."""
-        path.rmdir()
+        os.rmdir(_in(folder, path), dir_fd=folder)
 
-    def create(self, path: Path) -> int:
+    def create(self, path: Path, folder: int | None) -> int:
         """Open a file that must not exist yet, for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(_in(folder, path), flags, FILE_MODE, dir_fd=folder)
 
     def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
         """Write some of data at an offset; return how many bytes."""
@@ -111,17 +124,17 @@ class Calls:
         """Make a file, or a folder's entries, durable."""
         os.fsync(descriptor)
 
-    def rename(self, path: Path, target: Path) -> None:
-        """Give a file another name, in place of what had it."""
-        path.replace(target)
+    def rename(self, path: Path, target: Path, folder: int | None) -> None:
+        """Give a file another name in its folder, in place of what had it."""
+        os.replace(_in(folder, path), _in(folder, target), src_dir_fd=folder, dst_dir_fd=folder)
 
     def rename_new(self, path: Path, target: Path) -> None:
         """Give a file a name that must be free. It may keep the other one too, for the caller to take away."""
         rename_new(path, target)
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, folder: int | None) -> None:
         """Take a name away."""
-        path.unlink()
+        os.unlink(_in(folder, path), dir_fd=folder)
 
 
 def rename_new(path: Path, target: Path) -> None:
@@ -173,9 +186,36 @@ calls = Calls()
 class Disk:
     """File operations with one durability: real syncs, or none for `durability = "os"`."""
 
-    def __init__(self, *, sync: bool) -> None:
-        """Choose whether syncs are done."""
+    def __init__(self, *, sync: bool, roots: Sequence[Path] = ()) -> None:
+        """Choose whether syncs are done, and below which folders no link is followed."""
         self._sync = sync
+        # The inner one first, where one lies in another.
+        self._roots = sorted((str(root) for root in roots), key=len, reverse=True)
+
+    @contextlib.contextmanager
+    def _folder_of(self, path: Path) -> Iterator[int | None]:
+        """Open the folder of what lies below a root, part by part; None for any other path."""
+        text = str(path)
+        root = next((one for one in self._roots if text.startswith(f"{one}/")), None)
+        if root is None:
+            yield None
+            return
+        descriptor = -1
+        try:
+            descriptor = os.open(root, _FOLDER)
+            for part in text[len(root) + 1 :].split("/")[:-1]:
+                above, descriptor = descriptor, -1
+                try:
+                    descriptor = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+                finally:
+                    os.close(above)
+            yield descriptor
+        except OSError as error:
+            error.filename = text
+            raise
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def make_folder(self, path: Path) -> None:
         """Make a folder (and its parents) for the owner alone; there already is fine. Nothing is synced."""
@@ -183,7 +223,8 @@ class Disk:
             return
         self.make_folder(path.parent)
         try:
-            calls.mkdir(path)
+            with self._folder_of(path) as folder:
+                calls.mkdir(path, folder)
         except FileExistsError:
             if not path.is_dir():
                 raise
@@ -202,11 +243,13 @@ class Disk:
     def remove_folder(self, path: Path) -> None:
         """Remove an empty folder."""
         failpoint("rmdir")
-        calls.rmdir(path)
+        with self._folder_of(path) as folder:
+            calls.rmdir(path, folder)
 
     def create(self, path: Path) -> int:
         """Open a file that must not exist yet, never through a link. Returns a descriptor for the caller to close."""
-        return calls.create(path)
+        with self._folder_of(path) as folder:
+            return calls.create(path, folder)
 
     def write_new(self, path: Path, data: bytes) -> None:
         """Write a file that must not exist yet; nothing is synced."""
@@ -218,9 +261,12 @@ class Disk:
 
     def open_existing(self, path: Path, *, write: bool = False) -> int:
         """Open a file that exists, never through a link. Returns a descriptor for the caller to close."""
-        flags = os.O_RDWR if write else os.O_RDONLY
-        # Not blocking, or a FIFO in its place would keep the thread for ever.
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._open(path, os.O_NOFOLLOW | (os.O_RDWR if write else os.O_RDONLY))
+
+    def _open(self, path: Path, flags: int) -> int:
+        with self._folder_of(path) as folder:
+            # Not blocking, or a FIFO in its place would keep the thread for ever.
+            return os.open(_in(folder, path), flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
 
     def read_small(self, path: Path, most_bytes: int) -> bytes:
         """Return what a small file holds, never through a link; of a larger one, or of a device, one byte too many."""
@@ -267,8 +313,8 @@ class Disk:
         failpoint("sync-path")
         if not self._sync:
             return
-        # Through links: a root of the store may be one, to a volume.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Through a link, but to nothing that would be written there: a root of the store may be one, to a volume.
+        descriptor = self._open(path, os.O_RDONLY)
         try:
             calls.fsync(descriptor)
         except OSError as error:
@@ -304,7 +350,8 @@ class Disk:
         if before_rename is not None:
             before_rename(temporary)
         failpoint("rename")
-        calls.rename(temporary, path)
+        with self._folder_of(path) as folder:
+            calls.rename(temporary, path, folder)
         self.sync_path(path.parent)
 
     def rename_new(self, path: Path, target: Path) -> None:
@@ -320,7 +367,8 @@ class Disk:
         """Unlink a file; tell whether it was there."""
         failpoint("unlink")
         try:
-            calls.unlink(path)
+            with self._folder_of(path) as folder:
+                calls.unlink(path, folder)
         except FileNotFoundError:
             return False
         return True

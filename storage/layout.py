@@ -61,6 +61,11 @@ class Layout:
         """The folder of all uploads."""
         return self.root / "uploads"
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that may be links; what lies below them may not."""
+        return (self.uploads, self.keys_dir, self.ingest_dir)
+
     def log_of(self, upload_id: str) -> Path:
         """Return the path of a log alone, quicker than `of` for very many uploads."""
         return Path(f"{self.root}/uploads/{upload_id[:2]}/{upload_id}/log")

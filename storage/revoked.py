@@ -11,7 +11,7 @@ class RevokedTokens:
 
     def __init__(self, keys_dir: Path) -> None:
         """Use a folder of its own in the store's folder of keys."""
-        self._folder, self._disk = keys_dir / "revoked", Disk(sync=True)
+        self._folder, self._disk = keys_dir / "revoked", Disk(sync=True, roots=(keys_dir,))
 
     def add(self, token_id: str) -> None:
         """Revoke a token of the catalog, durably and for ever; again is harmless."""

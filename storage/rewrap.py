@@ -54,7 +54,7 @@ class Rewrapper:
         self._base, self._dry_run = base, dry_run
         self._identities = parse_identities(identities)
         # A rotation is synced whatever the store's durability: it replaces what nothing else can bring back.
-        self._disk = Disk(sync=True)
+        self._disk = Disk(sync=True, roots=base.layout.roots)
         self._journal = Journal(base.settings.keys_dir / JOURNAL, self._disk, writable=not dry_run)
 
     def __enter__(self) -> Self:
@@ -135,7 +135,11 @@ class Rewrapper:
     def _verify(self, path: Path, blob: bytes, recipients: Sequence[Recipient], state: LogState) -> None:
         """See, before the old envelope goes, that the new one is on the disk and is what it should be."""
         stanzas = parse_header(blob, max_stanzas=MAX_STANZAS).stanzas
-        if path.read_bytes() != blob or len(stanzas) != len(recipients) or len(blob) > MAX_ENVELOPE_BYTES:
+        if (
+            self._disk.read_small(path, MAX_ENVELOPE_BYTES) != blob
+            or len(stanzas) != len(recipients)
+            or len(blob) > MAX_ENVELOPE_BYTES
+        ):
             raise damaged(state.id, "its new envelope did not read back")
         ours = [identity for identity in self._identities if identity.recipient in recipients]
         if ours:

@@ -106,7 +106,7 @@ class SigningRotation:
         keys = ServerKeys(signing, b"", (), settings.keys_dir)
         self._base = StoreBase(settings, keys, lambda: datetime.now(UTC))
         # Synced whatever the store's durability: the old key is gone afterwards.
-        self._disk = self._base.disk = Disk(sync=True)
+        self._disk = self._base.disk = Disk(sync=True, roots=self._base.layout.roots)
 
     def _begun_elsewhere(self) -> bytes | None:
         """Return the new key of an earlier run that wrote to another file."""

@@ -146,8 +146,8 @@ def claimed_drop(base: StoreBase, upload_id: str) -> str | None:
     paths = base.layout.of(upload_id)
     for path in (paths.log, paths.damaged_log):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with path.open("rb") as file:
-                record = json.loads(file.readline(_MOST_CREATE_BYTES).rpartition(b" ")[0])
+            line = base.disk.read_small(path, _MOST_CREATE_BYTES).partition(b"\n")[0]
+            record = json.loads(line.rpartition(b" ")[0])
             return str(record["drop"])
     return None
 

@@ -66,22 +66,22 @@ class Recorder(UnsyncedCalls):
         """How many calls there were."""
         return self._calls
 
-    def mkdir(self, path: Path) -> None:
+    def mkdir(self, path: Path, folder: int | None) -> None:
         """See `Calls`."""
         with self._step():
-            super().mkdir(path)
+            super().mkdir(path, folder)
             self._add(Change("mkdir", path.stat().st_ino, self._name(path)))
 
-    def rmdir(self, path: Path) -> None:
+    def rmdir(self, path: Path, folder: int | None) -> None:
         """See `Calls`."""
         with self._step():
-            super().rmdir(path)
+            super().rmdir(path, folder)
             self._add(Change("unlink", path=self._name(path)))
 
-    def create(self, path: Path) -> int:
+    def create(self, path: Path, folder: int | None) -> int:
         """See `Calls`."""
         with self._step():
-            descriptor = super().create(path)
+            descriptor = super().create(path, folder)
             self._add(Change("create", os.fstat(descriptor).st_ino, self._name(path)))
             return descriptor
 
@@ -110,10 +110,10 @@ class Recorder(UnsyncedCalls):
             super().fsync(descriptor)
             self._add(Change("sync", os.fstat(descriptor).st_ino))
 
-    def rename(self, path: Path, target: Path) -> None:
+    def rename(self, path: Path, target: Path, folder: int | None) -> None:
         """See `Calls`."""
         with self._step():
-            super().rename(path, target)
+            super().rename(path, target, folder)
             self._add(Change("rename", path=self._name(path), target=self._name(target)))
 
     def rename_new(self, path: Path, target: Path) -> None:
@@ -122,10 +122,10 @@ class Recorder(UnsyncedCalls):
             super().rename_new(path, target)
             self._add(Change("rename", path=self._name(path), target=self._name(target)))
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, folder: int | None) -> None:
         """See `Calls`."""
         with self._step():
-            super().unlink(path)
+            super().unlink(path, folder)
             self._add(Change("unlink", path=self._name(path)))
 
     def _step(self) -> threading.Lock:

@@ -302,7 +302,8 @@ async def test_end_whose_keys_cannot_be_removed_says_so_and_goes_on(
     class Immutable(durable.Calls):
         """A folder whose files cannot be removed."""
 
-        def unlink(self, path: Path) -> None:
+        def unlink(self, path: Path, folder: int | None) -> None:
+            del folder
             raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
 
     async def end() -> None:
