@@ -110,7 +110,8 @@ async def test_log_that_cannot_be_shortened_now_is_an_end_all_the_same(
     class Full(durable.Calls):
         """A disk on which no file can be made."""
 
-        def create(self, path: Path) -> int:
+        def create(self, path: Path, folder: int | None) -> int:
+            del folder
             raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(durable, "calls", Full())
