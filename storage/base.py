@@ -24,11 +24,13 @@ from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullErro
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata
 from storage.age import Identity, Recipient
+from storage.chain import Chain
+from storage.chains import Chains
 from storage.durable import Disk, SyncFailedError
 from storage.keys import ServerKeys
 from storage.layout import Layout
 from storage.log import LogState
-from storage.recovery import Chain, not_found, read_chain, read_durable, waiting_at
+from storage.recovery import not_found, read_chain, read_durable, waiting_at
 
 _log = logging.getLogger(__name__)
 _CACHE_ENTRIES = 4096
@@ -107,6 +109,7 @@ class StoreBase:
         self.layout = Layout(settings.root, settings.keys_dir, keys.ingest_dir)
         self.disk = Disk(sync=settings.durability == "fsync", roots=self.layout.roots)
         self.known = KnownUploads()
+        self.chains = Chains()
         self.unfinished: dict[str, int] = {}
         """Bytes on disk by upload, of uploads that still hold a reservation."""
         self.distrusted: set[str] = set()
@@ -244,18 +247,42 @@ class StoreBase:
         except OSError as error:
             raise self.failed(upload_id, error) from error
 
-    def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
-        """Read and verify a whole log."""
+    def open_log(self, upload_id: str) -> int:
+        """Open a log for reading. Returns a descriptor for the caller to close.
+
+        Raises:
+            UploadNotFoundError, StorageFailedError: It is not there, or cannot be opened.
+        """
         try:
-            log = self.disk.open_existing(self.layout.of(upload_id).log)
-            try:
-                return read_chain(log, upload_id, self.keys.signing, every_signature=every_signature)
-            finally:
-                os.close(log)
+            return self.disk.open_existing(self.layout.of(upload_id).log)
         except FileNotFoundError:
             raise self.absent() from None
         except OSError as error:
             raise self.failed(upload_id, error) from error
+
+    def log_bytes(self, upload_id: str) -> int:
+        """Return the size of a log, or -1 where it cannot be looked at."""
+        try:
+            return self.layout.log_of(upload_id).stat().st_size if is_upload_id(upload_id) else -1
+        except OSError:
+            return -1
+
+    def verified(self, log: int, upload_id: str, *, every_signature: bool = False) -> Chain:
+        """Verify a whole open log; without every signature, of what was verified before only what was added."""
+        try:
+            if every_signature:
+                return read_chain(log, upload_id, self.keys.signing, every_signature=True)
+            return self.chains.read(log, upload_id, self.keys.signing)
+        except OSError as error:
+            raise self.failed(upload_id, error) from error
+
+    def chain(self, upload_id: str, *, every_signature: bool = False) -> Chain:
+        """Open and verify a whole log."""
+        log = self.open_log(upload_id)
+        try:
+            return self.verified(log, upload_id, every_signature=every_signature)
+        finally:
+            os.close(log)
 
     def wanted_digests(self, names: Iterable[str]) -> set[str]:
         """Return the digests to compute: the configured one and the named ones."""

@@ -13,13 +13,13 @@ from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundErro
 from dropoff_tus.model import Mode, Role
 from storage.age import AgeError, check_form
 from storage.base import StoreBase, new_hash
+from storage.chain import Chain
 from storage.engine import FileStore
 from storage.envelope import MAX_STANZAS
 from storage.journal import JOURNAL, Written
 from storage.log import LogState
 from storage.reading import load_part, open_with, read_plain
 from storage.receipts import RECEIPT_STANZA, read_receipt
-from storage.recovery import Chain
 from storage.segment import ciphertext_matches
 from storage.shredding import leftovers
 
@@ -90,7 +90,7 @@ async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
 def _check(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> Finding:
     problem, size = None, 0
     for _ in range(_LOOKS):
-        before = _log_bytes(base, upload_id)
+        before = base.log_bytes(upload_id)
         try:
             size = _verify(base, upload_id, depth, written)
         except UploadNotFoundError:
@@ -103,7 +103,7 @@ def _check(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> F
             problem = f"it cannot be read: {error.strerror}"
         else:
             return Finding(upload_id, None, size)
-        if _log_bytes(base, upload_id) == before:
+        if base.log_bytes(upload_id) == before:
             break
     return Finding(upload_id, problem, size)
 
@@ -112,13 +112,6 @@ def _without_log(base: StoreBase, upload_id: str) -> str | None:
     """Tell a creation that a crash cut off, of which nothing was acknowledged, from an upload whose log is gone."""
     # Bytes alone say nothing: before the first commit a power cut may keep them and lose the log.
     return "its log is gone" if base.layout.of(upload_id).receipt.exists() else None
-
-
-def _log_bytes(base: StoreBase, upload_id: str) -> int:
-    try:
-        return base.layout.of(upload_id).log.stat().st_size
-    except OSError:
-        return -1
 
 
 def _verify(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> int:
@@ -205,16 +198,18 @@ def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
         data = base.disk.open_existing(base.layout.of(state.id).data)
     except FileNotFoundError:
         raise _ProblemError("its data is gone") from None
+    log = base.open_log(state.id)
     try:
         size = os.fstat(data).st_size
         if size < state.data_bytes or (state.final and size != state.data_bytes):
             raise _ProblemError(f"its data has {size} bytes, committed are {state.data_bytes}")
         # Decrypting reads and verifies the same bytes.
-        for entry in () if depth.quick or depth.identities else chain.segments:
+        for entry in () if depth.quick or depth.identities else chain.segments(log):
             if not ciphertext_matches(data, state.id, entry):
                 raise _ProblemError(f"segment {entry.index} is not what was committed")
             depth.advance(entry.data_length)
     finally:
+        os.close(log)
         os.close(data)
 
 

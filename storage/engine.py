@@ -25,6 +25,7 @@ from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload, Upload
 from dropoff_tus.ports.store import NewUpload
 from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
+from storage.chain import Chain
 from storage.durable import Disk
 from storage.keys import ServerKeys
 from storage.layout import Layout
@@ -33,7 +34,7 @@ from storage.leases import Leases
 from storage.log import LogState
 from storage.pools import Pools
 from storage.reading import open_own_envelope, read_plain
-from storage.recovery import Chain, not_found
+from storage.recovery import not_found
 
 __all__ = ["FileStore", "StoreSettings"]
 
@@ -237,8 +238,11 @@ class FileStore:
     ) -> AsyncIterator[bytes]:
         """Yield plain bytes of a finished upload; see the port."""
         pieces = read_plain(self._base, upload_id, start=start, stop=stop, identities=tuple(identities))
-        while (piece := await self.run(_next_piece, pieces)) is not None:
-            yield piece
+        try:
+            while (piece := await self._pools.run_reading(_next_piece, pieces)) is not None:
+                yield piece
+        finally:
+            pieces.close()
 
     async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return a receipt's payload, or None where it is not there or cannot be read here."""

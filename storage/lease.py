@@ -149,7 +149,7 @@ class FileLease:
     async def write_final(self, at: datetime) -> str:
         """Make the final record durable; see the port."""
         if not self.state.final:
-            await self._pools.run(self._write_final, at)
+            await self._pools.run_on_log(self.state.log_bytes, self._write_final, at)
         return str(self.state.final_hash)
 
     async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
@@ -170,7 +170,7 @@ class FileLease:
             final_hash = str(state.final_hash)
             return Completion(state.offset, receipt_id(final_hash), final_hash)
 
-        return await self._pools.run(work)
+        return await self._pools.run_on_log(0 if self.state.final else self.state.log_bytes, work)
 
     def _write_final(self, at: datetime) -> None:
         pending, self._pending = self._pending, []

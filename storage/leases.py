@@ -32,7 +32,7 @@ from storage.lease import FileLease
 from storage.log import LogState, check_signs, damaged
 from storage.pools import Pools
 from storage.reading import open_own_envelope
-from storage.recovery import not_found, read_chain, read_durable, read_state, repair
+from storage.recovery import not_found, read_durable, read_state, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
@@ -191,8 +191,11 @@ class Leases:
                 holder.released.set()
 
     async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> FileLease:
+        # One that nobody here has written is verified whole.
+        known = self._base.known.get(upload_id) is not None
+        unread_bytes = 0 if known else await self._pools.run(self._base.log_bytes, upload_id)
         while True:
-            opened = await self._pools.run(self._try_open, upload_id, for_append)
+            opened = await self._pools.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
             if opened is not None:
                 state, log, data = opened
                 return FileLease(self._base, self._pools, holder, state, log, data)
@@ -254,7 +257,7 @@ class Leases:
             else:
                 state, torn = read_durable(base.disk, log, upload_id, base.keys.signing)
                 # Before anything is cut: the totals of the last record alone could be those of a record moved there.
-                read_chain(log, upload_id, base.keys.signing, every_signature=False)
+                base.verified(log, upload_id)
                 repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
                 known = Known(state)
                 base.known.put(upload_id, known)

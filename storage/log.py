@@ -23,9 +23,12 @@ from storage.age import KeyType, Recipient
 from storage.keys import SigningKey, key_id
 
 FORMAT_VERSION = 1
-MAX_SEGMENTS = 50_000
+MAX_SEGMENTS = 4_000_000
+"""1 TiB in pieces of 256 KiB; or a year of a line so slow that a commit each ten seconds has little in it."""
+MAX_COMMIT_SEGMENTS = 100_000
+"""Of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
 MAX_LINE_BYTES = 32 << 20
-"""A commit of 50,000 segments is below this."""
+"""A commit of so many segments is below this."""
 _DOMAIN = b"dropoff-tus/log/v1\n"
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
@@ -274,28 +277,16 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
     return replace(state, **changes)
 
 
-def follow(state: LogState, record: Record, line: bytes) -> tuple[LogState, list[SegmentEntry]]:
-    """Check that a record continues the chain exactly, and return the state after it with its segments.
+def follow(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
+    """Return the state after a record that changes more than totals, which `storage.chain` looks at, or the last one.
 
     Raises:
-        UploadDamagedError: It does not: a missing, moved or foreign record, or totals that do not add up.
+        UploadDamagedError: It must not be where it is, or is at odds with itself.
     """
-    if record.get("prev") != state.last_hash:
-        raise damaged(state.id, "a record does not follow the one before it")
     if state.ended is not None or (state.final and record["t"] != "end"):
         raise damaged(state.id, "a record follows the last one")
-    entries = [SegmentEntry.parse(entry) for entry in record.get("segs", ())]
-    segments, offset, data_bytes = state.segments, state.offset, state.data_bytes
-    for entry in entries:
-        if (entry.index, entry.offset, entry.data_offset) != (segments, offset, data_bytes) or entry.length <= 0:
-            raise damaged(state.id, "segments do not follow each other")
-        segments, offset, data_bytes = segments + 1, offset + entry.length, data_bytes + entry.data_length
-    # The end of a tombstone follows the create record, and its totals tell what is gone.
-    tombstone = record["t"] == "end" and state.log_bytes == state.create_bytes
-    if record["tot"] != [segments, offset, data_bytes] and not tombstone:
-        raise damaged(state.id, "the totals of a record do not add up")
     if record["t"] == "key" and key_id(base64.b64decode(record["pub"])) != record["key"]:
         raise damaged(state.id, "a record names a key by another id than its own")
-    if record["t"] == "final" and not state.parts and record["len"] != offset:
+    if record["t"] == "final" and not state.parts and record["len"] != record["tot"][1]:
         raise damaged(state.id, "the final length is not what was stored")
-    return jump(state, record, line, state.log_bytes + len(line)), entries
+    return jump(state, record, line, log_bytes)

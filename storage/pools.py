@@ -1,4 +1,4 @@
-"""The store's threads: one a core to receive and seal, one a core for digests, and more to wait for the disk."""
+"""The store's threads: one a core to receive and seal, one a core for digests, few to read, more for the disk."""
 
 import os
 from collections.abc import Callable
@@ -11,6 +11,9 @@ T = TypeVar("T")
 _DISK_THREADS = 16
 """Syncs side by side share a commit of the file system's journal."""
 _OTHER_THREADS = 4
+_READING_THREADS = 4
+_LONG_LOG_BYTES = 4 << 20
+"""Some 10,000 commits: verifying more takes long enough for others to notice."""
 _BESIDE_BYTES = 128 << 10
 """From this size on, handing the hashing to another thread costs less than it saves."""
 
@@ -30,10 +33,19 @@ class Pools:
         self._sealers = Workers(cores, "seal")
         self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
         self._workers = Workers(_DISK_THREADS if sync else _OTHER_THREADS, "disk")
+        self._readers = Workers(_READING_THREADS, "read")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work."""
         return await self._workers.run(work, *arguments)
+
+    async def run_reading(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run what reads an upload's bytes, however many ask for some: nothing else waits for these threads."""
+        return await self._readers.run(work, *arguments)
+
+    async def run_on_log(self, log_bytes: int, work: Callable[..., T], *arguments: object) -> T:
+        """Run work that reads a whole log of that size: with a long one it is reading, else file work."""
+        return await (self._readers if log_bytes > _LONG_LOG_BYTES else self._workers).run(work, *arguments)
 
     async def run_sealing(self, work: Callable[..., T], *arguments: object) -> T:
         """Run the receiving and sealing of a body."""
@@ -61,7 +73,7 @@ class Pools:
 
     def close(self) -> None:
         """Let the threads end what they do, and go."""
-        for workers in (self._sealers, self._workers):
+        for workers in (self._sealers, self._workers, self._readers):
             workers.close()
         self._digesters.shutdown(wait=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
 from storage.base import StoreBase, new_hash
+from storage.chain import Chain
 from storage.envelope import Envelope, open_envelope
 from storage.keys import parse_identities
 from storage.log import LogState, damaged
@@ -57,8 +58,25 @@ def read_plain(
     unfinished_ok: bool = False,
 ) -> Generator[bytes, None, None]:
     """Yield plain bytes, in the calling thread; see the port's `read`."""
-    chain = base.chain(upload_id)
-    state = chain.state
+    log = base.open_log(upload_id)
+    try:
+        chain = base.verified(log, upload_id)
+        yield from _read_verified(base, chain, log, start, stop, identities, unfinished_ok=unfinished_ok)
+    finally:
+        os.close(log)
+
+
+def _read_verified(
+    base: StoreBase,
+    chain: Chain,
+    log: int,
+    start: int,
+    stop: int | None,
+    identities: tuple[str, ...],
+    *,
+    unfinished_ok: bool,
+) -> Iterator[bytes]:
+    state, upload_id = chain.state, chain.state.id
     if state.ended is not None:
         message = f"the upload was {state.ended.value}; its content is gone"
         raise UploadGoneError(message)
@@ -75,7 +93,7 @@ def read_plain(
         try:
             if os.fstat(data).st_size != state.data_bytes and state.final:
                 raise damaged(upload_id, "its data has another size than what was committed")
-            yield from read_segments(data, upload_id, chain.segments, envelope.identity, start, end)
+            yield from read_segments(data, upload_id, chain.segments(log, start), envelope.identity, start, end)
         finally:
             os.close(data)
     except FileNotFoundError:

@@ -9,12 +9,12 @@ Source: docs/format.md, Recovery.
 """
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, replace
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
+from storage.chain import Chain, Mark, created_mark, read_exactly, walk
 from storage.durable import Disk
 from storage.keys import SigningKey
 from storage.layout import UploadPaths
@@ -23,7 +23,6 @@ from storage.log import (
     MAX_LINE_BYTES,
     LogState,
     Record,
-    SegmentEntry,
     damaged,
     follow,
     initial_state,
@@ -40,11 +39,13 @@ _NAMED_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """A whole verified log."""
+class _Last:
+    """The last record, if it is not the create record: verified, with its signer, its line and where that ends."""
 
-    state: LogState
-    segments: tuple[SegmentEntry, ...]
+    record: Record
+    signer: str
+    line: bytes
+    end: int
 
 
 def not_found() -> UploadNotFoundError:
@@ -70,17 +71,25 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
         UploadDamagedError: Tampering.
         KeyMissingError: The log goes on under a signing key that is not at hand.
     """
+    created, last, torn = _read_ends(log, upload_id, key)
+    if last is None:
+        return created, torn
+    return jump(replace(created, key=last.signer), last.record, last.line, last.end), torn
+
+
+def _read_ends(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, _Last | None, int]:
+    """Return the state after the create record, the last record, and the size of a torn tail."""
     size = os.fstat(log).st_size
     head = _first_line(log, size)
     if head is None:
         _refuse_lost_beginning(log, size, upload_id, key)
         raise not_found()
-    state = _create_state(head, upload_id, key)
+    created = _create_state(head, upload_id, key)
     end, torn = _whole_end(log, size, upload_id)
     if torn:
         _refuse_changed_end(os.pread(log, size - end, end), upload_id, key)
     if end <= len(head):
-        return state, size - len(head) if torn else 0
+        return created, None, size - len(head) if torn else 0
     line = _last_line(log, end)
     found = verify_line(line, key)
     if found is None:
@@ -88,11 +97,11 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
     record, signer = found
     # A chain that a `key` record handed over ends under a newer key; whether one did is for `read_chain` to see. No
     # chain goes back to an older key, which may be in wrong hands by now.
-    if record["t"] == "create" or key.is_older(signer, state.key):
+    if record["t"] == "create" or key.is_older(signer, created.key):
         raise damaged(upload_id, "its last record is not of this log")
     if record["t"] == "key":
         _check_known(record["key"], key, upload_id)
-    return jump(replace(state, key=signer), record, line, end), size - end
+    return created, _Last(record, signer, line, end), size - end
 
 
 def read_create(log: int, upload_id: str, key: SigningKey) -> LogState | None:
@@ -156,25 +165,42 @@ def read_durable(disk: Disk, log: int, upload_id: str, key: SigningKey) -> tuple
             return found
 
 
-def read_chain(log: int, upload_id: str, key: SigningKey, *, every_signature: bool) -> Chain:
-    """Read and verify the whole log: every `prev` hash, and all signatures or those of the first and last line.
+def read_chain(
+    log: int, upload_id: str, key: SigningKey, *, every_signature: bool = False, known: Chain | None = None
+) -> Chain:
+    """Verify the whole log: every `prev` hash, and all signatures or those of the first and last line.
+
+    Args:
+        log: Open descriptor.
+        upload_id: Whose log it should be.
+        key: Verifies.
+        every_signature: Verify all of them, and that all records add up; else that is seen when they are read.
+        known: What was verified before, so that only what came since is read.
 
     Raises:
-        UploadNotFoundError, UploadDamagedError: As `read_state`.
+        UploadNotFoundError, UploadDamagedError: As `read_state`; also where the log does not continue what is known.
     """
-    state, _ = read_state(log, upload_id, key)
-    last_hash, end = state.last_hash, state.log_bytes
-    lines = _split(_read_up_to(log, end, upload_id))
-    records = _authentic(lines, last_hash, upload_id)
-    state = _create_state(lines[0], upload_id, key)
-    segments: list[SegmentEntry] = []
-    for number, (line, record) in enumerate(zip(lines[1:], records[1:], strict=True), start=2):
-        # Through `prev` the last signature covers every line before it.
-        if every_signature or number == len(lines):
-            _check_signer(line, upload_id, key, state)
-        state, entries = follow(state, record, line)
-        segments += entries
-    return Chain(state, tuple(segments))
+    created, last, _ = _read_ends(log, upload_id, key)
+    begun = Chain(created, (created_mark(created),))
+    if last is None:
+        return begun
+    last_hash, chain = hashlib.sha256(last.line).hexdigest(), known or begun
+    if last_hash == chain.state.last_hash:
+        return chain
+    marks, telling = walk(log, chain.marks[-1], last.end, last_hash, upload_id)
+    state = chain.state
+    for line, record in telling:
+        if line == last.line:
+            # Through `prev` the last signature covers every line before it.
+            _check_signer(line, upload_id, key, state.key)
+        state = follow(state, record, line, last.end)
+    chain = chain.extended(state, marks)
+    in_force = created.key
+    for line, record in chain.records(log, 0 if every_signature else len(chain.marks) - 2):
+        if every_signature:
+            _check_signer(line, upload_id, key, in_force)
+            in_force = record["key"] if record["t"] == "key" else in_force
+    return chain
 
 
 def check_unchanged(log: int, state: LogState) -> None:
@@ -185,16 +211,11 @@ def check_unchanged(log: int, state: LogState) -> None:
     Raises:
         UploadDamagedError: It is not.
     """
-    raw = _read_up_to(log, os.fstat(log).st_size, state.id)
-    if len(raw) != state.log_bytes or not raw.endswith(b"\n"):
+    if os.fstat(log).st_size != state.log_bytes:
         raise damaged(state.id, "its log is not the one that was written")
-    lines = _split(raw)
-    records = _authentic(lines, state.last_hash, state.id)
-    walked = initial_state(records[0], lines[0])
-    for line, record in zip(lines[1:], records[1:], strict=True):
-        walked, _ = follow(walked, record, line)
-    if walked.offset != state.offset:
-        raise damaged(state.id, "its log is not the one that was written")
+    create = read_exactly(log, 0, state.create_bytes, state.id)
+    begin = Mark(state.create_bytes, hashlib.sha256(create).hexdigest(), 0, 0, 0)
+    walk(log, begin, state.log_bytes, state.last_hash, state.id)
 
 
 def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:
@@ -218,35 +239,6 @@ def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState,
         disk.truncate(data, state.data_bytes)
 
 
-def _read_up_to(log: int, end: int, upload_id: str) -> bytes:
-    raw = os.pread(log, end, 0)
-    while len(raw) < end:
-        more = os.pread(log, end - len(raw), len(raw))
-        if not more:
-            raise damaged(upload_id, "its log became shorter")
-        raw += more
-    return raw
-
-
-def _split(raw: bytes) -> list[bytes]:
-    """Return lines with their LF. Not by `splitlines`, which also splits on CR."""
-    return [text + b"\n" for text in raw[:-1].split(b"\n")]
-
-
-def _authentic(lines: list[bytes], last_hash: str, upload_id: str) -> list[Record]:
-    """Read lines from the last, whose hash is known, to the first: each is parsed once its hash is the expected one."""
-    records: list[Record] = []
-    expected = last_hash
-    for line in reversed(lines):
-        if hashlib.sha256(line).hexdigest() != expected:
-            raise damaged(upload_id, "a line of its log was changed, moved or taken out")
-        record: Record = json.loads(line.rpartition(b" ")[0])
-        records.append(record)
-        expected = record["prev"]
-    records.reverse()
-    return records
-
-
 def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     found = verify_line(line, key)
     if found is None:
@@ -261,14 +253,14 @@ def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     return initial_state(record, line)
 
 
-def _check_signer(line: bytes, upload_id: str, key: SigningKey, state: LogState) -> None:
+def _check_signer(line: bytes, upload_id: str, key: SigningKey, in_force: str) -> None:
     found = verify_line(line, key)
     if found is None:
         raise damaged(upload_id, "a record does not verify")
     record, signer = found
     # An upload that was finished under a key retired since can only be ended under a newer one.
-    newer_end = record["t"] == "end" and key.is_older(state.key, signer)
-    if signer != state.key and not newer_end:
+    newer_end = record["t"] == "end" and key.is_older(in_force, signer)
+    if signer != in_force and not newer_end:
         raise damaged(upload_id, "a record is signed by another key than the one its log was handed to")
 
 
@@ -310,7 +302,8 @@ def _refuse_lost_beginning(log: int, size: int, upload_id: str, key: SigningKey)
     A crash leaves no more than one line behind such a record: that commit's sync makes both whole before anything
     follows. What did follow was acknowledged.
     """
-    _, *after = _read_up_to(log, size, upload_id).split(b"\n")
+    have = min(size, 2 * MAX_LINE_BYTES)
+    _, *after = read_exactly(log, 0, have, upload_id).split(b"\n", 3)
     if len(after) < 2:  # noqa: PLR2004 - what is behind the first LF, and behind a second one
         return
     found = verify_line(after[0] + b"\n", key)
@@ -325,7 +318,7 @@ def _whole_end(log: int, size: int, upload_id: str) -> tuple[int, bool]:
     start = size
     tail = b""
     while start > 0 and len(tail) <= MAX_LINE_BYTES:
-        step = min(_TAIL_BYTES, start)
+        step = min(max(_TAIL_BYTES, len(tail)), start)
         start -= step
         tail = os.pread(log, step, start) + tail
         cut = tail.rfind(b"\n", 0, len(tail))
@@ -360,7 +353,7 @@ def _refuse_changed_end(tail: bytes, upload_id: str, key: SigningKey) -> None:
 def _last_line(log: int, end: int) -> bytes:
     tail, start = b"", end
     while start > 0:
-        step = min(_TAIL_BYTES, start)
+        step = min(max(_TAIL_BYTES, len(tail)), start)
         start -= step
         tail = os.pread(log, step, start) + tail
         previous = tail.rfind(b"\n", 0, len(tail) - 1)

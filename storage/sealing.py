@@ -9,7 +9,7 @@ from typing import Any
 
 from dropoff_tus.errors import TooManySegmentsError
 from storage.base import StoreBase
-from storage.log import MAX_SEGMENTS, LogState, SegmentEntry
+from storage.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
 from storage.pools import Pools
 from storage.segment import ROLL_BYTES, SegmentWriter
 
@@ -94,6 +94,9 @@ class Sealing:
             value.update(fresh)
 
     def _open_segment(self) -> SegmentWriter:
+        if len(self._closed) >= MAX_COMMIT_SEGMENTS:
+            message = "the body is too long for one checksum; send it in several requests"
+            raise TooManySegmentsError(message)
         if self._index >= MAX_SEGMENTS:
             message = f"the upload has {MAX_SEGMENTS} pieces; create it anew and send larger chunks"
             raise TooManySegmentsError(message)

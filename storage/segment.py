@@ -6,11 +6,10 @@ thread, not to the upload, so that a stalled upload costs its held-back bytes an
 Source: docs/format.md, Segment.
 """
 
-import bisect
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
@@ -118,7 +117,7 @@ class SegmentWriter:
 
 
 def read_segments(
-    descriptor: int, upload_id: str, entries: Sequence[SegmentEntry], identity: Identity, start: int, stop: int
+    descriptor: int, upload_id: str, entries: Iterable[SegmentEntry], identity: Identity, start: int, stop: int
 ) -> Iterator[bytes]:
     """Yield the plain bytes from start up to stop, verified chunk by chunk.
 
@@ -127,8 +126,7 @@ def read_segments(
     Raises:
         UploadDamagedError: Something does not verify; nothing after it is yielded.
     """
-    first = max(0, bisect.bisect_right(entries, start, key=lambda entry: entry.offset) - 1)
-    for entry in entries[first:]:
+    for entry in entries:
         begin, end = max(start - entry.offset, 0), min(stop - entry.offset, entry.length)
         if entry.offset >= stop:
             break

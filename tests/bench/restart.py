@@ -8,9 +8,7 @@ byte is written), `data` of the right size without content, envelopes of one upl
 
 import argparse
 import asyncio
-import base64
 import contextlib
-import json
 import os
 import tempfile
 import time
@@ -24,12 +22,12 @@ from dropoff_tus.ports.store import NewUpload
 from server.config import load_config
 from server.services import Services, open_services
 from storage.layout import UploadPaths
-from storage.log import SegmentEntry, initial_state, jump, segments_record, sign_line, verify_line
+from storage.log import SegmentEntry, initial_state, sign_line, verify_line
+from tests.support.long_log import commits
 from tests.support.server_process import ServerProcess
 from tests.support.store_kit import BytesBody
 
 _SEGMENT_BYTES = 1
-_NO_SIGNATURE = b" " + base64.b64encode(bytes(64)).rstrip(b"=") + b"\n"
 
 
 async def _one_real(services: Services, drop_id: str, length: int) -> str:
@@ -59,24 +57,7 @@ def _log(services: Services, create: dict[str, object], upload_id: str, entry: S
     line = sign_line({**create, "id": upload_id}, key)
     found = verify_line(line, key)
     assert found is not None
-    state, lines = initial_state(found[0], line), [line]
-    for index in range(segments):
-        here = SegmentEntry(
-            index,
-            index * entry.length,
-            entry.length,
-            index * entry.data_length,
-            entry.data_length,
-            entry.header_length,
-            entry.h,
-            entry.c,
-        )
-        record = segments_record(state, [here], state.last_at)
-        text = json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
-        line = sign_line(record, key) if index == segments - 1 else text + _NO_SIGNATURE
-        lines.append(line)
-        state = jump(state, record, line, state.log_bytes + len(line))
-    return b"".join(lines)
+    return b"".join([line, *commits(initial_state(found[0], line), entry, segments, key)])
 
 
 def _lay_out(paths: UploadPaths, log: bytes, data_bytes: int, like: UploadPaths) -> None:
@@ -93,7 +74,9 @@ async def _fill(config: Path, drop_id: str, uploads: int, segments: int) -> None
     async with open_services(load_config(config)) as services:
         like = await _one_real(services, drop_id, segments + 1)
         chain = services.store.chain(like)
-        entry, at = chain.segments[0], chain.state.last_at
+        opened = services.store.base.open_log(like)
+        entry, at = next(chain.segments(opened)), chain.state.last_at
+        os.close(opened)
         rows = []
         for _ in range(uploads):
             upload_id = os.urandom(16).hex()

@@ -216,7 +216,7 @@ async def test_append_beyond_the_most_segments_is_refused_and_keeps_what_is_ther
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small pieces cost more than they hold; an upload of as many as may be is whole all the same."""
-    assert MAX_SEGMENTS == 50_000
+    assert MAX_SEGMENTS == 4_000_000
     monkeypatch.setattr(sealing, "MAX_SEGMENTS", 3)
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(4)
