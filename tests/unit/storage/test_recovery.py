@@ -21,7 +21,7 @@ _SEEN_BYTES = 4096
 
 
 class _Log:
-    """A log of a create record and three commits, in a file to change at will."""
+    """A log of a create record and four commits, the last in two sectors, in a file to change at will."""
 
     def __init__(self, folder: Path) -> None:
         self.kit = StoreKit(folder)
@@ -31,7 +31,7 @@ class _Log:
 
     async def _make(self) -> tuple[bytes, LogState]:
         _, upload = await self.kit.create(None)
-        for offset in range(3):
+        for offset in range(4):
             await self.kit.append(upload.id, offset, b"x")
         return self.kit.store.layout.of(upload.id).log.read_bytes(), self.kit.store.load(upload.id)
 
@@ -102,18 +102,19 @@ def test_last_line_with_sectors_that_were_never_written_is_torn(log: _Log) -> No
     """A size can become durable before the bytes: whole sectors of NUL are an honest crash, which is cut."""
     start = len(log.raw) - len(log.lines[-1])
     first = start + -start % _SECTOR_BYTES
+    assert start < first < len(log.raw)
     for lost in ((start, first), (first, len(log.raw)), (start, len(log.raw))):
         raw = bytearray(log.raw)
         raw[lost[0] : lost[1]] = bytes(lost[1] - lost[0])
         state, torn = log.read(bytes(raw))
-        assert (state.offset, torn) == (2, len(log.lines[-1]))
+        assert (state.offset, torn) == (log.state.offset - 1, len(log.lines[-1]))
 
 
 def test_last_line_cut_anywhere_is_torn(log: _Log) -> None:
     """Whatever of its end is missing, the commits before it stand."""
     for missing in range(1, len(log.lines[-1])):
         state, torn = log.read(log.raw[:-missing])
-        assert (state.offset, torn) == (2, len(log.lines[-1]) - missing)
+        assert (state.offset, torn) == (log.state.offset - 1, len(log.lines[-1]) - missing)
 
 
 def test_lost_sectors_before_later_commits_are_damage(log: _Log) -> None:
