@@ -102,12 +102,12 @@ def walk(
         stop, of_last = start + sum(map(len, lines)), expected
         expected = _prove(lines, expected, upload_id)
         marks.append(Mark(stop, of_last, *_totals(parse(lines[-1]))))
-        for line in reversed(lines):
-            # By its text, since parsing takes longer than all else. No string has bare quotes that look like it.
-            if _COMMIT not in line or not telling:
-                record = parse(line)
-                if record["t"] in _TELLING or not telling:
-                    telling.append((line, record))
+        # By their text, since parsing takes longer than all else. No string has bare quotes that look like it.
+        only_commits = telling and b"".join(lines).count(_COMMIT) == len(lines)
+        for line in () if only_commits else reversed(lines):
+            record = parse(line)
+            if record["t"] in _TELLING or not telling:
+                telling.append((line, record))
     if expected != begin.hash:
         raise damaged(upload_id, _NOT_THE_CHAIN)
     return marks[::-1], telling[::-1]

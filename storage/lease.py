@@ -27,7 +27,7 @@ from storage.durable import SyncFailedError
 from storage.holder import Holder
 from storage.log import LogState, SegmentEntry, next_record
 from storage.pools import Pools
-from storage.reading import ReadBack, total_bytes
+from storage.reading import ReadBack, reading_bytes
 from storage.receipts import receipt_id, write_receipt
 from storage.shredding import seal, shred, shred_part
 
@@ -136,7 +136,7 @@ class FileLease:
         if wanted <= self._hashes.keys() and not self.state.parts:
             return {name: self._hashes[name].digest() for name in wanted}
         await self._commit_pending()
-        if total_bytes(self._base, self.state) > read_back_bytes:
+        if reading_bytes(self._base, self.state) > read_back_bytes:
             return None
         reading = ReadBack(self._base, self.state, wanted)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
+from storage.age import CHUNK_BYTES
 from storage.base import StoreBase, new_hash
 from storage.chain import Chain
 from storage.envelope import Envelope, open_envelope
@@ -16,6 +17,7 @@ from storage.log import LogState, damaged
 from storage.segment import read_segments
 
 _STEP_BYTES = 64 << 20
+_FEW_SEGMENTS = 1000
 
 
 def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
@@ -151,6 +153,13 @@ def total_bytes(base: StoreBase, state: LogState) -> int:
     if not state.parts:
         return state.offset
     return sum(load_part(base, state, part).offset for part in state.parts)
+
+
+def reading_bytes(base: StoreBase, state: LogState) -> int:
+    """Return how much there is to read of an upload or its parts; opening a segment takes as long as a chunk."""
+    states = [load_part(base, state, part) for part in state.parts] or [state]
+    many = max(0, sum(one.segments for one in states) - _FEW_SEGMENTS)
+    return sum(one.offset for one in states) + many * CHUNK_BYTES
 
 
 def load_part(base: StoreBase, state: LogState, part: str) -> LogState:

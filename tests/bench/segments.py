@@ -37,10 +37,17 @@ async def _lengthen(config: Path, upload_id: str, segments: int, *, sign_all: bo
 
 @contextlib.contextmanager
 def _timed(what: str, server: ServerProcess) -> Iterator[None]:
-    began = time.monotonic()
+    began, used = time.monotonic(), _cpu_seconds(server)
     yield
-    memory = f", {server.rss_bytes() >> 20} MiB" if server.is_running else ""
-    print(f"{what}: {time.monotonic() - began:.3f} s{memory}", flush=True)
+    took, used = time.monotonic() - began, _cpu_seconds(server) - used
+    print(f"{what}: {took:.3f} s, CPU {used:.2f} s, {server.rss_bytes() >> 20} MiB", flush=True)
+
+
+def _cpu_seconds(server: ServerProcess) -> float:
+    if not server.is_running:
+        return 0
+    fields = Path(f"/proc/{server.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _get(site: TusSite, url: str, at: int) -> None:

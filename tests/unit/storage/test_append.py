@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import StorageFailedError, StorageFullError, TooManySegmentsError
 from dropoff_tus.messages import AppendPlan
 from storage import durable, sealing
 from storage.check import check_store
-from storage.log import MAX_SEGMENTS
+from storage.log import MAX_COMMIT_SEGMENTS, MAX_LINE_BYTES, MAX_SEGMENTS, SegmentEntry
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
-from tests.support.store_kit import StoreKit
+from tests.support.store_kit import BytesBody, StoreKit
 
 _ROLL_BYTES = 1 << 20
 _LENGTH = 5 * _ROLL_BYTES + 1000
@@ -231,3 +233,27 @@ async def test_append_beyond_the_most_segments_is_refused_and_keeps_what_is_ther
     await kit.finish(exact.id)
     assert await kit.read(exact.id) == b"xxx"
     assert {finding.problem async for finding in check_store(kit.open())} == {None}
+
+
+@async_test
+async def test_checksummed_body_of_too_many_segments_is_refused_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one record, which must not become longer than a record is believed to be when it is read."""
+    monkeypatch.setattr(sealing, "ROLL_BYTES", _ROLL_BYTES)
+    monkeypatch.setattr(sealing, "MAX_COMMIT_SEGMENTS", 3)
+    entry = SegmentEntry(10**7, 10**15, 10**8, 10**15, 10**8, 10**4, "0" * 64, "0" * 64)
+    assert MAX_COMMIT_SEGMENTS * len(json.dumps(entry.record())) < MAX_LINE_BYTES
+    kit = StoreKit(tmp_path)
+    content = os.urandom(4 * _ROLL_BYTES)
+    _, upload = await kit.create(len(content))
+    checksum = ExpectedChecksum("sha256", hashlib.sha256(content).digest())
+    plan = AppendPlan(0, len(content), len(content), checksum=checksum)
+    async with kit.store.lease(upload.id, offset=0) as lease:
+        with pytest.raises(TooManySegmentsError, match="several requests"):
+            await lease.append(BytesBody(content), plan, idle_timeout_seconds=5)
+    assert (await kit.store.stat(upload.id)).offset == 0
+    await kit.append(upload.id, 0, content[: 3 * _ROLL_BYTES])
+    await kit.append(upload.id, 3 * _ROLL_BYTES, content[3 * _ROLL_BYTES :])
+    await kit.finish(upload.id)
+    assert await kit.read(upload.id) == content

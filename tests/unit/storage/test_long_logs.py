@@ -203,6 +203,18 @@ async def test_check_verifies_every_signature_and_segment_of_a_long_log(tmp_path
 
 
 @async_test
+async def test_very_many_segments_are_not_read_back_while_a_client_waits(tmp_path: Path) -> None:
+    """However little is in them: opening so many takes longer than a proxy waits for an answer."""
+    kit = StoreKit(tmp_path, durability="os")
+    many, few = await _upload(kit, 20_000), await _upload(kit, 100)
+    async with kit.store.lease(many) as lease, kit.store.lease(few) as other:
+        assert await lease.digests([], read_back_bytes=1 << 30) is None
+        assert await other.digests([], read_back_bytes=1 << 30)
+        assert await other.digests([], read_back_bytes=99) is None
+    await kit.store.close()
+
+
+@async_test
 async def test_line_longer_than_any_record_is_refused_before_it_is_all_read(tmp_path: Path) -> None:
     """Whoever can write to the store cannot fill the memory with it."""
     kit = StoreKit(tmp_path, durability="os")
