@@ -39,8 +39,8 @@ class TrustedTime:
         if self._noted is None or now - self._noted <= FAR_AHEAD:
             return None
         return (
-            f"the clock says {stamp(now)}, but the server last ran at {stamp(self._noted)}: nothing is ended by time "
-            "until the clock is set right, or `dropoff-tus store trust-clock` says that it is"
+            f"nothing is ended by time: the clock says {stamp(now)}, and a server last ran at {stamp(self._noted)}; "
+            "set the clock right, or say with `dropoff-tus store trust-clock` that it is"
         )
 
     async def learn(self) -> None:

@@ -139,6 +139,7 @@ def _opened_owner_only(path: Path, name: str, otherwise: str) -> Iterator[int]:
             forbidden, use, remedy = _OTHERS_WHO_WRITE, "written", "mount it with mode 0440"
         elif status.st_uid == 0 != os.geteuid():
             forbidden = _OTHERS_OF_ROOTS
+            remedy = f"run as root: chmod 640 {path}, and chgrp it to a group of this user"
         if mode & forbidden:
             message = f"{path} can be {use} by others (mode {mode:04o}); {remedy}{otherwise}"
             raise KeySourceError(message)

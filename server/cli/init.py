@@ -143,7 +143,7 @@ class _Setup:
         from storage.durable import Disk
 
         try:
-            self._missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+            self._missing = [path for path in (self.folder, *self.folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - a path raises
             Disk(sync=True).make_root(self.folder)
             taken = any(path.name != _OF_A_VOLUME for path in self.folder.iterdir()) and self.folder
             if not taken:

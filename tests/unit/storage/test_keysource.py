@@ -192,6 +192,8 @@ def test_who_may_use_a_secret_file(
             read_source("signing-key", str(secret_file))
         # Advice that can be followed: nobody changes a mode on a read-only mount.
         assert ("chmod" in str(caught.value)) is not read_only
+        # Nor does root's file become readable by anybody but root.
+        assert ("chmod 640" in str(caught.value)) is (owner == _ROOT and not read_only)
         assert "CREDENTIALS_DIRECTORY" in str(caught.value)
 
 
