@@ -117,6 +117,7 @@ def disagreement(row: UploadRow, stored: StoredUpload) -> str | None:
         ("its mode", row.mode.value, stored.mode.value),
         ("its role", row.role.value, stored.role.value),
         ("its length", row.length, stored.length),
+        ("its size", row.size_bytes, stored.offset if stored.final and stored.ended is None else None),
     )
     for name, said, signed in facts:
         if said is not None and signed is not None and said != signed:

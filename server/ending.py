@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from dropoff_tus import protocol
 from dropoff_tus.errors import (
+    CatalogTamperedError,
     CatalogUnavailableError,
     DropoffError,
     PartInUseError,
@@ -118,16 +119,18 @@ class Ender:
 
         Raises:
             PartInUseError: A final has it, and would be damaged.
+            CatalogTamperedError: Its row is not what its signed log says.
             UploadLockedError: Another process has it.
         """
         state, why = UploadState.DELETED, "by the operator"
+        row = await self._catalog.upload(upload_id)
         async with self._store.lease(
             upload_id, timeout_seconds=_DELETE_LEASE_SECONDS, reason=protocol.ending(state, why)
         ) as lease:
-            await self.end(lease, state, why)
+            await self.end(lease, state, why, row)
 
     async def delete_damaged(self, upload_id: str) -> bool:
-        """Shred an upload for the operator as `delete` does, also if it, or a part of it, does not verify.
+        """Shred an upload for the operator as `delete` does, also if it, a part of it or its row does not verify.
 
         Returns:
             Whether something was damaged.
@@ -139,7 +142,7 @@ class Ender:
         row = await self._catalog.upload(upload_id)
         try:
             await self.delete(upload_id)
-        except UploadDamagedError:
+        except (UploadDamagedError, CatalogTamperedError):
             pass
         except UploadNotFoundError:
             # Its log is gone; keys and bytes may be there.
@@ -150,12 +153,29 @@ class Ender:
         # What the catalog says of parts, since the log cannot say it. Asked first, lest a part in use be shredded.
         await self._catalog.set_state(upload_id, UploadState.FINISHING, self._clock.now())
         parts = [] if row is None else await self._catalog.parts(upload_id)
-        for one in (upload_id, *(part.id for part in parts)):
-            with contextlib.suppress(UploadNotFoundError):
-                await self._store.shred_damaged(one, UploadState.DELETED, "by the operator", self._clock.now())
-                log_end(one, UploadState.DELETED, "by the operator")
+        await self._shred_damaged(upload_id)
+        for part in parts:
+            await self._shred_part(part)
         await self._catalog.set_state(upload_id, UploadState.DELETED, self._clock.now())
         return True
+
+    async def _shred_damaged(self, upload_id: str) -> None:
+        with contextlib.suppress(UploadNotFoundError):
+            await self._store.shred_damaged(upload_id, UploadState.DELETED, "by the operator", self._clock.now())
+            log_end(upload_id, UploadState.DELETED, "by the operator")
+
+    async def _shred_part(self, row: UploadRow) -> None:
+        """Shred a part of what was damaged, unless its own log shows that the row was made one by a change."""
+        try:
+            async with self._store.lease(row.id, timeout_seconds=_DELETE_LEASE_SECONDS) as lease:
+                protocol.check_agrees(row, lease.upload)
+                await lease.end(UploadState.DELETED, "by the operator", self._clock.now())
+        except (UploadDamagedError, UploadNotFoundError):
+            await self._shred_damaged(row.id)
+        except DropoffError as error:
+            self._passed_over(row, error)
+        else:
+            log_end(row.id, UploadState.DELETED, "by the operator")
 
     async def end_open(self, drop_id: str) -> int:
         """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.
@@ -191,7 +211,7 @@ class Ender:
                 )
             parts = await self._catalog.uploads(states=protocol.ALIVE, unclaimed=True)
             for row in protocol.forgotten_parts(parts, now, self._expire_after_seconds):
-                count += await self._expire_part(row)
+                count += await self._expire_part(row, before)
         for drop in await self._catalog.dropoffs():
             if drop.retain_seconds:
                 try:
@@ -242,10 +262,12 @@ class Ender:
             )
         return count
 
-    async def _expire_part(self, row: UploadRow) -> int:
-        """Expire a complete partial that no final wanted."""
+    async def _expire_part(self, row: UploadRow, before: datetime) -> int:
+        """Expire a complete partial that no final wanted; when it was complete its signed log says."""
         try:
             async with self._store.lease(row.id, idle=True) as lease:
+                if not lease.upload.final or lease.upload.last_commit_at > before:
+                    return 0
                 await self.end(lease, UploadState.EXPIRED, "part without a final", row)
         except PartInUseError:
             return 0

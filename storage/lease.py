@@ -22,6 +22,7 @@ from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from dropoff_tus.ports.store import Body, Completion
 from storage.append import Appender, Leased
 from storage.base import StoreBase, refused
+from storage.claims import Claims
 from storage.commit import Committer
 from storage.durable import SyncFailedError
 from storage.holder import Holder
@@ -35,9 +36,11 @@ from storage.shredding import seal, shred, shred_part
 class FileLease:
     """A lease on local files. Made by `storage.leases` alone."""
 
-    def __init__(self, base: StoreBase, pools: Pools, holder: Holder, state: LogState, log: int, data: int) -> None:
+    def __init__(
+        self, base: StoreBase, pools: Pools, claims: Claims, holder: Holder, state: LogState, log: int, data: int
+    ) -> None:
         """Take over open descriptors; `release` closes them."""
-        self._base, self._pools = base, pools
+        self._base, self._pools, self._claims = base, pools, claims
         self._log, self._data = log, data
         self._committer = Committer(base, state, log, data)
         self._leased = Leased(base, pools, holder, self._committer, data)
@@ -191,6 +194,9 @@ class FileLease:
             self._pending = []
             try:
                 if self.state.ended is None:
+                    if self.state.role is Role.PARTIAL and self.state.final:
+                        # The catalog was asked before, which may have been changed.
+                        self._claims.check_free(self.state.id)
                     self._committer.record(next_record(self.state, "end", at, {"state": state.value, "why": why}))
                 shred(self._base, self.state)
                 for part in self.state.parts:

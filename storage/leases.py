@@ -26,6 +26,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadState
 from dropoff_tus.protocol import ending
 from storage.base import Known, StoreBase, distrusted
+from storage.claims import Claims
 from storage.holder import QUIET_SECONDS, Holder
 from storage.journal import JOURNAL, Written
 from storage.lease import FileLease
@@ -46,7 +47,7 @@ class Leases:
 
     def __init__(self, base: StoreBase, pools: Pools) -> None:
         """Start with none."""
-        self._base, self._pools = base, pools
+        self._base, self._pools, self._claims = base, pools, Claims(base)
         self._holders: dict[str, Holder] = {}
         self._closing = False
         self._joining = asyncio.Lock()
@@ -198,7 +199,7 @@ class Leases:
             opened = await self._pools.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
             if opened is not None:
                 state, log, data = opened
-                return FileLease(self._base, self._pools, holder, state, log, data)
+                return FileLease(self._base, self._pools, self._claims, holder, state, log, data)
             if time.monotonic() > deadline:
                 message = "the upload is in use by another process"
                 raise UploadLockedError(message)

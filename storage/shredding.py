@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,12 +15,11 @@ from typing import Any
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.base import StoreBase, log_failure
+from storage.claims import said_at_creation
 from storage.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line, stamp
 from storage.recovery import not_found, read_chain, read_create
 
-_MOST_CREATE_BYTES = 1 << 20
-"""More than the create record of a concatenation of 200 parts."""
 _TOMBSTONE_RECORDS = 2
 
 
@@ -144,12 +142,8 @@ def is_longer_than_tombstone(base: StoreBase, upload_id: str) -> bool:
 def claimed_drop(base: StoreBase, upload_id: str) -> str | None:
     """Return the drop-off that an upload's log names, without believing it; None where it names none."""
     paths = base.layout.of(upload_id)
-    for path in (paths.log, paths.damaged_log):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            line = base.disk.read_small(path, _MOST_CREATE_BYTES).partition(b"\n")[0]
-            record = json.loads(line.rpartition(b" ")[0])
-            return str(record["drop"])
-    return None
+    records = (said_at_creation(base.disk, path) for path in (paths.log, paths.damaged_log))
+    return next((str(record["drop"]) for record in records if record is not None and "drop" in record), None)
 
 
 def tombstone(base: StoreBase, upload_id: str) -> dict[str, Any]:

@@ -142,6 +142,9 @@ class Lease(Protocol):
         """Record REJECTED, TERMINATED, EXPIRED or DELETED and shred: envelopes first, then the data.
 
         For a concatenation its parts are shredded too. What remains is a tombstone. `why` is a fixed phrase.
+
+        Raises:
+            PartInUseError: A concatenation is made of it, whatever the catalog says; nothing was changed.
         """
         ...
 

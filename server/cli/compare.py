@@ -75,8 +75,6 @@ def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str
         problem = f"{calls} it was {stored.ended.value} in the store; run `dropoff-tus store sweep`"
     elif not stored.final:
         problem = f"{calls} it is not finished in the store: was an older copy put back?"
-    elif row.state is UploadState.COMPLETE and row.size_bytes != stored.offset:
-        problem = f"the catalog says {row.size_bytes} bytes, the store has {stored.offset}"
     elif row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
         problem = None if store.layout.of(row.id).receipt.exists() else "its receipt is missing"
     return problem

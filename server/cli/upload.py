@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -96,6 +97,9 @@ def show_upload(
     identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
+        from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
+        from dropoff_tus.protocol import check_agrees
+
         found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is None:
@@ -104,6 +108,8 @@ def show_upload(
                 f"`upload export {found}` reads it if it is finished"
             )
             raise CommandError(message)
+        with suppress(UploadNotFoundError, UploadDamagedError):
+            check_agrees(row, await services.store.stat(found))
         return await _row_json(services, row, identities)
 
     found = with_services(config, work, reading=True)
@@ -250,7 +256,7 @@ def delete(
     upload: UploadArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     damaged: Annotated[
-        bool, typer.Option("--damaged", help="Also if it does not verify, which is refused otherwise.")
+        bool, typer.Option("--damaged", help="Also if it does not verify, or its row in the catalog was changed.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -269,7 +275,7 @@ def delete(
         typer.confirm("Shred this upload? There is no way back", abort=True, err=True)
 
     async def work(services: Services, _conf: Config) -> str:
-        from dropoff_tus.errors import UploadDamagedError
+        from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError
         from dropoff_tus.model import Role
 
         found = await find_upload(services.catalog, services.store, upload)
@@ -282,7 +288,7 @@ def delete(
             return found
         try:
             await services.uploads.delete(found)
-        except UploadDamagedError as error:
+        except (UploadDamagedError, CatalogTamperedError) as error:
             message = f"{error.message}. Look into it first; `upload delete {found} --damaged` shreds it all the same"
             raise CommandError(message) from None
         return found

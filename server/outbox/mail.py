@@ -27,7 +27,7 @@ from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.outbox.loop import DeliveryError
-from server.outbox.payload import metadata_of
+from server.outbox.payload import is_true, metadata_of
 
 _log = logging.getLogger(__name__)
 _CLAIM_ROWS = 1000
@@ -116,7 +116,8 @@ class MailCourier:
         dropoff = await self._catalog.dropoff(rows[0].drop_id)
         told = self._told.get(rows[0].event_id, _NOBODY)
         addresses = () if dropoff is None else [address for address in dropoff.notify if address not in told]
-        if dropoff is None or not addresses:
+        rows = [row for row in rows if await is_true(self._store, self._catalog, row)]
+        if dropoff is None or not addresses or not rows:
             return
         message = await self._made(dropoff, rows)
         try:

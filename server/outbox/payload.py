@@ -7,14 +7,18 @@ Source: the documentation of tusd, Hooks (HookRequest; for version 1 the header 
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Metadata
-from dropoff_tus.outbox import OutboxRow
+from dropoff_tus.outbox import EventKind, OutboxRow
+from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.store import Store
+from dropoff_tus.protocol import disagreement
 
+_log = logging.getLogger(__name__)
 Format = Literal["v2", "v1"]
 
 TYPES = {
@@ -36,6 +40,25 @@ async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
         return await store.metadata(row.upload_id) if stored.drop_id == row.drop_id else None
     except DropoffError:
         return None
+
+
+async def is_true(store: Store, catalog: Catalog, row: OutboxRow) -> bool:
+    """Tell whether an event, and what the catalog says of its upload, is as the signed log has it.
+
+    Of an upload that cannot be read, or is gone, its ids are all that is told.
+    """
+    try:
+        stored = await store.stat(row.upload_id)
+    except DropoffError:
+        return True
+    upload, ended = await catalog.upload(row.upload_id), stored.ended is not None
+    happened = {EventKind.CREATED: True, EventKind.COMPLETE: stored.final or ended}.get(row.kind, ended)
+    agrees = upload is None or disagreement(upload, stored) is None
+    if happened and agrees and stored.drop_id == row.drop_id:
+        return True
+    told = {"event_id": row.event_id, "drop_id": row.drop_id, "upload_id": row.upload_id}
+    _log.error("an event is not told, since the signed log says otherwise: the catalog was changed", extra=told)
+    return False
 
 
 def upload_json(

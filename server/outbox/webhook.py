@@ -11,7 +11,7 @@ from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.outbound import OutboundClient, OutboundError
 from server.outbox.loop import DeliveryError
-from server.outbox.payload import TYPES, Format, hook_request, listed_metadata, metadata_of, upload_json
+from server.outbox.payload import TYPES, Format, hook_request, is_true, listed_metadata, metadata_of, upload_json
 from server.outbox.signing import signed_headers
 
 _SIDE_BY_SIDE = 8
@@ -58,6 +58,8 @@ class WebhookCourier:
             DeliveryError: There was no answer, or its status is not 2xx.
         """
         for row in rows:
+            if not await is_true(self._store, self._catalog, row):
+                continue
             body, headers = await self._made(row)
             now = int(self._clock.now().timestamp())
             signed = signed_headers(self._settings.secret, row.event_id, now, body)

@@ -326,3 +326,59 @@ def test_token_whose_revocation_is_taken_back_in_the_database_stays_revoked(serv
         told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
         assert told["revived_tokens"] == [made["id"]]
     assert server.cli_json("audit", "verify")["revived_tokens"] == []
+
+
+@_on_both("")
+def test_parts_of_a_finished_concatenation_outlive_their_rows(server: _Tampered) -> None:
+    """The catalog forgets that they are claimed and says that they are old: the logs say that the whole needs them."""
+    drop = server.create_drop()
+    parts = [drop.site.upload(piece, {"Upload-Concat": "partial"}) for piece in (_CONTENT, b"two")]
+    final = upload_id_of(drop.site.post({"Upload-Concat": f"final;{' '.join(parts)}"}).needed("Location"))
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(_changed(server, "uploads", upload_id_of(part), final_id=None, completed_at=1))
+        server.cli("store", "sweep")
+        refused = server.cli("upload", "delete", upload_id_of(parts[0]), "--yes", check=False)
+        assert (refused.returncode, b"is a part of another one" in refused.stderr) == (1, True)
+        assert server.export(final) == _CONTENT + b"two"
+
+
+@_on_both("values", ({"completed_at": 1},), ({"completed_at": 1, "state": "complete", "reserved_bytes": 0},))
+def test_part_that_the_catalog_calls_old_waits_for_its_concatenation(
+    server: _Tampered, values: dict[str, object]
+) -> None:
+    """Whether and when it was complete its signed log says."""
+    site = server.create_drop().site
+    url = site.create(len(_CONTENT), {"Upload-Concat": "partial"})
+    site.patch(url, 0, _CONTENT[:_HALF] if "state" in values else _CONTENT)
+    with _changed(server, "uploads", upload_id_of(url), **values):
+        server.cli("store", "sweep")
+        assert server.export(url) == _CONTENT if "state" not in values else True
+    assert site.head(url).status == 200
+
+
+@_on_both("")
+def test_damaged_upload_takes_along_nothing_that_the_catalog_calls_its_part(server: _Tampered) -> None:
+    """Another drop-off's upload, made a part of it by SQL, stays."""
+    damaged, victim = (upload_id_of(server.create_drop().site.upload(_CONTENT)) for _ in range(2))
+    log = server.data / "store" / "uploads" / damaged[:2] / damaged / "log"
+    log.write_bytes(log.read_bytes()[:-20] + b"A" * 19 + b"\n")
+    with _changed(server, "uploads", victim, role="partial", final_id=damaged):
+        server.cli("upload", "delete", damaged, "--damaged", "--yes")
+        assert server.export(victim) == _CONTENT
+
+
+@_on_both("")
+def test_upload_whose_row_was_changed_is_neither_shown_nor_shredded(server: _Tampered) -> None:
+    """By the command line nor with a token for all; an operator who means it says `--damaged`."""
+    upload_id = upload_id_of(server.create_drop().site.upload(_CONTENT, {"Upload-Metadata": metadata(filename="f")}))
+    with _changed(server, "uploads", upload_id, size_bytes=7):
+        answer = Api.with_scopes(server)("DELETE", f"/uploads/{upload_id}")
+        assert (answer.status, answer.json["code"]) == (500, "ERR_CATALOG_TAMPERED")
+        for command in (("show", upload_id), ("delete", upload_id, "--yes")):
+            refused = server.cli("upload", *command, check=False)
+            assert (refused.returncode, b"its size is 7, the signed log" in refused.stderr) == (1, True)
+            assert (b"--damaged" in refused.stderr) == ("delete" in command)
+        assert server.export(upload_id) == _CONTENT
+    server.cli("upload", "delete", upload_id, "--damaged", "--yes")
+    assert server.cli("upload", "export", upload_id, "--output", "-", check=False).returncode == 1

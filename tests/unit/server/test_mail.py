@@ -35,7 +35,9 @@ class _NamedStore(MemoryStore):
     drop_id = ""
 
     async def stat(self, upload_id: str) -> StoredUpload:
-        return StoredUpload(upload_id, self.drop_id, Role.REGULAR, Mode.MANAGED, NOON, NOON, 0, 0)
+        size, ended = int(upload_id[1:], 16), None if upload_id[0] == "1" else UploadState.REJECTED
+        found = StoredUpload(upload_id, self.drop_id, Role.REGULAR, Mode.MANAGED, NOON, NOON, size, size)
+        return replace(found, final=ended is None, ended=ended)
 
     async def metadata(self, upload_id: str) -> Metadata | None:
         return Metadata((("filename", f"{upload_id[-2:]}\r\nBcc: x@y\u202e.txt".encode()),))
@@ -51,13 +53,12 @@ class _Post:
             str(uuid.uuid4()), "Co\u2028hort", NOON, SignedPolicy(Mode.MANAGED, (), b""), notify=("a@example.org",)
         )
         self.catalog.drops[self.drop.id] = self.drop
+        _NamedStore.drop_id = self.drop.id
 
     async def deliver(self, rows: list[OutboxRow], **changes: Any) -> None:  # noqa: ANN401 - each has its type
         """Send rows with other settings."""
         settings = replace(self.settings, **changes)
-        store = _NamedStore(self.clock)
-        store.drop_id = self.drop.id
-        await MailCourier(store, self.catalog, self.clock, settings).deliver(rows)
+        await MailCourier(_NamedStore(self.clock), self.catalog, self.clock, settings).deliver(rows)
 
     def rows(self, count: int, kind: EventKind = EventKind.COMPLETE) -> list[OutboxRow]:
         """Return events of new uploads."""
@@ -96,6 +97,21 @@ async def test_many_uploads_are_one_message_with_one_id(post: _Post) -> None:
     assert rows[7].upload_id in text
     assert ".txt" not in text
     assert f"{rows[7].upload_id}  7 bytes  07\ufffd\ufffdBcc: x@y\ufffd.txt" in second.get_content()
+
+
+@async_test
+async def test_event_that_the_signed_log_belies_is_sent_to_nobody(post: _Post) -> None:
+    """Neither of another drop-off's upload, nor that one is complete or has ended which is not; true ones are."""
+    true, moved, resized, alive = post.rows(4)
+    post.catalog.rows[moved.upload_id] = replace(post.catalog.rows[moved.upload_id], drop_id=str(uuid.uuid4()))
+    post.catalog.rows[resized.upload_id] = replace(post.catalog.rows[resized.upload_id], size_bytes=99)
+    await post.deliver([moved, true, resized, replace(alive, kind=EventKind.EXPIRED)])
+    text = post.server.taken[0].get_content()
+    assert true.upload_id in text
+    assert not [row.upload_id for row in (moved, resized, alive) if row.upload_id in text]
+    _NamedStore.drop_id = str(uuid.uuid4())
+    await post.deliver([true])
+    assert len(post.server.taken) == 1
 
 
 @async_test
