@@ -164,15 +164,16 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a drop-off's uploads take, and what is promised on the whole disk, all in one transaction's view.
+    """What a drop-off's uploads take, in one transaction's view.
 
     `uploads` counts open and complete uploads that are no partials. `bytes` is what is complete plus what is
-    reserved. `outstanding_bytes` is the sum of reservations of all open uploads of all drop-offs.
+    reserved. `attempts` counts what leaves files behind beside them: partials, and what its client ended or what was
+    rejected.
     """
 
     uploads: int
     bytes: int
-    outstanding_bytes: int
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 import fnmatch
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -27,16 +28,29 @@ _MOST_TAKEN_CHARACTERS, _MOST_CAME_CHARACTERS = 500, 100
 _NOTHING = "nothing was written"
 WindowState = Literal["open", "closed", "not_open", "expired"]
 
-DEFERRED_STEP_BYTES = 1 << 30
-"""While a length is deferred, bytes are reserved ahead in steps of this."""
+STEP_BYTES = 1 << 30
+"""So much at a time is kept free on the disk for an upload that receives, and reserved for one of unknown length."""
+ATTEMPTS_PER_UPLOAD = 256
+"""So many parts and given up uploads a drop-off takes for each of its `max_uploads`; a whole has 200 parts at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The disk at the time of a decision: free above the floor, and on disk already of what is reserved."""
+    """The disk at the time of a decision.
+
+    `free_bytes` are free above the floor. `coming_bytes` says by drop-off what uploads that receive now will take soon;
+    what is idle keeps no room.
+    """
 
     free_bytes: int
-    unfinished_bytes: int = 0
+    coming_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    def room_bytes(self, drop_id: str) -> int:
+        """Return what a drop-off may count on: the others keep what is coming to them, an equal share at most each."""
+        others = {drop: coming for drop, coming in self.coming_bytes.items() if drop != drop_id}
+        share = max(0, self.free_bytes) // (len(others) + 1)
+        kept = sum(min(coming, share) for coming in others.values())
+        return self.free_bytes - kept - self.coming_bytes.get(drop_id, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +166,15 @@ def name_problem(pattern: str) -> str | None:
     return None
 
 
-def check_space(reserve_bytes: int, usage: Usage, space: Space) -> None:
-    """Refuse what the disk could not hold once everything promised has come.
+def check_space(more_bytes: int, dropoff: Dropoff, space: Space) -> None:
+    """Refuse what the disk could not hold beside what is coming. Whether it holds it later, each batch sees.
 
     Raises:
         StorageFullError: The floor would be reached.
     """
-    if reserve_bytes > _room_on_disk(usage, space):
+    if more_bytes > space.room_bytes(dropoff.id):
         message = "the server's disk has no room for this"
         raise StorageFullError(message, fate=_NOTHING)
-
-
-def _room_on_disk(usage: Usage, space: Space) -> int:
-    return space.free_bytes - max(0, usage.outstanding_bytes - space.unfinished_bytes)
 
 
 def admit(
@@ -187,8 +197,11 @@ def admit(
             raise DropoffFullError(message)
     if request.role is not Role.FINAL:
         # A final takes over what its parts have: it needs nothing of its own.
+        if limits.max_uploads and usage.attempts >= limits.max_uploads * ATTEMPTS_PER_UPLOAD:
+            message = "this drop-off has received all the parts and attempts it takes; ask whoever gave you the code"
+            raise DropoffFullError(message)
         check_quota(limits, usage, request.reserve_bytes)
-        check_space(request.reserve_bytes, usage, space)
+        check_space(request.reserve_bytes, dropoff, space)
 
 
 def next_reservation(
@@ -196,6 +209,7 @@ def next_reservation(
     usage: Usage,
     *,
     present_bytes: int,
+    stored_bytes: int,
     needed_bytes: int,
     ahead_bytes: int,
     server_max_bytes: int,
@@ -207,10 +221,11 @@ def next_reservation(
         dropoff: Whose limits hold.
         usage: Without this upload's own reservation.
         present_bytes: What it has reserved.
+        stored_bytes: What of it is on the disk.
         needed_bytes: The total that it must get.
         ahead_bytes: How much beyond is welcome, as far as there is room.
         server_max_bytes: The server's limit of one upload, 0 for none.
-        space: The disk.
+        space: The disk, without what is coming to this upload.
 
     Returns:
         The new total: at least needed_bytes, at most needed_bytes + ahead_bytes.
@@ -222,16 +237,15 @@ def next_reservation(
     limit = max_upload_bytes(server_max_bytes, limits)
     check_size(needed_bytes, limit)
     # The window is not asked: what has begun may finish after the drop-off has closed.
-    others = replace(usage, outstanding_bytes=usage.outstanding_bytes + present_bytes)
     if needed_bytes > present_bytes:
         check_quota(limits, usage, needed_bytes)
-        check_space(needed_bytes - present_bytes, others, space)
+        check_space(needed_bytes - stored_bytes, dropoff, space)
     total = needed_bytes + ahead_bytes
     if limit:
         total = min(total, limit)
     if limits.max_total_bytes:
         total = min(total, limits.max_total_bytes - usage.bytes)
-    return max(needed_bytes, min(total, present_bytes + _room_on_disk(others, space)))
+    return max(needed_bytes, min(total, stored_bytes + space.room_bytes(dropoff.id)))
 
 
 def check_quota(limits: Limits, usage: Usage, reserve_bytes: int) -> None:

@@ -27,7 +27,6 @@ from server.finishing import Finisher, log_end
 _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
 _ON_ITS_WAY_SECONDS = 60.0
-_UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 _DELETE_LEASE_SECONDS = 5.0
 _ENDING_SIDE_BY_SIDE = 16
 Condition = Callable[[StoredUpload], bool]
@@ -223,8 +222,6 @@ class Ender:
                     )
                     continue
                 count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
-        unfinished = await self._catalog.uploads(states=_UNFINISHED)
-        self._store.keep_unfinished({row.id for row in unfinished})
         return count
 
     async def _end_retained(self, drop_id: str, before: datetime) -> int:

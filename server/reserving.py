@@ -36,21 +36,21 @@ class Reservations:
             MaxSizeExceededError, QuotaError, StorageFullError: There is no room; nothing was written.
         """
         if plan.declare_length is not None:
-            await self._grow(upload.id, plan.declare_length, length=plan.declare_length)
+            await self._grow(upload.id, plan.offset, plan.declare_length, length=plan.declare_length)
             return body
         reserved = await self._present(upload.id)
         if plan.expected_bytes is not None:
             needed = plan.offset + plan.expected_bytes
             if needed > reserved:
-                await self._grow(upload.id, needed, ahead_bytes=policy.DEFERRED_STEP_BYTES)
+                await self._grow(upload.id, plan.offset, needed, ahead_bytes=policy.STEP_BYTES)
             return body
         position = max(reserved, plan.offset)
 
         async def more() -> int:
             nonlocal position
             present = position
-            ahead = policy.DEFERRED_STEP_BYTES - 1
-            position = await self._grow(upload.id, present + 1, ahead_bytes=ahead)
+            ahead = policy.STEP_BYTES - 1
+            position = await self._grow(upload.id, present, present + 1, ahead_bytes=ahead)
             return position - present
 
         return ReservingBody(body, position - plan.offset, more)
@@ -62,10 +62,12 @@ class Reservations:
         row = await self._catalog.upload(upload_id)
         return row.reserved_bytes if row is not None else 0
 
-    async def _grow(self, upload_id: str, needed_bytes: int, *, ahead_bytes: int = 0, length: int | None = None) -> int:
+    async def _grow(
+        self, upload_id: str, stored_bytes: int, needed_bytes: int, *, ahead_bytes: int = 0, length: int | None = None
+    ) -> int:
         """Reserve a total of at least needed_bytes and return what it became."""
         present = await self._present(upload_id)
-        space = policy.Space(self._store.free_bytes(), self._store.unfinished_bytes())
+        space = policy.Space(self._store.free_bytes(), self._store.coming_bytes(without=upload_id))
         total = needed_bytes + ahead_bytes
 
         def decide(dropoff: Dropoff, usage: Usage) -> None:
@@ -73,6 +75,7 @@ class Reservations:
                 dropoff,
                 usage,
                 present_bytes=present,
+                stored_bytes=stored_bytes,
                 needed_bytes=needed_bytes,
                 ahead_bytes=total - needed_bytes,
                 server_max_bytes=self._max_upload_bytes,

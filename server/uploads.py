@@ -134,7 +134,7 @@ class Uploads:
 
     async def _admit(self, row: UploadRow, request: Create, parts: Sequence[str] = ()) -> UploadRow:
         """Let the drop-off's policy decide, and reserve, in one transaction."""
-        space = policy.Space(self._store.free_bytes(), self._store.unfinished_bytes())
+        space = policy.Space(self._store.free_bytes(), self._store.coming_bytes())
         asked = policy.Request(row.role, row.length, row.reserved_bytes, request.metadata)
         server_max = self._settings.max_upload_bytes
 

@@ -110,8 +110,6 @@ class StoreBase:
         self.disk = Disk(sync=settings.durability == "fsync", roots=self.layout.roots)
         self.known = KnownUploads()
         self.chains = Chains()
-        self.unfinished: dict[str, int] = {}
-        """Bytes on disk by upload, of uploads that still hold a reservation."""
         self.distrusted: set[str] = set()
         """Uploads whose state on disk is unknown since a sync failed."""
         self._roots = self._present_roots()
@@ -214,14 +212,11 @@ class StoreBase:
         try:
             log = self.disk.open_existing(self.layout.log_of(upload_id))
             try:
-                offset = waiting_at(log, self.keys.signing)
+                return waiting_at(log, self.keys.signing) is not None
             finally:
                 os.close(log)
         except OSError:
             return False
-        if offset is not None:
-            self.unfinished[upload_id] = offset
-        return offset is not None
 
     def failed(self, upload_id: str, error: OSError) -> StorageFailedError | StorageFullError:
         """Return the refusal for an upload that the disk did not let us read; distrust it if a sync failed."""

@@ -44,7 +44,6 @@ class Committer:
             raise RuntimeError(message)
         self._sync_data()
         self.record(segments_record(self.state, entries, self._base.now()))
-        self._note_progress(sum(entry.length for entry in entries))
 
     def final(self, entries: Sequence[SegmentEntry], at: datetime) -> None:
         """Verify the chain, and make the last segments and the end of the upload durable, in one line.
@@ -120,11 +119,6 @@ class Committer:
         failpoint("before-data-sync")
         self._base.disk.sync_file(self._data)
         failpoint("after-data-sync")
-
-    def _note_progress(self, gained_bytes: int) -> None:
-        """Count bytes that are on disk although still reserved."""
-        unfinished, state = self._base.unfinished, self.state
-        unfinished[state.id] = unfinished.get(state.id, state.offset - gained_bytes) + gained_bytes
 
     def _distrust(self) -> None:
         """Refuse the upload, whose state on disk is unknown, until a restart has read it anew."""

@@ -133,10 +133,7 @@ class FileStore:
 
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state; see the port."""
-        state = (await self.run(self.load, upload_id)).stored()
-        if not state.final and state.ended is None:
-            self._base.unfinished[upload_id] = state.offset
-        return state
+        return (await self.run(self.load, upload_id)).stored()
 
     def load(self, upload_id: str) -> LogState:
         """Return the log's state, in the calling thread."""
@@ -264,14 +261,9 @@ class FileStore:
         self._base.check_roots()
         return self._base.free_bytes()
 
-    def unfinished_bytes(self) -> int:
-        """Return the bytes on disk of uploads still reserved."""
-        return sum(list(self._base.unfinished.values()))
-
-    def keep_unfinished(self, upload_ids: set[str]) -> None:
-        """Count no others there; see the port."""
-        for upload_id in self._base.unfinished.keys() - upload_ids:
-            self._base.unfinished.pop(upload_id, None)
+    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
+        """Return what uploads that receive will take soon; see the port."""
+        return self._leases.coming_bytes(without)
 
 
 def _next_piece(pieces: Iterator[bytes]) -> bytes | None:

@@ -169,7 +169,6 @@ class FileLease:
                         seal(self._base, state)
             except OSError as error:
                 raise self._committer.failed(error) from error
-            self._base.unfinished.pop(state.id, None)
             final_hash = str(state.final_hash)
             return Completion(state.offset, receipt_id(final_hash), final_hash)
 

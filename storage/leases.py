@@ -24,6 +24,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
 from storage.base import Known, StoreBase, distrusted
 from storage.claims import Claims
@@ -56,6 +57,18 @@ class Leases:
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
         return upload_id in self._holders
+
+    def coming_bytes(self, without: str) -> dict[str, int]:
+        """Return what uploads that receive will take soon, by drop-off; see the port."""
+        coming: dict[str, int] = {}
+        for upload_id, holder in self._holders.items():
+            known = self._base.known.get(upload_id)
+            if holder.body is None or known is None or upload_id == without:
+                continue
+            state, drop = known.state, known.state.create["drop"]
+            missing = STEP_BYTES if state.length is None else state.length - state.offset
+            coming[drop] = coming.get(drop, 0) + min(missing, STEP_BYTES)
+        return coming
 
     async def receiving(self, upload_id: str) -> bool:
         """Tell whether anybody has the lease now; see the port."""

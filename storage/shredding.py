@@ -201,7 +201,6 @@ def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
             base.disk.truncate(data, 0)
         finally:
             os.close(data)
-    base.unfinished.pop(upload_id, None)
 
 
 def _shorten_log(base: StoreBase, upload_id: str) -> None:

@@ -283,10 +283,9 @@ class Store(Protocol):
         """
         ...
 
-    def unfinished_bytes(self) -> int:
-        """Return the bytes already on disk of uploads that still hold a reservation, as far as this process knows."""
-        ...
+    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
+        """Return by drop-off what uploads that receive here now will take soon: what is missing, each a step at most.
 
-    def keep_unfinished(self, upload_ids: set[str]) -> None:
-        """Count no others there from now on: another process finished or ended them."""
+        One upload may be left out.
+        """
         ...

@@ -100,7 +100,7 @@ class SqlCatalog:
         """Create an upload.
 
         A FINAL gets its length and bytes from its parts, whatever `row` says; the usage given to `decide` is without
-        those bytes, and they are never outstanding. Any row whose id is there already, with the same drop-off and role,
+        those bytes, and they are never reserved. Any row whose id is there already, with the same drop-off and role,
         is returned unchanged.
 
         Raises:

@@ -60,10 +60,8 @@ def change(transaction: Transaction, drop_id: str, alter: Change, note: Note) ->
 
 def usage(transaction: Transaction, drop_id: str) -> Usage:
     """Return a drop-off's usage; an unknown one has none."""
-    rows = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=drop_id)
-    if rows:
-        return read_usage(rows[0])
-    return Usage(0, 0, transaction.rows(statements.OUTSTANDING)[0]["outstanding_bytes"])
+    rows = transaction.rows(statements.DROPOFF, drop_id=drop_id)
+    return read_usage(rows[0]) if rows else Usage(0, 0)
 
 
 def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:

@@ -92,6 +92,7 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
         "used_uploads": 0,
         "used_bytes": 0,
         "reserved_bytes": 0,
+        "attempts": 0,
         "notify": _write_texts(dropoff.notify),
         "retain_seconds": dropoff.retain_seconds,
         "contact": dropoff.contact,
@@ -153,7 +154,7 @@ def read_usage(row: Row, *, without_bytes: int = 0, without_reserved_bytes: int 
     return Usage(
         uploads=row["used_uploads"],
         bytes=row["used_bytes"] + row["reserved_bytes"] - without_bytes - without_reserved_bytes,
-        outstanding_bytes=row["outstanding_bytes"] - without_reserved_bytes,
+        attempts=row["attempts"],
     )
 
 

@@ -4,9 +4,9 @@ Only types that every driver takes and gives as they are: text, 64-bit integers,
 1970 in UTC, flags are 0 or 1, lists are JSON. So a statement needs no conversion per value, on either database.
 
 Accounting. Each upload says what it takes of its drop-off: `reserved_bytes` while it is unfinished, `used_bytes`
-once it is complete. The counters on the drop-off's row are their sums, and the number of uploads that are no partials;
-so ten thousand finished uploads do not slow the next. A partial's bytes move to the final that claims it; they are on
-disk already, so they are used, never reserved.
+once it is complete. The counters on the drop-off's row are their sums, the number of uploads that are no partials, and
+that of attempts (see `Usage`); so ten thousand finished uploads do not slow the next. A partial's bytes move to the
+final that claims it; they are on disk already, so they are used, never reserved.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -80,17 +80,10 @@ dropoffs = Table(
     Column("notify", Text, nullable=False, server_default="[]"),
     Column("retain_seconds", BigInteger, nullable=False, server_default="0"),
     Column("contact", Text, nullable=False, server_default=""),
+    Column("attempts", BigInteger, nullable=False, server_default="0"),
     CheckConstraint(among("mode", Mode), name="mode"),
     CheckConstraint("closed IN (0, 1) AND ended IN (0, 1)", name="flags"),
     CheckConstraint("used_uploads >= 0 AND used_bytes >= 0 AND reserved_bytes >= 0", name="counters"),
-)
-
-# What is promised on the whole disk is a sum over the few drop-offs that have something unfinished.
-Index(
-    "ix_dropoffs_reserved_bytes",
-    dropoffs.c.reserved_bytes,
-    sqlite_where=text("reserved_bytes > 0"),
-    postgresql_where=text("reserved_bytes > 0"),
 )
 
 uploads = Table(

@@ -14,7 +14,6 @@ from sqlalchemy import (
     UpdateBase,
     bindparam,
     case,
-    cast,
     delete,
     exists,
     func,
@@ -99,21 +98,8 @@ def list_dropoffs(*, after: bool, limited: bool) -> Statement:
     return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO) if limited else found
 
 
-_promised = dropoffs.alias("promised")
-# PostgreSQL sums to NUMERIC, which its driver gives as Decimal.
-_outstanding = select(cast(func.coalesce(func.sum(_promised.c.reserved_bytes), _ZERO), BigInteger)).where(
-    _promised.c.reserved_bytes > _ZERO
-)
-
-OUTSTANDING = select(_outstanding.scalar_subquery().label("outstanding_bytes"))
-
-DROPOFF_AND_USAGE = select(dropoffs, _outstanding.scalar_subquery().label("outstanding_bytes")).where(
-    dropoffs.c.id == _drop_id
-)
-
 ADMISSION = select(
     dropoffs,
-    _outstanding.scalar_subquery().label("outstanding_bytes"),
     select(uploads.c.id).where(uploads.c.id == _upload_id).scalar_subquery().label("present_id"),
 ).where(dropoffs.c.id == _drop_id)
 """All that the creation of an upload is decided on, in one."""
@@ -125,9 +111,10 @@ COUNT = (
         used_uploads=dropoffs.c.used_uploads + bindparam("uploads_by", type_=BigInteger),
         used_bytes=dropoffs.c.used_bytes + bindparam("used_by", type_=BigInteger),
         reserved_bytes=dropoffs.c.reserved_bytes + bindparam("reserved_by", type_=BigInteger),
+        attempts=dropoffs.c.attempts + bindparam("attempts_by", type_=BigInteger),
     )
 )
-"""Values: drop_id, uploads_by, used_by, reserved_by."""
+"""Values: drop_id, uploads_by, used_by, reserved_by, attempts_by."""
 
 SET_CLOSED = (
     update(dropoffs)

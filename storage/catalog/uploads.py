@@ -30,7 +30,7 @@ from storage.catalog.transaction import Transaction
 _FROM = {UploadState.CHECKING: HOLDING, UploadState.FINISHING: (UploadState.COMPLETE,)}
 """From where `set_state` moves to a state that is no end."""
 _MOST_BYTES = (1 << 63) - 1
-"""What a column and a database's sum can hold."""
+"""What a column can hold."""
 
 
 @dataclass(slots=True)
@@ -40,6 +40,7 @@ class _Change:
     uploads: int = 0
     used_bytes: int = 0
     reserved_bytes: int = 0
+    attempts: int = 0
 
     def apply(self, transaction: Transaction, drop_id: str) -> None:
         transaction.post(
@@ -48,6 +49,7 @@ class _Change:
             uploads_by=self.uploads,
             used_by=self.used_bytes,
             reserved_by=self.reserved_bytes,
+            attempts_by=self.attempts,
         )
 
 
@@ -78,7 +80,8 @@ def add(
     for part in parts:
         transaction.post(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
     # What a final uses, its parts used until now: that counter stays.
-    _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes).apply(transaction, row.drop_id)
+    change = _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes, attempts=_attempts(row, row.state))
+    change.apply(transaction, row.drop_id)
     outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
     note(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))
     return row
@@ -132,7 +135,7 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
         return
     if present.role is Role.FINAL:
         return
-    row = transaction.rows(statements.DROPOFF_AND_USAGE, drop_id=present.drop_id)[0]
+    row = transaction.rows(statements.DROPOFF, drop_id=present.drop_id)[0]
     decide(read_dropoff(row), read_usage(row, without_reserved_bytes=present.reserved_bytes))
     more = reserved_bytes - present.reserved_bytes
     _check_countable(row, more)
@@ -147,6 +150,7 @@ def forget(transaction: Transaction, upload_id: str, note: Note) -> None:
         return
     present = read_upload(rows[0])
     change = _given_back(rows[0], present)
+    change.attempts = -_attempts(present, present.state)
     if present.role is Role.FINAL:
         for part in transaction.rows(statements.PARTS, final_id=upload_id):
             if part["state"] == UploadState.COMPLETE.value:
@@ -221,9 +225,13 @@ def set_state(
         transaction.post(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
         return True
     transaction.post(statements.SET_STATE, used=0, reserved=0, **values)
+    ended = [present]
     if present.role is Role.FINAL:
+        ended += parts(transaction, upload_id)
         transaction.post(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
-    _given_back(rows[0], present).apply(transaction, present.drop_id)
+    change = _given_back(rows[0], present)
+    change.attempts = sum(_attempts(one, state) - _attempts(one, one.state) for one in ended)
+    change.apply(transaction, present.drop_id)
     kind = kind_of(state)
     if kind is not None:
         outbox.note(transaction, sinks, kind, present, at)
@@ -283,12 +291,18 @@ def _counted(upload: UploadRow) -> int:
     return 0 if upload.role is Role.PARTIAL or upload.state in ENDED else 1
 
 
+def _attempts(upload: UploadRow, state: UploadState) -> int:
+    """Return what an upload adds in a state to a drop-off's number of attempts."""
+    given_up = state in {UploadState.TERMINATED, UploadState.REJECTED}
+    return 1 if given_up or (upload.role is Role.PARTIAL and state not in ENDED) else 0
+
+
 def _given_back(row: Row, upload: UploadRow) -> _Change:
     """Return the change that takes an upload out of its drop-off's counters."""
     return _Change(uploads=-_counted(upload), used_bytes=-row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
 
 
 def _check_countable(row: Row, more_bytes: int) -> None:
-    """Refuse reservations whose sum no 64-bit number holds: a database would round it, or fail for everyone."""
-    if max(row["outstanding_bytes"], row["used_bytes"] + row["reserved_bytes"]) + more_bytes > _MOST_BYTES:
+    """Refuse reservations whose sum no 64-bit number holds: a database would round it, or fail."""
+    if row["used_bytes"] + row["reserved_bytes"] + more_bytes > _MOST_BYTES:
         raise QuotaError("more bytes than can be counted; nothing was written")

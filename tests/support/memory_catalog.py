@@ -99,11 +99,13 @@ class MemoryCatalog:
     def _usage(self, drop_id: str, *, without: str = "") -> Usage:
         rows = [row for row in self.rows.values() if row.state not in _BACK]
         mine = [row for row in rows if row.drop_id == drop_id]
-        reserved = {row.id: row.reserved_bytes for row in rows if row.state in _TAKING and row.id != without}
+        reserved = {row.id: row.reserved_bytes for row in mine if row.state in _TAKING and row.id != without}
+        given_up = {UploadState.TERMINATED, UploadState.REJECTED}
+        ended = sum(row.drop_id == drop_id and row.state in given_up for row in self.rows.values())
         return Usage(
             uploads=sum(row.role is not Role.PARTIAL for row in mine),
             bytes=sum(_used_bytes(row) + reserved.get(row.id, 0) for row in mine),
-            outstanding_bytes=sum(reserved.values()),
+            attempts=ended + sum(row.role is Role.PARTIAL for row in mine),
         )
 
     async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:

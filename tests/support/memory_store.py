@@ -30,6 +30,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadState
+from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Completion, NewUpload
 from dropoff_tus.protocol import ending
@@ -249,12 +250,15 @@ class MemoryStore:
         """Return the number the test gave."""
         return self.free
 
-    def unfinished_bytes(self) -> int:
-        """Return the bytes of uploads that are not finished."""
-        return sum(len(kept.data) for kept in self.kept.values() if not kept.final and kept.ended is None)
-
-    def keep_unfinished(self, upload_ids: set[str]) -> None:
-        """Nothing is counted of others here."""
+    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
+        """Return what is missing of those that receive."""
+        coming: dict[str, int] = {}
+        for upload_id, holder in self._holders.items():
+            kept = self.kept.get(upload_id)
+            if kept is not None and holder.body is not None and upload_id != without:
+                missing = STEP_BYTES if kept.length is None else min(STEP_BYTES, kept.length - len(kept.data))
+                coming[kept.new.drop_id] = coming.get(kept.new.drop_id, 0) + missing
+        return coming
 
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[None]:

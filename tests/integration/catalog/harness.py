@@ -12,6 +12,7 @@ from storage.catalog import SqlCatalog
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
+GIVEN_UP = (UploadState.REJECTED, UploadState.TERMINATED)
 _NO_LIMITS = Limits()
 seconds = itertools.count()
 """How much younger than `NOW` the next row is; each test begins anew, whatever ran before it in the process."""
@@ -83,4 +84,5 @@ async def summed_usage(catalog: SqlCatalog, drop_id: str) -> Usage:
     for final in counted:
         if final.role is Role.FINAL and final.state is not UploadState.COMPLETE:
             total += final.length or 0  # what it took over from its parts
-    return Usage(len(counted), total, sum(row.reserved_bytes for row in everything))
+    attempts = [row for row in mine if row.state in GIVEN_UP or (row.role is Role.PARTIAL and row.state not in ENDED)]
+    return Usage(len(counted), total, len(attempts))

@@ -7,7 +7,17 @@ import pytest
 from dropoff_tus.errors import DropoffFullError, InvalidConcatError, PartInUseError, PartNotFoundError, UploadGoneError
 from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
 from storage.catalog import SqlCatalog, open_catalog
-from tests.integration.catalog.harness import ENDED, NOW, Watch, add_complete, allow, make_dropoff, make_upload, refuse
+from tests.integration.catalog.harness import (
+    ENDED,
+    GIVEN_UP,
+    NOW,
+    Watch,
+    add_complete,
+    allow,
+    make_dropoff,
+    make_upload,
+    refuse,
+)
 from tests.support.aio import async_test
 
 
@@ -29,16 +39,16 @@ async def test_final_claims_parts_and_takes_over_their_bytes(catalog_url: str) -
     watch = Watch()
     async with open_catalog(catalog_url) as catalog:
         dropoff, parts = await _with_parts(catalog, 100, 20, 3)
-        assert await catalog.usage(dropoff.id) == Usage(0, 123, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 123, 3)
         final = make_upload(dropoff, role=Role.FINAL)
         stored = await catalog.add_upload(final, watch, parts=parts)
         assert stored == replace(final, length=123)
-        assert watch.seen == [(dropoff, Usage(0, 0, 0))]
-        assert await catalog.usage(dropoff.id) == Usage(1, 123, 0)
+        assert watch.seen == [(dropoff, Usage(0, 0, 3))]
+        assert await catalog.usage(dropoff.id) == Usage(1, 123, 3)
         claimed = await catalog.parts(final.id)
         assert {(part.id, part.final_id) for part in claimed} == {(part, final.id) for part in parts}
         assert await catalog.complete_upload(final.id, 123, NOW)
-        assert await catalog.usage(dropoff.id) == Usage(1, 123, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 123, 3)
 
 
 @async_test
@@ -47,7 +57,7 @@ async def test_final_whose_row_names_a_reservation_is_not_counted_twice(catalog_
     async with open_catalog(catalog_url) as catalog:
         dropoff, parts = await _with_parts(catalog, 100, 20)
         await catalog.add_upload(make_upload(dropoff, 120, Role.FINAL, length=120), allow, parts=parts)
-        assert await catalog.usage(dropoff.id) == Usage(1, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 120, 2)
 
 
 @async_test
@@ -57,7 +67,7 @@ async def test_final_refused_leaves_its_parts_free(catalog_url: str) -> None:
         dropoff, parts = await _with_parts(catalog, 100, 20)
         with pytest.raises(DropoffFullError):
             await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), refuse, parts=parts)
-        assert await catalog.usage(dropoff.id) == Usage(0, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 120, 2)
         assert len(await catalog.uploads(unclaimed=True)) == 2
 
 
@@ -70,7 +80,7 @@ async def test_final_repeated_with_the_same_parts_is_returned_undecided(catalog_
         assert await catalog.add_upload(final, refuse, parts=parts) == final
         await catalog.complete_upload(final.id, 120, NOW)
         assert await catalog.add_upload(final, refuse, parts=parts) == await catalog.upload(final.id)
-        assert await catalog.usage(dropoff.id) == Usage(1, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 120, 2)
 
 
 @async_test
@@ -155,10 +165,10 @@ async def test_final_ended_takes_its_parts_along(catalog_url: str, state: Upload
             await catalog.complete_upload(final.id, 120, NOW)
         assert await catalog.set_state(final.id, state, NOW)
         assert await _states(catalog, parts) == [state, state]
-        assert await catalog.usage(dropoff.id) == Usage(0, 0, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 0, 3 * (state in GIVEN_UP))
         for part in parts:
             assert not await catalog.set_state(part, state, NOW)
-        assert await catalog.usage(dropoff.id) == Usage(0, 0, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 0, 3 * (state in GIVEN_UP))
 
 
 @async_test
@@ -169,7 +179,7 @@ async def test_final_under_check_leaves_its_parts_complete(catalog_url: str) -> 
         final = await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=parts)
         assert await catalog.set_state(final.id, UploadState.CHECKING, NOW)
         assert await _states(catalog, parts) == [UploadState.COMPLETE, UploadState.COMPLETE]
-        assert await catalog.usage(dropoff.id) == Usage(1, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 120, 2)
 
 
 @async_test
@@ -181,9 +191,9 @@ async def test_final_forgotten_frees_its_parts_for_another(catalog_url: str) -> 
         final = await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=parts)
         await catalog.drop_upload(final.id)
         assert await catalog.uploads() == before
-        assert await catalog.usage(dropoff.id) == Usage(0, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 120, 2)
         await catalog.add_upload(final, allow, parts=parts)
-        assert await catalog.usage(dropoff.id) == Usage(1, 120, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 120, 2)
 
 
 @async_test
@@ -194,7 +204,7 @@ async def test_final_ended_then_forgotten_gives_nothing_back_twice(catalog_url: 
         final = await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=parts)
         await catalog.set_state(final.id, UploadState.TERMINATED, NOW)
         await catalog.drop_upload(final.id)
-        assert await catalog.usage(dropoff.id) == Usage(0, 0, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 0, 2)
 
 
 @async_test
@@ -210,7 +220,7 @@ async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed
         assert not await catalog.set_state(parts[0].id, UploadState.FINISHING, NOW)
         with pytest.raises(InvalidConcatError):
             await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[parts[0].id])
-        assert await catalog.usage(dropoff.id) == Usage(0, 20, 0)
+        assert await catalog.usage(dropoff.id) == Usage(0, 20, 2)
         assert await catalog.complete_upload(parts[0].id, 10, NOW)
         await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[part.id for part in parts])
         for part in parts:
@@ -218,4 +228,4 @@ async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed
                 await catalog.set_state(part.id, UploadState.FINISHING, NOW)
         row = await catalog.add_upload(make_upload(dropoff, 5), allow)
         assert not await catalog.set_state(row.id, UploadState.FINISHING, NOW)
-        assert await catalog.usage(dropoff.id) == Usage(2, 25, 5)
+        assert await catalog.usage(dropoff.id) == Usage(2, 25, 2)

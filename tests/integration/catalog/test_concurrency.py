@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError, PartInUseError, StorageFullError
+from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError, PartInUseError
 from dropoff_tus.model import Dropoff, Limits, Role, UploadState, Usage
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse, summed_usage
@@ -27,33 +27,8 @@ async def test_uploads_added_at_once_against_a_limit_are_exactly_the_limit(catal
         results = await asyncio.gather(*attempts, return_exceptions=True)
         refused = [result for result in results if isinstance(result, DropoffFullError)]
         assert len(refused) == 100
-        assert await catalog.usage(dropoff.id) == Usage(100, 1000, 1000)
+        assert await catalog.usage(dropoff.id) == Usage(100, 1000)
         assert len(await catalog.uploads()) == 100
-
-
-@async_test
-async def test_disk_is_promised_once_by_all_drop_offs_and_processes(catalog_url: str) -> None:
-    """What is outstanding in other drop-offs counts, also when two processes let uploads in at the same time."""
-
-    def within_disk(_dropoff: Dropoff, usage: Usage) -> None:
-        if usage.outstanding_bytes + 10 > 100:
-            raise StorageFullError("full")
-
-    drops = [make_dropoff() for _ in range(4)]
-    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
-        for drop in drops:
-            await one.add_dropoff(drop)
-        results = await asyncio.gather(
-            *(
-                c.add_upload(make_upload(drop, 10), within_disk)
-                for _ in range(5)
-                for drop in drops
-                for c in (one, other)
-            ),
-            return_exceptions=True,
-        )
-        assert sum(isinstance(result, StorageFullError) for result in results) == 30
-        assert (await one.usage(drops[0].id)).outstanding_bytes == 100
 
 
 @async_test
@@ -68,7 +43,7 @@ async def test_finals_racing_for_a_part_leave_one_winner(catalog_url: str) -> No
         ]
         results = await asyncio.gather(*attempts, return_exceptions=True)
         assert sum(isinstance(result, PartInUseError) for result in results) == 19
-        assert await catalog.usage(dropoff.id) == Usage(1, 10, 0)
+        assert await catalog.usage(dropoff.id) == Usage(1, 10, 1)
 
 
 @async_test
@@ -110,7 +85,7 @@ async def test_requests_that_fail_in_a_group_harm_no_other(catalog_url: str) -> 
         assert results[::2] == good
         assert all(isinstance(result, Exception) for result in results[1::2])
         assert {type(result) for result in results[1:7:2]} == {DropoffFullError, ZeroDivisionError, RuntimeError}
-        assert await catalog.usage(dropoff.id) == Usage(40, 400, 400)
+        assert await catalog.usage(dropoff.id) == Usage(40, 400)
 
 
 @async_test
@@ -143,7 +118,7 @@ async def test_requests_queued_when_the_catalog_closes_are_answered(catalog_url:
     with pytest.raises(CatalogUnavailableError, match="closed"):
         await catalog.dropoffs()
     async with open_catalog(catalog_url) as catalog:
-        assert await catalog.usage(dropoff.id) == Usage(50, 50, 50)
+        assert await catalog.usage(dropoff.id) == Usage(50, 50)
 
 
 @async_test

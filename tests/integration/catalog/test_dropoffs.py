@@ -61,7 +61,7 @@ async def test_dropoff_unknown_is_none(catalog_url: str) -> None:
     unknown = make_dropoff().id
     async with open_catalog(catalog_url) as catalog:
         assert await catalog.dropoff(unknown) is None
-        assert await catalog.usage(unknown) == Usage(0, 0, 0)
+        assert await catalog.usage(unknown) == Usage(0, 0)
         assert not await catalog.set_closed(unknown, closed=True)
         assert await catalog.change_dropoff(unknown, lambda found: found) is None
 
@@ -172,7 +172,7 @@ async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> No
         assert await catalog.change_dropoff(dropoff.id, lambda _present: wanted) == wanted
         assert await catalog.version() > version
         assert await catalog.dropoff(dropoff.id) == wanted
-        assert await catalog.usage(dropoff.id) == Usage(1, 5, 5)
+        assert await catalog.usage(dropoff.id) == Usage(1, 5)
         assert await catalog.upload(row.id) == row
         assert await catalog.change_dropoff("none", lambda present: present) is None
         told = [json.loads(text) for _, text in await catalog.audit_rows(0, 99)]

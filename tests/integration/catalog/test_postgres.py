@@ -369,6 +369,6 @@ async def test_completed_times_and_sizes_come_back_as_whole_numbers(postgres_url
         row = await add_complete(catalog, dropoff, 7)
         usage = await catalog.usage(dropoff.id)
         found = await catalog.upload(row.id)
-    assert type(usage.outstanding_bytes) is int
+    assert type(usage.bytes) is int
     assert found is not None
     assert found.completed_at == NOW

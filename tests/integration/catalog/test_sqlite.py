@@ -198,7 +198,7 @@ async def test_disk_full_is_unavailable_and_room_again_is_enough(sqlite_url: str
     async with open_catalog(sqlite_url) as catalog:
         assert {row.id for row in await catalog.uploads()} == {*said[:-2], said[-1]}
         uploads = len(said) - 1
-        assert await catalog.usage(dropoff.id) == Usage(uploads, 3 * uploads, 3 * uploads)
+        assert await catalog.usage(dropoff.id) == Usage(uploads, 3 * uploads)
 
 
 @async_test
@@ -260,9 +260,6 @@ def _listing(
         (statements.list_dropoffs(after=True, limited=True), "ix_dropoffs_created_at"),
         (statements.PARTS, "ix_uploads_final_id"),
         (statements.END_PARTS, "ix_uploads_final_id"),
-        (statements.OUTSTANDING, "ix_dropoffs_reserved_bytes"),
-        (statements.DROPOFF_AND_USAGE, "ix_dropoffs_reserved_bytes"),
-        (statements.ADMISSION, "ix_dropoffs_reserved_bytes"),
     ],
     ids=[
         "expirable",
@@ -273,9 +270,6 @@ def _listing(
         "page-of-drops",
         "parts",
         "end-parts",
-        "outstanding",
-        "usage",
-        "admission",
     ],
 )
 def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: statements.Statement, index: str) -> None:

@@ -264,20 +264,4 @@ async def test_waiting_are_those_with_bytes_to_come_and_no_other(uploads: Upload
         await lease.end(UploadState.TERMINATED, "a test", datetime.now(UTC))
     uploads.backend.reopen()
     assert await uploads.store.waiting([*waiting, *others]) == set(waiting)
-    assert uploads.store.unfinished_bytes() >= 6
     assert await uploads.store.waiting([]) == set()
-
-
-@async_test
-async def test_unfinished_bytes_are_those_on_disk_that_still_hold_a_reservation(uploads: Uploads) -> None:
-    """They grow with a commit, and are given back by finishing and by ending."""
-    _, first = await uploads.create(4)
-    _, second = await uploads.create(100)
-    await uploads.append(first.id, 0, b"0123")
-    await uploads.append(second.id, 0, b"01234")
-    assert uploads.store.unfinished_bytes() == 9
-    await uploads.finish(first.id)
-    assert uploads.store.unfinished_bytes() == 5
-    async with uploads.store.lease(second.id) as lease:
-        await lease.end(UploadState.TERMINATED, "a test", datetime.now(UTC))
-    assert uploads.store.unfinished_bytes() == 0

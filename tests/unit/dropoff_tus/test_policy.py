@@ -20,7 +20,7 @@ DROP = Dropoff(
     created_at=NOW - HOUR,
     policy=SignedPolicy(Mode.MANAGED, (), bytes(64)),
 )
-NOTHING = Usage(0, 0, 0)
+NOTHING = Usage(0, 0)
 NO_METADATA = Metadata()
 ROOMY = policy.Space(1 << 50)
 
@@ -86,7 +86,7 @@ def test_admit_holds_the_smaller_size_limit(server: int, drop: int) -> None:
 
 def test_admit_of_deferred_length_reserves_nothing_yet() -> None:
     """Limits are held when the length is declared or reached."""
-    _admit(_limited(max_upload_bytes=1, max_total_bytes=1), Usage(0, 1, 0), length=None)
+    _admit(_limited(max_upload_bytes=1, max_total_bytes=1), Usage(0, 1), length=None)
 
 
 # ---- type and name ---------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_name_that_is_a_mistake_has_a_problem(pattern: str, fits: bool) -> None:
 def test_admit_of_partial_asks_neither_type_nor_number() -> None:
     """tus-js-client gives parts no metadata, and the final counts for all."""
     dropoff = _limited(allowed_types=("image/*",), name_patterns=("*.png",), max_uploads=1)
-    _admit(dropoff, Usage(1, 0, 0), role=Role.PARTIAL)
+    _admit(dropoff, Usage(1, 0), role=Role.PARTIAL)
 
 
 # ---- number, bytes, disk ---------------------------------------------------------------------------------------
@@ -239,24 +239,24 @@ def test_admit_of_partial_asks_neither_type_nor_number() -> None:
 def test_admit_of_number_used_up_is_refused() -> None:
     """The last one is in, the next is out."""
     dropoff = _limited(max_uploads=2)
-    _admit(dropoff, Usage(1, 0, 0))
+    _admit(dropoff, Usage(1, 0))
     with pytest.raises(errors.DropoffFullError):
-        _admit(dropoff, Usage(2, 0, 0))
+        _admit(dropoff, Usage(2, 0))
 
 
 @pytest.mark.parametrize("role", [Role.REGULAR, Role.PARTIAL])
 def test_admit_of_bytes_used_up_is_refused_and_says_what_is_left(role: Role) -> None:
     """Complete and reserved bytes count alike, also for partials."""
     dropoff = _limited(max_total_bytes=100)
-    _admit(dropoff, Usage(0, 95, 0), role=role)
+    _admit(dropoff, Usage(0, 95), role=role)
     with pytest.raises(errors.QuotaError, match="4 bytes more"):
-        _admit(dropoff, Usage(0, 96, 0), role=role)
+        _admit(dropoff, Usage(0, 96), role=role)
 
 
 def test_admit_of_final_needs_neither_bytes_nor_disk() -> None:
     """Its parts have both already."""
     dropoff = _limited(max_total_bytes=100)
-    _admit(dropoff, Usage(0, 100, 0), length=100, role=Role.FINAL, space=policy.Space(-1))
+    _admit(dropoff, Usage(0, 100), length=100, role=Role.FINAL, space=policy.Space(-1))
 
 
 def test_admit_of_final_holds_size_number_and_type() -> None:
@@ -264,40 +264,55 @@ def test_admit_of_final_holds_size_number_and_type() -> None:
     with pytest.raises(errors.MaxSizeExceededError):
         _admit(_limited(max_upload_bytes=9), length=10, role=Role.FINAL)
     with pytest.raises(errors.DropoffFullError):
-        _admit(_limited(max_uploads=1), Usage(1, 0, 0), role=Role.FINAL)
+        _admit(_limited(max_uploads=1), Usage(1, 0), role=Role.FINAL)
     with pytest.raises(errors.TypeNotAllowedError):
         _admit(_limited(allowed_types=("image/*",)), role=Role.FINAL)
 
 
 @pytest.mark.parametrize(
-    ("free", "outstanding", "unfinished", "taken"),
+    ("free", "coming", "taken"),
     [
-        (5, 0, 0, True),
-        (4, 0, 0, False),
-        (105, 100, 0, True),
-        (104, 100, 0, False),
-        (65, 100, 40, True),
-        (64, 100, 40, False),
-        (5, 10, 40, True),
-        (4, 10, 40, False),
+        (5, {}, True),
+        (4, {}, False),
+        (15, {"other": 10}, True),
+        (14, {"other": 10}, True),
+        (9, {"other": 10}, True),
+        (8, {"other": 10}, False),
+        (15, {DROP.id: 10}, True),
+        (14, {DROP.id: 10}, False),
+        (15, {"one": 1 << 40, "other": 1 << 40}, True),
+        (13, {"one": 1 << 40, "other": 1 << 40}, True),
+        (12, {"one": 1 << 40, "other": 1 << 40}, False),
+        (15, {"one": 10, "other": 0}, True),
     ],
-    ids=range(8),
+    ids=range(12),
 )
-def test_admit_keeps_room_for_everything_promised(free: int, outstanding: int, unfinished: int, taken: bool) -> None:
-    """What is reserved and not yet on disk is as good as used; more on disk than reserved is no new room."""
-    arguments = {"usage": Usage(0, 0, outstanding), "space": policy.Space(free, unfinished)}
+def test_admit_keeps_room_for_what_is_coming_in_shares(free: int, coming: dict[str, int], taken: bool) -> None:
+    """What uploads receive now is kept for them, but of other drop-offs no more than an equal share each."""
     if taken:
-        _admit(**arguments)  # type: ignore[arg-type]
+        _admit(space=policy.Space(free, coming))
     else:
         with pytest.raises(errors.StorageFullError):
-            _admit(**arguments)  # type: ignore[arg-type]
+            _admit(space=policy.Space(free, coming))
+
+
+def test_admit_bounds_parts_and_attempts_by_the_number_of_uploads() -> None:
+    """Empty parts, and creations that are given up, leave files too; the whole of many parts is let in all the same."""
+    dropoff = _limited(max_uploads=2)
+    last = Usage(0, 0, 2 * policy.ATTEMPTS_PER_UPLOAD - 1)
+    for role in (Role.PARTIAL, Role.REGULAR):
+        _admit(dropoff, last, role=role)
+        with pytest.raises(errors.DropoffFullError, match="parts and attempts"):
+            _admit(dropoff, replace(last, attempts=last.attempts + 1), role=role)
+    _admit(dropoff, replace(last, attempts=last.attempts + 1), role=Role.FINAL)
+    _admit(DROP, replace(last, attempts=1 << 20))
 
 
 def test_admit_tells_the_refusals_in_order() -> None:
     """Each rule in turn is the one that is told, once those before it hold."""
     limits = Limits(4, 4, 1, ("image/*",), ())
     dropoff = replace(DROP, closed=True, limits=limits)
-    usage, full = Usage(1, 4, 0), policy.Space(0)
+    usage, full = Usage(1, 4), policy.Space(0)
     steps: list[tuple[type[errors.DropoffError], dict[str, object]]] = [
         (errors.DropoffClosedError, {"closed": False}),
         (errors.MaxSizeExceededError, {"limits": replace(limits, max_upload_bytes=0)}),
@@ -321,6 +336,7 @@ def _next(
     usage: Usage = NOTHING,
     *,
     present: int = 0,
+    stored: int | None = None,
     needed: int = 1,
     ahead: int = 99,
     server_max_bytes: int = 0,
@@ -330,6 +346,7 @@ def _next(
         dropoff,
         usage,
         present_bytes=present,
+        stored_bytes=present if stored is None else stored,
         needed_bytes=needed,
         ahead_bytes=ahead,
         server_max_bytes=server_max_bytes,
@@ -349,14 +366,14 @@ def test_next_reservation_without_limits_takes_the_whole_step() -> None:
 )
 def test_next_reservation_takes_what_is_left_of_the_limit(dropoff: Dropoff) -> None:
     """The last step before a limit is a smaller one."""
-    assert _next(dropoff, Usage(1, 10, 0), present=50, needed=51) == 60
+    assert _next(dropoff, Usage(1, 10), present=50, needed=51) == 60
 
 
 def test_next_reservation_takes_what_is_left_of_the_disk() -> None:
-    """What the upload has reserved already is not to be found again on the disk."""
-    usage, space = Usage(1, 0, 20), policy.Space(free_bytes=40, unfinished_bytes=50)
-    # 50 reserved by this upload and 20 by others, of which 50 are on disk: 20 of the 40 free are promised.
-    assert _next(usage=usage, present=50, needed=51, space=space) == 70
+    """What the upload has on the disk is not to be found again there; what it has reserved beyond is."""
+    space = policy.Space(40, {"other": 10})
+    assert _next(present=50, stored=50, needed=51, space=space) == 80
+    assert _next(present=50, stored=20, needed=51, space=policy.Space(40)) == 60
 
 
 @pytest.mark.parametrize(
@@ -364,7 +381,7 @@ def test_next_reservation_takes_what_is_left_of_the_disk() -> None:
     [
         (_limited(max_upload_bytes=50), ROOMY, errors.MaxSizeExceededError),
         (_limited(max_total_bytes=50), ROOMY, errors.QuotaError),
-        (DROP, policy.Space(0, 50), errors.StorageFullError),
+        (DROP, policy.Space(0), errors.StorageFullError),
     ],
     ids=["size", "quota", "disk"],
 )
@@ -379,4 +396,4 @@ def test_next_reservation_without_room_for_what_is_needed_is_refused(
 def test_next_reservation_of_less_than_present_is_granted_in_any_case() -> None:
     """To settle a deferred length below what was reserved ahead gives room back; nothing can be in its way."""
     full = replace(_limited(max_total_bytes=1), closed=True)
-    assert _next(full, Usage(1, 100, 100), present=50, needed=30, ahead=0, space=policy.Space(-10)) == 30
+    assert _next(full, Usage(1, 100), present=50, needed=30, ahead=0, space=policy.Space(-10)) == 30

@@ -20,7 +20,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Limits, Role, UploadState
-from dropoff_tus.policy import DEFERRED_STEP_BYTES
+from dropoff_tus.policy import STEP_BYTES
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.unit.server.world import SETTINGS, World, token_of
@@ -155,7 +155,7 @@ async def test_deferred_length_reserves_ahead_and_settles_when_it_is_declared() 
     world = World()
     token = token_of(await world.create(None))
     await world.patch(token, 0, b"0123")
-    assert await world.reserved_bytes() == 4 + DEFERRED_STEP_BYTES
+    assert await world.reserved_bytes() == 4 + STEP_BYTES
     await world.patch(token, 4, b"45", declare=8)
     assert await world.reserved_bytes() == 8
     assert (await world.patch(token, 6, b"67")).receipt is not None

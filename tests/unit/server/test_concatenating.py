@@ -44,7 +44,7 @@ async def test_final_is_its_parts_in_order_with_a_receipt(mode: Mode) -> None:
     assert world.state(token_of(created)) is UploadState.COMPLETE
     assert world.store.content(created.upload_id) == b"01234"
     usage = await world.catalog.usage(world.drop.id)
-    assert (usage.uploads, usage.bytes, usage.outstanding_bytes) == (1, 5, 0)
+    assert (usage.uploads, usage.bytes, await world.reserved_bytes()) == (1, 5, 0)
     shown = await world.head(token_of(created))
     assert (shown.offset, shown.length) == (5, 5)
     assert shown.concat == "final;" + " ".join(upload_id(part) for part in parts)

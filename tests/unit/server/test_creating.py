@@ -1,5 +1,7 @@
 """Creating: the catalog admits and reserves, then the store makes it; what fails leaves nothing that counts."""
 
+import asyncio
+
 import pytest
 
 from dropoff_tus.errors import (
@@ -17,6 +19,7 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.model import Limits, Metadata, Role, UploadState
+from dropoff_tus.policy import ATTEMPTS_PER_UPLOAD
 from server.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
@@ -155,14 +158,30 @@ async def test_create_decides_on_the_drop_off_of_now_and_not_of_the_grant() -> N
 
 @async_test
 async def test_create_without_room_on_the_disk_is_refused() -> None:
-    """What is reserved already counts, less what of it is on the disk."""
+    """Each has to fit as a whole, but what nobody sends for keeps no room, of whatever drop-off it is."""
     world = World()
     world.store.free = 10
-    await world.create(6, b"01")
-    world.store.free = 8
-    await world.create(4)
+    for _ in range(3):
+        await world.create(9, b"0")
+    await world.create(10)
     with pytest.raises(StorageFullError):
-        await world.create(1)
+        await world.create(11)
+
+
+@async_test
+async def test_what_is_received_keeps_its_room_from_others() -> None:
+    """While bytes come the rest has room; once they do not, others have it."""
+    world = World()
+    world.store.free = 10
+    token, body = token_of(await world.create(9)), MemoryBody(b"012", ended=False)
+    sending = asyncio.create_task(world.patch(token, 0, body))
+    await body.until_taken(3)
+    with pytest.raises(StorageFullError):
+        await world.create(8)
+    body.cut()
+    with pytest.raises(BodyCutError):
+        await sending
+    await world.create(8)
 
 
 @async_test
@@ -189,3 +208,28 @@ async def test_partials_do_not_count_but_their_bytes_do() -> None:
         await world.create(3, role=Role.PARTIAL)
     with pytest.raises(QuotaError):
         await world.create(2, role=Role.PARTIAL)
+
+
+@pytest.mark.parametrize("kind", ["partials", "rounds", "cut"])
+@async_test
+async def test_files_of_what_does_not_count_as_an_upload_are_bounded(kind: str) -> None:
+    """Empty parts, creations that are ended again, and creations whose first bytes are cut, within one upload."""
+    world = World(limits=Limits(max_uploads=1))
+    for _ in range(ATTEMPTS_PER_UPLOAD):
+        await _attempt(world, kind)
+    with pytest.raises(DropoffFullError, match="parts and attempts"):
+        await _attempt(world, kind)
+    world.change_drop(limits=Limits(max_uploads=2))
+    await world.create(1)
+
+
+async def _attempt(world: World, kind: str) -> None:
+    if kind == "partials":
+        await world.create(0, role=Role.PARTIAL)
+    elif kind == "rounds":
+        await world.uploads.terminate(world.drop.id, token_of(await world.create(1)))
+    else:
+        body = MemoryBody(b"0", ended=False)
+        body.cut()
+        with pytest.raises(BodyCutError):
+            await world.create(10, body)

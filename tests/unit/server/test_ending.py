@@ -294,7 +294,7 @@ async def test_delete_by_the_operator_shreds_whatever_it_is(finished: bool) -> N
     await world.uploads.delete(upload_id(token))
     assert world.state(token) is UploadState.DELETED
     usage = await world.catalog.usage(world.drop.id)
-    assert (usage.uploads, usage.bytes, usage.outstanding_bytes) == (0, 0, 0)
+    assert (usage.uploads, usage.bytes, await world.reserved_bytes()) == (0, 0, 0)
     with pytest.raises(UploadGoneError):
         await world.head(token)
 

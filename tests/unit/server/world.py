@@ -131,8 +131,8 @@ class World:
         return None if row is None else row.state
 
     async def reserved_bytes(self) -> int:
-        """Return what is promised on the disk."""
-        return (await self.catalog.usage(self.drop.id)).outstanding_bytes
+        """Return what the drop-off's uploads have reserved."""
+        return sum(row.reserved_bytes for row in await self.catalog.uploads(drop_id=self.drop.id))
 
     def change_drop(self, **changes: Any) -> None:  # noqa: ANN401 - each member has its type
         """Change the drop-off."""

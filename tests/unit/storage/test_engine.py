@@ -75,17 +75,6 @@ async def test_two_processes_join_one_after_the_other_and_know_of_each_other(tmp
 
 
 @async_test
-async def test_what_another_process_finished_is_no_longer_counted_as_unfinished(tmp_path: Path) -> None:
-    """Else the disk would seem to hold bytes twice that are promised once."""
-    kit = StoreKit(tmp_path)
-    (_, one), (_, two) = await kit.create(9), await kit.create(9)
-    for upload in (one, two):
-        await kit.append(upload.id, 0, b"12345")
-    kit.store.keep_unfinished({two.id})
-    assert kit.store.unfinished_bytes() == 5
-
-
-@async_test
 async def test_restart_with_torn_tails_keeps_every_committed_byte(tmp_path: Path) -> None:
     """Half a log line and bytes past the commit are cut, and the upload goes on."""
     kit = StoreKit(tmp_path)

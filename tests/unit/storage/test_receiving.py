@@ -118,7 +118,7 @@ async def test_body_that_nothing_more_is_reserved_for_is_told_that_what_came_is_
     _token, upload = await kit.create(None)
 
     async def more() -> int:
-        policy.check_quota(Limits(max_total_bytes=4), Usage(1, 4, 4), 1)
+        policy.check_quota(Limits(max_total_bytes=4), Usage(1, 4), 1)
         return 0
 
     body = ReservingBody(MemoryBody(_CONTENT), 4, more)
