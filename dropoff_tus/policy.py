@@ -23,7 +23,7 @@ from dropoff_tus.shown import show_start
 
 _TYPE_PATTERN = re.compile(r"[A-Za-z0-9!#$&^_.+*?\[\]-]+/[A-Za-z0-9!#$&^_.+*?\[\]-]+")
 _ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
-_SEVERAL = re.compile(r"[*.].*[,;|]\s*[*.].*|.*\{.*,.*\}.*")
+_SEVERAL = re.compile(r"[*.].*[,;|]\s*[*.].*|.*\{.*,.*\}.*|\*\.\w+(\s+\*\.\w+)+")
 _MOST_TAKEN_CHARACTERS, _MOST_CAME_CHARACTERS = 500, 100
 _NOTHING = "nothing was written"
 WindowState = Literal["open", "closed", "not_open", "expired"]

@@ -54,11 +54,11 @@ def check_config(
         if listen and not mistakes:
             mistakes = _not_to_be_had(loaded)
         remarks = [line for line in _remarks(loaded) if not _is_of(line, wrong)]
-        if not mistakes:
+        if not any(line.startswith("store:") for line in mistakes):
             from server.places import folders
 
             remarks += [
-                f"{name}: there is no folder {folder}; it is made when it is needed"
+                f"{name}: there is no folder {folder}; for a new store it is made when it is needed"
                 for name, folder in folders(loaded).items()
                 if not folder.exists()
             ]

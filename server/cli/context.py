@@ -211,10 +211,21 @@ def key_text(text: str) -> str:
 
 
 def recipients_option(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the recipients that `--recipient` gives, each itself, or several in a file as `age -R` takes it."""
+    """Return the recipients that `--recipient` gives, each itself, or several in a file as `age -R` takes it.
+
+    Raises:
+        CommandError: A file cannot be read, is no text, or lists none, which must not pass for wanting none.
+    """
     from dropoff_tus.text import entries
 
-    return tuple(recipient for text in given for recipient in entries(_given(text)))
+    recipients: list[str] = []
+    for text in given:
+        listed = entries(_given(text))
+        if text and not listed:
+            message = f"{text} lists no recipient; write one a line into it. Nothing was changed"
+            raise CommandError(message)
+        recipients += listed
+    return tuple(recipients)
 
 
 def _given(text: str) -> str:

@@ -1,5 +1,6 @@
 """The catalog's URL: what is wrong with one, and where it leads. No text made here repeats a URL, nor its password."""
 
+import re
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -10,6 +11,7 @@ from storage.catalog.errors import CatalogError
 _SQLITE_EXAMPLE = "sqlite:////var/lib/dropoff-tus/catalog.sqlite3"
 _POSTGRES_EXAMPLE = "postgresql://user@host/db, or postgresql://user@/db?host=/run/postgresql for a socket's folder"
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_LAST_PORT = 65535
 _POSTGRES_OPTIONS = frozenset({"host", "port", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
 
@@ -52,7 +54,7 @@ def _check_sqlite(url: URL) -> str | None:
 
 
 def _check_postgres(url: URL) -> str | None:
-    port = url.query.get("port", "1")
+    port = str(url.query.get("port", "1" if url.port is None else url.port))
     refusals = {
         f"names no database; write {_POSTGRES_EXAMPLE}": not url.database,
         # What is written twice, or holds an unescaped character, would lead somewhere else than it seems to.
@@ -66,9 +68,10 @@ def _check_postgres(url: URL) -> str | None:
         "names two hosts; write one, before the database's name or behind ?host=": (
             bool(url.host) and "host" in url.query
         ),
-        "names two ports, or one that is no number; write for instance postgresql://user@host:5432/db": (
-            not (isinstance(port, str) and port.isascii() and port.isdigit())
-            or (url.port is not None and "port" in url.query)
+        "names two ports, or one that does not exist; write for instance postgresql://user@host:5432/db": (
+            (url.port is not None and "port" in url.query)
+            or not re.fullmatch("[0-9]{1,5}", port)
+            or not 0 < int(port) <= _LAST_PORT
         ),
         f"has an sslmode that does not exist; write one of {', '.join(sorted(_SSL_MODES))}": (
             url.query.get("sslmode", "prefer") not in _SSL_MODES

@@ -27,7 +27,10 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.TooManyConnectionsError, "it has no connection left; raise max_connections"),
     (asyncpg.CannotConnectNowError, "it is starting or stopping; try again shortly"),
     (asyncpg.LockNotAvailableError, "another migration is running; try again when it is done"),
-    (asyncpg.ClientConfigurationError, "an option of the URL is not understood, or sslmode asks for sslrootcert"),
+    (
+        asyncpg.ClientConfigurationError,
+        "an option of the URL or a variable PG… is not understood, or sslmode asks for sslrootcert",
+    ),
     (FileNotFoundError, "there is no socket at this place; is it running?"),
     (PermissionError, "this process may not open its socket; give its user the right to the socket's folder"),
     (ConnectionRefusedError, "nothing listens there; is it running?"),
@@ -98,10 +101,10 @@ async def connect(url: URL, seconds: int = CONNECT_SECONDS, **settings: str) -> 
             timeout=seconds,
             server_settings={"application_name": "dropoff-tus", **settings},
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         if isinstance(error, DRIVER_ERRORS):
             raise
-        raise OptionError("an option of the URL, or a variable PG…, is not understood") from error
+        raise OptionError("the name of its host, an option of the URL or a variable PG… is not understood") from error
 
 
 def _check_files(query: Mapping[str, str]) -> None:

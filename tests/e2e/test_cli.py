@@ -253,10 +253,14 @@ def test_check_config_names_a_folder_that_is_missing_or_another_stores(tmp_path:
     folders = {"STORE__DIR": str(tmp_path / "new"), "STORE__KEYS_DIR": str(tmp_path / "new-keys")}
     server.environment = {**folders, "CATALOG__URL": f"sqlite:///{tmp_path}/new.sqlite3"}
     server.cli("migrate")
-    assert server.cli_json("check-config")["remarks"] == [
-        f"store.dir: there is no folder {tmp_path / 'new'}; it is made when it is needed",
-        f"store.keys_dir: there is no folder {tmp_path / 'new-keys'}; it is made when it is needed",
+    remarks = [
+        f"store.dir: there is no folder {tmp_path / 'new'}; for a new store it is made when it is needed",
+        f"store.keys_dir: there is no folder {tmp_path / 'new-keys'}; for a new store it is made when it is needed",
     ]
+    assert server.cli_json("check-config")["remarks"] == remarks
+    server.environment = {**folders, "CATALOG__URL": f"sqlite:///{tmp_path}/none.sqlite3"}
+    said = json.loads(server.cli("check-config", "--json", check=False).stdout)
+    assert ([line.partition(":")[0] for line in said["mistakes"]], said["remarks"]) == (["catalog.url"], remarks)
     assert not (tmp_path / "new").exists()
     server.environment = {}
     server.cli("check-config")

@@ -109,3 +109,16 @@ def test_recipients_in_utf16_are_named(limited: ServerProcess, tmp_path: Path) -
     path.write_text(_ANNA, "utf-16")
     done = limited.cli("drop", "create", "--name", "x", "--recipient", str(path), check=False)
     assert (done.returncode, f"{path} is UTF-16".encode() in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# nobody so far\n"])
+def test_file_without_recipients_does_not_pass_for_none(limited: ServerProcess, tmp_path: Path, content: str) -> None:
+    """Uploads would be for nobody of those whom the operator meant."""
+    path = tmp_path / "recipients.txt"
+    path.write_text(content)
+    drop = limited.create_drop("--recipient", _ANNA, name="of Anna").id
+    option = ("--recipient", str(path))
+    for line in (["drop", "create", "--name", "x", *option], ["drop", "edit", drop, *option]):
+        done = limited.cli(*line, check=False)
+        assert (done.returncode, f"{path} lists no recipient".encode() in done.stderr) == (1, True), done.stderr
+    assert limited.cli_json("drop", "show", drop)["recipients"] == [_ANNA]

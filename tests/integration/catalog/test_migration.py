@@ -195,6 +195,9 @@ def test_check_url_accepts(url: str) -> None:
         "postgresql://user:hunter2@host/db/more",
         "postgresql://user:hunter2@host:5432/db?port=5433",
         "postgresql://user:hunter2@host/db?port=many",
+        "postgresql://user:hunter2@host/db?port=65536",
+        "postgresql://user:hunter2@host:99999/db",
+        "postgresql://user:hunter2@host:0/db",
         "postgresql://user:hunter2@host/db?sslmode=yes",
     ],
 )

@@ -121,6 +121,13 @@ def test_user_id_without_a_name_is_a_sentence(nobody_listens: str, monkeypatch: 
     assert "nothing listens there" in _refusal(nobody_listens)
 
 
+@pytest.mark.parametrize("port", ["many", "99999"])
+def test_port_of_a_variable_that_does_not_exist_is_a_sentence(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver fails with errors of other kinds than its own."""
+    monkeypatch.setenv("PGPORT", port)
+    assert "a variable PG… is not understood" in _refusal("postgresql://someone@127.0.0.1/catalog")
+
+
 def test_file_that_vanishes_while_the_server_runs_is_unavailable(
     postgres: PostgresServer, password_role: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

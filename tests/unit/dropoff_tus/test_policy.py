@@ -213,13 +213,23 @@ def test_type_that_none_can_be_has_a_problem(pattern: str, fits: bool) -> None:
     [
         *(
             (good, True)
-            for good in ("*.csv", "data[1].csv", "Smith, John.pdf", "a*,b*.csv", "[.]csv", "*", ".a*", "a.csv")
+            for good in (
+                "*.csv",
+                "data[1].csv",
+                "Smith, John.pdf",
+                "a*,b*.csv",
+                "[.]csv",
+                "* *.csv",
+                "*",
+                ".a*",
+                "a.csv",
+            )
         ),
         *(
             (bad, False)
             for bad in ("", " *.csv", "*.csv\n", ".csv", ".tar.gz", "*.csv,*.zip", "*.csv, .zip", "*.{csv,zip}")
         ),
-        *((bad, False) for bad in ("*.csv;*.zip", "*.csv|*.zip", ".csv,.zip")),
+        *((bad, False) for bad in ("*.csv;*.zip", "*.csv|*.zip", ".csv,.zip", "*.csv *.zip")),
     ],
 )
 def test_name_that_is_a_mistake_has_a_problem(pattern: str, fits: bool) -> None:
