@@ -1,5 +1,6 @@
 """`make` and `.ci/packages` before the tests: which Python is taken, and how missing Debian packages come."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,23 @@ def test_make_takes_the_newest_python_that_was_built_with_optimisation(
     assert f"making {made} with {programs / taken}: Python 3." in done.stdout
 
 
+def test_make_makes_an_environment_anew_whose_python_is_gone(programs: Path) -> None:
+    """As behind an upgrade of Debian: what was installed for the Python of before is of no use to the next."""
+    made = programs / "made"
+    (made / "bin").mkdir(parents=True)
+    (made / "bin/python").symlink_to("/usr/bin/python3.gone")
+    (made / ".installed").touch()
+    for tool in ("ln", "mkdir", "rm", "touch"):
+        (programs / tool).symlink_to(shutil.which(tool) or tool)
+    _script(programs / "new", f'echo "$*" >>"{programs}/called"')
+    os.utime(programs / "new", (0, 0))  # programs of a distribution are older than what is made with them
+    link = f'[[ $1 == -m ]] || exit 0\nmkdir "{made}" "{made}/bin" && exec ln -s "{programs}/new" "{made}/bin/python"'
+    _script(programs / "python3", link)
+    done = _run(programs, shutil.which("make") or "make", f"VENV={made}", "install")
+    assert done.returncode == 0, done.stderr
+    assert "-r requirements.txt" in (programs / "called").read_text()
+
+
 def _packages(programs: Path, *, uid: int, sudo: bool, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `.ci/packages` on a Debian without age, where apt-get only notes how it was called."""
     _script(programs / "id", f"echo {uid}")
@@ -78,9 +96,9 @@ def _packages(programs: Path, *, uid: int, sudo: bool, **environment: str) -> su
     _script(programs / "env", f'echo "$@" >>"{programs}/called"')
     _script(programs / "apt-get", f'echo apt-get "$@" >>"{programs}/called"')
     _script(programs / "sudo", f'echo "sudo $1" >>"{programs}/called"; shift; exec "$@"' if sudo else "exit 1")
-    present = "cc curl initdb make mkfs.exfat mount.exfat-fuse nginx node npm openssl python3 setpriv"
-    for name in present.split():
-        if not (programs / name).exists():
+    table = (_ROOT / ".ci/packages").read_text().split("PROGRAMS'\n")[1].split("PROGRAMS\n")[0]
+    for name in ("python3", *(line.split()[0] for line in table.splitlines())):
+        if name != "age" and not (programs / name).exists():
             _script(programs / name, "exit 0")
     return _run(programs, "/bin/bash", ".ci/packages", **environment)
 
