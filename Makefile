@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.develop
 # An environment whose Python is gone, as after an upgrade of Debian, is made anew, with all that is in it.
-$(shell [ -e $(BIN)/python ] || rm -rf $(VENV))
+$(shell [ -d $(VENV) ] && [ ! -e $(BIN)/python ] && rm -rf $(VENV))
 CLIENTS := tests/e2e/clients
 TOOLS := tests/tools
 
