@@ -6,6 +6,7 @@ from dropoff_tus.outbox import Outbox
 from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
 from server.auth import Auth
+from server.closing import Marks
 from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
@@ -25,6 +26,7 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
 ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
+ENDED_DROPS: web.AppKey[Marks] = web.AppKey("ended_drops", Marks)
 PURGES: web.AppKey[Purges] = web.AppKey("purges", Purges)
 REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
 TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)

@@ -2,21 +2,52 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
+from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
+from dropoff_tus.ids import is_drop_id
 from dropoff_tus.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 _MAX_LOOKS = 32
 
 
+class Marks(Protocol):
+    """Ids of drop-offs, kept outside the database."""
+
+    def add(self, marked: str) -> None:
+        """Mark one, durably; again is harmless."""
+        ...
+
+    def discard(self, marked: str) -> None:
+        """Take a mark off again, if there is one."""
+        ...
+
+
+async def set_closed(catalog: Catalog, ended: Marks, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
+    """Close or reopen a drop-off; with `end_open` a running server also ends what is being uploaded, in seconds.
+
+    The mark comes first: without it a server takes no row's word that uploads are to be ended.
+
+    Returns:
+        Whether there is such a drop-off.
+    """
+    if not is_drop_id(drop_id) or await catalog.dropoff(drop_id) is None:
+        return False
+    if closed and end_open:
+        await asyncio.to_thread(ended.add, drop_id)
+    elif not closed:
+        await asyncio.to_thread(ended.discard, drop_id)
+    return await catalog.set_closed(drop_id, closed=closed, end_open=end_open)
+
+
 class ClosedDropoffs:
     """Notices drop-offs whose uploads are to be ended, and repeats what failed."""
 
-    def __init__(self, catalog: Catalog, end_open: Callable[[str], Awaitable[int]]) -> None:
-        """Take the catalog, and what ends a drop-off's open uploads and returns how many are left."""
-        self._catalog, self._end_open = catalog, end_open
+    def __init__(self, catalog: Catalog, marked: Container[str], end_open: Callable[[str], Awaitable[int]]) -> None:
+        """Take the catalog, what `set_closed` marked, and what ends open uploads and returns how many are left."""
+        self._catalog, self._marked, self._end_open = catalog, marked, end_open
         self._seen_version: int | None = None
         self._unended: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -36,7 +67,9 @@ class ClosedDropoffs:
         version = await self._catalog.version()
         if version != self._seen_version:
             # One that was opened again keeps what it still has.
-            self._unended = {drop.id for drop in await self._catalog.dropoffs() if drop.ended}
+            self._unended = {
+                drop.id for drop in await self._catalog.dropoffs() if drop.ended and drop.id in self._marked
+            }
             self._seen_version = version
             self._waiting.clear()
             self._waited.clear()

@@ -206,16 +206,6 @@ class Dropoffs:
             raise unknown()
         return dropoff, await self._catalog.usage(drop_id)
 
-    async def set_closed(self, drop_id: str, *, closed: bool, end_open: bool = False) -> tuple[Dropoff, Usage]:
-        """Close or reopen a drop-off; with `end_open` a running server also ends what is being uploaded, in seconds.
-
-        Raises:
-            DropoffNotFoundError: There is none.
-        """
-        if not await self._catalog.set_closed(drop_id, closed=closed, end_open=end_open):
-            raise unknown()
-        return await self.show(drop_id)
-
     async def new_code(self, drop_id: str, *, for_doctor: bool = False) -> tuple[Dropoff, str]:
         """Replace the code; returns the new one, which is nowhere else.
 

@@ -47,6 +47,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app[appkeys.OUTBOX] = opened.catalog.outbox
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
+        app[appkeys.ENDED_DROPS] = opened.ended
         purges = app[appkeys.PURGES] = Purges(opened.purger, opened.catalog)
         wrong_per_hour = config.limits.wrong_codes_per_hour
         refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
@@ -78,7 +79,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 "problems": len(report.problems or ()),
             },
         )
-        closed = ClosedDropoffs(opened.catalog, opened.uploads.end_open)
+        closed = ClosedDropoffs(opened.catalog, opened.ended, opened.uploads.end_open)
 
         async def look_after_refusals() -> None:
             repeats.tell()

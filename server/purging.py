@@ -24,6 +24,7 @@ from dropoff_tus.errors import (
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
+from server.closing import Marks, set_closed
 from server.dropoffs import unknown
 from server.ending import lost_before
 from server.units import stamp
@@ -86,12 +87,13 @@ class Purger:
         self,
         store: ErasableStore,
         catalog: Catalog,
+        ended: Marks,
         clock: Clock,
         delete: Callable[[str], Awaitable[None]],
         sign: Callable[[Mapping[str, Any]], bytes],
     ) -> None:
-        """Take the ports, the time, what shreds one upload that verifies, and what signs a certificate."""
-        self._store, self._catalog, self._clock = store, catalog, clock
+        """Take the ports, the marks of what was ended, the time, and what shreds one upload or signs a certificate."""
+        self._store, self._catalog, self._ended, self._clock = store, catalog, ended, clock
         self._delete, self._sign = delete, sign
 
     async def purge(self, drop_id: str, begin: Callable[[int], Advance]) -> Purged:
@@ -101,7 +103,7 @@ class Purger:
             DropoffNotFoundError: There is no such drop-off.
         """
         # First, so that nothing comes while it goes; a running server ends what it is receiving.
-        if not await self._catalog.set_closed(drop_id, closed=True, end_open=True):
+        if not await set_closed(self._catalog, self._ended, drop_id, closed=True, end_open=True):
             raise unknown()
         purged = Purged(drop_id)
         rows = {row.id: row for row in await self._catalog.uploads(drop_id=drop_id)}

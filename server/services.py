@@ -25,8 +25,8 @@ from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.marker import WrongStoreError, adopt_store, check_store
+from storage.marks import Marks, ended_drops, revoked_tokens
 from storage.owner import ForeignOwnerError
-from storage.revoked import RevokedTokens
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16
@@ -52,7 +52,8 @@ class Services:
 
     dropoffs: Dropoffs
     purger: Purger
-    revoked: RevokedTokens
+    revoked: Marks
+    ended: Marks
 
 
 def recipients_problem(texts: Sequence[str]) -> str | None:
@@ -149,6 +150,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         )
         stack.push_async_callback(uploads.close)
         await uploads.trusted_time.learn()
+        ended = ended_drops(settings.keys_dir)
         yield Services(
             keys,
             store,
@@ -158,9 +160,11 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             Purger(
                 store,
                 catalog,
+                ended,
                 SystemClock(),
                 uploads.delete,
                 lambda payload: sign_certificate(payload, keys.signing),
             ),
-            RevokedTokens(settings.keys_dir),
+            revoked_tokens(settings.keys_dir),
+            ended,
         )

@@ -22,8 +22,9 @@ from server.api.requests import (
     read_cursor,
     read_query,
 )
-from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, PURGES
+from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGES
 from server.clock import SystemClock
+from server.closing import set_closed
 from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
 from server.units import parse_time
@@ -112,14 +113,14 @@ async def close_drop(request: web.Request) -> BaseModel:
     """Take no new uploads; what has begun may finish, unless it is to end now."""
     drop_id = _drop_id(request)
     now = (await read_body(request, Closing, optional=True)).now
-    done = await request.app[DROPOFFS].set_closed(drop_id, closed=True, end_open=now)
-    return DropUsageAnswer.with_usage(_base(request), *done)
+    await set_closed(request.app[CATALOG], request.app[ENDED_DROPS], drop_id, closed=True, end_open=now)
+    return await show_drop(request)
 
 
 async def reopen_drop(request: web.Request) -> BaseModel:
     """Take new uploads again."""
-    done = await request.app[DROPOFFS].set_closed(_drop_id(request), closed=False)
-    return DropUsageAnswer.with_usage(_base(request), *done)
+    await set_closed(request.app[CATALOG], request.app[ENDED_DROPS], _drop_id(request), closed=False)
+    return await show_drop(request)
 
 
 class Kept(Answer):

@@ -288,7 +288,11 @@ def reopen(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = F
 
 def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool, as_json: bool) -> None:
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        if not await catalog.set_closed(drop_id, closed=closed, end_open=end_open):
+        from server.closing import set_closed
+        from storage.marks import ended_drops
+
+        ended = ended_drops(Path(conf.store.keys_dir))
+        if not await set_closed(catalog, ended, drop_id, closed=closed, end_open=end_open):
             raise _unknown()
         return await _shown(catalog, conf, drop_id)
 

@@ -117,13 +117,13 @@ def revoke(
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         from server.answers import TokenAnswer
         from server.clock import SystemClock
-        from storage.revoked import RevokedTokens
+        from storage.marks import revoked_tokens
 
         if await catalog.token(token_id) is None:
             message = "there is no token of this id; list them with `dropoff-tus token list`"
             raise CommandError(message)
         # First, since it holds whatever the catalog says.
-        RevokedTokens(Path(conf.store.keys_dir)).add(token_id)
+        revoked_tokens(Path(conf.store.keys_dir)).add(token_id)
         await catalog.revoke_token(token_id, SystemClock().now())
         return TokenAnswer.of(cast("ApiToken", await catalog.token(token_id))).model_dump(mode="json")
 

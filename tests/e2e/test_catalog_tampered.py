@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -382,3 +383,18 @@ def test_upload_whose_row_was_changed_is_neither_shown_nor_shredded(server: _Tam
         assert server.export(upload_id) == _CONTENT
     server.cli("upload", "delete", upload_id, "--damaged", "--yes")
     assert server.cli("upload", "export", upload_id, "--output", "-", check=False).returncode == 1
+
+
+@_on_both("")
+def test_drop_off_that_is_ended_in_the_database_keeps_what_is_open(server: _Tampered) -> None:
+    """Only an operator's `drop close --now`, which is kept beside the keys, ends uploads."""
+    changed, closed = server.create_drop(), server.create_drop()
+    kept, gone = (drop.site.create(len(_CONTENT)) for drop in (changed, closed))
+    with _changed(server, "dropoffs", changed.id, closed=1, ended=1):
+        # Raises the version too, so that the server looks at all drop-offs.
+        server.cli("drop", "close", closed.id, "--now")
+        deadline = time.monotonic() + 20
+        while closed.site.head(gone).status != 410:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert changed.site.head(kept).status == 200

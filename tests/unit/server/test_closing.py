@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import Dropoff, Mode, SignedPolicy
-from server.closing import ClosedDropoffs
+from server.closing import ClosedDropoffs, set_closed
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog
@@ -24,7 +24,8 @@ class _Watched:
         self.left = 0
         self.failing = False
         self.stuck: dict[str, asyncio.Event] = {}
-        self.watch = ClosedDropoffs(self.catalog, self._end_open)
+        self.marked = {_FIRST, _SECOND}
+        self.watch = ClosedDropoffs(self.catalog, self.marked, self._end_open)
 
     async def _end_open(self, drop_id: str) -> int:
         self.attempts.append(drop_id)
@@ -117,3 +118,18 @@ async def test_watch_that_closes_leaves_no_task_behind() -> None:
     await watched.look()
     await watched.watch.close()
     assert len(asyncio.all_tasks()) == 1
+
+
+@async_test
+async def test_drop_off_that_only_its_row_calls_ended_keeps_what_is_open() -> None:
+    """Whoever can write to the database, and not beside the keys, ends nothing; a reopening takes the mark off."""
+    watched = _Watched()
+    watched.marked.clear()
+    await watched.catalog.set_closed(_FIRST, closed=True, end_open=True)
+    assert await watched.look() == []
+    assert await set_closed(watched.catalog, watched.marked, _SECOND, closed=True, end_open=True)
+    assert await watched.look() == [_SECOND]
+    assert await set_closed(watched.catalog, watched.marked, _SECOND, closed=False)
+    assert watched.marked == set()
+    assert not await set_closed(watched.catalog, watched.marked, "../../x", closed=True, end_open=True)
+    assert watched.marked == set()
