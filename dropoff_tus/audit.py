@@ -1,9 +1,8 @@
-"""The audit chain: what is recorded, by whom, and how each row holds the one before.
+"""The audit: what is recorded, by whom, and how a checkpoint stands for a range of rows.
 
-A row is canonical JSON, kept as it was written. Its hash is SHA-256 over a domain and that text, and the next row has
-it in `prev`; so a row that is changed, moved or removed breaks the chain there. What is cut off at the end, or written
-anew as a whole, shows against a checkpoint: how many rows there were and the last one's hash, signed (`storage.audit`).
-Names, codes, tokens, keys and digests of content have no field here.
+A row is canonical JSON, kept as it was written, under a number that only grows. A signed checkpoint has the hash of the
+rows since the one before, and names that one (`storage.audit`): so rows that are changed, moved, put in or removed show
+against the next checkpoint. Names, codes, tokens, keys and digests of content have no field here.
 
 Source: docs/audit.md.
 """
@@ -12,17 +11,17 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
 from dropoff_tus.model import Dropoff, Limits, Role, SignedPolicy, UploadRow, UploadState
 
-FIRST_PREV = "0" * 64
-"""What the first row has in place of a hash."""
-_DOMAIN = b"dropoff-tus/audit/v1\n"
-_canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+_DOMAIN = b"dropoff-tus/audit-rows/v1\n"
+_MOST_SEQ_BYTES = 8
+canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+"""Writes JSON in the one form that a row has."""
 
 
 class Act(StrEnum):
@@ -52,7 +51,7 @@ class Act(StrEnum):
     EVENT_RESEND = "event.resend"
     KEYS_ROTATE = "keys.rotate"
     CLOCK_TRUST = "clock.trust"
-    CHECKPOINT = "checkpoint"
+    AUDIT_ACCEPT = "audit.accept"
 
 
 ENDS = {
@@ -92,13 +91,11 @@ class Event:
     origin: str | None = None
     policy: str | None = None
     """Stands for a drop-off's signed terms; see `policy_hash`."""
-    checkpoint: str | None = None
-    """The signed line of a checkpoint that is kept in the chain itself."""
 
 
 _WITHIN = {"limits", "policy", "code_mac"}
-_LIMITS = tuple(field.name for field in fields(Limits))
-_TERMS = tuple(field.name for field in fields(Dropoff) if field.name not in _WITHIN)
+_LIMITS = tuple(one.name for one in fields(Limits))
+_TERMS = tuple(one.name for one in fields(Dropoff) if one.name not in _WITHIN)
 
 
 def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
@@ -166,66 +163,57 @@ class acting:  # noqa: N801 - used like a function, as those of contextlib are
 
 
 class AuditBrokenError(Exception):
-    """The audit is not what was written; the text says from which row on."""
+    """The audit is not what was written; the text says where."""
+
+
+def write_row(event: Event, by: Actor, at: datetime) -> str:
+    """Return the text of a row."""
+    told: dict[str, Any] = {
+        "at": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "act": event.act.value,
+        "who": by.who,
+        "from": event.origin or by.origin,
+        "token": event.token_id,
+        "drop": event.drop_id,
+        "upload": event.upload_id,
+        "result": event.result,
+        "bytes": event.size_bytes,
+        "final": event.final,
+        "count": event.count,
+        "policy": event.policy,
+    }
+    return canonical({name: value for name, value in told.items() if value is not None})
+
+
+def read_row(seq: int, text: str) -> dict[str, Any]:
+    """Return what a row says.
+
+    Raises:
+        AuditBrokenError: Nothing here wrote it.
+    """
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or canonical(row) != text:
+        raise AuditBrokenError(f"row {seq} was changed")
+    return row
 
 
 @dataclass(slots=True)
-class Chain:
-    """Where the chain stands: how many rows, and the last one's hash."""
+class RowsHash:
+    """The hash of rows in the order of their numbers: of each one its number and the hash of its text."""
 
     count: int = 0
-    last: str = FIRST_PREV
+    _hash: Any = field(default_factory=lambda: hashlib.sha256(_DOMAIN))
 
-    @classmethod
-    def at(cls, seq: int, text: str) -> "Chain":
-        """Return the chain that ends with a row."""
-        return cls(seq, row_hash(text))
+    def add(self, seq: int, text: str) -> None:
+        """Go on to a row."""
+        self._hash.update(seq.to_bytes(_MOST_SEQ_BYTES, "big") + hashlib.sha256(text.encode()).digest())
+        self.count += 1
 
-    def write(self, event: Event, by: Actor, at: datetime) -> str:
-        """Return the text of the next row, and go on to it."""
-        fields: dict[str, Any] = {
-            "seq": self.count + 1,
-            "prev": self.last,
-            "at": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "act": event.act.value,
-            "who": by.who,
-            "from": event.origin or by.origin,
-            "token": event.token_id,
-            "drop": event.drop_id,
-            "upload": event.upload_id,
-            "result": event.result,
-            "bytes": event.size_bytes,
-            "final": event.final,
-            "count": event.count,
-            "policy": event.policy,
-            "checkpoint": event.checkpoint,
-        }
-        text = _canonical({name: value for name, value in fields.items() if value is not None})
-        self.count, self.last = self.count + 1, row_hash(text)
-        return text
-
-    def follow(self, seq: int, text: str) -> dict[str, Any]:
-        """Go on to a row that was read, and return it.
-
-        Raises:
-            AuditBrokenError: It does not follow the one before.
-        """
-        wanted = self.count + 1
-        if seq != wanted:
-            what = "is missing" if seq > wanted else "stands twice or out of order"
-            raise AuditBrokenError(f"row {min(seq, wanted)} {what}")
-        try:
-            row = json.loads(text)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or row.get("seq") != seq or _canonical(row) != text:
-            raise AuditBrokenError(f"row {seq} was changed")
-        if row.get("prev") != self.last:
-            raise AuditBrokenError(f"row {seq} does not follow row {self.count}: one of them was changed or moved")
-        self.count, self.last = seq, row_hash(text)
-        return row
-
-
-def row_hash(text: str) -> str:
-    """Return a row's hash, hex."""
-    return hashlib.sha256(_DOMAIN + text.encode()).hexdigest()
+    @property
+    def hex(self) -> str:
+        """The hash so far."""
+        digest: str = self._hash.hexdigest()
+        return digest

@@ -29,6 +29,11 @@ class Metrics:
         self._seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
         self.clock_ahead = Gauge("dropoff_clock_ahead", "Whether nothing ends by time.", registry=self.registry)
+        self.audit_broken = Gauge(
+            "dropoff_audit_broken", "Whether the audit is not what was signed.", registry=self.registry
+        )
+        self.audit_problem: str | None = None
+        """Why no checkpoint of the audit is signed, or None."""
         self._catalog = Gauge("dropoff_catalog_up", "Whether the catalog answers.", registry=self.registry)
         self._deliveries = Counter(
             "dropoff_outbox_deliveries",
@@ -111,7 +116,8 @@ def monitoring_app(
         if missing:
             return web.Response(status=503, text=f"not ready: {'; '.join(missing)}\n")
         # Uploads are received all the same, so nobody is to be sent away; who watches should see it.
-        return web.Response(text="ready\n" if trusted.problem is None else f"ready, but {trusted.problem}\n")
+        problems = [problem for problem in (trusted.problem, metrics.audit_problem) if problem is not None]
+        return web.Response(text=f"ready, but {'; '.join(problems)}\n" if problems else "ready\n")
 
     async def show(_request: web.Request) -> web.Response:
         try:
@@ -120,6 +126,7 @@ def monitoring_app(
             backlog = None
         metrics.show_backlog(backlog, clock.now())
         metrics.clock_ahead.set(trusted.problem is not None)
+        metrics.audit_broken.set(metrics.audit_problem is not None)
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
+from dropoff_tus.audit import AuditBrokenError
 from dropoff_tus.errors import DropoffError
 from server import appkeys
 from server.auth import Auth
@@ -81,13 +82,18 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         )
         closed = ClosedDropoffs(opened.catalog, opened.ended, opened.uploads.end_open)
 
-        async def look_after_refusals() -> None:
+        async def look_after_audit() -> None:
             repeats.tell()
             await refusals.record()
-            await opened.record_checkpoint()
+            try:
+                await opened.checkpoints.sign()
+            except AuditBrokenError:
+                if opened.checkpoints.problem != metrics.audit_problem:
+                    _log.error(opened.checkpoints.problem)
+            metrics.audit_problem = opened.checkpoints.problem
 
         loops = [
-            asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_refusals)),
+            asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
             asyncio.create_task(_repeat(_TRIM_EVERY_SECONDS, lambda: asyncio.to_thread(give_memory_back))),

@@ -20,8 +20,9 @@ from server.dropoffs import Dropoffs
 from server.places import check_whose, key_places, layout_of, why_unsynced
 from server.purging import Purger
 from server.uploads import Uploads, UploadSettings
-from storage.audit import sign_certificate, sign_checkpoint
+from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
+from storage.checkpoints import Checkpoints
 from storage.engine import FileStore, StoreSettings
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.marker import WrongStoreError, adopt_store, check_store
@@ -45,15 +46,11 @@ class Services:
     catalog: SqlCatalog
     uploads: Uploads
 
-    async def record_checkpoint(self) -> bool:
-        """Sign what the audit holds, as a row of its own, so that it cannot be written anew without the key."""
-        key = self.keys.signing
-        return await self.catalog.record_checkpoint(lambda count, last, at: sign_checkpoint(count, last, at, key))
-
     dropoffs: Dropoffs
     purger: Purger
     revoked: Marks
     ended: Marks
+    checkpoints: Checkpoints
 
 
 def recipients_problem(texts: Sequence[str]) -> str | None:
@@ -167,4 +164,5 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             ),
             revoked_tokens(settings.keys_dir),
             ended,
+            Checkpoints(catalog, keys.signing, settings.keys_dir),
         )

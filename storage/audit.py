@@ -1,43 +1,79 @@
 """What the server signs about the past: checkpoints of the audit, and certificates of erasure. Each has its own domain.
 
-A checkpoint says how many rows there were and the last one's hash. Kept elsewhere, it shows what is done to the rows
-later, also by someone who can write the whole chain anew.
+A checkpoint has the hash of the rows since the one before it, and that one's hash: so the newest stands for all. Kept
+elsewhere, it shows what is done to the rows later, also by someone who can write the whole table anew.
 
 Source: docs/audit.md.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from dropoff_tus.audit import Act, AuditBrokenError, Chain
+from dropoff_tus.audit import Act, AuditBrokenError, RowsHash, read_row
 from storage.keys import SigningKey
 from storage.log import sign_line, stamp, verify_line
 
 VERSION = 1
-_CHECKPOINT_DOMAIN = b"dropoff-tus/audit-checkpoint/v1\n"
+_CHECKPOINT_DOMAIN = b"dropoff-tus/checkpoint/v1\n"
 _ERASURE_DOMAIN = b"dropoff-tus/erasure/v1\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How many rows there were, and the last one's hash."""
+    """The rows after one number and up to another: how many there are, and their hash."""
 
+    number: int
+    after: int
+    to: int
     count: int
-    last: str
+    rows: str
+    """The hash of the rows."""
+    prev: str
+    """The hash of the checkpoint before; empty where the audit begins, so `after` is 0."""
+    line: str
+    """All of it, signed."""
+
+    @property
+    def hash(self) -> str:
+        """What the next one names."""
+        return hashlib.sha256(self.line.encode("ascii")).hexdigest()
+
+    def follows(self, other: "Checkpoint") -> bool:
+        """Tell whether it is the one behind another."""
+        return (self.number, self.after, self.prev) == (other.number + 1, other.to, other.hash)
 
 
-def sign_checkpoint(count: int, last: str, at: datetime, key: SigningKey) -> str:
-    """Return the signed line of a checkpoint, without its line end."""
-    payload = {"v": VERSION, "count": count, "hash": last, "at": stamp(at), "key": key.id}
-    return sign_line(payload, key, domain=_CHECKPOINT_DOMAIN).decode("ascii").rstrip("\n")
+def sign_checkpoint(
+    number: int, before: Checkpoint | None, to: int, rows: RowsHash, at: datetime, key: SigningKey
+) -> Checkpoint:
+    """Sign the rows behind those of the checkpoint before, up to a number."""
+    after, prev = (0, "") if before is None else (before.to, before.hash)
+    payload = {
+        "v": VERSION,
+        "number": number,
+        "after": after,
+        "to": to,
+        "count": rows.count,
+        "rows": rows.hex,
+        "prev": prev,
+        "at": stamp(at),
+        "key": key.id,
+    }
+    line = sign_line(payload, key, domain=_CHECKPOINT_DOMAIN).decode("ascii").rstrip("\n")
+    return Checkpoint(number, after, to, rows.count, rows.hex, prev, line)
 
 
 def read_checkpoint(line: str, key: SigningKey) -> Checkpoint | None:
     """Return a checkpoint that this key, or one it retired, signed; else None."""
-    found = verify_line(line.strip().encode("utf-8", "replace"), key, domain=_CHECKPOINT_DOMAIN)
-    return None if found is None else Checkpoint(found[0]["count"], found[0]["hash"])
+    text = line.strip()
+    found = verify_line(text.encode("utf-8", "replace"), key, domain=_CHECKPOINT_DOMAIN)
+    if found is None:
+        return None
+    told = found[0]
+    return Checkpoint(told["number"], told["after"], told["to"], told["count"], told["rows"], told["prev"], text)
 
 
 def sign_certificate(payload: Mapping[str, Any], key: SigningKey) -> bytes:
@@ -53,67 +89,83 @@ def verify_certificate(line: bytes, key: SigningKey) -> dict[str, Any] | None:
 
 @dataclass(slots=True)
 class Verifier:
-    """Follows the chain row by row, and finds the checkpoints: those in it, and earlier ones kept elsewhere."""
+    """Follows the rows in the order of their numbers, and the checkpoints between them."""
 
     key: SigningKey
-    anchors: Iterable[Checkpoint] = ()
-    chain: Chain = field(default_factory=Chain)
+    last: Checkpoint | None = None
+    """The last checkpoint that was met, from which on the rows are signed by nothing yet."""
+    seq: int = 0
+    """How far the rows were followed."""
+    count: int = 0
+    """How many rows were followed."""
+    checkpoints: int = 0
+    """How many checkpoints were met."""
     policies: dict[str, str] = field(default_factory=dict)
     """What stands for each drop-off's signed terms, as they were recorded last (`policy_hash`)."""
     closed: dict[str, bool] = field(default_factory=dict)
     """Whether a drop-off was closed or reopened last."""
     revoked: set[str] = field(default_factory=set)
     """The API tokens that were revoked."""
-    checkpoints: int = 0
-    """How many were found, in the chain and of the anchors."""
-    _wanted: dict[int, set[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Note where the anchors must be met."""
-        for anchor in self.anchors:
-            self._wanted.setdefault(anchor.count, set()).add(anchor.last)
-        self._meet()
+    began: str | None = None
+    """The time of the first row."""
+    unsigned: RowsHash = field(default_factory=RowsHash)
+    """The rows since the last checkpoint."""
 
     def follow(self, rows: Iterable[tuple[int, str]]) -> None:
         """Go on with some rows.
 
         Raises:
-            AuditBrokenError: They are not what was written.
+            AuditBrokenError: One of them was written by nobody here.
         """
         for seq, text in rows:
-            before = Checkpoint(self.chain.count, self.chain.last)
-            row = self.chain.follow(seq, text)
-            if row.get("act") == Act.CHECKPOINT.value:
-                if read_checkpoint(str(row.get("checkpoint")), self.key) != before:
-                    message = f"row {seq} is no checkpoint of this server, or the rows before it were written anew"
-                    raise AuditBrokenError(message)
-                self.checkpoints += 1
+            row = read_row(seq, text)
+            self.unsigned.add(seq, text)
+            self.seq, self.count = seq, self.count + 1
+            self.began = self.began or str(row.get("at"))
             if "policy" in row:
                 self.policies[str(row.get("drop"))] = str(row["policy"])
             if row.get("act") in {Act.DROP_CLOSE, Act.DROP_REOPEN}:
                 self.closed[str(row.get("drop"))] = row["act"] == Act.DROP_CLOSE
             if row.get("act") == Act.TOKEN_REVOKE:
                 self.revoked.add(str(row.get("token")))
-            self._meet()
 
-    def finish(self) -> None:
-        """Say that these were all.
+    def expect(self, number: int, line: str) -> Checkpoint:
+        """Return the next checkpoint, before its rows are followed.
 
         Raises:
-            AuditBrokenError: A checkpoint speaks of more.
+            AuditBrokenError: It is no checkpoint of this server, or not the next one.
         """
-        if self._wanted:
-            most = max(self._wanted)
-            first = self.chain.count + 1
-            rows = f"row {first} is" if first == most else f"rows {first} to {most} are"
-            message = f"{rows} missing: a checkpoint was signed with {most}, so the end is missing"
-            raise AuditBrokenError(message)
+        return next_checkpoint(self.last, number, line, self.key)
 
-    def _meet(self) -> None:
-        hashes = self._wanted.pop(self.chain.count, None)
-        if hashes is None:
-            return
-        if hashes != {self.chain.last}:
-            message = f"the rows up to {self.chain.count} are not those of the checkpoint: they were changed since"
+    def meet(self, checkpoint: Checkpoint) -> None:
+        """Compare the rows that were followed since the last checkpoint with those that this one speaks of.
+
+        Raises:
+            AuditBrokenError: They are others.
+        """
+        if (self.unsigned.count, self.unsigned.hex) != (checkpoint.count, checkpoint.rows):
+            where = f"the rows {checkpoint.after + 1} to {checkpoint.to}"
+            if self.unsigned.count == checkpoint.count:
+                raise AuditBrokenError(f"{where} are not those that were signed: some were changed or moved")
+            message = (
+                f"{where} are not those that were signed: there were {checkpoint.count}, and there are "
+                f"{self.unsigned.count}"
+            )
             raise AuditBrokenError(message)
+        self.last, self.unsigned = checkpoint, RowsHash()
+        self.seq = checkpoint.to
         self.checkpoints += 1
+
+
+def next_checkpoint(before: Checkpoint | None, number: int, line: str, key: SigningKey) -> Checkpoint:
+    """Return the checkpoint that a database has behind another, or the one with which the audit begins.
+
+    Raises:
+        AuditBrokenError: It is no checkpoint of this server, or not that one.
+    """
+    found = read_checkpoint(line, key)
+    if found is None or found.number != number:
+        raise AuditBrokenError(f"checkpoint {number} is none that this server signed")
+    if not (found.after == 0 if before is None else found.follows(before)):
+        raise AuditBrokenError(f"checkpoint {number} does not follow: at least one before it is missing")
+    return found

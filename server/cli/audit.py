@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from server.config import Config
     from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
+    from storage.checkpoints import Checkpoints
     from storage.keys import SigningKey
 
-app = group("Export and verify the audit: who did what, chained so that no row can be changed unseen.")
-_PAGE_ROWS = 1000
-Rows = list[tuple[int, str]]
+app = group("Export and verify the audit: who did what, signed so that no row can be changed unseen.")
+_SIGNED_WITHIN = timedelta(minutes=10)
+"""A server signs each minute; rows that are older than this were signed, or no server has run."""
 
 
-def _signing_key(config: Config) -> SigningKey:
+async def _open(catalog: SqlCatalog, config: Config) -> tuple[Verifier, Checkpoints]:
+    """Return what verifies and what signs, once the folder of keys is known to be the catalog's."""
+    from server.services import identify_store
+    from storage.audit import Verifier
+    from storage.checkpoints import Checkpoints
     from storage.keys import load_signing_key
 
-    return load_signing_key(config.keys.signing_key)
-
-
-async def _pages(catalog: SqlCatalog, since: int) -> AsyncIterator[Rows]:
-    while page := await catalog.audit_rows(since, _PAGE_ROWS):
-        yield page
-        since = page[-1][0]
+    await identify_store(config, catalog, adopt=False)
+    key = load_signing_key(config.keys.signing_key)
+    return Verifier(key), Checkpoints(catalog, key, Path(config.store.keys_dir))
 
 
 @app.command()
@@ -46,7 +47,7 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the audit, a row of JSON a line, and behind it a signed checkpoint of how far it goes.
+    """Write the audit, a row of JSON a line, and behind it the signed checkpoint of the last row.
 
     Keep the file on another machine: `audit verify --anchor FILE` shows later whether all of it is still there as it
     was, which nothing on this machine alone can. Rows hold ids, numbers and fixed words; docs/audit.md says which. With
@@ -58,14 +59,14 @@ def export(
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         if output == STDOUT:
             rows: list[str] = []
-            found = await _copy(catalog, _signing_key(conf), since, rows.append if as_json else say)
+            found = await _copy(catalog, conf, since, rows.append if as_json else say)
             return {"rows": [json.loads(row) for row in rows], **found}
         with output_file(output) as file:
 
             def write(line: str) -> None:
                 file.write(line.encode() + b"\n")
 
-            found = await _copy(catalog, _signing_key(conf), since, write)
+            found = await _copy(catalog, conf, since, write)
             write(found["checkpoint"])
         return {"output": output, **found}
 
@@ -76,36 +77,37 @@ def export(
     elif output == STDOUT:
         say(found["checkpoint"])
     else:
-        note(f"{found['count']} rows in all, the last with the hash {found['hash']}")
+        note(f"{found['count']} rows in all, the last is {found['last']}; the checkpoint has the hash {found['hash']}")
 
 
-async def _copy(catalog: SqlCatalog, key: SigningKey, since: int, write: Callable[[str], None]) -> dict[str, Any]:
-    """Write the rows, checked as far as can be seen from here; return the checkpoint."""
-    from dropoff_tus.audit import AuditBrokenError, Chain
-    from storage.audit import Verifier, sign_checkpoint
+async def _copy(catalog: SqlCatalog, conf: Config, since: int, write: Callable[[str], None]) -> dict[str, Any]:
+    from dropoff_tus.audit import AuditBrokenError, canonical
+    from storage.checkpoints import rows_between
 
-    chain = await catalog.audit_end()
-    if since > chain.count:
-        message = f"there are {chain.count} rows only; give --since a smaller number"
+    verifier, checkpoints = await _open(catalog, conf)
+
+    def copy(page: list[tuple[int, str]]) -> None:
+        for seq, text in page:
+            if seq > since:
+                write(canonical({"seq": seq, **json.loads(text)}))
+
+    last = await catalog.audit_end()
+    if since > last:
+        message = f"the last row is {last}; give --since a smaller number"
         raise CommandError(message)
-    verifier = Verifier(key)
-    if since:
-        # What is before stands or falls with the exports that have it.
-        verifier.chain = Chain.at(*(await catalog.audit_rows(since - 1, 1))[0])
     try:
-        async for page in _pages(catalog, since):
-            verifier.follow(page)
-            for _, text in page:
-                write(text)
+        async for page in checkpoints.verify(verifier):
+            copy(page)
+        signed = await checkpoints.sign()
     except AuditBrokenError as error:
         message = f"{error}; no checkpoint was signed. `dropoff-tus audit verify` says more"
         raise CommandError(message) from None
-    chain = verifier.chain
-    return {
-        "count": chain.count,
-        "hash": chain.last,
-        "checkpoint": sign_checkpoint(chain.count, chain.last, datetime.now(UTC), key),
-    }
+    if signed is None:
+        raise CommandError("the audit has no row yet, so there is nothing to export")
+    async for page in rows_between(catalog, verifier.seq, signed.to):
+        verifier.follow(page)
+        copy(page)
+    return {"count": verifier.count, "last": signed.to, "hash": signed.hash, "checkpoint": signed.line}
 
 
 @app.command()
@@ -117,40 +119,28 @@ def verify(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every row against the one before, the server's own checkpoints, and earlier exports; exits with 1 if not.
+    """Check every row against the server's signed checkpoints, and against earlier exports; exits with 1 if not whole.
 
     Removed, changed and moved rows are found, and drop-offs and API tokens that are not what was recorded last: earlier
-    terms that were put back, say. Rows cut off at the end, or written anew by someone with the
-    server's key, show against an export that was kept elsewhere.
+    terms that were put back, say. Rows of the last minute are signed by nothing yet. Rows written anew by someone with
+    the server's key, and folders put back with the database, show against an export that was kept elsewhere.
 
     Example: dropoff-tus audit verify --anchor audit-2026-03.jsonl
     """
-    from dropoff_tus.audit import AuditBrokenError
-    from storage.audit import Verifier
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        key = _signing_key(conf)
-        verifier = Verifier(key, [_anchor(path, key) for path in anchor or ()])
-        total = (await catalog.audit_end()).count
-        problem: str | None = None
-        changed: list[str] = []
-        revived: list[str] = []
-        try:
-            with steps("verify", total) as advance:
-                async for page in _pages(catalog, 0):
-                    verifier.follow(page)
-                    advance(len(page))
-            changed, revived = await _changed(catalog, verifier)
-            verifier.finish()
-        except AuditBrokenError as error:
-            problem = str(error)
+        verifier, checkpoints = await _open(catalog, conf)
+        anchors = [(str(path), _anchor(path, verifier.key)) for path in anchor or ()]
+        problem = await _problem(catalog, verifier, checkpoints, *anchors)
+        changed, revived = ([], []) if problem is not None else await _changed(catalog, verifier)
         return {
             "whole": problem is None,
             "problem": problem,
             "changed_drops": changed,
             "revived_tokens": revived,
-            "rows": verifier.chain.count,
-            "hash": verifier.chain.last,
+            "rows": verifier.count,
+            "unsigned": verifier.unsigned.count,
+            "hash": None if verifier.last is None else verifier.last.hash,
             "checkpoints": verifier.checkpoints,
         }
 
@@ -158,7 +148,8 @@ def verify(
     if as_json:
         print_json(found)
     elif found["problem"] is None:
-        say(f"{found['rows']} rows, each follows the one before; {found['checkpoints']} checkpoints agree")
+        signed = f"{found['rows']} rows, as {found['checkpoints']} checkpoints say"
+        say(f"{signed}; {found['unsigned']} came since the last one")
     if found["problem"] is not None and not as_json:
         message = f"the audit is not what was written: {found['problem']}"
         raise CommandError(message)
@@ -178,14 +169,85 @@ def verify(
         sys.exit(1)
 
 
+@app.command()
+def accept(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign all rows as they are, where `audit verify` says that they are not what was written.
+
+    Until then the server signs no checkpoint. Find out first what happened: somebody may have changed the database, or
+    it was put back from a backup. From then on the audit begins with what is accepted, and the audit tells who did it;
+    exports from before verify no more, so keep them. A running server follows within a minute.
+
+    Example: dropoff-tus audit accept
+    """
+
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        from dropoff_tus.audit import Act, Event
+
+        verifier, checkpoints = await _open(catalog, conf)
+        problem = await _problem(catalog, verifier, checkpoints)
+        if problem is None:
+            return {"accepted": None, "problem": None}
+        if not yes:
+            if not sys.stdin.isatty() or as_json:
+                message = (
+                    f"{problem}. There is nobody to ask; say --yes to accept it without asking. Nothing was signed"
+                )
+                raise CommandError(message)
+            typer.confirm(f"{problem}. Sign the rows as they are", abort=True, err=True)
+        await catalog.record(Event(Act.AUDIT_ACCEPT))
+        accepted = await checkpoints.accept()
+        return {"accepted": None if accepted is None else accepted.number, "problem": problem}
+
+    found = with_catalog(config, work)
+    if as_json:
+        print_json(found)
+    elif found["problem"] is None:
+        note("the audit is whole, so there is nothing to accept")
+    else:
+        note(f"accepted, with checkpoint {found['accepted']}")
+
+
+async def _problem(
+    catalog: SqlCatalog, verifier: Verifier, checkpoints: Checkpoints, *anchors: tuple[str, Checkpoint]
+) -> str | None:
+    """Follow the whole audit; say what is wrong with it, or None."""
+    from dropoff_tus.audit import AuditBrokenError
+
+    try:
+        with steps("verify", await catalog.audit_end()) as advance:
+            async for page in checkpoints.verify(verifier, *anchors):
+                advance(len(page))
+    except AuditBrokenError as error:
+        return str(error)
+    if verifier.last is None and verifier.began is not None and _is_old(verifier.began):
+        return (
+            f"no checkpoint was ever signed, although the first row is of {verifier.began}; a server that runs signs "
+            "one each minute, and `audit export` does"
+        )
+    return None
+
+
+def _is_old(at: str) -> bool:
+    try:
+        return abs(datetime.now(UTC) - datetime.fromisoformat(at)) > _SIGNED_WITHIN
+    except (TypeError, ValueError):
+        return True
+
+
 async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], list[str]]:
     """Return the drop-offs and the API tokens that are not what was signed, or not what the audit recorded last."""
+    from storage.checkpoints import rows_between
+
     while True:
-        before, dropoffs, tokens = verifier.chain.count, await catalog.dropoffs(), await catalog.tokens()
+        before, dropoffs, tokens = verifier.count, await catalog.dropoffs(), await catalog.tokens()
         # What is changed at this moment has a row that was not read yet.
-        async for page in _pages(catalog, before):
+        async for page in rows_between(catalog, verifier.seq, await catalog.audit_end()):
             verifier.follow(page)
-        if verifier.chain.count == before:
+        if verifier.count == before:
             drops = [drop.id for drop in dropoffs if not _is_as_recorded(drop, verifier)]
             revived = [one.id for one in tokens if one.revoked_at is None and one.id in verifier.revoked]
             return drops, revived

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from server.services import Services
 
 _BACKUPS = "copies in backups are not included"
-_PAGE_ROWS = 1000
 
 
 def register(app: typer.Typer, drop: typer.Typer) -> None:
@@ -137,6 +136,7 @@ async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes 
 async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) -> str:
     """Keep the certificate of a run that was cut off behind it, if it lists what is listed now."""
     from storage.audit import verify_certificate
+    from storage.checkpoints import rows_between
 
     told = verify_certificate(line, services.keys.signing)
     if told is None or {item["id"] for item in told["uploads"]} != {item["id"] for item in purged.removed}:
@@ -146,11 +146,9 @@ async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) 
         )
         raise CommandError(message)
     digest = hashlib.sha256(line).hexdigest()
-    after = 0
-    while rows := await services.catalog.audit_rows(after, _PAGE_ROWS):
+    async for rows in rows_between(services.catalog, 0, await services.catalog.audit_end()):
         if any(digest in text for _, text in rows):
             return digest
-        after = rows[-1][0]
     return await services.purger.record(purged, line)
 
 

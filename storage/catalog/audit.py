@@ -1,49 +1,54 @@
 """The audit's rows: written as the last thing of the operation that they speak of, and read in their order.
 
-Whoever writes is alone, on either database, so the end of the chain is asked for once in a transaction, however many
-operations are in it. The rows are only ever inserted.
+They are only ever inserted, and get their numbers from the database. So do the checkpoints' rows, but for the numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from dropoff_tus.audit import Act, Actor, Chain, Event, row_hash
+from dropoff_tus.audit import Actor, Event, write_row
 from storage.catalog import statements
+from storage.catalog.rows import Row
 from storage.catalog.transaction import Transaction
-
-Sign = Callable[[int, str, datetime], str]
-"""Signs a checkpoint: how many rows, the last one's hash, when."""
 
 
 def append(transaction: Transaction, events: Sequence[Event], by: Actor) -> None:
-    """Add rows to the end of the chain."""
-    if not events:
-        return
-    if transaction.audit is None:
-        transaction.audit = end(transaction)
-    chain, at = transaction.audit, datetime.now(UTC)
+    """Add rows."""
+    at = datetime.now(UTC)
     for event in events:
-        text = chain.write(event, by, at)
-        transaction.post(statements.INSERT_AUDIT, seq=chain.count, record=text)
+        transaction.post(statements.INSERT_AUDIT, record=write_row(event, by, at))
 
 
-def append_checkpoint(transaction: Transaction, sign: Sign, by: Actor) -> bool:
-    """Sign what there is, as a row of its own; False if nothing was added since the last time."""
-    rows = transaction.rows(statements.LAST_AUDIT)
-    if not rows or f'"act":"{Act.CHECKPOINT.value}"' in rows[0]["record"]:
-        return False
-    signed = sign(rows[0]["seq"], row_hash(rows[0]["record"]), datetime.now(UTC))
-    append(transaction, [Event(Act.CHECKPOINT, checkpoint=signed)], by)
-    return True
+def rows_between(transaction: Transaction, after: int, to: int, most: int) -> list[tuple[int, str]]:
+    """Return some of the rows after a number and up to another, in their order."""
+    return _numbered(transaction.rows(statements.AUDIT_ROWS, after=after, to=to, most=most), "seq", "record")
 
 
-def rows_after(transaction: Transaction, seq: int, most: int) -> list[tuple[int, str]]:
-    """Return some of the rows after a number, in their order."""
-    found = transaction.rows(statements.AUDIT_AFTER, after=seq, most=most)
-    return [(row["seq"], row["record"]) for row in found]
+def end(transaction: Transaction) -> int:
+    """Return the greatest number of a row, to a transaction that writes: no row with a smaller one comes any more.
+
+    Another one that writes has either committed, so that its rows are seen here, or takes its numbers after this.
+    """
+    found: int = transaction.rows(statements.AUDIT_END)[0]["last"]
+    return found
 
 
-def end(transaction: Transaction) -> Chain:
-    """Return where the chain stands."""
-    rows = transaction.rows(statements.LAST_AUDIT)
-    return Chain.at(rows[0]["seq"], rows[0]["record"]) if rows else Chain()
+def checkpoints(transaction: Transaction, after: int, most: int) -> list[tuple[int, str]]:
+    """Return some of the checkpoints after a number, in their order."""
+    return _numbered(transaction.rows(statements.CHECKPOINTS, after=after, most=most), "number", "line")
+
+
+def last_checkpoint(transaction: Transaction) -> tuple[int, str] | None:
+    """Return the checkpoint with the greatest number, or None."""
+    found = _numbered(transaction.rows(statements.LAST_CHECKPOINT), "number", "line")
+    return found[0] if found else None
+
+
+def add_checkpoint(transaction: Transaction, number: int, line: str) -> None:
+    """Add a checkpoint; its number must be free."""
+    transaction.post(statements.INSERT_CHECKPOINT, number=number, line=line)
+
+
+def _numbered(rows: Sequence[Row], number: str, text: str) -> list[tuple[int, str]]:
+    # As text, whatever somebody put there: SQLite has no types of columns.
+    return [(row[number], str(row[text])) for row in rows]

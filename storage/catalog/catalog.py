@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from dropoff_tus import audit as chain
-from dropoff_tus.audit import Event, Note
+from dropoff_tus.audit import Event, Note, actor
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports.catalog import Change, Decide
@@ -200,7 +199,7 @@ class SqlCatalog:
 
     async def _write(self, work: Callable[[Transaction, Note], T]) -> T:
         """Run an operation, and record what it notes in the same transaction."""
-        by = chain.actor()
+        by = actor()
 
         def run(transaction: Transaction) -> T:
             events: list[Event] = []
@@ -212,18 +211,25 @@ class SqlCatalog:
 
     async def record(self, *events: Event) -> None:
         """Record what changes nothing here."""
-        by = chain.actor()
+        by = actor()
         await self._engine.write(lambda transaction: audit.append(transaction, events, by))
 
-    async def record_checkpoint(self, sign: audit.Sign) -> bool:
-        """Sign what is recorded, as a row of its own; False if that would be nothing new."""
-        by = chain.actor()
-        return await self._engine.write(lambda transaction: audit.append_checkpoint(transaction, sign, by))
+    async def audit_rows(self, after: int, to: int, most: int) -> list[tuple[int, str]]:
+        """Return some rows of the audit after a number and up to another: each one's number and text."""
+        return await self._engine.read_many(lambda transaction: audit.rows_between(transaction, after, to, most))
 
-    async def audit_rows(self, after: int, most: int) -> list[tuple[int, str]]:
-        """Return some rows of the audit after a number: each one's number and text."""
-        return await self._engine.read_many(lambda transaction: audit.rows_after(transaction, after, most))
+    async def audit_end(self) -> int:
+        """Return the greatest number of a row, 0 if there is none; up to it no row comes any more."""
+        return await self._engine.write(audit.end)
 
-    async def audit_end(self) -> chain.Chain:
-        """Return where the audit stands: how many rows, and the last one's hash."""
-        return await self._engine.read(audit.end)
+    async def checkpoints(self, after: int, most: int) -> list[tuple[int, str]]:
+        """Return some checkpoints after a number: each one's number and signed line."""
+        return await self._engine.read_many(lambda transaction: audit.checkpoints(transaction, after, most))
+
+    async def last_checkpoint(self) -> tuple[int, str] | None:
+        """Return the checkpoint with the greatest number, or None."""
+        return await self._engine.read(audit.last_checkpoint)
+
+    async def add_checkpoint(self, number: int, line: str) -> None:
+        """Add a checkpoint; its number must be free."""
+        await self._engine.write(lambda transaction: audit.add_checkpoint(transaction, number, line))

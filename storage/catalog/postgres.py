@@ -1,10 +1,11 @@
 """PostgreSQL: one connection that writes, with group commit, and a few that read, by asyncpg.
 
 The writer takes all that is queued, runs it in one transaction, commits once, and only then answers. All writers of a
-catalog, in whatever process, take turns, under one advisory lock from BEGIN to COMMIT: the audit is a chain, which has
-one end, so they would wait for each other anyway, and a group shares that wait, the sync and the round trips. Behind
-the lock nobody else changes anything, so what an operation reads stays so: quotas and the disk's floor are exact, and
-no row needs a lock of its own. Isolation is READ COMMITTED: each statement sees what the last holder left.
+catalog, in whatever process, take turns, under one advisory lock from BEGIN to COMMIT; a group shares that wait, the
+sync and the round trips. Behind the lock nobody else changes anything, so what an operation reads stays so: quotas are
+exact, and the disk's floor, which is a sum over all drop-offs; no row needs a lock of its own; and no row of the audit
+is committed behind one with a greater number. Isolation is READ COMMITTED: each statement sees what the last holder
+left.
 
 An operation that refuses before it has sent a change leaves nothing to undo. Where one fails later, or the database
 refuses it, the group is undone and each of its operations is run by itself. Should the database undo a transaction, or

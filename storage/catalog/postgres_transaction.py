@@ -14,7 +14,6 @@ from sqlalchemy import UpdateBase
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.util import await_
 
-from dropoff_tus.audit import Chain
 from storage.catalog.rows import Row
 from storage.catalog.statements import Statement
 
@@ -57,7 +56,6 @@ class PostgresTransaction:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
         self._posted: dict[UpdateBase, list[list[object]]] = {}
-        self.audit: Chain | None = None
         self.changed = False
         """Whether the present operation has sent a change, so that only the database can undo it."""
 

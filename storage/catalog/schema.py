@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -31,7 +32,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
@@ -170,12 +171,21 @@ Index(
 )
 Index("ix_outbox_upload_id", outbox.c.upload_id)
 
-# Rows of the audit, as `dropoff_tus.audit` writes them: only ever inserted. SQLite has an INTEGER key without an index.
+# Rows of the audit, as `dropoff_tus.audit` writes them, and the signed checkpoints: only ever inserted. The database
+# gives the rows their numbers, none of them twice; some are missing where a transaction was undone.
 audit = Table(
     "audit",
     metadata,
-    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), Identity(always=True), primary_key=True),
     Column("record", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("line", Text, nullable=False),
 )
 
 # One row: the version that every change of a drop-off raises, the id of the store (see `storage.marker`), and when a

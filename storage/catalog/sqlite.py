@@ -32,7 +32,6 @@ from typing import Literal, TypeVar
 from sqlalchemy import UpdateBase
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from dropoff_tus.audit import Chain
 from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from storage.catalog.statements import Statement
 from storage.catalog.transaction import Request, Transaction
@@ -100,7 +99,6 @@ class SqliteTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._cursor = connection.cursor()
-        self.audit: Chain | None = None
 
     def rows(self, statement: Statement, **values: object) -> Sequence[sqlite3.Row]:
         """Run a statement and return all its rows: one read halfway would hold on to its view of the database."""
@@ -283,7 +281,6 @@ class WriterLane(Lane):
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            self._transaction.audit = None
             for request in group:
                 before = self._connection.total_changes
                 self._attempt(request)
@@ -292,7 +289,6 @@ class WriterLane(Lane):
                     if len(group) == 1:
                         return
                     execute("BEGIN IMMEDIATE")
-                    self._transaction.audit = None
                     self._run_apart(group)
                     break
             execute("COMMIT")
@@ -318,7 +314,6 @@ class WriterLane(Lane):
             self._attempt(request)
             if request.error is not None:
                 execute("ROLLBACK TO request")
-                self._transaction.audit = None
             execute("RELEASE request")
 
     def _undo(self) -> None:

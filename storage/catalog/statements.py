@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from dropoff_tus.model import Role, UploadState
-from storage.catalog.schema import api_tokens, audit, catalog_state, dropoffs, outbox, uploads
+from storage.catalog.schema import api_tokens, audit, catalog_state, checkpoints, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
 """Whatever stands below."""
@@ -37,6 +37,7 @@ _PARTIAL: ColumnElement[str] = literal_column(f"'{Role.PARTIAL.value}'")
 _ZERO: ColumnElement[int] = literal_column("0")
 _final_id = bindparam("final_id", type_=uploads.c.final_id.type)
 _token_id = bindparam("token_id", type_=api_tokens.c.id.type)
+_after = bindparam("after", type_=BigInteger)
 
 
 def _at_most(found: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
@@ -143,12 +144,25 @@ NOTE_TIME = update(catalog_state).values(noted_at=bindparam("at", type_=BigInteg
 
 # ---- audit ----------------------------------------------------------------------------------------------------
 
-INSERT_AUDIT = insert(audit)
+INSERT_AUDIT = insert(audit).values(record=bindparam("record", type_=audit.c.record.type)).inline()
+"""Values: record."""
+
+AUDIT_END = select(func.coalesce(func.max(audit.c.seq), _ZERO).label("last"))
+
+AUDIT_ROWS = _at_most(
+    select(audit).where(audit.c.seq > _after, audit.c.seq <= bindparam("to", type_=BigInteger)).order_by(audit.c.seq)
+)
+"""Values: after, to, most."""
+
+INSERT_CHECKPOINT = insert(checkpoints)
 """Values: every column."""
 
-LAST_AUDIT = select(audit).where(audit.c.seq == select(func.max(audit.c.seq)).scalar_subquery())
+CHECKPOINTS = _at_most(select(checkpoints).where(checkpoints.c.number > _after).order_by(checkpoints.c.number))
+"""Values: after, most."""
 
-AUDIT_AFTER = _at_most(select(audit).where(audit.c.seq > bindparam("after", type_=BigInteger)).order_by(audit.c.seq))
+LAST_CHECKPOINT = select(checkpoints).where(
+    checkpoints.c.number == select(func.max(checkpoints.c.number)).scalar_subquery()
+)
 
 # ---- uploads --------------------------------------------------------------------------------------------------
 

@@ -8,16 +8,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import UpdateBase
 
-from dropoff_tus.audit import Chain
 from storage.catalog.rows import Row
 from storage.catalog.statements import Statement
 
 
 class Transaction(Protocol):
     """One transaction of either database, which no other writer is in the middle of. Values are bound by name."""
-
-    audit: Chain | None
-    """Where the audit stands, once that was asked in this transaction."""
 
     def rows(self, statement: Statement, **values: object) -> Sequence[Row]:
         """Run a statement and return its rows."""

@@ -30,9 +30,9 @@ def _rows(server: ServerProcess) -> list[dict[str, Any]]:
     return rows
 
 
-def _sql(server: ServerProcess, statement: str) -> None:
+def _sql(server: ServerProcess, statement: str) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3", isolation_level=None)) as database:
-        database.execute(statement)
+        return list(database.execute(statement))
 
 
 def test_audit_of_an_upload_tells_who_did_what(server: ServerProcess, tmp_path: Path) -> None:
@@ -73,33 +73,50 @@ def test_audit_of_an_upload_tells_who_did_what(server: ServerProcess, tmp_path: 
 
 def test_audit_that_was_tampered_with_is_refused(server: ServerProcess, tmp_path: Path) -> None:
     """A whole audit agrees with earlier exports in both forms; without its last row, or with a hole, it does not."""
-    server.stop()  # it would sign a checkpoint into the chain within a minute
+    server.stop()  # it would sign a checkpoint within a minute
     lines, document, later = tmp_path / "lines", tmp_path / "document", tmp_path / "later"
     done = server.cli_json("audit", "export", "--output", str(lines), "--json")
     document.write_bytes(server.cli("audit", "export", "--json").stdout)
     anchors = ("--anchor", str(lines), "--anchor", str(document))
     server.cli("audit", "verify", *anchors)
-    server.drop.site.create(5)
-    server.cli("audit", "export", "--since", str(done["count"]), "--output", str(later))
-    assert len(later.read_text().splitlines()) == 2
+    server.cli("token", "create", "--name", "t", "--scope", "drops:read")
+    assert server.cli_json("audit", "verify", "--json")["unsigned"] == 1
+    server.cli("audit", "export", "--since", str(done["last"]), "--output", str(later))
+    row, checkpoint = later.read_text().splitlines()
+    assert json.loads(row)["seq"] == done["last"] + 1
+    assert f'"prev":"{done["hash"]}"' in checkpoint
     verified = server.cli_json("audit", "verify", *anchors, "--anchor", str(later), "--json")
-    assert verified["rows"] == done["count"] + 1
-    last = f"FROM audit WHERE seq = {verified['rows']}"
-    with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3")) as database:
-        kept = database.execute(f"SELECT record {last}").fetchone()[0]
-    _sql(server, f"DELETE {last}")
-    server.cli("audit", "verify", *anchors)
-    refused = server.cli("audit", "verify", "--anchor", str(later), check=False)
-    assert refused.returncode == 1
-    assert f"row {verified['rows']} is missing".encode() in refused.stderr
-    assert b"the end is missing" in refused.stderr
-    _sql(server, f"INSERT INTO audit VALUES ({verified['rows']}, '{kept}')")
+    assert (verified["rows"], verified["unsigned"]) == (done["count"] + 1, 0)
+    kept = _sql(server, f"SELECT record FROM audit WHERE seq = {done['last'] + 1}")[0][0]
+    _sql(server, f"DELETE FROM audit WHERE seq = {done['last'] + 1}")
+    for options in ((), anchors, ("--anchor", str(later))):
+        refused = server.cli("audit", "verify", *options, check=False)
+        assert refused.returncode == 1
+        assert b"there were 1, and there are 0" in refused.stderr
+    _sql(server, f"INSERT INTO audit VALUES ({done['last'] + 1}, '{kept}')")
     server.cli("audit", "verify", "--anchor", str(later))
     _sql(server, "DELETE FROM audit WHERE seq = 1")
     refused = server.cli("audit", "verify", "--json", check=False)
     assert refused.returncode == 1
-    assert json.loads(refused.stdout)["problem"] == "row 1 is missing"
+    assert "are not those that were signed" in json.loads(refused.stdout)["problem"]
     assert b"no checkpoint was signed" in server.cli("audit", "export", check=False).stderr
+
+
+def test_audit_that_nothing_ever_signed_is_a_finding_once_it_is_old(tmp_path: Path) -> None:
+    """Before the first minute is over there is nothing to find; a day later there is, until something is signed."""
+    with ServerProcess(tmp_path) as server:
+        server.stop()
+        (server.data / "keys" / "audit" / "last-checkpoint").unlink(missing_ok=True)
+        _sql(server, "DELETE FROM checkpoints")
+        assert server.cli_json("audit", "verify", "--json")["checkpoints"] == 0
+        ((text,),) = _sql(server, "SELECT record FROM audit WHERE seq = 1")
+        old = json.dumps(json.loads(text) | {"at": "2026-01-01T00:00:00.000Z"}, sort_keys=True, separators=(",", ":"))
+        _sql(server, f"UPDATE audit SET record = '{old}' WHERE seq = 1")
+        refused = server.cli("audit", "verify", check=False)
+        assert refused.returncode == 1
+        assert b"no checkpoint was ever signed" in refused.stderr
+        server.cli("audit", "export")
+        assert server.cli_json("audit", "verify", "--json")["checkpoints"] == 1
 
 
 def test_anchor_that_is_none_is_refused(server: ServerProcess, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.postgres import OWNER, PostgresServer
 from tests.support.server_process import ServerProcess, run_warm, upload_id_of
 from tests.support.tus_raw import TusSite, metadata
 
+pytestmark = pytest.mark.timeout(180)
 _CONTENT = b"for its recipient alone" * 100
 _HALF = len(_CONTENT) // 2
 
@@ -398,3 +400,54 @@ def test_drop_off_that_is_ended_in_the_database_keeps_what_is_open(server: _Tamp
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert changed.site.head(kept).status == 200
+
+
+def _monitoring(server: _Tampered, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port + 1}{path}", timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+@_on_both("")
+def test_audit_written_anew_without_the_key_is_found_and_never_signed(server: _Tampered, tmp_path: Path) -> None:
+    """A row is left out, the rows are written anew, and the checkpoints are gone: verified with and without an anchor.
+
+    The server does not sign what was forged; an operator who looked at it may, and the audit says who did.
+    """
+    upload_id = upload_id_of(server.drop.site.upload(_CONTENT))
+    export, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    server.cli("audit", "export", "--output", str(export))
+    server.stop()
+    rows = server.sql("SELECT record FROM audit ORDER BY seq")
+    forged = [text for (text,) in rows if not (upload_id in text and '"act":"upload.complete"' in text)]
+    assert len(forged) == len(rows) - 1
+    server.sql("DELETE FROM checkpoints")
+    server.sql("DELETE FROM audit")
+    server.sql(
+        "DELETE FROM sqlite_sequence" if server.postgres is None else "ALTER TABLE audit ALTER COLUMN seq RESTART"
+    )
+    for text in forged:
+        server.sql("INSERT INTO audit (record) VALUES (?)", text)
+    server.start()
+    deadline = time.monotonic() + 30
+    while "the audit is not what was signed" not in _monitoring(server, "/readyz"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "dropoff_audit_broken 1.0" in _monitoring(server, "/metrics")
+    assert "the database does not have checkpoint" in server.log_text
+    assert server.drop.site.post({"Upload-Length": "5"}).status == 201
+    for options in ((), ("--anchor", str(export))):
+        told = json.loads(server.cli("audit", "verify", "--json", *options, check=False).stdout)
+        assert not told["whole"]
+        assert "rows were cut off, or written anew" in told["problem"]
+    exported = server.cli("audit", "export", "--output", str(after), check=False)
+    assert (exported.returncode, b"no checkpoint was signed" in exported.stderr) == (1, True)
+    assert not after.exists()
+    assert server.sql("SELECT * FROM checkpoints") == []
+    refused = server.cli("audit", "accept", check=False)
+    assert (refused.returncode, b"say --yes" in refused.stderr) == (1, True)
+    assert server.cli_json("audit", "accept", "--yes")["accepted"] > 1
+    assert server.cli_json("audit", "accept", "--yes")["accepted"] is None
+    assert server.cli_json("audit", "verify")["whole"]
+    assert not json.loads(server.cli("audit", "verify", "--json", "--anchor", str(export), check=False).stdout)["whole"]
+    told = server.cli_json("audit", "export", "--json")
+    assert [row["who"].split(":")[0] for row in told["rows"] if row["act"] == "audit.accept"] == ["operator"]

@@ -22,6 +22,7 @@ from tests.support.server_process import ServerProcess, program
 _OWNER = 424_242
 _UPLOAD, _DROP = "0" * 32, "0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11"
 _ARGUMENTS: dict[str, list[str]] = {
+    "audit accept": ["--yes"],
     "audit export": ["--output", "-"],
     "audit verify": [],
     "doctor": [],

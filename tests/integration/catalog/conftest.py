@@ -50,7 +50,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.sql(
             f"CREATE ROLE {RUNTIME} LOGIN; GRANT USAGE ON SCHEMA public TO {RUNTIME}; "
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {RUNTIME}; "
-            f"REVOKE UPDATE, DELETE ON audit FROM {RUNTIME}",
+            f"REVOKE UPDATE, DELETE ON audit, checkpoints FROM {RUNTIME}",
             database=SHARED,
         )
         yield server
@@ -68,7 +68,7 @@ def empty_database(postgres: PostgresServer) -> str:
 def postgres_url(postgres: PostgresServer) -> str:
     """Return the URL of a migrated PostgreSQL catalog with nothing in it: one for all, since making one is slow."""
     # The version stays what it was, which no test may notice. Whoever opens the URL may change no table.
-    tables = ("outbox", "uploads", "dropoffs", "api_tokens", "audit")
+    tables = ("outbox", "uploads", "dropoffs", "api_tokens", "audit", "checkpoints")
     postgres.sql("; ".join(f"DELETE FROM {table}" for table in tables), database=SHARED)
     return postgres.url(SHARED, RUNTIME)
 

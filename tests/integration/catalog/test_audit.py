@@ -1,17 +1,23 @@
-"""Every change leaves its row in the chain, in its own transaction, on both databases."""
+"""Every change leaves its row in the audit, in its own transaction, on both databases; checkpoints sign all of them."""
 
 import asyncio
 import json
+import tempfile
 from dataclasses import replace
-from datetime import datetime
+from pathlib import Path
 
 import pytest
+from sqlalchemy.util import await_
 
 from dropoff_tus.audit import Act, Actor, Event, acting
 from dropoff_tus.errors import DropoffFullError
 from dropoff_tus.model import ApiToken, Role, Scope, UploadState
-from storage.audit import Verifier, sign_checkpoint
-from storage.catalog import SqlCatalog, open_catalog
+from storage.audit import Verifier
+from storage.catalog import SqlCatalog, audit, open_catalog
+from storage.catalog.address import parse_url
+from storage.catalog.postgres import PostgresEngine
+from storage.catalog.transaction import Transaction
+from storage.checkpoints import Checkpoints
 from storage.keys import SigningKey
 from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse
@@ -21,16 +27,17 @@ from tests.support.postgres import PostgresServer
 _KEY = SigningKey(bytes(range(32)))
 
 
-def _sign(count: int, last: str, at: datetime) -> str:
-    return sign_checkpoint(count, last, at, _KEY)
-
-
-async def _verified(catalog: SqlCatalog) -> list[dict[str, object]]:
-    rows = await catalog.audit_rows(0, 10_000)
-    verifier = Verifier(_KEY)
-    verifier.follow(rows)
-    assert await catalog.audit_end() == verifier.chain
-    return [json.loads(text) for _, text in rows]
+async def _verified(catalog: SqlCatalog, checkpoints: Checkpoints | None = None) -> list[dict[str, object]]:
+    """Return all rows, when the checkpoints vouch for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = checkpoints or Checkpoints(catalog, _KEY, Path(folder))
+        signed = await checkpoints.sign()
+        verifier, rows = Verifier(_KEY), []
+        async for page in checkpoints.verify(verifier):
+            rows += [json.loads(text) for _, text in page]
+    assert verifier.last == signed
+    assert (verifier.count, verifier.unsigned.count) == (len(rows), 0)
+    return rows
 
 
 @async_test
@@ -53,8 +60,6 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
         await catalog.set_closed(dropoff.id, closed=True, end_open=True)
         await catalog.set_closed(dropoff.id, closed=False)
         await catalog.record(Event(Act.WRONG_CODES, dropoff.id, count=3))
-        assert await catalog.record_checkpoint(_sign)
-        assert not await catalog.record_checkpoint(_sign)
         rows = await _verified(catalog)
     told = [(r["who"], r["act"], r.get("upload"), r.get("result"), r.get("bytes"), r.get("count")) for r in rows]
     assert told == [
@@ -68,11 +73,10 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
         ("server", "drop.close", None, "now", None, None),
         ("server", "drop.reopen", None, None, None, None),
         ("server", "code.wrong", None, None, None, 3),
-        ("server", "checkpoint", None, None, None, None),
     ]
     assert rows[2]["final"] == "cd" * 32
     assert rows[1]["from"] == rows[2]["from"] == "ab" * 16
-    assert {row["drop"] for row in rows[:-1]} == {dropoff.id}
+    assert {row["drop"] for row in rows} == {dropoff.id}
 
 
 @async_test
@@ -125,8 +129,10 @@ async def test_change_that_is_refused_leaves_no_row(catalog_url: str) -> None:
 
 
 @async_test
-async def test_writers_at_once_in_two_processes_keep_one_chain(catalog_url: str) -> None:
-    """Many drop-offs, so that nothing but the chain's own lock orders them; one chain comes out."""
+async def test_checkpoints_beside_writers_in_two_processes_sign_every_row_once(
+    catalog_url: str, tmp_path: Path
+) -> None:
+    """Rows that are written while others are signed are in the next checkpoint, or in this one."""
     drops = [make_dropoff() for _ in range(6)]
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         for drop in drops:
@@ -137,15 +143,78 @@ async def test_writers_at_once_in_two_processes_keep_one_chain(catalog_url: str)
                 row = await add_complete(catalog, drops[number], 1, Role.PARTIAL)
                 await catalog.set_state(row.id, UploadState.EXPIRED, NOW)
 
+        async def sign(catalog: SqlCatalog) -> None:
+            checkpoints = Checkpoints(catalog, _KEY, tmp_path)
+            while not done.is_set():
+                await checkpoints.sign()
+
+        done = asyncio.Event()
+        signing = [asyncio.ensure_future(sign(catalog)) for catalog in (one, other)]
         await asyncio.gather(*(use(catalog, n) for n in range(6) for catalog in (one, other)))
-        assert len(await _verified(one)) == 6 + 2 * 6 * 5 * 3
+        done.set()
+        await asyncio.gather(*signing)
+        assert len(await _verified(one, Checkpoints(one, _KEY, tmp_path))) == 6 + 2 * 6 * 5 * 3
+        assert len(await one.checkpoints(0, 10_000)) > 1
+
+
+@async_test
+async def test_row_that_is_committed_behind_a_later_one_is_in_a_checkpoint(postgres_url: str, tmp_path: Path) -> None:
+    """Two processes write at once, and the first to get a number commits last: no checkpoint leaves it out for ever."""
+    slow = PostgresEngine(parse_url(postgres_url))
+    taken, go_on = asyncio.Event(), asyncio.Event()
+
+    def write(transaction: Transaction) -> None:
+        audit.append(transaction, [Event(Act.WRONG_CODES, "first")], Actor("server"))
+        assert audit.end(transaction) > 0  # so that the row was sent
+        taken.set()
+        await_(go_on.wait())
+
+    try:
+        async with open_catalog(postgres_url) as catalog:
+            checkpoints = Checkpoints(catalog, _KEY, tmp_path)
+            work = [asyncio.ensure_future(slow.write(write))]
+            await taken.wait()
+            work.append(asyncio.ensure_future(catalog.record(Event(Act.WRONG_CODES, "second"))))
+            signing = asyncio.ensure_future(checkpoints.sign())
+            # As long as it takes where nobody waits for the first; else they all wait for it.
+            await asyncio.wait([*work[1:], signing], timeout=1)
+            go_on.set()
+            await asyncio.gather(*work)
+            await signing
+            assert {row["drop"] for row in await _verified(catalog, checkpoints)} == {"first", "second"}
+    finally:
+        await slow.close()
+
+
+@async_test
+async def test_number_of_a_row_that_was_undone_is_left_out(postgres_url: str, tmp_path: Path) -> None:
+    """PostgreSQL gives it to no other row, and nothing takes the hole for a row that was removed."""
+    opened = PostgresEngine(parse_url(postgres_url))
+    catalog = SqlCatalog(opened)
+
+    def undone(transaction: Transaction) -> None:
+        audit.append(transaction, [Event(Act.WRONG_CODES)], Actor("server"))
+        audit.end(transaction)
+        raise ZeroDivisionError
+
+    try:
+        await catalog.record(Event(Act.WRONG_CODES))
+        with pytest.raises(ZeroDivisionError):
+            await opened.write(undone)
+        await catalog.record(Event(Act.WRONG_CODES))
+        (first, _), (last, _) = await catalog.audit_rows(0, 1 << 62, 9)
+        assert last > first + 1
+        assert len(await _verified(catalog, Checkpoints(catalog, _KEY, tmp_path))) == 2
+    finally:
+        await opened.close()
 
 
 def test_runtime_role_may_only_read_and_add(postgres: PostgresServer, postgres_url: str) -> None:
     """The role that the whole suite runs as can neither change nor remove a row of the audit."""
     assert RUNTIME in postgres_url
     may = ", ".join(
-        f"has_table_privilege('{RUNTIME}', 'audit', '{right}')" for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        f"has_table_privilege('{RUNTIME}', '{table}', '{right}')"
+        for table in ("audit", "checkpoints")
+        for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
     )
-    assert postgres.sql(f"SELECT {may}", database=SHARED) == ["t|t|f|f"]
-    assert postgres.sql(f"SELECT has_table_privilege('{RUNTIME}', 'audit', 'TRUNCATE')", database=SHARED) == ["f"]
+    assert postgres.sql(f"SELECT {may}", database=SHARED) == ["t|t|f|f|f|t|t|f|f|f"]
