@@ -52,7 +52,7 @@ def size(count: int | None) -> str:
     """Write a number of bytes for people."""
     if count is None:
         return "?"
-    value, units = float(count), iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
+    value, units = float(count), iter(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
     unit = "B"
     while value >= 1024:  # noqa: PLR2004 - bytes of a KiB
         value, unit = value / 1024, next(units)

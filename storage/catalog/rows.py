@@ -2,10 +2,12 @@
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from operator import index
+from typing import Any, Protocol, TypeVar
 
+from dropoff_tus.errors import CatalogTamperedError
 from dropoff_tus.model import (
     ApiToken,
     Dropoff,
@@ -21,6 +23,7 @@ from dropoff_tus.model import (
 from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName
 from storage.catalog.schema import dropoffs
 
+T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST_MICROS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -42,6 +45,23 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - each column has its type
         """Return one column's value."""
         ...
+
+
+def _reads(read: Callable[[Row], T]) -> Callable[[Row], T]:
+    """Let a reader of rows say in a sentence what is in the way of all that list them."""
+
+    @functools.wraps(read)
+    def reading(row: Row) -> T:
+        try:
+            return read(row)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            kind, named = read.__name__.removeprefix("read_"), next(iter(row))
+            message = (
+                f"the {kind} {named} has something in the database that cannot be: it was changed; put it right there"
+            )
+            raise CatalogTamperedError(message) from error
+
+    return reading
 
 
 def to_micros(moment: datetime) -> int:
@@ -99,12 +119,14 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
     }
 
 
+@_reads
 def read_dropoff(row: Row) -> Dropoff:
     """Read a drop-off: the first columns of a row, as the table has them."""
     values = tuple(row)
     return _read_dropoff(values[:_FIRST_COUNTER] + values[_BEHIND_COUNTERS : len(_NAMES)])
 
 
+@_reads
 def read_if_known(row: Row) -> Dropoff | None:
     """Read a drop-off, or a row of nothing as None, at the same expense: the clock must not tell what exists."""
     values = tuple(row)
@@ -125,9 +147,9 @@ def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
         policy=SignedPolicy(Mode(row["mode"]), _read_texts(row["recipients"]), row["policy_signature"]),
         code_mac=row["code_mac"],
         limits=Limits(
-            max_upload_bytes=row["max_upload_bytes"],
-            max_total_bytes=row["max_total_bytes"],
-            max_uploads=row["max_uploads"],
+            max_upload_bytes=index(row["max_upload_bytes"]),
+            max_total_bytes=index(row["max_total_bytes"]),
+            max_uploads=index(row["max_uploads"]),
             allowed_types=_read_texts(row["allowed_types"]),
             name_patterns=_read_texts(row["name_patterns"]),
         ),
@@ -136,7 +158,7 @@ def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
         closed=bool(row["closed"]),
         ended=bool(row["ended"]),
         notify=_read_texts(row["notify"]),
-        retain_seconds=row["retain_seconds"],
+        retain_seconds=index(row["retain_seconds"]),
         contact=row["contact"],
     )
     return dropoff.with_terms()
@@ -178,6 +200,7 @@ def upload_values(upload: UploadRow, *, used_bytes: int) -> dict[str, object]:
     }
 
 
+@_reads
 def read_upload(row: Row) -> UploadRow:
     """Read an upload."""
     return UploadRow(
@@ -187,9 +210,9 @@ def read_upload(row: Row) -> UploadRow:
         mode=Mode(row["mode"]),
         state=UploadState(row["state"]),
         created_at=from_micros(row["created_at"]),
-        length=row["length"],
-        reserved_bytes=row["reserved_bytes"],
-        size_bytes=row["size_bytes"],
+        length=None if row["length"] is None else index(row["length"]),
+        reserved_bytes=index(row["reserved_bytes"]),
+        size_bytes=None if row["size_bytes"] is None else index(row["size_bytes"]),
         completed_at=_moment_or_none(row["completed_at"]),
         final_id=row["final_id"],
     )
@@ -230,6 +253,7 @@ def token_values(token: ApiToken) -> dict[str, object]:
     }
 
 
+@_reads
 def read_token(row: Row) -> ApiToken:
     """Read an API token."""
     return ApiToken(

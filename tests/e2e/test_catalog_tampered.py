@@ -451,3 +451,18 @@ def test_audit_written_anew_without_the_key_is_found_and_never_signed(server: _T
     assert not json.loads(server.cli("audit", "verify", "--json", "--anchor", str(export), check=False).stdout)["whole"]
     told = server.cli_json("audit", "export", "--json")
     assert [row["who"].split(":")[0] for row in told["rows"] if row["act"] == "audit.accept"] == ["operator"]
+
+
+@_on_both("table column value", ("dropoffs", "recipients", "garbage"), ("api_tokens", "scopes", '["everything"]'))
+def test_value_that_cannot_be_is_a_sentence_that_names_its_row(
+    server: _Tampered, table: str, column: str, value: str
+) -> None:
+    """No traceback; and who has nothing to do with the row is not kept out."""
+    drop = server.create_drop()
+    token = server.cli_json("token", "create", "--name", "t", "--scope", "drops:read")["id"]
+    row_id, noun = (drop.id, "drop") if table == "dropoffs" else (token, "token")
+    with _changed(server, table, row_id, **{column: value}):
+        refused = server.cli(noun, "list", check=False)
+        assert (refused.returncode, b"Traceback" in refused.stderr) == (1, False)
+        assert f"{row_id} has something in the database that cannot be".encode() in refused.stderr
+        assert server.drop.site.post({"Upload-Length": "5"}).status == 201
