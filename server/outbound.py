@@ -5,16 +5,22 @@ are not followed, proxies of the environment and cookies not used, and of an ans
 body are looked at, in so much time.
 """
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType
 
 from server.addresses import Networks, is_allowed
+
+_MOST_ANSWER_BYTES = 128 << 10
+"""Room for a head, and for what is read of a body (64 KiB)."""
 
 
 class OutboundError(Exception):
@@ -23,6 +29,22 @@ class OutboundError(Exception):
 
 class _AddressRefusedError(OSError):
     """The configuration does not allow this address."""
+
+
+class _BoundedHandler(ResponseHandler):
+    """Parses so much of a connection and no more, even of what aiohttp skips: interim answers, extensions of chunks."""
+
+    _left_bytes = _MOST_ANSWER_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        taken = data[: self._left_bytes]
+        self._left_bytes -= len(taken)
+        if taken:
+            super().data_received(taken)
+        if len(taken) < len(data) and self.transport is not None:
+            # Not closed, which would take away what is still to be read of it.
+            self.transport.pause_reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,9 @@ class OutboundClient:
             connector = aiohttp.TCPConnector(
                 use_dns_cache=False, socket_factory=self._make_socket, force_close=True, limit=0
             )
+            # Each connection has one answer, so what it may bring is bounded with the connection.
+            handler: type[ResponseHandler] = _BoundedHandler
+            connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no other way
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=self._timeout,

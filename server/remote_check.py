@@ -93,7 +93,7 @@ class RemoteCheck:
         settings = self._settings
         told = upload_json(
             upload_id="",
-            length=create.length if create.role is not Role.FINAL else create.length or 0,
+            length=(create.length or 0) if create.role is Role.FINAL else create.length,
             offset=0,
             metadata=listed_metadata(create.metadata, settings.metadata),
             partial=create.role is Role.PARTIAL,

@@ -88,21 +88,18 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     from storage.keys import check_recipients, load_server_keys
 
     server = config.server
-    checks: list[Callable[[], object]] = [
-        lambda: load_server_keys(key_places(config)),
-        lambda: secrets_of(config),
-        lambda: server.tls_cert and server.tls_key and read_certificate(server.tls_cert, server.tls_key),
+    checks: list[tuple[str, Callable[[], object]]] = [
+        ("", lambda: load_server_keys(key_places(config))),
+        ("", lambda: secrets_of(config)),
+        ("", lambda: server.tls_cert and server.tls_key and read_certificate(server.tls_cert, server.tls_key)),
+        ("keys.root_recipients: ", lambda: check_recipients(config.keys.root_recipients)),
     ]
     mistakes: list[str] = []
-    for check in checks:
+    for place, check in checks:
         try:
             check()
         except (KeySourceError, StartError) as error:
-            mistakes += str(error).splitlines()
-    try:
-        check_recipients(config.keys.root_recipients)
-    except KeySourceError as error:
-        mistakes.append(f"keys.root_recipients: {error}")
+            mistakes += [f"{place}{line}" for line in str(error).splitlines()]
     socket = server.unix_socket
     if socket is not None and not socket.parent.is_dir():
         mistakes.append(f"server.unix_socket: there is no folder {socket.parent}; make it, or write another path")

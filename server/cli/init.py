@@ -16,7 +16,7 @@ import typer
 from server.cli.context import JsonOption, operator, recipients_option, time_option
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
-from server.cli.target import new_file
+from server.cli.target import output_file
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -182,7 +182,7 @@ class _Setup:
         if not recipients:
             recipients = [generate_root_identity(self.folder / ROOT_IDENTITY, key_type)]
         file = self.folder / "config.toml"
-        with new_file(file) as target:
+        with output_file(file) as target:
             target.write(
                 _TEMPLATE.format(
                     listen=json.dumps(listen),

@@ -17,21 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from server.cli.output import CommandError, writing
-from storage.durable import rename_new
+from storage.durable import rename_new, sync_folder
 
 STDOUT = "-"
-
-
-@contextlib.contextmanager
-def output_file(output: str | Path, *, replace: bool = False, otherwise: str = "") -> Iterator[BinaryIO]:
-    """Write to what `--output` names: stdout for `-`, else a new file; see `new_file`."""
-    if str(output) != STDOUT:
-        with new_file(Path(output), replace=replace, otherwise=otherwise or "choose another name") as file:
-            yield file
-        return
-    with writing():
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
 
 
 def check_output(output: str | Path, *, as_json: bool) -> bool:
@@ -49,17 +37,25 @@ def check_output(output: str | Path, *, as_json: bool) -> bool:
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, replace: bool = False, otherwise: str = "choose another name") -> Iterator[BinaryIO]:
-    """Write a file of the caller's own; when the block ends well it is durable and has its name.
+def output_file(
+    output: str | Path, *, replace: bool = False, otherwise: str = "choose another name"
+) -> Iterator[BinaryIO]:
+    """Write to stdout for `-`, else a file of the caller's own, durable and with its name when the block ends well.
 
     Args:
-        target: The name it is to have.
+        output: The name it is to have, as `--output` gives it.
         replace: Take the place of an ordinary file that has that name.
         otherwise: What to say that the user can do where the name is taken.
 
     Raises:
         CommandError: It cannot be written, or the name is taken. Nothing is left of it.
     """
+    if str(output) == STDOUT:
+        with writing():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        return
+    target = Path(output)
     taken = CommandError(f"{target} exists already and was left as it is; {otherwise}")
     if _is_there(target) and not replace:
         raise taken
@@ -139,12 +135,8 @@ def _publish(file: BinaryIO, hidden: Path | None, target: Path, *, replace: bool
         _link(file, target)
     else:
         rename_new(hidden, target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there all the same
-            os.fsync(folder)  # noqa: TID251 - as above
-    finally:
-        os.close(folder)
+    with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there all the same
+        sync_folder(target.parent)
 
 
 def _link(file: BinaryIO, name: Path) -> None:

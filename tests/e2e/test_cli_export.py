@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.cli.output import CommandError
-from server.cli.target import new_file
+from server.cli.target import output_file
 from tests.support.server_process import ServerProcess, program, run_warm, upload_id_of
 from tests.support.tus_raw import metadata
 
@@ -97,20 +97,20 @@ def test_new_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     if not unnamed:
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY | os.O_CREAT)
     target = tmp_path / "x"
-    with new_file(target) as file:
+    with output_file(target) as file:
         file.write(b"hello")
         assert not target.exists()
         assert len(list(tmp_path.iterdir())) == (0 if unnamed else 1)
     assert target.read_bytes() == b"hello"
     other = tmp_path / "other"
-    with pytest.raises(CommandError, match="exists already"), new_file(other) as file:  # noqa: PT012
+    with pytest.raises(CommandError, match="exists already"), output_file(other) as file:  # noqa: PT012
         file.write(b"mine")
         other.write_bytes(b"theirs, come meanwhile")
     assert other.read_bytes() == b"theirs, come meanwhile"
-    with new_file(other, replace=True) as file:
+    with output_file(other, replace=True) as file:
         file.write(b"forced")
     assert other.read_bytes() == b"forced"
-    with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "cut") as file:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), output_file(tmp_path / "cut") as file:  # noqa: PT012
         file.write(b"secret")
         raise KeyboardInterrupt
     assert {path.name for path in tmp_path.iterdir()} == {"x", "other"}
@@ -120,10 +120,10 @@ def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
     """The limit on a file's size stands for a disk that is full: nothing of the file is left."""
     code = (
         "import resource, signal, pathlib\n"
-        "from server.cli.target import new_file\n"
+        "from server.cli.target import output_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "with new_file(pathlib.Path('x')) as file: file.write(bytes(200_000))\n"
+        "with output_file(pathlib.Path('x')) as file: file.write(bytes(200_000))\n"
     )
     python = Path(program()[0]).with_name("python")
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

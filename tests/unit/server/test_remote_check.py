@@ -263,6 +263,46 @@ async def test_body_is_read_up_to_what_was_asked_for(site: HookServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"a" * 65536),
+        (b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 10_000),
+        (b"HTTP/1.1 200 OK\r\na: ", b"a" * 65536),
+        (b"HTTP/1.1 ", b"2" * 65536),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n" * 10_000),
+    ],
+    ids=["interim answers", "extension of a chunk", "headers", "header", "status", "trailers"],
+)
+@async_test
+async def test_answer_without_end_is_read_so_far_and_no_further(start: bytes, more: bytes) -> None:
+    """Whatever part of it goes on for ever: no receiver keeps the server busy until the time is over."""
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(start)
+            while True:
+                writer.write(more)
+                sent += len(more)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(endless, "127.0.0.1", 0)
+    client = OutboundClient(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/", _LOCAL, 2)
+    with pytest.raises(OutboundError, match=r"in time|cut off"):
+        await client.post(b"{}", {}, most_bytes=1 << 16)
+    await client.close()
+    listener.close()
+    assert sent < 16 << 20  # with what the kernel's buffers take
+
+
+@pytest.mark.parametrize(
     ("url", "allowed", "phrase"),
     [
         ("http://127.0.0.1:{port}/", "10.0.0.0/8", "not allowed"),
