@@ -225,6 +225,8 @@ class StoredUpload:
     end_reason: str | None = None
     parts: tuple[str, ...] = ()
     key_type: str = "hybrid"
+    overhead_bytes: int = 0
+    """What its pieces take on the disk beyond their plaintext: headers, tags, records."""
 
     @property
     def whole(self) -> bool:

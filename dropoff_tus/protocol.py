@@ -27,6 +27,7 @@ from dropoff_tus.errors import (
     MismatchedOffsetError,
     ModifyFinalError,
     TerminateFinishedError,
+    TooManySegmentsError,
     UploadEndingError,
     UploadGoneError,
     UploadNotFoundError,
@@ -40,6 +41,8 @@ ENDED = frozenset({UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXP
 """States after which nothing of an upload is left but its tombstone."""
 ALIVE = tuple(state for state in UploadState if state not in ENDED)
 """All others."""
+FREE_OVERHEAD_BYTES = 64 << 10
+"""So much more than they hold, and an eighth of that, the pieces of an upload may take on the disk."""
 
 
 def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | None:
@@ -207,6 +210,27 @@ def check_offset(upload: StoredUpload, plan: AppendPlan) -> None:
     """
     if plan.offset != upload.offset:
         raise mismatch(upload)
+
+
+def check_pieces(upload: StoredUpload, plan: AppendPlan) -> None:
+    """Refuse, under the lease, a piece too small beside what the pieces before it cost on the disk.
+
+    They may cost `FREE_OVERHEAD_BYTES` and an eighth of the plaintext that there is with this piece, so a large enough
+    one always helps; the piece that ends the upload may cost as much again.
+
+    Raises:
+        TooManySegmentsError: They cost more; nothing was written.
+    """
+    length = upload.length if plan.declare_length is None else plan.declare_length
+    known = plan.expected_bytes is not None or length is not None
+    reach = plan.offset + (plan.limit_bytes if known else 0)
+    free = FREE_OVERHEAD_BYTES * (2 if reach == length else 1)
+    if upload.overhead_bytes > free + reach // 8:
+        message = (
+            f"this upload came in pieces so small that it takes {upload.overhead_bytes} bytes more than it holds; "
+            f"it is at {upload.offset}, go on in larger pieces, best with all that is left. Nothing was written"
+        )
+        raise TooManySegmentsError(message)
 
 
 def mismatch(upload: StoredUpload) -> MismatchedOffsetError:

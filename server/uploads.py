@@ -258,6 +258,7 @@ class Uploads:
                 plan = protocol.decide_patch(lease.upload, request, server_max)
                 if not plan.ignore_body:
                     protocol.check_offset(lease.upload, plan)
+                    protocol.check_pieces(lease.upload, plan)
                     if lease.upload.length is None:
                         # Under the lease: who declares a length settles what is reserved, and another may be writing.
                         body = await self._reservations.prepare(lease.upload, plan, body)

@@ -185,6 +185,7 @@ class LogState:
             end_reason=self.end_reason,
             parts=self.parts,
             key_type=self.key_type,
+            overhead_bytes=self.log_bytes - self.create_bytes + self.data_bytes - self.offset,
         )
 
 

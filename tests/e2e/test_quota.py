@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, upload_id_of
 from tests.support.tus_raw import OCTETS, Response, TusSite, chunked
 
 CROWD = 200
@@ -142,3 +142,19 @@ def test_quota_is_given_back_by_what_ends(site: TusSite) -> None:
     assert site.post({"Upload-Length": "1"}).error_code == "ERR_QUOTA"
     assert site.delete(url).status == 204
     assert site.post({"Upload-Length": "4"}).status == 201
+
+
+def test_tiny_pieces_take_no_more_disk_than_their_share(crowded: ServerProcess) -> None:
+    """A byte a PATCH: soon 413, which keeps what came; all that is left in one PATCH goes on and ends it."""
+    site, content = crowded.drop.site, bytes(range(200))
+    url, offset = site.create(len(content)), 0
+    while (answer := site.patch(url, offset, content[offset : offset + 1])).status == 204:
+        offset += 1
+    assert (answer.status, answer.error_code) == (413, "ERR_TOO_MANY_SEGMENTS")
+    assert 10 < offset < 150
+    assert b"larger pieces" in answer.body
+    assert site.head(url).offset == offset
+    folder = crowded.data / "store/uploads" / upload_id_of(url)[:2] / upload_id_of(url)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 80_000
+    assert site.patch(url, offset, content[offset:]).status == 204
+    assert crowded.export(url) == content

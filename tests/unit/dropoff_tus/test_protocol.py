@@ -166,3 +166,31 @@ def test_delete_of_whole_upload_needs_the_operators_leave(upload: StoredUpload) 
     protocol.check_delete(upload, terminate_finished=True)
     with pytest.raises(errors.TerminateFinishedError):
         protocol.check_delete(upload, terminate_finished=False)
+
+
+def _check_pieces(overhead: int, body: int | None, *, length: int | None = 10**9, declare: int | None = None) -> None:
+    upload = replace(OPEN, offset=800_000, length=length, overhead_bytes=overhead)
+    plan = protocol.decide_patch(upload, _patch(800_000, body, declare), 0)
+    protocol.check_pieces(upload, plan)
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "declare", "most"),
+    [
+        (10**9, 8, None, 64 * 1024 + 100_001),
+        (10**9, 80_000_000, None, 64 * 1024 + 10_100_000),
+        (10**9, None, None, 2 * 64 * 1024 + 125_000_000),
+        (None, None, None, 64 * 1024 + 100_000),
+        (None, 8, None, 64 * 1024 + 100_001),
+        (800_008, 8, None, 2 * 64 * 1024 + 100_001),
+        (None, 8, 800_008, 2 * 64 * 1024 + 100_001),
+    ],
+    ids=["small", "large", "chunked", "deferred-chunked", "deferred", "last", "declared-last"],
+)
+def test_pieces_may_cost_a_share_and_the_last_may_end_it(
+    length: int | None, body: int | None, declare: int | None, most: int
+) -> None:
+    """What an upload takes beyond its plaintext is bounded; a piece that is large enough always goes on."""
+    _check_pieces(most, body, length=length, declare=declare)
+    with pytest.raises(errors.TooManySegmentsError, match="larger pieces"):
+        _check_pieces(most + 1, body, length=length, declare=declare)
