@@ -47,6 +47,10 @@ class _BoundedHandler(ResponseHandler):
             self.transport.pause_reading()
 
 
+def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _BoundedHandler(loop)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What is looked at of an answer. `body` is None where it is longer than was asked for."""
@@ -96,8 +100,7 @@ class OutboundClient:
                 use_dns_cache=False, socket_factory=self._make_socket, force_close=True, limit=0
             )
             # Each connection has one answer, so what it may bring is bounded with the connection.
-            handler: type[ResponseHandler] = _BoundedHandler
-            connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no other way
+            connector._factory = partial(_handler, asyncio.get_running_loop())  # noqa: SLF001 - no other way
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=self._timeout,
