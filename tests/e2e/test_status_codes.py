@@ -402,8 +402,8 @@ def test_order_of_checks_on_patch(site: TusSite) -> None:
     assert_refused(site.patch(unknown, 0, b"x", {"Upload-Offset": "x"}), 400)
     assert_refused(site.patch(unknown, 0, b"x", {"Content-Type": "x"}), 415)
     assert_refused(site.patch(unknown, 0, b"x"), 404)
-    # Too long and elsewhere: the length rules need no lease, so they come before the offset is compared.
-    assert_refused(site.patch(site.create(1), 1, b"xx"), 413)
+    # Too long and elsewhere: the client goes on from the offset that HEAD tells.
+    assert_refused(site.patch(site.create(1), 1, b"xx"), 409)
 
 
 def _expect(connection: RawConnection, site: TusSite, url: str, offset: int, length: int) -> None:

@@ -30,7 +30,7 @@ def _failures(server: FaultyServer, since: int) -> list[tuple[str, str]]:
         ("pwrite", errno.ENOSPC, "{id}/log", 507),
         ("pwrite", errno.EDQUOT, "{id}/data", 507),
         ("fdatasync", errno.EIO, "{id}/data", 503),
-        ("fdatasync", errno.EDQUOT, "{id}/data", 507),
+        ("fdatasync", errno.EDQUOT, "{id}/data", 503),
         ("fdatasync", errno.EIO, "{id}/log", 503),
         ("fsync", errno.EIO, "{id}.age", 503),
         ("fsync", errno.EINVAL, "{id}.age", 503),
@@ -84,7 +84,7 @@ def test_ingest_folder_that_the_disk_refuses_is_logged_with_errno_and_path(fault
         ("pwrite", errno.EDQUOT, 507),
         ("pwrite", errno.EIO, 503),
         ("fsync", errno.EIO, 503),
-        ("fsync", errno.EDQUOT, 507),
+        ("fsync", errno.EDQUOT, 503),
     ):
         since = len(faulty.logged())
         faulty.fail(call, error, "secrets/ingest/")
