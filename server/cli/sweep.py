@@ -63,7 +63,10 @@ async def _judge(
     try:
         stored = await services.store.stat(upload_id)
     except DropoffError as error:
-        kept.append((upload_id, f"unreadable, never removed: {error.message}"))
+        if await _was_cut_off(services, upload_id, min_age_seconds):
+            items.append(Item(upload_id, "orphan"))
+        else:
+            kept.append((upload_id, f"unreadable, never removed: {error.message}"))
         return
     if stored.ended is not None:
         row = await services.catalog.upload(upload_id)
@@ -77,6 +80,21 @@ async def _judge(
             kept.append((upload_id, reason))
     elif await _was_unsealed(services, upload_id):
         items.append(Item(upload_id, "leftover"))
+
+
+async def _was_cut_off(services: Services, upload_id: str, min_age_seconds: float) -> bool:
+    """Tell whether a creation died before it wrote the log, long ago: what is here was never acknowledged."""
+    paths = services.store.layout.of(upload_id)
+    before = services.uploads.trusted_time.now().timestamp() - min_age_seconds
+
+    def is_beginning() -> bool:
+        if any(path.exists() for path in (paths.torn_log, paths.damaged_log, paths.receipt)):
+            return False
+        there = [path.stat() for path in (paths.folder, *paths.key_files) if path.exists()]
+        empty = not any(path.stat().st_size for path in (paths.log, paths.data) if path.exists())
+        return empty and all(found.st_mtime <= before for found in there)
+
+    return await services.catalog.upload(upload_id) is None and await services.store.run(is_beginning)
 
 
 async def _was_unsealed(services: Services, upload_id: str) -> bool:
@@ -98,6 +116,9 @@ async def sweep(services: Services, config: Config, min_age_seconds: float) -> S
             if item.why in {"expired", "retention"}:
                 row = await services.catalog.upload(item.upload_id)
                 gone = row is None or row.state is UploadState.EXPIRED
+            elif item.why == "orphan" and await _was_cut_off(services, item.upload_id, min_age_seconds):
+                await services.store.forget(item.upload_id)
+                gone = True
             else:
                 gone = await _remove(services, item, min_age_seconds)
         except DropoffError as error:

@@ -359,6 +359,26 @@ def test_sweep_removes_old_empty_orphans_and_nothing_that_holds_anything(stopped
     assert stopped.export(made.finished_empty) == b""
 
 
+@pytest.mark.parametrize("log", ["empty", "missing"])
+def test_sweep_removes_a_sealed_creation_that_died_before_its_log(running: ServerProcess, log: str) -> None:
+    """The server's envelope in the ingest folder, in which the file's name stands, goes too."""
+    upload_id = upload_id_of(running.create_drop("--sealed").site.create(5))
+    _sql(running, "DELETE FROM uploads WHERE id = ?", upload_id)
+    os.truncate(_folder(running, upload_id) / "log", 0)
+    if log == "missing":
+        (_folder(running, upload_id) / "log").unlink()
+    assert running.cli_json("store", "sweep")["orphans"] == []
+    envelope = running.data / "secrets" / "ingest" / f"{upload_id}.age"
+    for path in (_folder(running, upload_id), envelope, *_keys(running, upload_id)):
+        os.utime(path, (0, 0))
+    assert running.cli_json("store", "sweep", "--dry-run")["orphans"] == [upload_id]
+    assert envelope.exists()
+    assert running.cli_json("store", "sweep")["orphans"] == [upload_id]
+    assert not envelope.exists()
+    assert not _folder(running, upload_id).exists()
+    assert _keys(running, upload_id) == []
+
+
 def test_sweep_demands_a_minimum_age(stopped: ServerProcess) -> None:
     """A creation in progress has files and no row for a moment."""
     done = stopped.cli("store", "sweep", "--min-age", "9m", check=False)
