@@ -83,10 +83,8 @@ class Door(web.BaseSite):
         """Make the transport, after the TLS handshake; the handler has a deadline for that."""
         try:
             await self._loop.connect_accepted_socket(lambda: handler, accepted, ssl=self._context)
-        except OSError:
+        except BaseException as error:
             accepted.close()
             handler.leave()
-        except BaseException:
-            accepted.close()
-            handler.leave()
-            raise
+            if not isinstance(error, OSError):
+                raise
