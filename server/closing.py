@@ -16,11 +16,11 @@ _MAX_LOOKS = 32
 class Marks(Protocol):
     """Ids of drop-offs, kept outside the database."""
 
-    def add(self, marked: str) -> None:
+    def add(self, marked: str, /) -> None:
         """Mark one, durably; again is harmless."""
         ...
 
-    def discard(self, marked: str) -> None:
+    def discard(self, marked: str, /) -> None:
         """Take a mark off again, if there is one."""
         ...
 
