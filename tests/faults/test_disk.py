@@ -82,7 +82,8 @@ def test_disk_that_fills_up_under_a_large_body_keeps_what_was_acknowledged(
     assert response.status == 507
     _refused(response)
     assert response.needed("Connection").lower() == "close"
-    assert site.head(url).offset == 1000
+    # The floor is looked at before each MiB, so of what came the first one was kept.
+    assert site.head(url).offset == 1000 + (1 << 20)
     assert site.patch(other, 0, content[:1000]).status == 204
     small_disk.clear()
     _resume(cramped, url, content)
