@@ -206,7 +206,7 @@ def trust_clock(
 ) -> None:
     """Say that this machine's clock is right, so that uploads end by time again.
 
-    A server notes the time while it runs. Where the clock is three days or more beyond that, it may have jumped, so
+    A server notes the time while it runs. Where the clock is more than three days beyond that, it may have jumped, so
     nothing is ended until the clock is set right, or this is said: after a server was off for that long, say, or its
     catalog was put back from a backup. Look at the clock first. A running server follows within a minute.
 
