@@ -32,7 +32,7 @@ from sqlalchemy import (
 from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.outbox import EventKind, SinkName
 
-REVISION = "0010"
+REVISION = "0001"
 """The newest migration: what these tables are."""
 
 HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
