@@ -5,8 +5,8 @@ Steps, each durable before the next, so that a second run finishes what a first 
 2. every unfinished upload's log gets a `key` record, signed by the old key and naming the new one;
 3. the key file gets the new key as the one that signs, and the old one as a public key that only verifies.
 
-What is finished stays under the key that finished it. Where the key file is not ours to replace (a credential, a
-command, the environment), the new text goes to another file, which the operator then puts in place.
+What is finished stays under the key that finished it. Where the key file is not ours to replace (a credential or a
+command), the new text goes to another file, which the operator then puts in place.
 
 Source: docs/format.md, Rotation.
 """
