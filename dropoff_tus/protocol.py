@@ -212,6 +212,11 @@ def check_offset(upload: StoredUpload, plan: AppendPlan) -> None:
         raise mismatch(upload)
 
 
+def may_cost(reach: int) -> int:
+    """Return how many bytes the pieces of so much plaintext may take on the disk beyond it."""
+    return FREE_OVERHEAD_BYTES + reach // 8
+
+
 def check_pieces(upload: StoredUpload, plan: AppendPlan) -> None:
     """Refuse, under the lease, a piece too small beside what the pieces before it cost on the disk.
 
@@ -224,8 +229,7 @@ def check_pieces(upload: StoredUpload, plan: AppendPlan) -> None:
     length = upload.length if plan.declare_length is None else plan.declare_length
     known = plan.expected_bytes is not None or length is not None
     reach = plan.offset + (plan.limit_bytes if known else 0)
-    free = FREE_OVERHEAD_BYTES * (2 if reach == length else 1)
-    if upload.overhead_bytes > free + reach // 8:
+    if upload.overhead_bytes > may_cost(reach) + (FREE_OVERHEAD_BYTES if reach == length else 0):
         message = (
             f"this upload came in pieces so small that it takes {upload.overhead_bytes} bytes more than it holds; "
             f"it is at {upload.offset}, go on in larger pieces, best with all that is left. Nothing was written"

@@ -6,6 +6,7 @@ Source: docs/format.md, Order of writes.
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffError, UploadEndingError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.ports.store import Body
+from dropoff_tus.protocol import may_cost
 from storage.base import StoreBase
 from storage.commit import Committer
 from storage.holder import Holder, answer
@@ -134,8 +136,14 @@ class Appender:
 
     def _patience_seconds(self) -> float:
         now = time.monotonic()
-        until_roll = ROLL_SECONDS - self._sealing.age_seconds(now)
-        return max(0.01, min(until_roll, self._idle_timeout_seconds - (now - self._holder.received_at)))
+        return max(0.01, min(self._until_roll(now), self._idle_timeout_seconds - (now - self._holder.received_at)))
+
+    def _until_roll(self, now: float) -> float:
+        return ROLL_SECONDS - self._sealing.age_seconds(now) if self._affords_commit() else math.inf
+
+    def _affords_commit(self) -> bool:
+        """Tell whether a commit now, while the body goes on, makes no piece that `protocol.check_pieces` forbids."""
+        return self._committer.state.overhead_bytes <= may_cost(self._sealing.position)
 
     # ---- between turns, on the event loop -------------------------------------------------------------------
 
@@ -144,10 +152,10 @@ class Appender:
         holder = self._holder
         if holder.commit_asked:
             asked = holder.take_asked()
-            if self._checksum is None:
+            if self._checksum is None and self._affords_commit():
                 await self._commit_all()
             answer(asked)
-        elif self._checksum is None and self._sealing.age_seconds(time.monotonic()) >= ROLL_SECONDS:
+        elif self._checksum is None and self._until_roll(time.monotonic()) <= 0:
             await self._pools.run(self._sealing.end_segment)
             await self._commit_beside()
         if holder.stop is not None:

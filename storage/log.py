@@ -169,6 +169,11 @@ class LogState:
         """The upload's own recipient."""
         return Recipient.from_public_bytes(KeyType(self.key_type), self.recipient_bytes)
 
+    @property
+    def overhead_bytes(self) -> int:
+        """What the pieces take on the disk beyond their plaintext."""
+        return self.log_bytes - self.create_bytes + self.data_bytes - self.offset
+
     def stored(self) -> StoredUpload:
         """Return what the ports speak of."""
         return StoredUpload(
@@ -185,7 +190,7 @@ class LogState:
             end_reason=self.end_reason,
             parts=self.parts,
             key_type=self.key_type,
-            overhead_bytes=self.log_bytes - self.create_bytes + self.data_bytes - self.offset,
+            overhead_bytes=self.overhead_bytes,
         )
 
 

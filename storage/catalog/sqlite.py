@@ -53,6 +53,7 @@ _PRAGMAS = (
     "journal_mode = WAL",
     "foreign_keys = ON",
     "trusted_schema = OFF",
+    "secure_delete = ON",  # some builds leave what was changed or deleted in the room it took
     "temp_store = MEMORY",  # there may be no folder for temporary files, on a read-only root, say
     "wal_autocheckpoint = 4000",
     "journal_size_limit = 67108864",

@@ -12,8 +12,9 @@ from dropoff_tus import errors, policy
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Limits, UploadState, Usage
-from dropoff_tus.protocol import ending
+from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
 from server.reserving import ReservingBody
+from storage import append, leases
 from storage.check import check_store
 from storage.engine import FileStore
 from storage.lease import FileLease
@@ -154,3 +155,34 @@ async def test_discarded_body_is_seen_in_the_log(tmp_path: Path) -> None:
     await kit.finish(upload.id)
     assert await kit.read(upload.id) == _CONTENT
     assert [finding.problem async for finding in check_store(kit.store)] == [None]
+
+
+@pytest.mark.parametrize("why", ["slow line", "asked"])
+@async_test
+async def test_commits_within_a_body_cost_no_more_than_pieces_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Beyond it, bytes wait for a larger commit, or for the end of the body, also if that is a cut."""
+    monkeypatch.setattr(append, "ROLL_SECONDS", 0.0 if why == "slow line" else 3600.0)
+    monkeypatch.setattr(leases, "QUIET_SECONDS", 0.0)
+    kit = StoreKit(tmp_path)
+    _token, upload = await kit.create(1000)
+    body = MemoryBody(ended=False)
+
+    async def run() -> int:
+        async with kit.store.lease(upload.id, offset=0) as lease:
+            return await lease.append(body, AppendPlan(0, 1000, 1000), idle_timeout_seconds=30)
+
+    task = asyncio.ensure_future(run())
+    for count in range(1, 151):
+        body.feed(b"x")
+        await body.until_taken(count)
+        if why == "asked":
+            await kit.store.settle(upload.id)
+    stored = await kit.store.stat(upload.id)
+    assert 10 < stored.offset < 150
+    assert stored.overhead_bytes < FREE_OVERHEAD_BYTES + 8192
+    body.cut()
+    with pytest.raises(errors.BodyCutError):
+        await task
+    assert (await kit.store.stat(upload.id)).offset == 150
