@@ -71,3 +71,36 @@ def test_server_does_not_start_without_a_key_and_does_with_it(server: ServerProc
     server.start()
     assert server.drop.site.patch(url, 5, b"67890").status == 204
     assert server.export(url) == b"1234567890"
+
+
+@pytest.mark.parametrize("key_type", ["x25519", "hybrid"])
+def test_keys_of_the_server_are_changed_while_sealed_uploads_are_open(tmp_path: Path, key_type: str) -> None:
+    """They go on and end sealed; a copy from while they were open does not open with any key of the time after."""
+    with ServerProcess(tmp_path) as server:
+        drop, identity = _sealed_drop(server, key_type)
+        site, data = drop.site, server.data
+        whole, deferred = site.create(10), site.post({"Upload-Defer-Length": "1"}).needed("Location")
+        part, late = site.create(10, {"Upload-Concat": "partial"}), site.create(10)
+        for url in (whole, deferred, part):
+            assert site.patch(url, 0, b"01234").status == 204
+        server.stop()
+        for name in ("store", "keys"):
+            shutil.copytree(data / name, tmp_path / "copy" / name)
+        server.cli("keys", "rotate", "--signing")
+        managed = data / "secrets" / "managed-identity.txt"
+        fresh = tmp_path / "fresh.txt"
+        server.cli("keys", "generate", "--output", str(fresh), "--key-type", key_type)
+        managed.write_bytes(fresh.read_bytes() + managed.read_bytes())
+        server.start()
+        assert site.patch(late, 0, b"01234").status == 204
+        server.restart()
+        for url in (whole, part, late):
+            assert site.patch(url, 5, b"56789").status == 204
+        assert site.patch(deferred, 5, b"56789", {"Upload-Length": "10"}).status == 204
+        joined = site.post({"Upload-Concat": f"final;{part}"}).needed("Location")
+        assert opened(data / "store", data / "keys", data / "secrets") == set()
+        assert opened(tmp_path / "copy", data / "secrets") == set()
+        for url in (whole, deferred, late, joined):
+            exported = server.cli("upload", "export", url, "--identity", str(identity), "--output", "-").stdout
+            assert exported == b"0123456789"
+        assert server.cli_json("store", "check")["findings"] == []
