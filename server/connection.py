@@ -141,6 +141,9 @@ class HardenedHandler(RequestHandler):
         if not self.busy:
             self.force_close()
         await super().shutdown(timeout)
+        if self.busy and self._wire is not None:
+            # Cut off. A close would wait until the client has taken what is on its way, and outlive the loop.
+            self._wire.abort()
 
     # ---- requests ---------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ from storage.log import SegmentEntry, damaged
 ROLL_BYTES = 64 << 20
 """Plaintext of a full segment; a multiple of the chunk size."""
 BATCH_BYTES = 1 << 20
+_READ_BYTES = 256 << 10
+"""Two of these, sealed and plain, are held for each download that its client does not take."""
 _HEADER_BYTES = 8 << 10
 _OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + _HEADER_BYTES
 _SMALL_BYTES = 384 << 10
@@ -151,7 +153,7 @@ def _read_segment(
     whole = begin == 0 and end == entry.length
     digest = blake3(head)
     last_chunk = (entry.length - 1) // CHUNK_BYTES
-    step = BATCH_BYTES // CHUNK_BYTES
+    step = _READ_BYTES // CHUNK_BYTES
     for at in range(begin // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1, step):
         until = min(at + step, (end - 1) // CHUNK_BYTES + 1)
         sealed_start = at * (CHUNK_BYTES + TAG_BYTES)
