@@ -6,6 +6,7 @@ Source: RFC 9110, sections 13.1.5 and 14 (ranges); RFC 6266 and RFC 8187 (the fi
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import aclosing
 from urllib.parse import quote
 
 from aiohttp import web
@@ -66,27 +67,28 @@ async def send(
     # Before the first byte, so that none leaves unrecorded.
     event = Event(Act.UPLOAD_DOWNLOAD, stored.drop_id, stored.id, size_bytes=stop - start)
     await request.app[CATALOG].record(event)
-    pieces = store.read(stored.id, start=start, stop=stop)
-    # What cannot be read at all is a refusal, as long as nothing has been sent.
-    piece = await anext(pieces, b"")
-    await response.prepare(request)
-    try:
-        await response.write(piece)
-        async for piece in pieces:
+    # Closed with the answer: left to the collector, files and buffers of a client that went away would stay open.
+    async with aclosing(store.read(stored.id, start=start, stop=stop)) as pieces:
+        # What cannot be read at all is a refusal, as long as nothing has been sent.
+        piece = await anext(pieces, b"")
+        await response.prepare(request)
+        try:
             await response.write(piece)
-    except DropoffError as error:
-        # Any answer now would look like content. A connection that breaks before Content-Length is understood.
-        ended = await _has_ended(store, stored.id)
-        _log.log(
-            logging.INFO if ended else logging.ERROR,
-            "a download was cut off",
-            extra={"upload_id": stored.id, "code": UploadGoneError.code if ended else error.code},
-        )
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError from error
-    await response.write_eof()
-    return response
+            async for piece in pieces:
+                await response.write(piece)
+        except DropoffError as error:
+            # Any answer now would look like content. A connection that breaks before Content-Length is understood.
+            ended = await _has_ended(store, stored.id)
+            _log.log(
+                logging.INFO if ended else logging.ERROR,
+                "a download was cut off",
+                extra={"upload_id": stored.id, "code": UploadGoneError.code if ended else error.code},
+            )
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError from error
+        await response.write_eof()
+        return response
 
 
 async def _has_ended(store: Store, upload_id: str) -> bool:

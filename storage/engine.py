@@ -14,7 +14,7 @@ Source: docs/format.md.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -232,7 +232,7 @@ class FileStore:
 
     async def read(
         self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield plain bytes of a finished upload; see the port."""
         pieces = read_plain(self._base, upload_id, start=start, stop=stop, identities=tuple(identities))
         try:

@@ -1,6 +1,6 @@
 """The port of the store: bodies go in under a lease, verified bytes come out."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -244,7 +244,7 @@ class Store(Protocol):
 
     def read(
         self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the plain bytes of a finished upload from start up to stop, verified.
 
         `identities` are age identities as text; without them the server's own are used.

@@ -45,3 +45,20 @@ def test_unread_downloads_hold_little_and_are_cut_at_the_end(server: ServerProce
             assert time.monotonic() < deadline
         assert server.wait() == 0
     assert "ResourceWarning" not in server.log_text
+
+
+def test_files_of_a_download_are_closed_when_its_client_goes_away(server: ServerProcess) -> None:
+    """At once, and not whenever memory is tidied up."""
+    site = server.drop.site
+    url = site.upload(bytes(16 * _MIB))
+    open_files = Path(f"/proc/{server.pid}/fd")
+    before = len(list(open_files.iterdir()))
+    with ExitStack() as stack:
+        for _ in range(30):
+            connection = stack.enter_context(site.connect())
+            connection.send(site.message("GET", url, site.post_headers()))
+            assert connection.read_response(to_head=True).status == 200
+    deadline = time.monotonic() + 5
+    while len(list(open_files.iterdir())) > before + 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

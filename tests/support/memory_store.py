@@ -6,7 +6,7 @@ What it leaves out is cryptography and disks. Its data survives a "restart" (`re
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -211,7 +211,7 @@ class MemoryStore:
 
     async def read(
         self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a finished upload's bytes."""
         if not self._stored(upload_id).final:
             raise UploadNotFoundError("it is not finished")
