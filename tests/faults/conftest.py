@@ -96,9 +96,9 @@ def disk_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def faulty_server(tmp_path_factory: pytest.TempPathFactory, disk_faults: Path) -> Iterator[FaultyServer]:
-    """Run one server for all tests of this folder."""
+    """Run one server a file of tests: what one leaves unfinished until a restart is no finding of another."""
     with FaultyServer(tmp_path_factory.mktemp("faulty"), disk_faults) as server:
         yield server
 
