@@ -111,7 +111,7 @@ async def test_sealed_upload_needs_an_identity_that_opens_it(tmp_path: Path) -> 
 
 @async_test
 async def test_unfinished_upload_is_rewrapped_and_goes_on(tmp_path: Path) -> None:
-    """A sealed one in progress opens with the ingest identity."""
+    """The server's envelope of a sealed one in progress is in the ingest folder, and opens."""
     roots = Roots(tmp_path, mode=Mode.SEALED)
     _, upload = await roots.kit.create(10)
     await roots.kit.append(upload.id, 0, b"12345")
