@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def _commands() -> list[str]:
-    text = (REPOSITORY / "docs" / "api.md").read_text("utf-8")
+    text = (REPOSITORY / "docs" / "reference" / "api.md").read_text("utf-8")
     joined = "".join(_BLOCK.findall(text)).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.startswith("curl ")]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.programs import require_program
 from tests.vectors.store.stored import FOLDER
 
-_DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "format.md"
+_DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "reference" / "format.md"
 
 
 def _steps() -> list[tuple[str, str]]:
