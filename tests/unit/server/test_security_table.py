@@ -1,4 +1,4 @@
-"""docs/security.md: every requirement of the sections it names has a row, and every test it names is there."""
+"""docs/develop/asvs.md: every requirement of the sections it names has a row, and every test it names is there."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ _SECTIONS = {
 
 
 def _rows() -> dict[str, str]:
-    return dict(_ROW.findall((_REPOSITORY / "docs" / "security.md").read_text("utf-8")))
+    return dict(_ROW.findall((_REPOSITORY / "docs" / "develop" / "asvs.md").read_text("utf-8")))
 
 
 def test_security_table_has_a_row_for_every_requirement() -> None:
