@@ -6,12 +6,12 @@ from pathlib import Path
 
 from server.config import Config
 from storage.catalog import catalog_file
-from storage.durable import sync_folder
+from storage.files.durable import sync_folder
+from storage.files.layout import Layout
+from storage.files.marker import NAME
+from storage.files.owner import check_owner
 from storage.keys import KeyPlaces, KeySourceError
 from storage.keysource import check_owner_only, read_source
-from storage.layout import Layout
-from storage.marker import NAME
-from storage.owner import check_owner
 
 _LEAST_BYTES = 1 << 20
 """For the envelopes of an upload and what the catalog writes of it, with room for others that come meanwhile."""

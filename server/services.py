@@ -24,10 +24,10 @@ from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.checkpoints import Checkpoints
 from storage.engine import FileStore, StoreSettings
+from storage.files.marker import WrongStoreError, adopt_store, check_store
+from storage.files.marks import Marks, ended_drops, revoked_tokens
+from storage.files.owner import ForeignOwnerError
 from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
-from storage.marker import WrongStoreError, adopt_store, check_store
-from storage.marks import Marks, ended_drops, revoked_tokens
-from storage.owner import ForeignOwnerError
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16

@@ -19,9 +19,9 @@ from dropoff_tus.ports.store import Body
 from dropoff_tus.protocol import may_cost
 from storage.base import StoreBase
 from storage.commit import Committer
+from storage.files.pools import Pools
 from storage.holder import Holder, answer
 from storage.log import SegmentEntry
-from storage.pools import Pools
 from storage.sealing import Sealing
 from storage.segment import BATCH_BYTES, plain_buffer
 

@@ -26,9 +26,9 @@ from dropoff_tus.model import Metadata
 from storage.age import Identity, Recipient
 from storage.chain import Chain
 from storage.chains import Chains
-from storage.durable import Disk, SyncFailedError
+from storage.files.durable import Disk, SyncFailedError
+from storage.files.layout import Layout
 from storage.keys import ServerKeys
-from storage.layout import Layout
 from storage.log import LogState
 from storage.recovery import not_found, read_chain, read_durable, waiting_at
 

@@ -25,7 +25,7 @@ from typing import Protocol
 from dropoff_tus.audit import AuditBrokenError, RowsHash
 from dropoff_tus.errors import CatalogUnavailableError
 from storage.audit import Checkpoint, Verifier, next_checkpoint, read_checkpoint, sign_checkpoint
-from storage.durable import Disk
+from storage.files.durable import Disk
 from storage.keys import SigningKey
 
 PAGE_ROWS = 1000

@@ -9,7 +9,7 @@ from typing import Any
 
 from dropoff_tus.errors import DropoffError, PartInUseError, UploadNotFoundError
 from storage.base import StoreBase
-from storage.durable import Disk
+from storage.files.durable import Disk
 
 _MOST_CREATE_BYTES = 1 << 20
 """More than the create record of a concatenation of 200 parts."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from dropoff_tus.errors import DropoffError
 from storage.base import StoreBase, refused
 from storage.creation import sync_creation
-from storage.durable import SyncFailedError, failpoint
+from storage.files.durable import SyncFailedError, failpoint
 from storage.log import LogState, Record, SegmentEntry, check_signs, jump, next_record, segments_record, sign_line
 from storage.reading import final_parts
 from storage.recovery import check_unchanged

@@ -1,6 +1,6 @@
 """The store on local files: implements `dropoff_tus.ports.store.Store` by wiring the rooms below it.
 
-The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.pools`).
+The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.files.pools`).
 
 | room | does |
 |---|---|
@@ -26,13 +26,13 @@ from dropoff_tus.ports.store import NewUpload
 from storage import creation, receipts, shredding
 from storage.base import StoreBase, StoreSettings
 from storage.chain import Chain
-from storage.durable import Disk
+from storage.files.durable import Disk
+from storage.files.layout import Layout
+from storage.files.pools import Pools
 from storage.keys import ServerKeys
-from storage.layout import Layout
 from storage.lease import FileLease
 from storage.leases import Leases
 from storage.log import LogState
-from storage.pools import Pools
 from storage.reading import open_own_envelope, read_plain
 from storage.recovery import not_found
 
@@ -49,7 +49,7 @@ class FileStore:
     def __init__(
         self, settings: StoreSettings, keys: ServerKeys, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        """Take settings and keys. The folders are there: `storage.marker` makes them, or refuses others."""
+        """Take settings and keys. The folders are there: `storage.files.marker` makes them, or refuses others."""
         self._base = StoreBase(settings, keys, clock)
         self._pools = Pools(sync=settings.durability == "fsync")
         self._leases = Leases(self._base, self._pools)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.durable import FILE_MODE, Disk
+from storage.files.durable import FILE_MODE, Disk
 from storage.keysource import RotationError
 from storage.log import LogState
 

@@ -27,7 +27,7 @@ from dropoff_tus.model import SignedPolicy
 from dropoff_tus.text import decode_text
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
-from storage.durable import Disk
+from storage.files.durable import Disk
 from storage.keysource import KeySourceError, read_source, write_owner_only
 
 __all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here

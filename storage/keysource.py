@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dropoff_tus.text import decode_text
-from storage.durable import Disk
+from storage.files.durable import Disk
 
 # Keys are always synced, whatever the store's durability: a lost key loses everything under it.
 _DISK = Disk(sync=True)

@@ -24,10 +24,10 @@ from storage.append import Appender, Leased
 from storage.base import StoreBase, refused
 from storage.claims import Claims
 from storage.commit import Committer
-from storage.durable import SyncFailedError
+from storage.files.durable import SyncFailedError
+from storage.files.pools import Pools
 from storage.holder import Holder
 from storage.log import LogState, SegmentEntry, next_record
-from storage.pools import Pools
 from storage.reading import ReadBack, reading_bytes
 from storage.receipts import receipt_id, write_receipt
 from storage.shredding import seal, shred, shred_part

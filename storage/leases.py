@@ -28,11 +28,11 @@ from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
 from storage.base import Known, StoreBase, distrusted
 from storage.claims import Claims
+from storage.files.pools import Pools
 from storage.holder import QUIET_SECONDS, Holder
 from storage.journal import JOURNAL, Written
 from storage.lease import FileLease
 from storage.log import LogState, check_signs, damaged
-from storage.pools import Pools
 from storage.reading import open_own_envelope
 from storage.recovery import not_found, read_durable, read_state, repair
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage.chain import Chain, Mark, created_mark, read_exactly, walk
-from storage.durable import Disk
+from storage.files.durable import Disk
+from storage.files.layout import UploadPaths
 from storage.keys import SigningKey
-from storage.layout import UploadPaths
 from storage.log import (
     FORMAT_VERSION,
     MAX_LINE_BYTES,

@@ -20,8 +20,8 @@ from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.model import Mode
 from storage.age import Recipient, parse_header
 from storage.base import StoreBase
-from storage.durable import Disk, failpoint
 from storage.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
+from storage.files.durable import Disk, failpoint
 from storage.journal import JOURNAL, Journal
 from storage.keys import parse_identities, parse_recipient, roots_hash
 from storage.log import LogState, damaged

@@ -23,7 +23,7 @@ from dropoff_tus.errors import DropoffError, UploadLockedError, UploadNotFoundEr
 from dropoff_tus.ids import is_upload_id
 from storage.base import StoreBase, StoreSettings
 from storage.creation import sync_creation
-from storage.durable import Disk, failpoint
+from storage.files.durable import Disk, failpoint
 from storage.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
 from storage.keysource import (
     RotationError,

@@ -9,8 +9,8 @@ from typing import Any
 
 from dropoff_tus.errors import TooManySegmentsError
 from storage.base import StoreBase
+from storage.files.pools import Pools
 from storage.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
-from storage.pools import Pools
 from storage.segment import ROLL_BYTES, SegmentWriter
 
 

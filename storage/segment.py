@@ -27,7 +27,7 @@ from storage.age import (
     payload_key,
     sealed_size,
 )
-from storage.durable import Disk
+from storage.files.durable import Disk
 from storage.log import SegmentEntry, damaged
 
 ROLL_BYTES = 64 << 20

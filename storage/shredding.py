@@ -16,7 +16,7 @@ from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.base import StoreBase, log_failure
 from storage.claims import said_at_creation
-from storage.durable import failpoint
+from storage.files.durable import failpoint
 from storage.log import LogState, jump, next_record, sign_line, stamp
 from storage.recovery import not_found, read_chain, read_create
 

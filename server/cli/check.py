@@ -141,8 +141,8 @@ async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
     from server.places import check_whose, why_unsynced
     from server.services import identify_store
     from storage.catalog import CatalogError, check_url, open_catalog
-    from storage.marker import WrongStoreError
-    from storage.owner import ForeignOwnerError
+    from storage.files.marker import WrongStoreError
+    from storage.files.owner import ForeignOwnerError
 
     wrong = check_url(config.catalog.url)
     if wrong is not None:

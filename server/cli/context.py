@@ -189,8 +189,8 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
     silence_logs()
     from server.services import store_settings
     from storage.engine import FileStore
+    from storage.files.marker import check_store
     from storage.keys import verifying_keys
-    from storage.marker import check_store
 
     keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
 

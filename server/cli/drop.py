@@ -289,7 +289,7 @@ def reopen(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = F
 def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool, as_json: bool) -> None:
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         from server.closing import set_closed
-        from storage.marks import ended_drops
+        from storage.files.marks import ended_drops
 
         ended = ended_drops(Path(conf.store.keys_dir))
         if not await set_closed(catalog, ended, drop_id, closed=closed, end_open=end_open):

@@ -140,7 +140,7 @@ class _Setup:
         Raises:
             CommandError: It cannot be had; nothing was made.
         """
-        from storage.durable import Disk
+        from storage.files.durable import Disk
 
         try:
             self._missing = [path for path in (self.folder, *self.folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - a path raises
@@ -175,8 +175,8 @@ class _Setup:
         """Make keys, folders, the configuration and the tables."""
         from server.places import layout_of
         from storage.catalog import migrate
+        from storage.files.marker import adopt_store
         from storage.keys import generate_root_identity, generate_server_keys
-        from storage.marker import adopt_store
 
         generate_server_keys(self.folder / _SECRETS)
         if not recipients:

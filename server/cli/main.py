@@ -41,10 +41,10 @@ _OUR_ERRORS = (
     ("dropoff_tus.errors", "DropoffError"),
     ("server.config", "ConfigError"),
     ("server.services", "StartError"),
-    ("storage.marker", "WrongStoreError"),
+    ("storage.files.marker", "WrongStoreError"),
     ("storage.catalog", "CatalogError"),
     ("storage.keys", "KeySourceError"),
-    ("storage.owner", "ForeignOwnerError"),
+    ("storage.files.owner", "ForeignOwnerError"),
 )
 """Whose text is written for the operator."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

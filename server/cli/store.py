@@ -76,7 +76,7 @@ def check(
     from storage.catalog import open_catalog
     from storage.check import Depth, check_store, stored_bytes
     from storage.engine import FileStore as Store
-    from storage.marker import check_store as identify_alone
+    from storage.files.marker import check_store as identify_alone
 
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from server.cli.output import CommandError, writing
-from storage.durable import rename_new, sync_folder
+from storage.files.durable import rename_new, sync_folder
 
 STDOUT = "-"
 

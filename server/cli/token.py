@@ -117,7 +117,7 @@ def revoke(
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         from server.answers import TokenAnswer
         from server.clock import SystemClock
-        from storage.marks import revoked_tokens
+        from storage.files.marks import revoked_tokens
 
         if await catalog.token(token_id) is None:
             message = "there is no token of this id; list them with `dropoff-tus token list`"

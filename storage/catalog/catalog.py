@@ -11,7 +11,7 @@ from dropoff_tus.ports.catalog import Change, Decide
 from storage.catalog import audit, dropoffs, tokens, uploads
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
-from storage.durable import failpoint
+from storage.files.durable import failpoint
 
 T = TypeVar("T")
 

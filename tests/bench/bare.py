@@ -17,8 +17,8 @@ from pathlib import Path
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata
 from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
-from storage.durable import Disk
 from storage.envelope import SALT_BYTES, Envelope
+from storage.files.durable import Disk
 from storage.keys import SigningKey, receipt_identity
 from storage.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
 

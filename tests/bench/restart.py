@@ -21,7 +21,7 @@ from dropoff_tus.model import Metadata, Role, UploadRow, UploadState
 from dropoff_tus.ports.store import NewUpload
 from server.config import load_config
 from server.services import Services, open_services
-from storage.layout import UploadPaths
+from storage.files.layout import UploadPaths
 from storage.log import SegmentEntry, initial_state, sign_line, verify_line
 from tests.support.long_log import commits
 from tests.support.server_process import ServerProcess

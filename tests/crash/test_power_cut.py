@@ -15,7 +15,7 @@ import pytest
 
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import Mode
-from storage import durable
+from storage.files import durable
 from tests.support import crash_scenarios
 from tests.support.aio import async_test
 from tests.support.crash_scenarios import SCENARIOS, Client, Sent

@@ -15,7 +15,7 @@ import typer.main
 from typer.core import TyperGroup as Group
 
 from server.cli.main import app
-from storage.marker import NAME
+from storage.files.marker import NAME
 from tests.support.programs import require_program
 from tests.support.server_process import ServerProcess, program
 

@@ -13,7 +13,7 @@ import pytest
 from dropoff_tus.errors import UploadNotFoundError
 from server.config import load_config
 from server.services import StartError, open_services
-from storage.marker import NAME
+from storage.files.marker import NAME
 from tests.support.server_process import ProgramError, ServerProcess, upload_id_of
 
 _ROOTS = {"store": "store/uploads", "keys": "keys"}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dropoff_tus.errors import UploadNotFoundError
-from storage import durable
+from storage.files import durable
 from tests.support.store_kit import StoreKit
 
 DATA = bytes(range(100))

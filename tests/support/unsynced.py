@@ -3,11 +3,11 @@
 What a killed process leaves does not depend on syncs; what a power cut leaves does, and `power_cut` replays that.
 """
 
-from storage.durable import Calls
+from storage.files.durable import Calls
 
 
 class UnsyncedCalls(Calls):
-    """Takes the place of `storage.durable.calls` in tests that cut no power."""
+    """Takes the place of `storage.files.durable.calls` in tests that cut no power."""
 
     def fdatasync(self, descriptor: int) -> None:
         """Do nothing."""

@@ -101,7 +101,7 @@ def _serve() -> None:
 
 def _run(order: dict[str, Any]) -> None:
     from server.cli.main import main  # noqa: PLC0415 - imported before the fork
-    from storage import durable  # noqa: PLC0415
+    from storage.files import durable  # noqa: PLC0415
 
     class DyingCalls(durable.Calls):
         """Writes up to a byte, and dies."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import durable
+from storage.files import durable
 from tests.integration.store.harness import Backend, FileBackend, MemoryBackend, Uploads
 from tests.support.unsynced import UnsyncedCalls
 

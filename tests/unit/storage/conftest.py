@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage import durable
+from storage.files import durable
 from tests.support.killing import Killer
 from tests.support.unsynced import UnsyncedCalls
 

@@ -14,8 +14,9 @@ import pytest
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import StorageFailedError, StorageFullError, TooManySegmentsError
 from dropoff_tus.messages import AppendPlan
-from storage import durable, sealing
+from storage import sealing
 from storage.check import check_store
+from storage.files import durable
 from storage.log import MAX_COMMIT_SEGMENTS, MAX_LINE_BYTES, MAX_SEGMENTS, SegmentEntry
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody

@@ -14,8 +14,8 @@ import pytest
 from dropoff_tus.errors import StorageFullError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import UploadState
-from storage import durable
 from storage.commit import Committer
+from storage.files import durable
 from storage.lease import FileLease
 from storage.log import SegmentEntry
 from tests.support.aio import async_test

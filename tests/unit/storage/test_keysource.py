@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from storage import durable
+from storage.files import durable
 from storage.keysource import (
     KeySourceError,
     check_owner_only,

@@ -10,12 +10,12 @@ import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, UploadState
-from storage import durable
 from storage.check import check_store
+from storage.files import durable
+from storage.files.layout import NEW_SUFFIX
 from storage.journal import JOURNAL
 from storage.keys import generate_root_identity, read_identity_file
 from storage.keysource import RotationError
-from storage.layout import NEW_SUFFIX
 from storage.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.model import Role, UploadState
-from storage import durable
 from storage.check import check_store
+from storage.files import durable
 from storage.shredding import tombstone
 from tests.support.aio import async_test
 from tests.support.killing import Killer

@@ -13,8 +13,8 @@ from storage import age
 from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
 from storage.envelope import Envelope
+from storage.files.layout import Layout
 from storage.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
-from storage.layout import Layout
 from storage.log import Record, sign_line, sign_receipt
 
 Files = dict[str, bytes]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from storage.workers import Workers
+from storage.files.workers import Workers
 
 T = TypeVar("T")
 _DISK_THREADS = 16

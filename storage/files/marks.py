@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from storage.durable import Disk
+from storage.files.durable import Disk
 
 
 class Marks:

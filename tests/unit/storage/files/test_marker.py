@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.layout import Layout
-from storage.marker import NAME, WrongStoreError, adopt_store, check_store
+from storage.files.layout import Layout
+from storage.files.marker import NAME, WrongStoreError, adopt_store, check_store
 from tests.support.killing import Killer
 
 _OTHER = "f" * 32

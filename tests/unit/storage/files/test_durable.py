@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import storage
-from storage import durable
-from storage.durable import Disk, SyncFailedError
+from storage.files import durable
+from storage.files.durable import Disk, SyncFailedError
 
 _METHODS = {"unlink", "rmdir", "mkdir", "rename", "hardlink_to", "symlink_to", "write_bytes", "write_text", "touch"}
 _OS_CALLS = {
@@ -29,7 +29,7 @@ _OS_CALLS = {
 
 
 def _changes(path: Path) -> list[str]:
-    """Return the calls of a module that change files without `storage.durable`."""
+    """Return the calls of a module that change files without `storage.files.durable`."""
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

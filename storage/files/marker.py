@@ -14,8 +14,8 @@ import re
 import secrets
 from pathlib import Path
 
-from storage.durable import Disk
-from storage.layout import Layout
+from storage.files.durable import Disk
+from storage.files.layout import Layout
 
 NAME = "store-id"
 _ID = re.compile(r"[0-9a-f]{32}")
