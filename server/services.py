@@ -27,7 +27,7 @@ from storage.engine import FileStore, StoreSettings
 from storage.files.marker import WrongStoreError, adopt_store, check_store
 from storage.files.marks import Marks, ended_drops, revoked_tokens
 from storage.files.owner import ForeignOwnerError
-from storage.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
+from storage.keyring.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
 from storage.rotation import hold_store
 
 TOKEN_BYTES = 16

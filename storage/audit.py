@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.audit import Act, AuditBrokenError, RowsHash, read_row
-from storage.keys import SigningKey
+from storage.keyring.keys import SigningKey
 from storage.log import sign_line, stamp, verify_line
 
 VERSION = 1

@@ -28,7 +28,7 @@ from storage.chain import Chain
 from storage.chains import Chains
 from storage.files.durable import Disk, SyncFailedError
 from storage.files.layout import Layout
-from storage.keys import ServerKeys
+from storage.keyring.keys import ServerKeys
 from storage.log import LogState
 from storage.recovery import not_found, read_chain, read_durable, waiting_at
 

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from dropoff_tus.errors import UploadDamagedError
 from storage.chain import Chain
-from storage.keys import SigningKey
+from storage.keyring.keys import SigningKey
 from storage.recovery import read_chain
 
 _MOST_MARKS = 50_000

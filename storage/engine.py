@@ -29,7 +29,7 @@ from storage.chain import Chain
 from storage.files.durable import Disk
 from storage.files.layout import Layout
 from storage.files.pools import Pools
-from storage.keys import ServerKeys
+from storage.keyring.keys import ServerKeys
 from storage.lease import FileLease
 from storage.leases import Leases
 from storage.log import LogState

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.files.durable import FILE_MODE, Disk
-from storage.keysource import RotationError
+from storage.keyring.keysource import RotationError
 from storage.log import LogState
 
 JOURNAL = "rewrapped"

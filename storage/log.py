@@ -20,7 +20,7 @@ from typing import Any
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from storage.age import KeyType, Recipient
-from storage.keys import SigningKey, key_id
+from storage.keyring.keys import SigningKey, key_id
 
 FORMAT_VERSION = 1
 MAX_SEGMENTS = 4_000_000

@@ -12,7 +12,7 @@ from storage.age import CHUNK_BYTES
 from storage.base import StoreBase, new_hash
 from storage.chain import Chain
 from storage.envelope import Envelope, open_envelope
-from storage.keys import parse_identities
+from storage.keyring.keys import parse_identities
 from storage.log import LogState, damaged
 from storage.segment import read_segments
 

@@ -13,7 +13,7 @@ from dropoff_tus.model import Metadata
 from storage.age import AgeError, Identity, decrypt, encrypt
 from storage.base import StoreBase
 from storage.files.durable import failpoint
-from storage.keys import receipt_identity
+from storage.keyring.keys import receipt_identity
 from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
 from storage.reading import open_own_envelope, open_with
 

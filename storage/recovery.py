@@ -17,7 +17,7 @@ from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFou
 from storage.chain import Chain, Mark, created_mark, read_exactly, walk
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
-from storage.keys import SigningKey
+from storage.keyring.keys import SigningKey
 from storage.log import (
     FORMAT_VERSION,
     MAX_LINE_BYTES,

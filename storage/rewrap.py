@@ -23,7 +23,7 @@ from storage.base import StoreBase
 from storage.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
 from storage.files.durable import Disk, failpoint
 from storage.journal import JOURNAL, Journal
-from storage.keys import parse_identities, parse_recipient, roots_hash
+from storage.keyring.keys import parse_identities, parse_recipient, roots_hash
 from storage.log import LogState, damaged
 from storage.reading import open_own_envelope
 

@@ -24,8 +24,8 @@ from dropoff_tus.ids import is_upload_id
 from storage.base import StoreBase, StoreSettings
 from storage.creation import sync_creation
 from storage.files.durable import Disk, failpoint
-from storage.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
-from storage.keysource import (
+from storage.keyring.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
+from storage.keyring.keysource import (
     RotationError,
     read_owner_only,
     read_source,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from server.services import Services
     from storage.catalog import SqlCatalog
     from storage.engine import FileStore
-    from storage.keys import SigningKey
+    from storage.keyring.keys import SigningKey
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
@@ -190,7 +190,7 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
     from server.services import store_settings
     from storage.engine import FileStore
     from storage.files.marker import check_store
-    from storage.keys import verifying_keys
+    from storage.keyring.keys import verifying_keys
 
     keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
 
@@ -253,7 +253,7 @@ def pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
     Raises:
         CommandError: There is none, or one cannot be read.
     """
-    from storage.keys import verifying_keys
+    from storage.keyring.keys import verifying_keys
 
     if not public_keys:
         message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.dropoffs import Dropoffs, NewDrop
     from storage.catalog import SqlCatalog
-    from storage.keys import ServerKeys
+    from storage.keyring.keys import ServerKeys
 
 app = group("Make and manage drop-offs: an upload URL and a code.")
 DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
@@ -50,7 +50,7 @@ ROOT_IDENTITY = "root-identity.txt"
 def load_keys(config: Config) -> ServerKeys:
     """Load the server's keys alone."""
     from server.places import key_places
-    from storage.keys import load_server_keys
+    from storage.keyring.keys import load_server_keys
 
     return load_server_keys(key_places(config))
 

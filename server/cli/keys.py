@@ -55,7 +55,7 @@ def generate(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     check_output(output, as_json=as_json)
-    from storage.keys import new_root_identity
+    from storage.keyring.keys import new_root_identity
 
     text, recipient = new_root_identity(key_type)
     with output_file(output) as file:
@@ -69,7 +69,7 @@ def generate(
 
 
 def _public_key(raw: bytes) -> dict[str, str]:
-    from storage.keys import key_id
+    from storage.keyring.keys import key_id
 
     return {"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")}
 
@@ -111,7 +111,7 @@ def rotate(
         message = "--output belongs to --signing"
         raise CommandError(message)
     from dropoff_tus.audit import Act, Event
-    from storage.keys import check_recipients, read_identity_file
+    from storage.keyring.keys import check_recipients, read_identity_file
     from storage.rewrap import Rewrapper
 
     identities = [text for path in identity or () for text in read_identity_file(path)]

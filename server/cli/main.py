@@ -43,7 +43,7 @@ _OUR_ERRORS = (
     ("server.services", "StartError"),
     ("storage.files.marker", "WrongStoreError"),
     ("storage.catalog", "CatalogError"),
-    ("storage.keys", "KeySourceError"),
+    ("storage.keyring.keys", "KeySourceError"),
     ("storage.files.owner", "ForeignOwnerError"),
 )
 """Whose text is written for the operator."""

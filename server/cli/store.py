@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from storage.catalog import SqlCatalog
     from storage.check import Finding
     from storage.engine import FileStore
-    from storage.keys import ServerKeys
+    from storage.keyring.keys import ServerKeys
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0
@@ -132,7 +132,7 @@ def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
     """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
     import base64
 
-    from storage.keys import load_signing_key, verifying_keys
+    from storage.keyring.keys import load_signing_key, verifying_keys
 
     if not texts:
         signing = load_signing_key(config.keys.signing_key)

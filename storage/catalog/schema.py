@@ -188,8 +188,8 @@ checkpoints = Table(
     Column("line", Text, nullable=False),
 )
 
-# One row: the version that every change of a drop-off raises, the id of the store (see `storage.files.marker`), and when
-# a server last ran.
+# One row: the version that every change of a drop-off raises, the id of the store (see `storage.files.marker`), and
+# when a server last ran.
 catalog_state = Table(
     "catalog_state",
     metadata,

@@ -19,7 +19,7 @@ from dropoff_tus.model import Metadata
 from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
 from storage.envelope import SALT_BYTES, Envelope
 from storage.files.durable import Disk
-from storage.keys import SigningKey, receipt_identity
+from storage.keyring.keys import SigningKey, receipt_identity
 from storage.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
 
 _HEAD_BYTES = 16 << 10

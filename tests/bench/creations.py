@@ -47,7 +47,7 @@ _SIZE_BYTES = 10
 
 
 def _mac(_drop_id: str, code: str) -> bytes:
-    # As `storage.keys` does, which has no other way in than a folder of keys.
+    # As `storage.keyring.keys` does, which has no other way in than a folder of keys.
     return hmac.digest(_KEY, normalise_code(code).encode(), "sha256")
 
 

@@ -40,7 +40,7 @@ from dropoff_tus.errors import (
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.check import check_store
-from storage.keys import generate_root_identity, load_server_keys, read_identity_file
+from storage.keyring.keys import generate_root_identity, load_server_keys, read_identity_file
 from storage.rewrap import Outcome, Rewrapper
 from storage.rotation import SigningRotation, hold_store
 from tests.support.nonce_spy import NonceSpy

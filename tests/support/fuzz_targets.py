@@ -14,7 +14,7 @@ from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError
 from storage import age
 from storage.age import AgeError, Identity, KeyType, bech32
 from storage.envelope import open_envelope
-from storage.keys import KeySourceError, SigningKeyFile, new_signing_key
+from storage.keyring.keys import KeySourceError, SigningKeyFile, new_signing_key
 from storage.log import LogState, sign_line, sign_receipt, verify_receipt
 from storage.recovery import check_unchanged, read_chain, read_state
 from tests.support.store_kit import StoreKit

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 from storage.base import StoreBase
-from storage.keys import SigningKey
+from storage.keyring.keys import SigningKey
 from storage.log import LogState, SegmentEntry, canonical, sign_line, stamp
 
 _NO_SIGNATURE = b" " + b"A" * 86 + b"\n"

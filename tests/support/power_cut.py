@@ -1,9 +1,9 @@
 """What a power cut may leave behind: records every change that storage makes, and builds any state that may survive.
 
 A `Recorder` takes the place of `storage.files.durable.calls`. Its journal is replayed in memory up to any point, and a
-state is drawn from what a disk may hold then: a name that was not synced is there or not, a file that was not synced has any
-of its sizes (bytes that did not make it are NUL) and each of its 512-byte sectors is as it was after any of the writes.
-What was synced is there. Names are drawn one by one, so no order among them is taken for granted.
+state is drawn from what a disk may hold then: a name that was not synced is there or not, a file that was not synced
+has any of its sizes (bytes that did not make it are NUL) and each of its 512-byte sectors is as it was after any of the
+writes. What was synced is there. Names are drawn one by one, so no order among them is taken for granted.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.engine import FileStore, StoreSettings
-from storage.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
+from storage.keyring.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
 
 
 class BytesBody:

@@ -14,7 +14,7 @@ from dropoff_tus.model import Mode, UploadState
 from storage.check import check_store
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
-from storage.keys import generate_root_identity
+from storage.keyring.keys import generate_root_identity
 from storage.rewrap import Rewrapper
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit

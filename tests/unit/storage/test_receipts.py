@@ -19,7 +19,7 @@ from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role
 from storage import reading
 from storage.age import Identity, KeyType
-from storage.keys import generate_root_identity, generate_server_keys, read_identity_file
+from storage.keyring.keys import generate_root_identity, generate_server_keys, read_identity_file
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit

@@ -14,8 +14,8 @@ from storage.check import check_store
 from storage.files import durable
 from storage.files.layout import NEW_SUFFIX
 from storage.journal import JOURNAL
-from storage.keys import generate_root_identity, read_identity_file
-from storage.keysource import RotationError
+from storage.keyring.keys import generate_root_identity, read_identity_file
+from storage.keyring.keysource import RotationError
 from storage.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer

@@ -10,8 +10,8 @@ import pytest
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, UploadState
 from storage.check import check_store
-from storage.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
-from storage.keysource import RotationError
+from storage.keyring.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
+from storage.keyring.keysource import RotationError
 from storage.log import key_record, next_record, sign_line
 from storage.recovery import read_chain, read_state
 from storage.rotation import SigningRotation, hold_store

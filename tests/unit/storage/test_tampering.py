@@ -33,7 +33,7 @@ from storage.age import (
 from storage.age.stream import ChunkSealer
 from storage.check import check_store
 from storage.engine import FileStore, StoreSettings
-from storage.keys import SigningKey
+from storage.keyring.keys import SigningKey
 from storage.log import Record, sign_line, sign_receipt
 from tests.support import crash_scenarios
 from tests.support.aio import async_test

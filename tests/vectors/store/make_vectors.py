@@ -14,7 +14,7 @@ from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
 from storage.envelope import Envelope
 from storage.files.layout import Layout
-from storage.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
+from storage.keyring.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
 from storage.log import Record, sign_line, sign_receipt
 
 Files = dict[str, bytes]

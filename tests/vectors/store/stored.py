@@ -9,7 +9,7 @@ from typing import Any
 from dropoff_tus.messages import AppendPlan
 from storage.engine import FileStore, StoreSettings
 from storage.files.layout import Layout
-from storage.keys import KeyPlaces, load_server_keys, read_identity_file
+from storage.keyring.keys import KeyPlaces, load_server_keys, read_identity_file
 from tests.support.store_kit import BytesBody
 
 FOLDER = Path(__file__).parent / "v1"

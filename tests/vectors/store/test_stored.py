@@ -18,7 +18,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import UploadState
 from storage.check import check_store
-from storage.keys import KeyPlaces
+from storage.keyring.keys import KeyPlaces
 from storage.log import verify_receipt
 from tests.support.aio import async_test
 from tests.vectors.store.stored import FOLDER, StoredServer, copy_secrets, load_uploads, plaintext

@@ -1,6 +1,6 @@
 """The server's own keys, and what each may do. Nothing here shows a secret in its repr.
 
-Where their texts come from is `storage.keysource`.
+Where their texts come from is `storage.keyring.keysource`.
 
 Source: docs/format.md, Keys.
 """
@@ -28,7 +28,7 @@ from dropoff_tus.text import decode_text
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
 from storage.files.durable import Disk
-from storage.keysource import KeySourceError, read_source, write_owner_only
+from storage.keyring.keysource import KeySourceError, read_source, write_owner_only
 
 __all__ = ["KeySourceError"]  # what reads keys catches it; the rest is defined here
 

@@ -15,7 +15,7 @@ from dropoff_tus.model import Metadata, Mode, SignedPolicy
 from server import logs
 from storage.age import Identity, KeyType
 from storage.envelope import Envelope
-from storage.keys import (
+from storage.keyring.keys import (
     KeyPlaces,
     KeySourceError,
     ServerKeys,

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from storage.files import durable
-from storage.keysource import (
+from storage.keyring.keysource import (
     KeySourceError,
     check_owner_only,
     read_owner_only,

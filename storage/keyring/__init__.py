@@ -1,0 +1,1 @@
+"""The server's keys: where they come from, what they sign, and who may open what."""
