@@ -23,12 +23,12 @@ from server.uploads import Uploads, UploadSettings
 from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.checkpoints import Checkpoints
-from storage.engine import FileStore, StoreSettings
 from storage.files.marker import WrongStoreError, adopt_store, check_store
 from storage.files.marks import Marks, ended_drops, revoked_tokens
 from storage.files.owner import ForeignOwnerError
 from storage.keyring.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
-from storage.rotation import hold_store
+from storage.uploads.engine import FileStore, StoreSettings
+from storage.uploads.rotation import hold_store
 
 TOKEN_BYTES = 16
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
-from storage.check import Finding
+from storage.uploads.check import Finding
 
 if TYPE_CHECKING:
     from storage.catalog import SqlCatalog
-    from storage.engine import FileStore
+    from storage.uploads.engine import FileStore
 
 _SETTLED_SECONDS = 1.0
 _YOUNG = timedelta(minutes=10)

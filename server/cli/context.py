@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
     from storage.catalog import SqlCatalog
-    from storage.engine import FileStore
     from storage.keyring.keys import SigningKey
+    from storage.uploads.engine import FileStore
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
@@ -188,9 +188,9 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
     config = read_config(given)
     silence_logs()
     from server.services import store_settings
-    from storage.engine import FileStore
     from storage.files.marker import check_store
     from storage.keyring.keys import verifying_keys
+    from storage.uploads.engine import FileStore
 
     keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
 

@@ -26,8 +26,8 @@ from server.cli.target import STDOUT, check_output, output_file
 if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
-    from storage.rewrap import Rewrapped, Rewrapper
-    from storage.rotation import Handed, SigningRotation
+    from storage.uploads.rewrap import Rewrapped, Rewrapper
+    from storage.uploads.rotation import Handed, SigningRotation
 
 app = group("Make, show and rotate keys.")
 
@@ -112,7 +112,7 @@ def rotate(
         raise CommandError(message)
     from dropoff_tus.audit import Act, Event
     from storage.keyring.keys import check_recipients, read_identity_file
-    from storage.rewrap import Rewrapper
+    from storage.uploads.rewrap import Rewrapper
 
     identities = [text for path in identity or () for text in read_identity_file(path)]
 
@@ -162,7 +162,7 @@ class _RootRotation:
     async def one(self, upload_id: str) -> Rewrapped:
         """Rotate one upload."""
         from dropoff_tus.errors import DropoffError
-        from storage.rewrap import Outcome, Rewrapped
+        from storage.uploads.rewrap import Outcome, Rewrapped
 
         try:
             drop_id = (await self.services.store.stat(upload_id)).drop_id
@@ -189,7 +189,7 @@ class _RootRotation:
 
 
 def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:
-    from storage.rewrap import Outcome
+    from storage.uploads.rewrap import Outcome
 
     counts = Counter(item.outcome for item in done)
     skipped = [item for item in done if item.outcome is Outcome.SKIPPED]
@@ -213,7 +213,7 @@ def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> Non
 def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
     from dropoff_tus.audit import Act, Event
     from server.services import identify_store, store_settings
-    from storage.rotation import SigningRotation, hold_store
+    from storage.uploads.rotation import SigningRotation, hold_store
 
     if output is not None:
         _check_key_file(output)

@@ -76,7 +76,7 @@ def verify(
 
     Example: dropoff-tus verify-receipt receipt.txt scan.zip --key 3yI9…=
     """
-    from storage.log import verify_receipt
+    from storage.uploads.log import verify_receipt
 
     signing = pinned_key(key)
     payload = verify_receipt(signed_line(receipt_file), signing)

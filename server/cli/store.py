@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
     from storage.catalog import SqlCatalog
-    from storage.check import Finding
-    from storage.engine import FileStore
     from storage.keyring.keys import ServerKeys
+    from storage.uploads.check import Finding
+    from storage.uploads.engine import FileStore
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0
@@ -74,9 +74,9 @@ def check(
     from server.places import check_whose
     from server.services import identify_store, store_settings
     from storage.catalog import open_catalog
-    from storage.check import Depth, check_store, stored_bytes
-    from storage.engine import FileStore as Store
     from storage.files.marker import check_store as identify_alone
+    from storage.uploads.check import Depth, check_store, stored_bytes
+    from storage.uploads.engine import FileStore as Store
 
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.services import Services
     from storage.catalog import SqlCatalog
-    from storage.engine import FileStore
+    from storage.uploads.engine import FileStore
 
 app = group("List, export and delete what was received.")
 UploadArgument = Annotated[

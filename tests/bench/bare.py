@@ -17,10 +17,10 @@ from pathlib import Path
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata
 from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
-from storage.envelope import SALT_BYTES, Envelope
 from storage.files.durable import Disk
 from storage.keyring.keys import SigningKey, receipt_identity
-from storage.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
+from storage.uploads.envelope import SALT_BYTES, Envelope
+from storage.uploads.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
 
 _HEAD_BYTES = 16 << 10
 _LOW_BYTES = 512 << 10

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from dropoff_tus.model import Mode
-from storage.shredding import seal
+from storage.uploads.shredding import seal
 from tests.support.store_kit import StoreKit
 
 _WARM_UPS = 10

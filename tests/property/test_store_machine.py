@@ -39,10 +39,10 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
-from storage.check import check_store
 from storage.keyring.keys import generate_root_identity, load_server_keys, read_identity_file
-from storage.rewrap import Outcome, Rewrapper
-from storage.rotation import SigningRotation, hold_store
+from storage.uploads.check import check_store
+from storage.uploads.rewrap import Outcome, Rewrapper
+from storage.uploads.rotation import SigningRotation, hold_store
 from tests.support.nonce_spy import NonceSpy
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 

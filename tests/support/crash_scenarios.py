@@ -14,7 +14,7 @@ from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, UploadNotFoundError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, UploadState
-from storage.check import check_store
+from storage.uploads.check import check_store
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
 ROLL_BYTES = 64 << 10

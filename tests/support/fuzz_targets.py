@@ -13,10 +13,10 @@ from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage import age
 from storage.age import AgeError, Identity, KeyType, bech32
-from storage.envelope import open_envelope
 from storage.keyring.keys import KeySourceError, SigningKeyFile, new_signing_key
-from storage.log import LogState, sign_line, sign_receipt, verify_receipt
-from storage.recovery import check_unchanged, read_chain, read_state
+from storage.uploads.envelope import open_envelope
+from storage.uploads.log import LogState, sign_line, sign_receipt, verify_receipt
+from storage.uploads.recovery import check_unchanged, read_chain, read_state
 from tests.support.store_kit import StoreKit
 
 _DROP_ID = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"

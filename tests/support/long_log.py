@@ -4,9 +4,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from storage.base import StoreBase
 from storage.keyring.keys import SigningKey
-from storage.log import LogState, SegmentEntry, canonical, sign_line, stamp
+from storage.uploads.base import StoreBase
+from storage.uploads.log import LogState, SegmentEntry, canonical, sign_line, stamp
 
 _NO_SIGNATURE = b" " + b"A" * 86 + b"\n"
 _PIECE_SEGMENTS = 10_000

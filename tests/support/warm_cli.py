@@ -82,7 +82,7 @@ def _serve() -> None:
     for module in (
         "server.cli.main",
         "server.services",
-        "storage.check",
+        "storage.uploads.check",
         "storage.catalog.migration",
         "alembic.command",
     ):

@@ -12,7 +12,7 @@ from dropoff_tus.audit import Act, Actor, AuditBrokenError, Event, RowsHash, wri
 from storage.audit import Checkpoint, Verifier, read_checkpoint, sign_certificate, sign_checkpoint, verify_certificate
 from storage.checkpoints import Checkpoints
 from storage.keyring.keys import SigningKey
-from storage.log import verify_receipt
+from storage.uploads.log import verify_receipt
 from tests.support.aio import async_test
 
 _NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from dropoff_tus.model import Mode, Role
 from storage.keyring.keys import generate_root_identity
-from storage.rewrap import Outcome, Rewrapper
+from storage.uploads.rewrap import Outcome, Rewrapper
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit

@@ -14,10 +14,10 @@ import pytest
 from dropoff_tus.errors import StorageFullError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import UploadState
-from storage.commit import Committer
 from storage.files import durable
-from storage.lease import FileLease
-from storage.log import SegmentEntry
+from storage.uploads.commit import Committer
+from storage.uploads.lease import FileLease
+from storage.uploads.log import SegmentEntry
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit
 

@@ -11,11 +11,11 @@ import pytest
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Mode, UploadState
-from storage.check import check_store
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
 from storage.keyring.keys import generate_root_identity
-from storage.rewrap import Rewrapper
+from storage.uploads.check import check_store
+from storage.uploads.rewrap import Rewrapper
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 

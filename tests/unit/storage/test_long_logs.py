@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import UploadDamagedError
-from storage.check import check_store
-from storage.log import MAX_LINE_BYTES
-from storage.recovery import check_unchanged, read_chain
+from storage.uploads.check import check_store
+from storage.uploads.log import MAX_LINE_BYTES
+from storage.uploads.recovery import check_unchanged, read_chain
 from tests.support.aio import async_test
 from tests.support.long_log import lengthen
 from tests.support.store_kit import StoreKit
@@ -247,7 +247,7 @@ async def test_readings_that_stand_still_stop_nobody_else(tmp_path: Path, monkey
         go_on.wait(30)
         return next(pieces, None)
 
-    monkeypatch.setattr("storage.engine._next_piece", slow)
+    monkeypatch.setattr("storage.uploads.engine._next_piece", slow)
     readings = [asyncio.create_task(kit.read(upload_id)) for _ in range(40)]
     try:
         await asyncio.sleep(0)

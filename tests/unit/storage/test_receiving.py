@@ -14,10 +14,10 @@ from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Limits, UploadState, Usage
 from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
 from server.reserving import ReservingBody
-from storage import append, leases
-from storage.check import check_store
-from storage.engine import FileStore
-from storage.lease import FileLease
+from storage.uploads import append, leases
+from storage.uploads.check import check_store
+from storage.uploads.engine import FileStore
+from storage.uploads.lease import FileLease
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import StoreKit

@@ -10,8 +10,8 @@ import pytest
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.age import Identity, KeyType
-from storage.check import check_store
 from storage.keyring.keys import MAX_RECIPIENTS
+from storage.uploads.check import check_store
 from tests.support.aio import async_test
 from tests.support.attacker import opened
 from tests.support.killing import Killer

@@ -8,8 +8,8 @@ import pytest
 
 from dropoff_tus.errors import UploadDamagedError, UploadLockedError, UploadNotFoundError
 from dropoff_tus.model import Mode, UploadState
-from storage.check import check_store
 from storage.files.layout import UploadPaths
+from storage.uploads.check import check_store
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit

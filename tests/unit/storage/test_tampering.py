@@ -31,10 +31,10 @@ from storage.age import (
     sealed_size,
 )
 from storage.age.stream import ChunkSealer
-from storage.check import check_store
-from storage.engine import FileStore, StoreSettings
 from storage.keyring.keys import SigningKey
-from storage.log import Record, sign_line, sign_receipt
+from storage.uploads.check import check_store
+from storage.uploads.engine import FileStore, StoreSettings
+from storage.uploads.log import Record, sign_line, sign_receipt
 from tests.support import crash_scenarios
 from tests.support.aio import async_test
 from tests.support.crash_scenarios import Client

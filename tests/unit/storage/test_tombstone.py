@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.model import Role, UploadState
-from storage.check import check_store
 from storage.files import durable
-from storage.shredding import tombstone
+from storage.uploads.check import check_store
+from storage.uploads.shredding import tombstone
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit

@@ -19,8 +19,8 @@ from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports.store import NewUpload
-from storage.engine import FileStore, StoreSettings
 from storage.keyring.keys import generate_root_identity, generate_server_keys, load_server_keys
+from storage.uploads.engine import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody, make_roots
 from tests.vectors.store import make_vectors
 from tests.vectors.store.stored import plaintext

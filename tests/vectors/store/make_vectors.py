@@ -12,10 +12,10 @@ from dropoff_tus.model import Metadata
 from storage import age
 from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
-from storage.envelope import Envelope
 from storage.files.layout import Layout
 from storage.keyring.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
-from storage.log import Record, sign_line, sign_receipt
+from storage.uploads.envelope import Envelope
+from storage.uploads.log import Record, sign_line, sign_receipt
 
 Files = dict[str, bytes]
 _SECTOR_BYTES = 512

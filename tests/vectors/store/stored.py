@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dropoff_tus.messages import AppendPlan
-from storage.engine import FileStore, StoreSettings
 from storage.files.layout import Layout
 from storage.keyring.keys import KeyPlaces, load_server_keys, read_identity_file
+from storage.uploads.engine import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody
 
 FOLDER = Path(__file__).parent / "v1"

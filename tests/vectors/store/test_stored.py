@@ -17,9 +17,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import UploadState
-from storage.check import check_store
 from storage.keyring.keys import KeyPlaces
-from storage.log import verify_receipt
+from storage.uploads.check import check_store
+from storage.uploads.log import verify_receipt
 from tests.support.aio import async_test
 from tests.vectors.store.stored import FOLDER, StoredServer, copy_secrets, load_uploads, plaintext
 

@@ -14,7 +14,6 @@ from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.model import Metadata, Mode, SignedPolicy
 from server import logs
 from storage.age import Identity, KeyType
-from storage.envelope import Envelope
 from storage.keyring.keys import (
     KeyPlaces,
     KeySourceError,
@@ -29,6 +28,7 @@ from storage.keyring.keys import (
     receipt_identity,
     verifying_keys,
 )
+from storage.uploads.envelope import Envelope
 
 DROP = "8d3ff0e8-0c4a-4c8c-9d55-2f2f6a6c1a11"
 

@@ -21,8 +21,6 @@ from pathlib import Path
 
 from dropoff_tus.errors import DropoffError, UploadLockedError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id
-from storage.base import StoreBase, StoreSettings
-from storage.creation import sync_creation
 from storage.files.durable import Disk, failpoint
 from storage.keyring.keys import ServerKeys, SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
 from storage.keyring.keysource import (
@@ -33,8 +31,10 @@ from storage.keyring.keysource import (
     source_file,
     write_owner_only,
 )
-from storage.log import LogState, check_signs, key_record, sign_line
-from storage.recovery import read_chain, read_state, repair
+from storage.uploads.base import StoreBase, StoreSettings
+from storage.uploads.creation import sync_creation
+from storage.uploads.log import LogState, check_signs, key_record, sign_line
+from storage.uploads.recovery import read_chain, read_state, repair
 
 _NAME = "signing-key"
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role
 from storage.age import AgeError, check_form
-from storage.base import StoreBase, new_hash
-from storage.chain import Chain
-from storage.engine import FileStore
-from storage.envelope import MAX_STANZAS
-from storage.journal import JOURNAL, Written
-from storage.log import LogState
-from storage.reading import load_part, open_with, read_plain
-from storage.receipts import RECEIPT_STANZA, read_receipt
-from storage.segment import ciphertext_matches
-from storage.shredding import leftovers
+from storage.uploads.base import StoreBase, new_hash
+from storage.uploads.chain import Chain
+from storage.uploads.engine import FileStore
+from storage.uploads.envelope import MAX_STANZAS
+from storage.uploads.journal import JOURNAL, Written
+from storage.uploads.log import LogState
+from storage.uploads.reading import load_part, open_with, read_plain
+from storage.uploads.receipts import RECEIPT_STANZA, read_receipt
+from storage.uploads.segment import ciphertext_matches
+from storage.uploads.shredding import leftovers
 
 _LOOKS = 3
 _NO_ENVELOPE = "its envelope is missing: not even the root identities open it"

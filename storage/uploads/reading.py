@@ -9,12 +9,12 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
 from storage.age import CHUNK_BYTES
-from storage.base import StoreBase, new_hash
-from storage.chain import Chain
-from storage.envelope import Envelope, open_envelope
 from storage.keyring.keys import parse_identities
-from storage.log import LogState, damaged
-from storage.segment import read_segments
+from storage.uploads.base import StoreBase, new_hash
+from storage.uploads.chain import Chain
+from storage.uploads.envelope import Envelope, open_envelope
+from storage.uploads.log import LogState, damaged
+from storage.uploads.segment import read_segments
 
 _STEP_BYTES = 64 << 20
 _FEW_SEGMENTS = 1000

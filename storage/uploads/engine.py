@@ -4,11 +4,11 @@ The event loop only sequences; every file operation and all cryptography run in 
 
 | room | does |
 |---|---|
-| `storage.base` | settings, keys, paths, what is known of uploads |
-| `storage.creation` | a new upload's files |
-| `storage.leases`, `storage.lease` | who may write; appending, committing, finishing, ending |
-| `storage.reading` | plain bytes back |
-| `storage.receipts`, `storage.shredding` | what finishing and ending leave, and what they take away |
+| `storage.uploads.base` | settings, keys, paths, what is known of uploads |
+| `storage.uploads.creation` | a new upload's files |
+| `storage.uploads.leases`, `storage.uploads.lease` | who may write; appending, committing, finishing, ending |
+| `storage.uploads.reading` | plain bytes back |
+| `storage.uploads.receipts`, `storage.uploads.shredding` | what finishing and ending leave, and what they take away |
 
 Source: docs/format.md.
 """
@@ -23,18 +23,18 @@ from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload, UploadState
 from dropoff_tus.ports.store import NewUpload
-from storage import creation, receipts, shredding
-from storage.base import StoreBase, StoreSettings
-from storage.chain import Chain
 from storage.files.durable import Disk
 from storage.files.layout import Layout
 from storage.files.pools import Pools
 from storage.keyring.keys import ServerKeys
-from storage.lease import FileLease
-from storage.leases import Leases
-from storage.log import LogState
-from storage.reading import open_own_envelope, read_plain
-from storage.recovery import not_found
+from storage.uploads import creation, receipts, shredding
+from storage.uploads.base import StoreBase, StoreSettings
+from storage.uploads.chain import Chain
+from storage.uploads.lease import FileLease
+from storage.uploads.leases import Leases
+from storage.uploads.log import LogState
+from storage.uploads.reading import open_own_envelope, read_plain
+from storage.uploads.recovery import not_found
 
 __all__ = ["FileStore", "StoreSettings"]
 

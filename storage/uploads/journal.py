@@ -15,7 +15,7 @@ from pathlib import Path
 
 from storage.files.durable import FILE_MODE, Disk
 from storage.keyring.keysource import RotationError
-from storage.log import LogState
+from storage.uploads.log import LogState
 
 JOURNAL = "rewrapped"
 _LINE = re.compile(r"([0-9a-f]{32}) ([0-9a-f]{64}) ([0-9a-f]{64})")

@@ -9,12 +9,12 @@ import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, UploadState
-from storage.check import check_store
 from storage.keyring.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
 from storage.keyring.keysource import RotationError
-from storage.log import key_record, next_record, sign_line
-from storage.recovery import read_chain, read_state
-from storage.rotation import SigningRotation, hold_store
+from storage.uploads.check import check_store
+from storage.uploads.log import key_record, next_record, sign_line
+from storage.uploads.recovery import read_chain, read_state
+from storage.uploads.rotation import SigningRotation, hold_store
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit

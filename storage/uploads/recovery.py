@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass, replace
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
-from storage.chain import Chain, Mark, created_mark, read_exactly, walk
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
 from storage.keyring.keys import SigningKey
-from storage.log import (
+from storage.uploads.chain import Chain, Mark, created_mark, read_exactly, walk
+from storage.uploads.log import (
     FORMAT_VERSION,
     MAX_LINE_BYTES,
     LogState,

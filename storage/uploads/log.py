@@ -284,7 +284,7 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
 
 
 def follow(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
-    """Return the state after a record that changes more than totals, which `storage.chain` looks at, or the last one.
+    """Return the state after the last record, or one that changes more than totals, which `storage.uploads.chain` reads.
 
     Raises:
         UploadDamagedError: It must not be where it is, or is at odds with itself.

@@ -9,12 +9,21 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus.errors import DropoffError
-from storage.base import StoreBase, refused
-from storage.creation import sync_creation
 from storage.files.durable import SyncFailedError, failpoint
-from storage.log import LogState, Record, SegmentEntry, check_signs, jump, next_record, segments_record, sign_line
-from storage.reading import final_parts
-from storage.recovery import check_unchanged
+from storage.uploads.base import StoreBase, refused
+from storage.uploads.creation import sync_creation
+from storage.uploads.log import (
+    LogState,
+    Record,
+    SegmentEntry,
+    check_signs,
+    jump,
+    next_record,
+    segments_record,
+    sign_line,
+)
+from storage.uploads.reading import final_parts
+from storage.uploads.recovery import check_unchanged
 
 _SEEN_EVERY = timedelta(seconds=1)
 

@@ -11,11 +11,11 @@ from typing import Any
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Metadata
 from storage.age import AgeError, Identity, decrypt, encrypt
-from storage.base import StoreBase
 from storage.files.durable import failpoint
 from storage.keyring.keys import receipt_identity
-from storage.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
-from storage.reading import open_own_envelope, open_with
+from storage.uploads.base import StoreBase
+from storage.uploads.log import LogState, Record, damaged, sign_receipt, stamp, verify_receipt
+from storage.uploads.reading import open_own_envelope, open_with
 
 RECEIPT_VERSION = 1
 RECEIPT_STANZA = "X25519"

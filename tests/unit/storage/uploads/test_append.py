@@ -14,10 +14,10 @@ import pytest
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import StorageFailedError, StorageFullError, TooManySegmentsError
 from dropoff_tus.messages import AppendPlan
-from storage import sealing
-from storage.check import check_store
 from storage.files import durable
-from storage.log import MAX_COMMIT_SEGMENTS, MAX_LINE_BYTES, MAX_SEGMENTS, SegmentEntry
+from storage.uploads import sealing
+from storage.uploads.check import check_store
+from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_LINE_BYTES, MAX_SEGMENTS, SegmentEntry
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import BytesBody, StoreKit
@@ -162,7 +162,7 @@ async def test_cancelling_while_a_commit_runs_is_obeyed(tmp_path: Path, monkeypa
     kit, content = StoreKit(tmp_path), os.urandom(_LENGTH)
     _token, upload = await kit.create(_LENGTH)
     monkeypatch.setattr(durable, "calls", _FailingDisk(1, lambda: time.sleep(0.5), kind="data"))
-    monkeypatch.setattr("storage.append._BACKLOG_BYTES", _ROLL_BYTES)
+    monkeypatch.setattr("storage.uploads.append._BACKLOG_BYTES", _ROLL_BYTES)
     body = MemoryBody(content[: 3 * _ROLL_BYTES], ended=False)
     appending = asyncio.create_task(_append(kit, upload.id, 0, body))
     await body.until_taken(2 * _ROLL_BYTES)
@@ -179,7 +179,7 @@ async def test_slow_disk_is_not_the_clients_idleness(tmp_path: Path, monkeypatch
     kit, content = StoreKit(tmp_path), os.urandom(_LENGTH)
     _token, upload = await kit.create(_LENGTH)
     monkeypatch.setattr(durable, "calls", _FailingDisk(1, lambda: time.sleep(0.6), kind="data"))
-    monkeypatch.setattr("storage.append._BACKLOG_BYTES", _ROLL_BYTES)
+    monkeypatch.setattr("storage.uploads.append._BACKLOG_BYTES", _ROLL_BYTES)
     await _append(kit, upload.id, 0, MemoryBody(content), idle_seconds=0.3)
     await _complete(kit, upload.id, content)
 

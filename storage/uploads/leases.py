@@ -26,15 +26,15 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadState
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
-from storage.base import Known, StoreBase, distrusted
-from storage.claims import Claims
 from storage.files.pools import Pools
-from storage.holder import QUIET_SECONDS, Holder
-from storage.journal import JOURNAL, Written
-from storage.lease import FileLease
-from storage.log import LogState, check_signs, damaged
-from storage.reading import open_own_envelope
-from storage.recovery import not_found, read_durable, read_state, repair
+from storage.uploads.base import Known, StoreBase, distrusted
+from storage.uploads.claims import Claims
+from storage.uploads.holder import QUIET_SECONDS, Holder
+from storage.uploads.journal import JOURNAL, Written
+from storage.uploads.lease import FileLease
+from storage.uploads.log import LogState, check_signs, damaged
+from storage.uploads.reading import open_own_envelope
+from storage.uploads.recovery import not_found, read_durable, read_state, repair
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0

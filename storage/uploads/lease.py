@@ -20,21 +20,21 @@ from dropoff_tus.errors import (
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from dropoff_tus.ports.store import Body, Completion
-from storage.append import Appender, Leased
-from storage.base import StoreBase, refused
-from storage.claims import Claims
-from storage.commit import Committer
 from storage.files.durable import SyncFailedError
 from storage.files.pools import Pools
-from storage.holder import Holder
-from storage.log import LogState, SegmentEntry, next_record
-from storage.reading import ReadBack, reading_bytes
-from storage.receipts import receipt_id, write_receipt
-from storage.shredding import seal, shred, shred_part
+from storage.uploads.append import Appender, Leased
+from storage.uploads.base import StoreBase, refused
+from storage.uploads.claims import Claims
+from storage.uploads.commit import Committer
+from storage.uploads.holder import Holder
+from storage.uploads.log import LogState, SegmentEntry, next_record
+from storage.uploads.reading import ReadBack, reading_bytes
+from storage.uploads.receipts import receipt_id, write_receipt
+from storage.uploads.shredding import seal, shred, shred_part
 
 
 class FileLease:
-    """A lease on local files. Made by `storage.leases` alone."""
+    """A lease on local files. Made by `storage.uploads.leases` alone."""
 
     def __init__(
         self, base: StoreBase, pools: Pools, claims: Claims, holder: Holder, state: LogState, log: int, data: int

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from dropoff_tus.errors import UploadDamagedError
-from storage.chain import Chain
 from storage.keyring.keys import SigningKey
-from storage.recovery import read_chain
+from storage.uploads.chain import Chain
+from storage.uploads.recovery import read_chain
 
 _MOST_MARKS = 50_000
 """Some 16 MiB, which stand for 3 GiB of logs."""

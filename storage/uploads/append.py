@@ -17,13 +17,13 @@ from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffE
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.ports.store import Body
 from dropoff_tus.protocol import may_cost
-from storage.base import StoreBase
-from storage.commit import Committer
 from storage.files.pools import Pools
-from storage.holder import Holder, answer
-from storage.log import SegmentEntry
-from storage.sealing import Sealing
-from storage.segment import BATCH_BYTES, plain_buffer
+from storage.uploads.base import StoreBase
+from storage.uploads.commit import Committer
+from storage.uploads.holder import Holder, answer
+from storage.uploads.log import SegmentEntry
+from storage.uploads.sealing import Sealing
+from storage.uploads.segment import BATCH_BYTES, plain_buffer
 
 ROLL_SECONDS = 10.0
 SMALL_BYTES = 256 << 10

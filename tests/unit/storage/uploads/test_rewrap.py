@@ -10,13 +10,13 @@ import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, UploadState
-from storage.check import check_store
 from storage.files import durable
 from storage.files.layout import NEW_SUFFIX
-from storage.journal import JOURNAL
 from storage.keyring.keys import generate_root_identity, read_identity_file
 from storage.keyring.keysource import RotationError
-from storage.rewrap import Outcome, Rewrapped, Rewrapper
+from storage.uploads.check import check_store
+from storage.uploads.journal import JOURNAL
+from storage.uploads.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer
 from tests.support.store_kit import StoreKit

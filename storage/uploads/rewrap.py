@@ -1,7 +1,7 @@
 """Rotating the roots: wrapping envelopes anew for other recipients. Data, logs and identities stay as they are.
 
 What an envelope is wrapped for cannot be seen from outside, so a journal beside the envelopes says it
-(`storage.journal`), and a second run goes on where the first one ended.
+(`storage.uploads.journal`), and a second run goes on where the first one ended.
 
 A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record durable and removes the
 envelope after that; we rename and look for an end record after that. Whoever comes second removes it.
@@ -19,13 +19,13 @@ from typing import Self
 from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.model import Mode
 from storage.age import Recipient, parse_header
-from storage.base import StoreBase
-from storage.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
 from storage.files.durable import Disk, failpoint
-from storage.journal import JOURNAL, Journal
 from storage.keyring.keys import parse_identities, parse_recipient, roots_hash
-from storage.log import LogState, damaged
-from storage.reading import open_own_envelope
+from storage.uploads.base import StoreBase
+from storage.uploads.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
+from storage.uploads.journal import JOURNAL, Journal
+from storage.uploads.log import LogState, damaged
+from storage.uploads.reading import open_own_envelope
 
 
 class Outcome(StrEnum):

@@ -24,8 +24,8 @@ from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
 from dropoff_tus.ports.store import NewUpload
-from storage.check import check_store
 from storage.files import durable
+from storage.uploads.check import check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 

@@ -24,13 +24,13 @@ from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullErro
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata
 from storage.age import Identity, Recipient
-from storage.chain import Chain
-from storage.chains import Chains
 from storage.files.durable import Disk, SyncFailedError
 from storage.files.layout import Layout
 from storage.keyring.keys import ServerKeys
-from storage.log import LogState
-from storage.recovery import not_found, read_chain, read_durable, waiting_at
+from storage.uploads.chain import Chain
+from storage.uploads.chains import Chains
+from storage.uploads.log import LogState
+from storage.uploads.recovery import not_found, read_chain, read_durable, waiting_at
 
 _log = logging.getLogger(__name__)
 _CACHE_ENTRIES = 4096

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dropoff_tus.errors import TooManySegmentsError
-from storage.base import StoreBase
 from storage.files.pools import Pools
-from storage.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
-from storage.segment import ROLL_BYTES, SegmentWriter
+from storage.uploads.base import StoreBase
+from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
+from storage.uploads.segment import ROLL_BYTES, SegmentWriter
 
 
 class Sealing:

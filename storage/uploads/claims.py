@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Any
 
 from dropoff_tus.errors import DropoffError, PartInUseError, UploadNotFoundError
-from storage.base import StoreBase
 from storage.files.durable import Disk
+from storage.uploads.base import StoreBase
 
 _MOST_CREATE_BYTES = 1 << 20
 """More than the create record of a concatenation of 200 parts."""

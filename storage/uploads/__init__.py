@@ -1,0 +1,1 @@
+"""The engine: creating, appending, committing, finishing, reading, checking and recovering uploads."""
