@@ -10,18 +10,10 @@ from datetime import datetime, timedelta
 
 from dropoff_tus.errors import DropoffError
 from storage.files.durable import SyncFailedError, failpoint
+from storage.keyring.lines import Record, sign_line
 from storage.uploads.base import StoreBase, refused
 from storage.uploads.creation import sync_creation
-from storage.uploads.log import (
-    LogState,
-    Record,
-    SegmentEntry,
-    check_signs,
-    jump,
-    next_record,
-    segments_record,
-    sign_line,
-)
+from storage.uploads.log import LogState, SegmentEntry, check_signs, jump, next_record, segments_record
 from storage.uploads.reading import final_parts
 from storage.uploads.recovery import check_unchanged
 

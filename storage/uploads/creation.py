@@ -18,9 +18,10 @@ from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.files.layout import NEW_SUFFIX, UploadPaths
 from storage.keyring.keys import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
+from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import Known, StoreBase, new_hash, refused
 from storage.uploads.envelope import SALT_BYTES, Envelope
-from storage.uploads.log import FORMAT_VERSION, LogState, initial_state, sign_line, stamp
+from storage.uploads.log import FORMAT_VERSION, LogState, initial_state
 
 _NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
 from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt
-from storage.uploads.log import LogState, canonical, damaged
+from storage.keyring.lines import canonical
+from storage.uploads.log import LogState, damaged
 
 MAX_ENVELOPE_BYTES = 64 << 10
 ENVELOPE_VERSION = 1

@@ -9,18 +9,17 @@ Source: docs/format.md, Log.
 """
 
 import base64
-import binascii
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
 from storage.age import KeyType, Recipient
 from storage.keyring.keys import SigningKey, key_id
+from storage.keyring.lines import Record, sign_line, stamp, verify_line
 
 FORMAT_VERSION = 1
 MAX_SEGMENTS = 4_000_000
@@ -29,48 +28,12 @@ MAX_COMMIT_SEGMENTS = 100_000
 """Of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
 MAX_LINE_BYTES = 32 << 20
 """A commit of so many segments is below this."""
-_DOMAIN = b"dropoff-tus/log/v1\n"
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
-_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
-
-Record = dict[str, Any]
 
 
 def damaged(upload_id: str, what: str) -> UploadDamagedError:
     """Make the error that names the upload and what does not verify."""
     return UploadDamagedError(f"upload {upload_id} does not verify: {what}; nothing was changed")
-
-
-def canonical(record: Mapping[str, Any]) -> bytes:
-    """Write JSON in its one form: sorted keys, no spaces, ASCII."""
-    return _encode(record).encode("ascii")
-
-
-def stamp(moment: datetime) -> str:
-    """Write a time as RFC 3339 in UTC with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def sign_line(record: Mapping[str, Any], key: SigningKey, *, domain: bytes = _DOMAIN) -> bytes:
-    """Return the signed line of a record."""
-    text = canonical(record)
-    return text + b" " + base64.b64encode(key.sign(domain + text)).rstrip(b"=") + b"\n"
-
-
-def verify_line(line: bytes, key: SigningKey, *, domain: bytes = _DOMAIN) -> tuple[Record, str] | None:
-    """Return a line's record and the id of the key that signed it; None if no trusted key did."""
-    text, space, signature_text = line.removesuffix(b"\n").rpartition(b" ")
-    try:
-        signature = base64.b64decode(signature_text + b"=" * (-len(signature_text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if not space or base64.b64encode(signature).rstrip(b"=") != signature_text:
-        return None
-    signer = key.verify(domain + text, signature)
-    if signer is None:
-        return None
-    record = json.loads(text)
-    return (record, signer) if isinstance(record, dict) else None
 
 
 def sign_receipt(payload: Mapping[str, Any], key: SigningKey) -> bytes:
@@ -284,7 +247,7 @@ def jump(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogSta
 
 
 def follow(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogState:
-    """Return the state after the last record, or one that changes more than totals, which `storage.uploads.chain` reads.
+    """Return the state after the last record, or one that changes more than totals (`storage.uploads.chain` reads it).
 
     Raises:
         UploadDamagedError: It must not be where it is, or is at odds with itself.

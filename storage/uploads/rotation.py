@@ -31,9 +31,10 @@ from storage.keyring.keysource import (
     source_file,
     write_owner_only,
 )
+from storage.keyring.lines import sign_line
 from storage.uploads.base import StoreBase, StoreSettings
 from storage.uploads.creation import sync_creation
-from storage.uploads.log import LogState, check_signs, key_record, sign_line
+from storage.uploads.log import LogState, check_signs, key_record
 from storage.uploads.recovery import read_chain, read_state, repair
 
 _NAME = "signing-key"

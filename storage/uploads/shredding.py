@@ -15,9 +15,10 @@ from typing import Any
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role, UploadState
 from storage.files.durable import failpoint
+from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import StoreBase, log_failure
 from storage.uploads.claims import said_at_creation
-from storage.uploads.log import LogState, jump, next_record, sign_line, stamp
+from storage.uploads.log import LogState, jump, next_record
 from storage.uploads.recovery import not_found, read_chain, read_create
 
 _TOMBSTONE_RECORDS = 2

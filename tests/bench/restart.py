@@ -22,7 +22,8 @@ from dropoff_tus.ports.store import NewUpload
 from server.config import load_config
 from server.services import Services, open_services
 from storage.files.layout import UploadPaths
-from storage.uploads.log import SegmentEntry, initial_state, sign_line, verify_line
+from storage.keyring.lines import sign_line, verify_line
+from storage.uploads.log import SegmentEntry, initial_state
 from tests.support.long_log import commits
 from tests.support.server_process import ServerProcess
 from tests.support.store_kit import BytesBody

@@ -14,8 +14,9 @@ from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError
 from storage import age
 from storage.age import AgeError, Identity, KeyType, bech32
 from storage.keyring.keys import KeySourceError, SigningKeyFile, new_signing_key
+from storage.keyring.lines import sign_line
 from storage.uploads.envelope import open_envelope
-from storage.uploads.log import LogState, sign_line, sign_receipt, verify_receipt
+from storage.uploads.log import LogState, sign_receipt, verify_receipt
 from storage.uploads.recovery import check_unchanged, read_chain, read_state
 from tests.support.store_kit import StoreKit
 

@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 
 from storage.keyring.keys import SigningKey
+from storage.keyring.lines import canonical, sign_line, stamp
 from storage.uploads.base import StoreBase
-from storage.uploads.log import LogState, SegmentEntry, canonical, sign_line, stamp
+from storage.uploads.log import LogState, SegmentEntry
 
 _NO_SIGNATURE = b" " + b"A" * 86 + b"\n"
 _PIECE_SEGMENTS = 10_000

@@ -32,9 +32,10 @@ from storage.age import (
 )
 from storage.age.stream import ChunkSealer
 from storage.keyring.keys import SigningKey
+from storage.keyring.lines import Record, sign_line
 from storage.uploads.check import check_store
 from storage.uploads.engine import FileStore, StoreSettings
-from storage.uploads.log import Record, sign_line, sign_receipt
+from storage.uploads.log import sign_receipt
 from tests.support import crash_scenarios
 from tests.support.aio import async_test
 from tests.support.crash_scenarios import Client

@@ -14,8 +14,9 @@ from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
 from storage.files.layout import Layout
 from storage.keyring.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
+from storage.keyring.lines import Record, sign_line
 from storage.uploads.envelope import Envelope
-from storage.uploads.log import Record, sign_line, sign_receipt
+from storage.uploads.log import sign_receipt
 
 Files = dict[str, bytes]
 _SECTOR_BYTES = 512

@@ -11,8 +11,9 @@ from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode, UploadState
 from storage.keyring.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
 from storage.keyring.keysource import RotationError
+from storage.keyring.lines import sign_line
 from storage.uploads.check import check_store
-from storage.uploads.log import key_record, next_record, sign_line
+from storage.uploads.log import key_record, next_record
 from storage.uploads.recovery import read_chain, read_state
 from storage.uploads.rotation import SigningRotation, hold_store
 from tests.support.aio import async_test

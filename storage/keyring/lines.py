@@ -1,0 +1,49 @@
+"""Signed lines: `<canonical JSON> SP <unpadded base64 signature> LF`, each kind under a domain of its own.
+
+Source: docs/format.md, Log.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.keyring.keys import SigningKey
+
+Record = dict[str, Any]
+_DOMAIN = b"dropoff-tus/log/v1\n"
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Write JSON in its one form: sorted keys, no spaces, ASCII."""
+    return _encode(record).encode("ascii")
+
+
+def stamp(moment: datetime) -> str:
+    """Write a time as RFC 3339 in UTC with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sign_line(record: Mapping[str, Any], key: SigningKey, *, domain: bytes = _DOMAIN) -> bytes:
+    """Return the signed line of a record."""
+    text = canonical(record)
+    return text + b" " + base64.b64encode(key.sign(domain + text)).rstrip(b"=") + b"\n"
+
+
+def verify_line(line: bytes, key: SigningKey, *, domain: bytes = _DOMAIN) -> tuple[Record, str] | None:
+    """Return a line's record and the id of the key that signed it; None if no trusted key did."""
+    text, space, signature_text = line.removesuffix(b"\n").rpartition(b" ")
+    try:
+        signature = base64.b64decode(signature_text + b"=" * (-len(signature_text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not space or base64.b64encode(signature).rstrip(b"=") != signature_text:
+        return None
+    signer = key.verify(domain + text, signature)
+    if signer is None:
+        return None
+    record = json.loads(text)
+    return (record, signer) if isinstance(record, dict) else None
