@@ -12,7 +12,7 @@ from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Store
 from dropoff_tus.protocol import check_agrees
 from server.clock import SystemClock
-from server.units import stamp
+from server.settings.units import stamp
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Bytes = Annotated[int, Field(ge=0)]

@@ -17,7 +17,6 @@ from aiohttp import web
 from server import api, appkeys, pages, tus
 from server.admission import Admission
 from server.clock import SystemClock
-from server.config import Config
 from server.connection import HardenedServer, quiet_logger
 from server.door import Door
 from server.health import monitoring_app
@@ -29,6 +28,7 @@ from server.origins import Origins
 from server.places import shortages
 from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError
+from server.settings.config import Config
 from server.tls import renewing_context
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack

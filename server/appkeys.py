@@ -7,13 +7,13 @@ from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
 from server.auth import Auth
 from server.closing import Marks
-from server.config import Config
 from server.dropoffs import Dropoffs
 from server.health import Metrics
 from server.origins import Origins
 from server.purges import Purges
 from server.refusals import Refusals
 from server.remote_check import RemoteCheck
+from server.settings.config import Config
 from server.tokens import TokenGuard
 from server.uploads import Uploads
 

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from dropoff_tus.outbox import Outcome, SinkName
 from server.clock import SystemClock
-from server.config import Config
 from server.outbound import OutboundClient
 from server.outbox.loop import Courier, Deliveries
 from server.outbox.mail import MailCourier, MailSettings
@@ -18,6 +17,7 @@ from server.outbox.webhook import WebhookCourier, WebhookSettings
 from server.places import KeySourceError, read_source
 from server.remote_check import RemoteCheck, RemoteCheckSettings
 from server.services import Services, StartError
+from server.settings.config import Config
 
 T = TypeVar("T")
 

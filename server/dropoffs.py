@@ -13,7 +13,7 @@ from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.policy import name_problem, type_problem
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
-from server.units import check_label, mail_addresses
+from server.settings.units import check_label, mail_addresses
 
 MOST_UPLOADS = 2**31 - 1
 

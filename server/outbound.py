@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType
 
-from server.addresses import Networks, is_allowed
+from server.settings.addresses import Networks, is_allowed
 
 _MOST_ANSWER_BYTES = 128 << 10
 """Room for a head, and for what is read of a body (64 KiB)."""

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from server.config import Config
+from server.settings.config import Config
 from storage.catalog import catalog_file
 from storage.files.durable import sync_folder
 from storage.files.layout import Layout

@@ -27,7 +27,7 @@ from dropoff_tus.ports.clock import Clock
 from server.closing import Marks, set_closed
 from server.dropoffs import unknown
 from server.ending import lost_before
-from server.units import stamp
+from server.settings.units import stamp
 
 BACKUPS = "copies in backups are not included"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1

@@ -22,8 +22,8 @@ from dropoff_tus.model import ApiToken, Scope
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from server.refusals import Refusals
+from server.settings.units import check_label
 from server.throttle import Throttle
-from server.units import check_label
 
 _NO_MAC = bytes(32)
 _SCHEME = "bearer "

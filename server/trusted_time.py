@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
-from server.units import stamp
+from server.settings.units import stamp
 
 _log = logging.getLogger(__name__)
 FAR_AHEAD = timedelta(days=3)

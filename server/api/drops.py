@@ -27,7 +27,7 @@ from server.clock import SystemClock
 from server.closing import set_closed
 from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
-from server.units import parse_time
+from server.settings.units import parse_time
 
 _ASK_AGAIN_SECONDS = 2
 

@@ -17,7 +17,7 @@ from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
     from dropoff_tus.model import Dropoff
-    from server.config import Config
+    from server.settings.config import Config
     from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
     from storage.checkpoints import Checkpoints

@@ -16,7 +16,7 @@ from server.cli.context import ConfigOption, JsonOption, read_config, silence_lo
 from server.cli.output import CommandError, note, print_json, say
 
 if TYPE_CHECKING:
-    from server.config import Config
+    from server.settings.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def check_config(
 
     Example: dropoff-tus check-config --config config.toml
     """
-    from server.config import ConfigError, config_path
+    from server.settings.config import ConfigError, config_path
 
     silence_logs()
     mistakes: list[str] = []

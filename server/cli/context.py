@@ -20,8 +20,8 @@ from server.cli.output import CommandError, say
 
 if TYPE_CHECKING:
     from dropoff_tus.audit import Actor
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import SigningKey
     from storage.uploads.engine import FileStore
@@ -90,7 +90,7 @@ def group(text: str) -> typer.Typer:
 
 def read_config(given: Path | None) -> Config:
     """Read the configuration that the command line names."""
-    from server.config import load_config
+    from server.settings.config import load_config
 
     return load_config(given)
 
@@ -270,7 +270,7 @@ def time_option(text: str | None, option: str) -> datetime | None:
     """Read `7d` from now, or an RFC 3339 time; it must lie ahead."""
     if not text or text == "0":
         return None
-    from server.units import parse_time
+    from server.settings.units import parse_time
 
     now = datetime.now(UTC)
     try:
@@ -288,7 +288,7 @@ def size_option(text: str | None, default: int, option: str) -> int:
     """Read a size, or the configured default where there is none."""
     if text is None:
         return default
-    from server.units import parse_size
+    from server.settings.units import parse_size
 
     try:
         return parse_size(text)
@@ -301,7 +301,7 @@ def duration_option(text: str | None, default: float, option: str) -> float:
     """Read a duration in seconds, or the configured default where there is none."""
     if text is None:
         return default
-    from server.units import parse_duration
+    from server.settings.units import parse_duration
 
     try:
         return parse_duration(text)

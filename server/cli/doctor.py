@@ -20,8 +20,8 @@ from server.cli.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
 from server.resources import too_few_descriptors
 
 if TYPE_CHECKING:
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
 
 _DROP_NAME = "dropoff-tus doctor"
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
@@ -50,7 +50,7 @@ def doctor(
     Example: dropoff-tus doctor --size 200MiB
     """
     from dropoff_tus.errors import DropoffError
-    from server.config import config_path
+    from server.settings.config import config_path
 
     wanted = size_option(length, 0, "--size")
     if not _LEAST_BYTES <= wanted <= _MOST_BYTES:

@@ -23,8 +23,8 @@ from server.cli.output import CommandError, note, print_json, say, show, size
 if TYPE_CHECKING:
     from dropoff_tus.errors import InvalidFieldError
     from dropoff_tus.model import Dropoff
-    from server.config import Config
     from server.dropoffs import Dropoffs, NewDrop
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import ServerKeys
 
@@ -153,8 +153,8 @@ def create(  # noqa: PLR0917 - its options
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
     from dropoff_tus.model import Limits
-    from server.config import config_path
     from server.dropoffs import NewDrop
+    from server.settings.config import config_path
 
     loaded = read_config(config)
     defaults = loaded.dropoffs

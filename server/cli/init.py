@@ -19,7 +19,7 @@ from server.cli.output import CommandError, note, print_json, say
 from server.cli.target import output_file
 
 if TYPE_CHECKING:
-    from server.config import Config
+    from server.settings.config import Config
 
 _TEMPLATE = """# dropoff-tus configuration. config.example.toml describes every key.
 # Relative paths are relative to this file.
@@ -229,7 +229,7 @@ class _Setup:
 
 
 def _read(file: Path) -> Config:
-    from server.config import ConfigError, load_config
+    from server.settings.config import ConfigError, load_config
 
     try:
         # What is made lies in the folder, wherever the environment would have a running server look.
@@ -241,7 +241,7 @@ def _read(file: Path) -> Config:
 
 def _shown_settings() -> dict[str, str]:
     """Return the overrides that change no place: of the addresses shown, and of what a drop-off is by default."""
-    from server.config_source import PREFIX
+    from server.settings.config_source import PREFIX
 
     followed = (f"{PREFIX}SERVER__", f"{PREFIX}DROPOFFS__")
     return {name: value for name, value in os.environ.items() if name.startswith(followed)}

@@ -24,8 +24,8 @@ from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
     from storage.uploads.rewrap import Rewrapped, Rewrapper
     from storage.uploads.rotation import Handed, SigningRotation
 

@@ -39,7 +39,7 @@ from server.cli.output import writing
 _OUR_ERRORS = (
     ("server.cli.output", "CommandError"),
     ("dropoff_tus.errors", "DropoffError"),
-    ("server.config", "ConfigError"),
+    ("server.settings.config", "ConfigError"),
     ("server.services", "StartError"),
     ("storage.files.marker", "WrongStoreError"),
     ("storage.catalog", "CatalogError"),

@@ -10,11 +10,11 @@ import typer
 
 from server.cli.context import ConfigOption, JsonOption, group, with_catalog
 from server.cli.output import CommandError, note, print_json, say
-from server.units import stamp
+from server.settings.units import stamp
 
 if TYPE_CHECKING:
     from dropoff_tus.outbox import OutboxRow
-    from server.config import Config
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
 
 app = group("See what webhook and mail have not been told yet, and tell it again.")

@@ -15,8 +15,8 @@ from server.cli.output import CommandError, note, print_json, progress, say, sho
 from server.cli.upload import IdentityOption, UploadArgument, identities_in
 
 if TYPE_CHECKING:
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
 
 _PIECE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 256 << 20

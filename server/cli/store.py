@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from server.cli.sweep import Sweep
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import ServerKeys
     from storage.uploads.check import Finding
@@ -156,7 +156,7 @@ def sweep(
 
     Example: dropoff-tus store sweep --dry-run
     """
-    from server.units import parse_duration
+    from server.settings.units import parse_duration
 
     try:
         age = parse_duration(min_age)
@@ -214,7 +214,7 @@ def trust_clock(
     """
     from datetime import UTC, datetime
 
-    from server.units import stamp
+    from server.settings.units import stamp
 
     now = datetime.now(UTC)
     if not yes:

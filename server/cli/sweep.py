@@ -18,8 +18,8 @@ from dropoff_tus.model import Role, StoredUpload, UploadState
 from server.cli.output import steps
 
 if TYPE_CHECKING:
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
 
 _LEASE_SECONDS = 5.0
 

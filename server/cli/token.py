@@ -13,7 +13,7 @@ from server.cli.output import CommandError, note, print_json, say, show
 
 if TYPE_CHECKING:
     from dropoff_tus.model import ApiToken
-    from server.config import Config
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
 
 app = group("Make, list and revoke the tokens with which programs use the API.")

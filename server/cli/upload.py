@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from dropoff_tus.model import UploadRow
-    from server.config import Config
     from server.services import Services
+    from server.settings.config import Config
     from storage.catalog import SqlCatalog
     from storage.uploads.engine import FileStore
 

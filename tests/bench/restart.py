@@ -19,8 +19,8 @@ from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Role, UploadRow, UploadState
 from dropoff_tus.ports.store import NewUpload
-from server.config import load_config
 from server.services import Services, open_services
+from server.settings.config import load_config
 from storage.files.layout import UploadPaths
 from storage.keyring.lines import sign_line, verify_line
 from storage.uploads.log import SegmentEntry, initial_state

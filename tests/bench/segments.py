@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from dropoff_tus import ids
-from server.config import load_config
 from server.services import open_services
+from server.settings.config import load_config
 from tests.support.long_log import lengthen
 from tests.support.server_process import ServerProcess, program
 from tests.support.tus_raw import TusSite

@@ -19,8 +19,8 @@ from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Role, UploadState
 from dropoff_tus.ports.store import NewUpload
-from server.config import load_config
 from server.services import Services, open_services
+from server.settings.config import load_config
 from tests.support.memory_body import MemoryBody
 from tests.support.server_process import ServerProcess, run_warm, upload_id_of
 from tests.support.tus_raw import metadata

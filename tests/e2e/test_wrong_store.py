@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import UploadNotFoundError
-from server.config import load_config
 from server.services import StartError, open_services
+from server.settings.config import load_config
 from storage.files.marker import NAME
 from tests.support.server_process import ProgramError, ServerProcess, upload_id_of
 

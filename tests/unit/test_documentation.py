@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import NAMES
+from server.settings.config import NAMES
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCUMENTS = sorted(

@@ -13,9 +13,9 @@ from aiohttp import web
 from dropoff_tus.errors import DropoffError, RefusedBySiteError, SiteUnavailableError
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
-from server.addresses import is_allowed
 from server.outbound import OutboundClient, OutboundError
 from server.remote_check import RemoteCheck, RemoteCheckSettings
+from server.settings.addresses import is_allowed
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.hook_server import Handler, HookServer

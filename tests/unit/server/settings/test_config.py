@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import NAMES, Config, ConfigError, config_path, load_config
+from server.settings.config import NAMES, Config, ConfigError, config_path, load_config
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 _LEAST = """

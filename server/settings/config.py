@@ -1,6 +1,6 @@
 """The configuration: one TOML file, with overrides from the environment. Every mistake is told with its key.
 
-A section is a model of typed keys (`server.setting_types`); paths are relative to the file.
+A section is a model of typed keys (`server.settings.setting_types`); paths are relative to the file.
 """
 
 import ipaddress
@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dropoff_tus.model import Limits
-from server.addresses import is_allowed
-from server.config_source import (
+from server.settings.addresses import is_allowed
+from server.settings.config_source import (
     Names,
     SourceError,
     explain,
     lay_over,
     read_toml,
 )
-from server.setting_types import (
+from server.settings.setting_types import (
     CatalogUrl,
     Count,
     Duration,

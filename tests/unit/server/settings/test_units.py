@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.units import parse_duration, parse_size, parse_time
+from server.settings.units import parse_duration, parse_size, parse_time
 
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -18,7 +18,7 @@ from yarl import URL
 
 from dropoff_tus.outbox import EventKind
 from dropoff_tus.policy import name_problem, type_problem
-from server.units import mail_address, mail_addresses, parse_duration, parse_size, parse_time
+from server.settings.units import mail_address, mail_addresses, parse_duration, parse_size, parse_time
 
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _LAST_PORT = 65535

@@ -2,7 +2,7 @@
 
 `DROPOFF_TUS__SECTION__KEY` overrides a key, `DROPOFF_TUS__SECTION__KEY_FILE` reads it from a file. A name that does not
 exist, and both forms at once, are mistakes. `explain` puts mistakes into words; what the values mean is
-`server.config`'s to say.
+`server.settings.config`'s to say.
 """
 
 import difflib
