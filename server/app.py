@@ -24,12 +24,12 @@ from server.lifespan import services
 from server.listeners import ListenError, listen_on, listen_on_unix
 from server.logs import describe, log_what_nobody_caught, write_to
 from server.middleware import around
-from server.origins import Origins
 from server.places import shortages
 from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError
 from server.settings.config import Config
 from server.tls import renewing_context
+from server.usecases.origins import Origins
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)

@@ -5,17 +5,17 @@ from aiohttp import web
 from dropoff_tus.outbox import Outbox
 from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
-from server.auth import Auth
-from server.closing import Marks
-from server.dropoffs import Dropoffs
 from server.health import Metrics
-from server.origins import Origins
-from server.purges import Purges
-from server.refusals import Refusals
 from server.remote_check import RemoteCheck
 from server.settings.config import Config
-from server.tokens import TokenGuard
-from server.uploads import Uploads
+from server.usecases.auth import Auth
+from server.usecases.closing import Marks
+from server.usecases.dropoffs import Dropoffs
+from server.usecases.origins import Origins
+from server.usecases.purges import Purges
+from server.usecases.refusals import Refusals
+from server.usecases.tokens import TokenGuard
+from server.usecases.uploads import Uploads
 
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)

@@ -14,7 +14,7 @@ from dropoff_tus.outbox import Backlog, Outbox, Outcome, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
-from server.trusted_time import TrustedTime
+from server.usecases.trusted_time import TrustedTime
 
 _LOOK_SECONDS = 5.0
 

@@ -10,18 +10,18 @@ from aiohttp import web
 from dropoff_tus.audit import AuditBrokenError
 from dropoff_tus.errors import DropoffError
 from server import appkeys
-from server.auth import Auth
 from server.clock import SystemClock
-from server.closing import ClosedDropoffs
 from server.deliveries import open_deliveries, open_remote_check, secrets_of
-from server.ending import lost_before
 from server.health import Metrics
-from server.purges import Purges
-from server.refusals import Refusals
 from server.repeats import repeats
 from server.resources import give_memory_back
 from server.services import open_services
-from server.tokens import TokenGuard
+from server.usecases.auth import Auth
+from server.usecases.closing import ClosedDropoffs
+from server.usecases.ending import lost_before
+from server.usecases.purges import Purges
+from server.usecases.refusals import Refusals
+from server.usecases.tokens import TokenGuard
 
 _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0

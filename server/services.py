@@ -15,11 +15,11 @@ from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.protocol import ALIVE
 from server.clock import SystemClock
-from server.dropoffs import Dropoffs
 from server.places import check_whose, key_places, layout_of, why_unsynced
-from server.purging import Purger
 from server.settings.config import Config
-from server.uploads import Uploads, UploadSettings
+from server.usecases.dropoffs import Dropoffs
+from server.usecases.purging import Purger
+from server.usecases.uploads import Uploads, UploadSettings
 from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.checkpoints import Checkpoints

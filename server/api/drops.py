@@ -24,10 +24,10 @@ from server.api.requests import (
 )
 from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGES
 from server.clock import SystemClock
-from server.closing import set_closed
-from server.dropoffs import DropEdit, NewDrop, unknown
 from server.forwarded import base_url
 from server.settings.units import parse_time
+from server.usecases.closing import set_closed
+from server.usecases.dropoffs import DropEdit, NewDrop, unknown
 
 _ASK_AGAIN_SECONDS = 2
 

@@ -174,7 +174,7 @@ async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
     from dropoff_tus.ids import PROBE_DROP_ID
     from dropoff_tus.model import Limits
-    from server.dropoffs import NewDrop
+    from server.usecases.dropoffs import NewDrop
 
     if await services.catalog.dropoff(PROBE_DROP_ID) is not None:
         _, code = await services.dropoffs.new_code(PROBE_DROP_ID, for_doctor=True)

@@ -23,8 +23,8 @@ from server.cli.output import CommandError, note, print_json, say, show, size
 if TYPE_CHECKING:
     from dropoff_tus.errors import InvalidFieldError
     from dropoff_tus.model import Dropoff
-    from server.dropoffs import Dropoffs, NewDrop
     from server.settings.config import Config
+    from server.usecases.dropoffs import Dropoffs, NewDrop
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import ServerKeys
 
@@ -58,8 +58,8 @@ def load_keys(config: Config) -> ServerKeys:
 def dropoffs(catalog: SqlCatalog, keys: ServerKeys) -> Dropoffs:
     """Return the use cases."""
     from server.clock import SystemClock
-    from server.dropoffs import Dropoffs
     from server.services import recipients_problem
+    from server.usecases.dropoffs import Dropoffs
 
     return Dropoffs(catalog, keys, SystemClock(), recipients_problem)
 
@@ -153,8 +153,8 @@ def create(  # noqa: PLR0917 - its options
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
     from dropoff_tus.model import Limits
-    from server.dropoffs import NewDrop
     from server.settings.config import config_path
+    from server.usecases.dropoffs import NewDrop
 
     loaded = read_config(config)
     defaults = loaded.dropoffs
@@ -288,7 +288,7 @@ def reopen(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = F
 
 def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool, as_json: bool) -> None:
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from server.closing import set_closed
+        from server.usecases.closing import set_closed
         from storage.files.marks import ended_drops
 
         ended = ended_drops(Path(conf.store.keys_dir))

@@ -22,8 +22,8 @@ from server.cli.output import CommandError, note, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from server.dropoffs import DropEdit
     from server.settings.config import Config
+    from server.usecases.dropoffs import DropEdit
     from storage.catalog import SqlCatalog
 
 

@@ -199,8 +199,8 @@ class _Setup:
     async def first_drop(self, config: Config) -> dict[str, object]:
         """Make a first drop-off in an empty catalog."""
         from dropoff_tus.audit import acting
-        from server.dropoffs import NewDrop
         from server.services import identify_store
+        from server.usecases.dropoffs import NewDrop
         from storage.catalog import open_catalog
 
         async with open_catalog(config.catalog.url) as catalog:

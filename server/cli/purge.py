@@ -17,9 +17,9 @@ from server.cli.receipts import signed_line
 from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
-    from server.purging import Purged
     from server.services import Services
     from server.settings.config import Config
+    from server.usecases.purging import Purged
 
 _BACKUPS = "copies in backups are not included"
 

@@ -50,7 +50,7 @@ def create(
         from dropoff_tus.errors import InvalidFieldError
         from server.answers import TokenAnswer
         from server.clock import SystemClock
-        from server.tokens import create_token
+        from server.usecases.tokens import create_token
 
         expires_at = time_option(expires, "--expires")
         try:

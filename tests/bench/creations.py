@@ -30,8 +30,8 @@ from dropoff_tus import policy
 from dropoff_tus.errors import DropoffError, DropoffFullError
 from dropoff_tus.ids import normalise_code, upload_id
 from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
-from server.auth import Auth
-from server.refusals import Refusals
+from server.usecases.auth import Auth
+from server.usecases.refusals import Refusals
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.bench import processes
 from tests.support.postgres import PostgresServer

@@ -11,7 +11,7 @@ from dropoff_tus.model import Mode, Role, UploadState
 from dropoff_tus.protocol import ENDED
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
-from tests.unit.server.world import SETTINGS, World, token_of
+from tests.unit.server.usecases.world import SETTINGS, World, token_of
 
 _STEPS = 60
 

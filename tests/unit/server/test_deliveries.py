@@ -11,7 +11,7 @@ from dropoff_tus.outbox import EventKind, OutboxRow, Outcome, Sink, SinkName, ev
 from server.outbox.loop import Deliveries, DeliveryError
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
-from tests.unit.server.world import World
+from tests.unit.server.usecases.world import World
 
 _HOOK = SinkName.WEBHOOK
 

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from server import health
 from server.health import Metrics, monitoring_app
-from server.trusted_time import TrustedTime
+from server.usecases.trusted_time import TrustedTime
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_catalog import MemoryCatalog

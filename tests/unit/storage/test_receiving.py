@@ -13,7 +13,7 @@ from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Limits, UploadState, Usage
 from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
-from server.reserving import ReservingBody
+from server.usecases.reserving import ReservingBody
 from storage.uploads import append, leases
 from storage.uploads.check import check_store
 from storage.uploads.engine import FileStore

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dropoff_tus.errors import DropoffError, ServerShutdownError
 from dropoff_tus.ports.catalog import Catalog
-from server.purging import Advance, Purged, Purger
+from server.usecases.purging import Advance, Purged, Purger
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = 16

@@ -22,13 +22,13 @@ from dropoff_tus.errors import (
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create, Created
 from dropoff_tus.model import Grant, Metadata, Mode, Role, UploadState
-from server.ending import LOST_CREATION_SECONDS
-from server.uploads import UploadSettings
+from server.usecases.ending import LOST_CREATION_SECONDS
+from server.usecases.uploads import UploadSettings
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryLease
-from tests.unit.server.world import DAY_SECONDS, SETTINGS, URL, World, token_of
+from tests.unit.server.usecases.world import DAY_SECONDS, SETTINGS, URL, World, token_of
 
 EXPIRE_SECONDS = SETTINGS.expire_after_seconds
 

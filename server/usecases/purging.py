@@ -24,10 +24,10 @@ from dropoff_tus.errors import (
 from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
-from server.closing import Marks, set_closed
-from server.dropoffs import unknown
-from server.ending import lost_before
 from server.settings.units import stamp
+from server.usecases.closing import Marks, set_closed
+from server.usecases.dropoffs import unknown
+from server.usecases.ending import lost_before
 
 BACKUPS = "copies in backups are not included"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1

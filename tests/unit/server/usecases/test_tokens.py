@@ -19,8 +19,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Dropoff, Mode, Scope, SignedPolicy
-from server.refusals import MOST_ORIGINS, Refusals
-from server.tokens import TokenGuard, create_token
+from server.usecases.refusals import MOST_ORIGINS, Refusals
+from server.usecases.tokens import TokenGuard, create_token
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_catalog import MemoryCatalog

@@ -4,10 +4,10 @@ import pytest
 
 from dropoff_tus.errors import DropoffFullError, UploadGoneError
 from dropoff_tus.model import Limits, UploadState
-from server.trusted_time import FAR_AHEAD
+from server.usecases.trusted_time import FAR_AHEAD
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
-from tests.unit.server.world import DAY_SECONDS, World, token_of
+from tests.unit.server.usecases.world import DAY_SECONDS, World, token_of
 
 _YEAR_SECONDS = 365 * DAY_SECONDS
 _FAR_SECONDS = FAR_AHEAD.total_seconds()

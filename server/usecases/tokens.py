@@ -21,9 +21,9 @@ from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Scope
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
-from server.refusals import Refusals
 from server.settings.units import check_label
-from server.throttle import Throttle
+from server.usecases.refusals import Refusals
+from server.usecases.throttle import Throttle
 
 _NO_MAC = bytes(32)
 _SCHEME = "bearer "

@@ -20,11 +20,11 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.model import Limits, Metadata, Role, UploadState
 from dropoff_tus.policy import ATTEMPTS_PER_UPLOAD
-from server.ending import LOST_CREATION_SECONDS
+from server.usecases.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
-from tests.unit.server.world import SETTINGS, URL, World, token_of
+from tests.unit.server.usecases.world import SETTINGS, URL, World, token_of
 
 
 @async_test

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from server.origins import Origins
+from server.usecases.origins import Origins
 
 _DAY, _NEXT = date(2026, 3, 4), date(2026, 3, 5)
 

@@ -9,7 +9,7 @@ import pytest
 
 from dropoff_tus.errors import DropoffNotFoundError, InvalidFieldError, PolicyTamperedError
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy
-from server.dropoffs import DropEdit, Dropoffs, NewDrop
+from server.usecases.dropoffs import DropEdit, Dropoffs, NewDrop
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_catalog import MemoryCatalog

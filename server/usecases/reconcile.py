@@ -11,8 +11,8 @@ from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.store import Store
-from server.ending import Ender
-from server.finishing import Finisher
+from server.usecases.ending import Ender
+from server.usecases.finishing import Finisher
 
 _log = logging.getLogger(__name__)
 _AHEAD = 32

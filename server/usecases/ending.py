@@ -22,7 +22,7 @@ from dropoff_tus.model import StoredUpload, UploadRow, UploadState
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
-from server.finishing import Finisher, log_end
+from server.usecases.finishing import Finisher, log_end
 
 _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600

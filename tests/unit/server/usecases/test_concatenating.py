@@ -24,9 +24,9 @@ from dropoff_tus.errors import (
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role, UploadState
-from server.uploads import UploadSettings
+from server.usecases.uploads import UploadSettings
 from tests.support.aio import async_test
-from tests.unit.server.world import URL, World, token_of, with_digest
+from tests.unit.server.usecases.world import URL, World, token_of, with_digest
 
 
 async def _final(world: World, *parts: str) -> str:

@@ -23,7 +23,7 @@ from dropoff_tus.model import Limits, Role, UploadState
 from dropoff_tus.policy import STEP_BYTES
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
-from tests.unit.server.world import SETTINGS, World, token_of
+from tests.unit.server.usecases.world import SETTINGS, World, token_of
 
 
 @async_test

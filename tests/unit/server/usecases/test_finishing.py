@@ -19,7 +19,7 @@ from dropoff_tus.errors import (
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata, Mode, UploadState
 from tests.support.aio import async_test
-from tests.unit.server.world import World, token_of, with_digest, with_digest_in_base64
+from tests.unit.server.usecases.world import World, token_of, with_digest, with_digest_in_base64
 
 CONTENT = b"01234"
 _ALGORITHMS = ("sha256", "sha512", "md5")

@@ -9,8 +9,8 @@ from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Grant, SignedPolicy
 from dropoff_tus.ports.catalog import Catalog
-from server.refusals import Refusals
-from server.throttle import Throttle
+from server.usecases.refusals import Refusals
+from server.usecases.throttle import Throttle
 
 _NO_MAC = bytes(32)
 _NO_CODE = "0000-0000-0000-0000"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import Dropoff, Mode, SignedPolicy
-from server.closing import ClosedDropoffs, set_closed
+from server.usecases.closing import ClosedDropoffs, set_closed
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog

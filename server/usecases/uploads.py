@@ -29,11 +29,11 @@ from dropoff_tus.model import Dropoff, Grant, Role, StoredUpload, UploadRow, Upl
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
-from server import reconcile
-from server.ending import Ender
-from server.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state
-from server.reserving import Reservations
-from server.trusted_time import TrustedTime
+from server.usecases import reconcile
+from server.usecases.ending import Ender
+from server.usecases.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state
+from server.usecases.reserving import Reservations
+from server.usecases.trusted_time import TrustedTime
 
 ReconcileReport = reconcile.ReconcileReport
 

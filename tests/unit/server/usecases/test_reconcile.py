@@ -11,9 +11,9 @@ from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.errors import CatalogUnavailableError, KeyMissingError, StorageFullError, UploadGoneError
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Mode, Role, UploadState
-from server.ending import lost_before
+from server.usecases.ending import lost_before
 from tests.support.aio import async_test
-from tests.unit.server.world import World, token_of, with_digest
+from tests.unit.server.usecases.world import World, token_of, with_digest
 
 CONTENT = b"01234"
 

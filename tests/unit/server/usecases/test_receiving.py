@@ -15,10 +15,10 @@ from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, DropoffFullE
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import BodyInfo, Patch
 from dropoff_tus.model import Limits, Role, UploadState
-from server.ending import LOST_CREATION_SECONDS
+from server.usecases.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
-from tests.unit.server.world import SETTINGS, URL, World, token_of
+from tests.unit.server.usecases.world import SETTINGS, URL, World, token_of
 
 _EXPIRE_SECONDS = SETTINGS.expire_after_seconds
 _CHECKSUM = ExpectedChecksum("sha256", hashlib.sha256(b"01234").digest())

@@ -8,8 +8,8 @@ import pytest
 from dropoff_tus.errors import AccessDeniedError, DropoffError, PolicyTamperedError, TooManyWrongCodesError
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Dropoff, Mode, SignedPolicy
-from server.auth import Auth
-from server.refusals import Refusals
+from server.usecases.auth import Auth
+from server.usecases.refusals import Refusals
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog

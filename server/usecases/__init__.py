@@ -1,0 +1,1 @@
+"""The use cases over the ports: what the server, the API and the commands do."""
