@@ -6,7 +6,7 @@ from dropoff_tus.outbox import Outbox
 from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
 from server.health import Metrics
-from server.remote_check import RemoteCheck
+from server.outbox.remote_check import RemoteCheck
 from server.settings.config import Config
 from server.usecases.auth import Auth
 from server.usecases.closing import Marks

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from dropoff_tus.outbox import Outcome, SinkName
 from server.clock import SystemClock
-from server.outbound import OutboundClient
 from server.outbox.loop import Courier, Deliveries
 from server.outbox.mail import MailCourier, MailSettings
+from server.outbox.outbound import OutboundClient
+from server.outbox.remote_check import RemoteCheck, RemoteCheckSettings
 from server.outbox.signing import SecretError, read_secret
 from server.outbox.webhook import WebhookCourier, WebhookSettings
 from server.places import KeySourceError, read_source
-from server.remote_check import RemoteCheck, RemoteCheckSettings
 from server.services import Services, StartError
 from server.settings.config import Config
 

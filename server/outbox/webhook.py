@@ -9,8 +9,8 @@ from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
-from server.outbound import OutboundClient, OutboundError
 from server.outbox.loop import DeliveryError
+from server.outbox.outbound import OutboundClient, OutboundError
 from server.outbox.payload import TYPES, Format, hook_request, is_true, listed_metadata, metadata_of, upload_json
 from server.outbox.signing import signed_headers
 

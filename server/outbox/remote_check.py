@@ -18,7 +18,7 @@ from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
 from dropoff_tus.ports.clock import Clock
-from server.outbound import Answer, OutboundClient, OutboundError
+from server.outbox.outbound import Answer, OutboundClient, OutboundError
 from server.outbox.payload import Format, hook_request, listed_metadata, upload_json
 from server.outbox.signing import signed_headers
 

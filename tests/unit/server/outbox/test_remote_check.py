@@ -13,8 +13,8 @@ from aiohttp import web
 from dropoff_tus.errors import DropoffError, RefusedBySiteError, SiteUnavailableError
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
-from server.outbound import OutboundClient, OutboundError
-from server.remote_check import RemoteCheck, RemoteCheckSettings
+from server.outbox.outbound import OutboundClient, OutboundError
+from server.outbox.remote_check import RemoteCheck, RemoteCheckSettings
 from server.settings.addresses import is_allowed
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
