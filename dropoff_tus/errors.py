@@ -1,6 +1,6 @@
 """Every refusal, with a stable code and the HTTP status it hints at.
 
-One root, `DropoffError`. A raiser says what happened (and what happened to the bytes); only `server.middleware`
+One root, `DropoffError`. A raiser says what happened (and what happened to the bytes); only `server.http.middleware`
 turns it into a response. Codes are tusd's where tusd has one, and ours otherwise; they never change.
 Messages are shown to strangers: they must not contain a code, a token, a key or a digest, and a file name only where
 its own client is told that it is not taken. No message of a request goes into a log.

@@ -14,16 +14,16 @@ from typing import Any
 
 from aiohttp import web
 
-from server import api, appkeys, pages, tus
-from server.admission import Admission
 from server.clock import SystemClock
-from server.connection import HardenedServer, quiet_logger
-from server.door import Door
-from server.health import monitoring_app
+from server.http import api, appkeys, pages, tus
+from server.http.admission import Admission
+from server.http.connection import HardenedServer, quiet_logger
+from server.http.door import Door
+from server.http.health import monitoring_app
+from server.http.listeners import ListenError, listen_on, listen_on_unix
+from server.http.middleware import around
 from server.lifespan import services
-from server.listeners import ListenError, listen_on, listen_on_unix
 from server.logs import describe, log_what_nobody_caught, write_to
-from server.middleware import around
 from server.places import shortages
 from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError

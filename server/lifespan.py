@@ -9,10 +9,10 @@ from aiohttp import web
 
 from dropoff_tus.audit import AuditBrokenError
 from dropoff_tus.errors import DropoffError
-from server import appkeys
 from server.clock import SystemClock
 from server.deliveries import open_deliveries, open_remote_check, secrets_of
-from server.health import Metrics
+from server.http import appkeys
+from server.http.health import Metrics
 from server.repeats import repeats
 from server.resources import give_memory_back
 from server.services import open_services

@@ -124,7 +124,7 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
 def _not_to_be_had(config: Config) -> list[str]:
     """Try the addresses, and let them go; not the unix socket, which would stay."""
     from server import app as application
-    from server.listeners import ListenError
+    from server.http.listeners import ListenError
 
     server = config.server.model_copy(update={"unix_socket": None})
     try:

@@ -114,7 +114,7 @@ def init(
 
 def _refuse_taken(host: str, port: int) -> None:
     """Show nobody the URLs of somebody else's server."""
-    from server.listeners import ListenError, listen_on
+    from server.http.listeners import ListenError, listen_on
 
     try:
         for listening in listen_on(host.strip("[]"), port, f"{host}:{port}"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.listeners import ListenError, listen_on
+from server.http.listeners import ListenError, listen_on
 from tests.support.network import in_own_network
 from tests.support.server_process import REPOSITORY, ServerProcess, program
 

@@ -110,7 +110,7 @@ def test_secret_in_another_encoding_is_named_and_not_used(tmp_path: Path, encodi
 
 @pytest.fixture
 def _may_mount() -> None:
-    """Skip where the system lets nobody mount; the rule itself is held by `unit/storage/test_keysource.py`."""
+    """Skip where the system lets nobody mount; the rule itself is held by `unit/storage/keyring/test_keysource.py`."""
     if subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
 

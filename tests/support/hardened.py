@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
-from server.admission import Admission
-from server.connection import HardenedServer, quiet_logger
-from server.door import Door
+from server.http.admission import Admission
+from server.http.connection import HardenedServer, quiet_logger
+from server.http.door import Door
 
 HOST = "127.0.0.1"
 

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from dropoff_tus.audit import Act, Event
-from server.appkeys import REFUSALS, TOKEN_ID
+from server.http.appkeys import REFUSALS, TOKEN_ID
 
 LIMITED_TO: web.RequestKey[str] = web.RequestKey("token_drop_id", str)
 """Where a request has the one drop-off of its token; not there where the token is for all."""

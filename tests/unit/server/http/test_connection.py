@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from server.admission import Admission
-from server.connection import HardenedHandler
-from server.heads import MOST_HEAD_BYTES, HeadParser
+from server.http.admission import Admission
+from server.http.connection import HardenedHandler
+from server.http.heads import MOST_HEAD_BYTES, HeadParser
 from tests.support.aio import async_test, async_test_on_both_loops
 from tests.support.certificate import make_certificate
 from tests.support.hardened import HOST, hardened_server, listening
@@ -398,7 +398,7 @@ async def test_client_that_reads_slowly_gets_all_of_its_answer() -> None:
 @async_test_on_both_loops
 async def test_clients_that_do_not_read_make_place_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has taken nothing for a while goes before a newcomer is refused."""
-    monkeypatch.setattr("server.reader._STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("server.http.reader._STALLED_SECONDS", 0.5)
 
     async def answer(_request: web.BaseRequest) -> web.StreamResponse:
         return await _large(_request) if _request.path == "/large" else await _answer(_request)

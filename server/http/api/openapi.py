@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from server.answers import Answer
-from server.api.requests import DropId, UploadId
-from server.problems import CONTENT_TYPE
+from server.http.api.requests import DropId, UploadId
+from server.http.problems import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from server.api.routes import Route
+    from server.http.api.routes import Route
 
 _REF = "#/components/schemas/{model}"
 _JSON, _BYTES = "application/json", "application/octet-stream"

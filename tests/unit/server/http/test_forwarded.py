@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from server.forwarded import Origin, in_networks, origin, throttled_as
+from server.http.forwarded import Origin, in_networks, origin, throttled_as
 
 _PROXIES = tuple(ipaddress.ip_network(text) for text in ("127.0.0.1/32", "10.0.0.0/8", "fd00::/8"))
 

@@ -3,6 +3,6 @@
 Source: docs/api.md.
 """
 
-from server.api.routes import add_routes
+from server.http.api.routes import add_routes
 
 __all__ = ["add_routes"]

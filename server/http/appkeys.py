@@ -5,7 +5,7 @@ from aiohttp import web
 from dropoff_tus.outbox import Outbox
 from dropoff_tus.ports.catalog import Catalog
 from server.answers import OperatorStore
-from server.health import Metrics
+from server.http.health import Metrics
 from server.outbox.remote_check import RemoteCheck
 from server.settings.config import Config
 from server.usecases.auth import Auth

@@ -10,12 +10,12 @@ from dropoff_tus.errors import DropoffNotFoundError, UploadDamagedError, UploadN
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow, UploadState
 from dropoff_tus.protocol import check_agrees, gone
-from server import download
 from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
-from server.api.access import limited_to, outside
-from server.api.requests import UploadFilter, cursor, read_cursor, read_query
-from server.appkeys import CATALOG, DROP_ID, STORE, UPLOAD_ID, UPLOADS
-from server.problems import NotFinishedError, SealedError
+from server.http import download
+from server.http.api.access import limited_to, outside
+from server.http.api.requests import UploadFilter, cursor, read_cursor, read_query
+from server.http.appkeys import CATALOG, DROP_ID, STORE, UPLOAD_ID, UPLOADS
+from server.http.problems import NotFinishedError, SealedError
 
 _SIDE_BY_SIDE = 16
 

@@ -1,7 +1,7 @@
 """aiohttp's parser of requests, which also says where in a request it is, and refuses a head that is too large.
 
 Relies on aiohttp's `HttpRequestParser.feed_data`, on `StreamReader.total_bytes` and `is_eof`;
-tests/unit/server/test_aiohttp.py fails if that changes.
+tests/unit/server/http/test_aiohttp.py fails if that changes.
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ import ssl
 
 from aiohttp import web
 
-from server.connection import HardenedHandler, HardenedServer
+from server.http.connection import HardenedHandler, HardenedServer
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8

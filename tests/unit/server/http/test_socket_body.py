@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from dropoff_tus.errors import BodyCutError
-from server.body import Pace, StreamBody
-from server.connection import HardenedHandler
-from server.socket_body import CUT, LEAST_BYTES, RECEIVED_BY, SocketBody, request_body
+from server.http.body import Pace, StreamBody
+from server.http.connection import HardenedHandler
+from server.http.socket_body import CUT, LEAST_BYTES, RECEIVED_BY, SocketBody, request_body
 from tests.support.aio import async_test_on_both_loops
 from tests.support.hardened import hardened_server, listening
 

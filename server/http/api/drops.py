@@ -9,8 +9,9 @@ from dropoff_tus.errors import InvalidFieldError, ScopeMissingError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Limits, Mode, Scope
 from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
-from server.api.access import limited_to, outside
-from server.api.requests import (
+from server.clock import SystemClock
+from server.http.api.access import limited_to, outside
+from server.http.api.requests import (
     Closing,
     DropCreation,
     DropEditing,
@@ -22,9 +23,8 @@ from server.api.requests import (
     read_cursor,
     read_query,
 )
-from server.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGES
-from server.clock import SystemClock
-from server.forwarded import base_url
+from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGES
+from server.http.forwarded import base_url
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
 from server.usecases.dropoffs import DropEdit, NewDrop, unknown

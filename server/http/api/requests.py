@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dropoff_tus.errors import BodyTimeoutError
 from dropoff_tus.model import Dropoff, Mode, UploadRow, UploadState
-from server.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
+from server.http.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
 from server.settings.units import MOST_ADDRESSES, MOST_LABEL_CHARACTERS
 
 M = TypeVar("M", bound=BaseModel)

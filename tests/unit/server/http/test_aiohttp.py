@@ -15,9 +15,9 @@ from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_protocol import RequestHandler
 
 from dropoff_tus.errors import BodyCutError
-from server.body import Pace, StreamBody
-from server.connection import HardenedHandler
-from server.socket_body import request_body
+from server.http.body import Pace, StreamBody
+from server.http.connection import HardenedHandler
+from server.http.socket_body import request_body
 from tests.support.aio import async_test
 from tests.support.certificate import make_certificate
 from tests.support.hardened import hardened_server, listening

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from server.forwarded import Network, in_networks, throttled_as
+from server.http.forwarded import Network, in_networks, throttled_as
 
 
 class Guest(Protocol):

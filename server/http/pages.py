@@ -8,9 +8,9 @@ from aiohttp import web
 from dropoff_tus import wire
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.policy import window_state
-from server.appkeys import AUTH, CONFIG, ROUTE
 from server.clock import SystemClock
-from server.forwarded import base_url, client_of
+from server.http.appkeys import AUTH, CONFIG, ROUTE
+from server.http.forwarded import base_url, client_of
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (

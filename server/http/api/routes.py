@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from dropoff_tus.errors import UnauthorizedError
 from dropoff_tus.model import Scope
 from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
-from server.api import drops, openapi, uploads
-from server.api.access import LIMITED_TO
-from server.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
-from server.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
-from server.forwarded import client_of
+from server.http.api import drops, openapi, uploads
+from server.http.api.access import LIMITED_TO
+from server.http.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
+from server.http.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
+from server.http.forwarded import client_of
 
 ROOT = "/api/v1"
 

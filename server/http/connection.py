@@ -1,7 +1,7 @@
 """A stricter HTTP connection: deadlines for heads and for readers, and silent answers to malformed requests.
 
 Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `finish_response`,
-`force_close`, `handle_error`, `pause_writing`, `resume_writing` and `_parser`; tests/unit/server/test_aiohttp.py fails
+`force_close`, `handle_error`, `pause_writing`, `resume_writing` and `_parser`; tests/unit/server/http/test_aiohttp.py fails
 if that changes.
 """
 
@@ -15,9 +15,9 @@ from aiohttp import web
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestHandler, RequestPayloadError
 
 from dropoff_tus.messages import TUS_VERSION
-from server.admission import Admission
-from server.heads import HeadParser
-from server.reader import Reader
+from server.http.admission import Admission
+from server.http.heads import HeadParser
+from server.http.reader import Reader
 from server.repeats import repeats
 
 _log = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from dropoff_tus import wire
 from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import DropoffError, MalformedRequestError, MethodNotAllowedError
 from dropoff_tus.messages import TUS_VERSION
-from server.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
 from server.clock import SystemClock
-from server.connection import SERVER_NAME
-from server.forwarded import client_of, is_trusted
+from server.http.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
+from server.http.connection import SERVER_NAME
+from server.http.forwarded import client_of, is_trusted
+from server.http.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
+from server.http.socket_body import CUT, RECEIVED_BY
 from server.logs import describe
-from server.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
 from server.repeats import repeats
-from server.socket_body import CUT, RECEIVED_BY
 
 _log = logging.getLogger("server.request")
 _log.addFilter(repeats)

@@ -12,11 +12,11 @@ from dropoff_tus.headers import Fields
 from dropoff_tus.ids import PROBE_DROP_ID, is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Mode, Role, UploadState
-from server import download
-from server.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
-from server.body import Pace, StreamBody
-from server.forwarded import base_url, client_of
-from server.socket_body import request_body
+from server.http import download
+from server.http.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
+from server.http.body import Pace, StreamBody
+from server.http.forwarded import base_url, client_of
+from server.http.socket_body import request_body
 
 
 async def handle(request: web.Request) -> web.StreamResponse:

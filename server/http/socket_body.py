@@ -5,7 +5,7 @@ drained first; then its transport is paused and the rest is read from a duplicat
 body's end: a pipelined request stays in the kernel. Back-pressure is the TCP window. When the whole body was taken, the
 connection goes on with a fresh parser; else it is closed, and the answer says so.
 
-Relies on aiohttp's `StreamReader.total_bytes`, and on a paused transport not reading; tests/unit/server/test_aiohttp.py
+Relies on aiohttp's `StreamReader.total_bytes`, and on a paused transport not reading; tests/unit/server/http/test_aiohttp.py
 fails if that changes.
 """
 
@@ -16,8 +16,8 @@ import socket
 
 from aiohttp import hdrs, web
 
-from server.body import Pace, StreamBody, cut_error
-from server.connection import HardenedHandler
+from server.http.body import Pace, StreamBody, cut_error
+from server.http.connection import HardenedHandler
 
 LEAST_BYTES = 1 << 20
 """Below this, taking the socket over costs more than it saves."""

@@ -15,9 +15,9 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError, UploadGoneError
 from dropoff_tus.model import StoredUpload
 from dropoff_tus.ports.store import Store
-from server.appkeys import CATALOG
-from server.middleware import decorate
-from server.problems import RangeError
+from server.http.appkeys import CATALOG
+from server.http.middleware import decorate
+from server.http.problems import RangeError
 
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")

@@ -1,0 +1,1 @@
+"""Requests and answers: listeners, connections, and the handlers of each kind of client."""
