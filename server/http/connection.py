@@ -1,8 +1,8 @@
 """A stricter HTTP connection: deadlines for heads and for readers, and silent answers to malformed requests.
 
 Relies on aiohttp's `RequestHandler` having `connection_made`, `connection_lost`, `data_received`, `finish_response`,
-`force_close`, `handle_error`, `pause_writing`, `resume_writing` and `_parser`; tests/unit/server/http/test_aiohttp.py fails
-if that changes.
+`force_close`, `handle_error`, `pause_writing`, `resume_writing` and `_parser`; tests/unit/server/http/test_aiohttp.py
+fails if that changes.
 """
 
 import asyncio

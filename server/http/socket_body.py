@@ -5,8 +5,8 @@ drained first; then its transport is paused and the rest is read from a duplicat
 body's end: a pipelined request stays in the kernel. Back-pressure is the TCP window. When the whole body was taken, the
 connection goes on with a fresh parser; else it is closed, and the answer says so.
 
-Relies on aiohttp's `StreamReader.total_bytes`, and on a paused transport not reading; tests/unit/server/http/test_aiohttp.py
-fails if that changes.
+Relies on aiohttp's `StreamReader.total_bytes`, and on a paused transport not reading;
+tests/unit/server/http/test_aiohttp.py fails if that changes.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import pytest
 
 from server.settings.config import NAMES, Config, ConfigError, config_path, load_config
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 _LEAST = """
 [store]
 dir = "store"
