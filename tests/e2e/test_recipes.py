@@ -1,4 +1,4 @@
-"""What README and the page tell people to type, extracted from there and run: whatever a file is called.
+"""The recipes of docs/upload and of the page, extracted from there and run, for files of every name.
 
 Beside each file lies one that a careless recipe would send instead.
 """
@@ -49,7 +49,7 @@ _NAMES = (
     ("gr\xf6\xdfe \U0001f600.txt", "gro\u0308\xdfe.txt", os.fsdecode(b"latin-1 \xe4.txt")),
 )
 Recipe = Callable[[Drop, str], str]
-_README = (REPOSITORY / "README.md").read_text("utf-8")
+_UPLOAD = REPOSITORY / "docs" / "upload"
 # As on systems that are not GNU's, and older: a padded count, and no options for base64.
 _OLD_TOOLS = {
     "wc": 'printf "%8d\\n" "$(command -p wc "$@")"\n',
@@ -58,10 +58,10 @@ _OLD_TOOLS = {
 }
 
 
-def _block(language: str, having: str) -> str:
-    """Return the one block of README that is in a language and has a text."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", _README, re.DOTALL | re.MULTILINE)
-    (found,) = [block for block in blocks if having in block]
+def _block(document: str) -> str:
+    """Return the one recipe of a document."""
+    text = (_UPLOAD / document).read_text("utf-8")
+    (found,) = re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return str(found)
 
 
@@ -82,8 +82,8 @@ def _filled(recipe: str, **values: str) -> str:
     return recipe
 
 
-def _curl_of_readme(drop: Drop, name: str) -> str:
-    return _filled(_block("sh", "--fail-with-body"), url=drop.upload_url, code=drop.code or "", file=name)
+def _curl_of_document(drop: Drop, name: str) -> str:
+    return _filled(_block("curl.md"), url=drop.upload_url, code=drop.code or "", file=name)
 
 
 def _curl_of_page(drop: Drop, name: str) -> str:
@@ -122,7 +122,7 @@ def _assert_arrived(server: ServerProcess, drop: Drop, names: Sequence[str]) -> 
 
 
 @pytest.mark.parametrize("names", _NAMES)
-@pytest.mark.parametrize(("recipe", "shell"), [(_curl_of_readme, "sh"), (_curl_of_page, "bash")])
+@pytest.mark.parametrize(("recipe", "shell"), [(_curl_of_document, "sh"), (_curl_of_page, "bash")])
 def test_curl_sends_each_file_under_its_name(
     server: ServerProcess, tmp_path: Path, names: Sequence[str], recipe: Recipe, shell: str
 ) -> None:
@@ -137,7 +137,7 @@ def test_curl_sends_each_file_under_its_name(
     _assert_arrived(server, drop, names)
 
 
-@pytest.mark.parametrize("recipe", [_curl_of_readme, _curl_of_page])
+@pytest.mark.parametrize("recipe", [_curl_of_document, _curl_of_page])
 def test_curl_shows_our_sentence_where_it_is_refused(server: ServerProcess, tmp_path: Path, recipe: Recipe) -> None:
     """And ends as what has failed."""
     require_program("curl")
@@ -149,23 +149,23 @@ def test_curl_shows_our_sentence_where_it_is_refused(server: ServerProcess, tmp_
 
 
 def test_curl_shows_our_sentence_where_the_bytes_are_refused(server: ServerProcess, tmp_path: Path) -> None:
-    """Of a file that has grown, say; the other command of README then asks what is there."""
+    """Of a file that has grown, say; the other command of the document then asks what is there."""
     require_program("curl")
-    asked = re.search(r"`(curl -I [^`]*)`", _README)
+    asked = re.search(r"`(curl -I [^`]*)`", (_UPLOAD / "curl.md").read_text("utf-8"))
     assert asked is not None
-    typed = f'{_curl_of_readme(server.create_drop(), "scan.zip")}\necho "ended with $?"\n{asked[1]}'
+    typed = f'{_curl_of_document(server.create_drop(), "scan.zip")}\necho "ended with $?"\n{asked[1]}'
     done = _type(typed, _files(tmp_path, ["scan.zip"]), "sh", wc="echo 1\n")
     assert b"ERR_UPLOAD_SIZE_EXCEEDED: " in done.stdout
     assert b"ended with 22\n" in done.stdout
     assert b"upload-offset: 0" in done.stdout.lower()
 
 
-@pytest.mark.parametrize("recipe", ["readme", "page"])
+@pytest.mark.parametrize("recipe", ["document", "page"])
 def test_tuspy_sends_each_file_under_its_name(server: ServerProcess, tmp_path: Path, recipe: str) -> None:
     """As a script, for all names that are text."""
     names = [name for group in _NAMES for name in group if name.isprintable()]
     drop, folder = server.create_drop(), _files(tmp_path, names)
-    text = _block("python", "tusclient") if recipe == "readme" else _preformatted(drop, "tusclient")
+    text = _block("tuspy.md") if recipe == "document" else _preformatted(drop, "tusclient")
     line = re.search(r'^file = "[^"]*"$', text, flags=re.MULTILINE)
     assert line is not None
     script = f"upload_url, code = {drop.upload_url!r}, {drop.code!r}\n"
@@ -187,8 +187,30 @@ def test_tus_js_client_sends_each_file_under_its_name(server: ServerProcess, tmp
         f"const uploadUrl = {json.dumps(drop.upload_url)}, code = {json.dumps(drop.code)}\n"
         f"for (const name of {json.dumps(names)}) {{\n"
         'const file = Object.assign(Buffer.from(name), { name, type: "text/csv" })\n'
-        f"{_block('js', 'tus.Upload')}}}\n"
+        f"{_block('tus-js-client.md')}}}\n"
     )
+    (tmp_path / "send.mjs").write_text(script, "utf-8")
+    subprocess.run([require_program("node"), tmp_path / "send.mjs"], check=True, timeout=60)
+    _assert_arrived(server, drop, names)
+
+
+def test_uppy_sends_each_file_under_its_name(server: ServerProcess, tmp_path: Path) -> None:
+    """As a program for Node, which gives Uppy the bytes of each file as a page's file input would."""
+    drop, names = server.create_drop(), [name for group in _NAMES for name in group if "latin" not in name]
+    imports, _, recipe = _block("uppy.md").partition("\n\n")
+    # Uppy sets `withCredentials` on the request of a browser, which tus-js-client does not have in Node.
+    script = (
+        f"{imports}\nimport * as tus from 'tus-js-client'\n"
+        "const request = Object.getPrototypeOf(new tus.DefaultHttpStack().createRequest('GET', 'http://localhost'))\n"
+        "request.getUnderlyingObject = function () { return this._request ?? {} }\n"
+        f"const uploadUrl = {json.dumps(drop.upload_url)}, code = {json.dumps(drop.code)}\n{recipe}"
+        f"for (const name of {json.dumps(names)}) {{\n"
+        "const data = Object.assign(Buffer.from(name), { size: Buffer.byteLength(name) })\n"
+        "uppy.addFile({ name, type: 'text/csv', data })\n}\n"
+        "const { failed } = await uppy.upload()\n"
+        "if (failed.length > 0) throw new Error(failed[0].error)\n"
+    )
+    (tmp_path / "node_modules").symlink_to(REPOSITORY / "tests" / "e2e" / "clients" / "node_modules")
     (tmp_path / "send.mjs").write_text(script, "utf-8")
     subprocess.run([require_program("node"), tmp_path / "send.mjs"], check=True, timeout=60)
     _assert_arrived(server, drop, names)
