@@ -6,11 +6,11 @@ of what happened, so it is the same at each repetition, also after a catalog was
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from dropoff_tus.model import UploadState
 
@@ -123,42 +123,3 @@ def retry_seconds(attempts: int, chance: float) -> float:
     """
     longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 32))
     return longest * (0.5 + chance / 2)
-
-
-class Outbox(Protocol):
-    """Events that wait for delivery. Every method is one short transaction; errors are the catalog's."""
-
-    async def is_due(self, sink: SinkName, now: datetime) -> bool:
-        """Tell whether anything is to be delivered; cheap to poll."""
-        ...
-
-    async def claim(self, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
-        """Take rows that are due, oldest first, and count an attempt of each.
-
-        Until the given time no other process gets them. Whoever dies meanwhile leaves them for then.
-        """
-        ...
-
-    async def delivered(self, rows: Sequence[OutboxRow]) -> None:
-        """Forget claimed rows. One that another process has claimed since is left to it."""
-        ...
-
-    async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
-        """Keep claimed rows for another attempt, or as dead if they had their number. As `delivered` otherwise."""
-        ...
-
-    async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
-        """Give claimed rows back, due now, as if they had not been claimed. As `delivered` otherwise."""
-        ...
-
-    async def backlog(self) -> list[Backlog]:
-        """Return what waits at each sink; none where nothing does."""
-        ...
-
-    async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
-        """Return what waits, oldest first."""
-        ...
-
-    async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
-        """Make rows due now, with attempts counted anew: of these events, or (None) all dead ones; return how many."""
-        ...

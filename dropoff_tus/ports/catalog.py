@@ -1,4 +1,9 @@
-"""The port of the catalog: drop-offs, the rows of their uploads, API tokens, the audit."""
+"""The ports of the catalog, which is the truth about drop-offs: a use case names those that it needs.
+
+Every method is one short transaction. Any of them raises CatalogUnavailableError when the database does not answer;
+nothing was changed then, as far as the caller may rely on it, and every method is safe to repeat. A change is recorded
+in the audit in its own transaction, with who acts (`dropoff_tus.audit`).
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -6,6 +11,7 @@ from typing import Protocol
 
 from dropoff_tus.audit import Event
 from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.outbox import Backlog, OutboxRow, SinkName
 
 Decide = Callable[[Dropoff, Usage], None]
 """Policy on a drop-off and its usage, called inside the transaction; raises to refuse."""
@@ -15,13 +21,8 @@ Change = Callable[[Dropoff], Dropoff]
 """A drop-off as it is to be, made from what it is, called inside the transaction; raises to refuse."""
 
 
-class Catalog(Protocol):
-    """The catalog: the truth about drop-offs. Every method is one short transaction.
-
-    Any of them raises CatalogUnavailableError when the database does not answer; nothing was changed then, as far
-    as the caller may rely on it, and every method is safe to repeat. A change is recorded in the audit in
-    its own transaction, with who acts (`dropoff_tus.audit`).
-    """
+class DropoffRows(Protocol):
+    """The drop-offs, and what their uploads take together."""
 
     async def add_dropoff(self, dropoff: Dropoff) -> None:
         """Insert a drop-off.
@@ -59,21 +60,9 @@ class Catalog(Protocol):
         """Return a counter that every change of any drop-off raises; cheap to poll."""
         ...
 
-    async def store_id(self) -> str | None:
-        """Return the id of the store that this catalog speaks of, or None before its first start."""
-        ...
 
-    async def keep_store_id(self, new: str) -> str:
-        """Keep the store's id if there is none yet, and return the one that is kept: it never changes."""
-        ...
-
-    async def noted_time(self) -> datetime | None:
-        """Return when a server last ran, by a clock that was believed, or None before the first one."""
-        ...
-
-    async def note_time(self, at: datetime) -> None:
-        """Note that a server runs now."""
-        ...
+class UploadRows(Protocol):
+    """The uploads' rows. What each takes is counted against its drop-off in the same transaction."""
 
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
@@ -153,6 +142,10 @@ class Catalog(Protocol):
         """Return the partials a final has claimed (in no particular order)."""
         ...
 
+
+class TokenRows(Protocol):
+    """The API's tokens."""
+
     async def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""
         ...
@@ -169,6 +162,73 @@ class Catalog(Protocol):
         """Revoke an API token, once and for all. False if there is none of this id."""
         ...
 
+
+class AuditRows(Protocol):
+    """The audit, as use cases see it."""
+
     async def record(self, *events: Event) -> None:
         """Add events to the audit; changes of the catalog bring their own with them."""
         ...
+
+
+class StoreNotes(Protocol):
+    """The little that the catalog keeps of its store and of the servers that run on it."""
+
+    async def store_id(self) -> str | None:
+        """Return the id of the store that this catalog speaks of, or None before its first start."""
+        ...
+
+    async def keep_store_id(self, new: str) -> str:
+        """Keep the store's id if there is none yet, and return the one that is kept: it never changes."""
+        ...
+
+    async def noted_time(self) -> datetime | None:
+        """Return when a server last ran, by a clock that was believed, or None before the first one."""
+        ...
+
+    async def note_time(self, at: datetime) -> None:
+        """Note that a server runs now."""
+        ...
+
+
+class Outbox(Protocol):
+    """Events that wait for delivery. Delivery is at least once (`dropoff_tus.outbox`)."""
+
+    async def is_due(self, sink: SinkName, now: datetime) -> bool:
+        """Tell whether anything is to be delivered; cheap to poll."""
+        ...
+
+    async def claim(self, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
+        """Take rows that are due, oldest first, and count an attempt of each.
+
+        Until the given time no other process gets them. Whoever dies meanwhile leaves them for then.
+        """
+        ...
+
+    async def delivered(self, rows: Sequence[OutboxRow]) -> None:
+        """Forget claimed rows. One that another process has claimed since is left to it."""
+        ...
+
+    async def failed(self, rows: Sequence[OutboxRow], problem: str, next_at: datetime, *, max_attempts: int) -> None:
+        """Keep claimed rows for another attempt, or as dead if they had their number. As `delivered` otherwise."""
+        ...
+
+    async def release(self, rows: Sequence[OutboxRow], now: datetime) -> None:
+        """Give claimed rows back, due now, as if they had not been claimed. As `delivered` otherwise."""
+        ...
+
+    async def backlog(self) -> list[Backlog]:
+        """Return what waits at each sink; none where nothing does."""
+        ...
+
+    async def rows(self, *, dead_only: bool = False) -> list[OutboxRow]:
+        """Return what waits, oldest first."""
+        ...
+
+    async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
+        """Make rows due now, with attempts counted anew: of these events, or (None) all dead ones; return how many."""
+        ...
+
+
+class Catalog(DropoffRows, UploadRows, TokenRows, AuditRows, StoreNotes, Protocol):
+    """All of it but the outbox, for whoever opens it or needs most of it."""

@@ -2,8 +2,7 @@
 
 from aiohttp import web
 
-from dropoff_tus.outbox import Outbox
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
 from server.http.health import Metrics
 from server.outbox.remote_check import RemoteCheck

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.outbox import Backlog, Outbox, Outcome, SinkName
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.outbox import Backlog, Outcome, SinkName
+from dropoff_tus.ports.catalog import DropoffRows, Outbox
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.usecases.trusted_time import TrustedTime
@@ -88,7 +88,7 @@ class Metrics:
 def monitoring_app(
     metrics: Metrics,
     store: Store,
-    catalog: Catalog,
+    catalog: DropoffRows,
     outbox: Outbox,
     clock: Clock,
     trusted: TrustedTime,

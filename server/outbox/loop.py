@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.outbox import Outbox, OutboxRow, Outcome, SinkName, retry_seconds
+from dropoff_tus.outbox import OutboxRow, Outcome, SinkName, retry_seconds
+from dropoff_tus.ports.catalog import Outbox
 from dropoff_tus.ports.clock import Clock
 
 _log = logging.getLogger(__name__)

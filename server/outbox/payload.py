@@ -14,7 +14,7 @@ from typing import Any, Literal
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Metadata
 from dropoff_tus.outbox import EventKind, OutboxRow
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.store import Store
 from dropoff_tus.protocol import disagreement
 
@@ -42,7 +42,7 @@ async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
         return None
 
 
-async def is_true(store: Store, catalog: Catalog, row: OutboxRow) -> bool:
+async def is_true(store: Store, catalog: UploadRows, row: OutboxRow) -> bool:
     """Tell whether an event, and what the catalog says of its upload, is as the signed log has it.
 
     Of an upload that cannot be read, or is gone, its ids are all that is told.

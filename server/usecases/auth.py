@@ -8,7 +8,7 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Grant, SignedPolicy
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import DropoffRows
 from server.usecases.refusals import Refusals
 from server.usecases.throttle import Throttle
 
@@ -22,7 +22,7 @@ class Auth:
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalog: DropoffRows,
         code_mac: Callable[[str, str], bytes],
         verify_policy: Callable[[str, SignedPolicy], None],
         wrong_codes_per_hour: int,

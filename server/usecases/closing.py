@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import DropoffRows
 
 _log = logging.getLogger(__name__)
 _MAX_LOOKS = 32
@@ -25,7 +25,7 @@ class Marks(Protocol):
         ...
 
 
-async def set_closed(catalog: Catalog, ended: Marks, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
+async def set_closed(catalog: DropoffRows, ended: Marks, drop_id: str, *, closed: bool, end_open: bool = False) -> bool:
     """Close or reopen a drop-off; with `end_open` a running server also ends what is being uploaded, in seconds.
 
     The mark comes first: without it a server takes no row's word that uploads are to be ended.
@@ -45,7 +45,7 @@ async def set_closed(catalog: Catalog, ended: Marks, drop_id: str, *, closed: bo
 class ClosedDropoffs:
     """Notices drop-offs whose uploads are to be ended, and repeats what failed."""
 
-    def __init__(self, catalog: Catalog, marked: Container[str], end_open: Callable[[str], Awaitable[int]]) -> None:
+    def __init__(self, catalog: DropoffRows, marked: Container[str], end_open: Callable[[str], Awaitable[int]]) -> None:
         """Take the catalog, what `set_closed` marked, and what ends open uploads and returns how many are left."""
         self._catalog, self._marked, self._end_open = catalog, marked, end_open
         self._seen_version: int | None = None

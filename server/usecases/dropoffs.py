@@ -11,7 +11,7 @@ from dropoff_tus.errors import DropoffExistsError, DropoffNotFoundError, Invalid
 from dropoff_tus.ids import CODE_BYTES, PROBE_DROP_ID, format_code, is_drop_id
 from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
 from dropoff_tus.policy import name_problem, type_problem
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import DropoffRows
 from dropoff_tus.ports.clock import Clock
 from server.settings.units import check_label, mail_addresses
 
@@ -79,7 +79,7 @@ class Dropoffs:
     """Makes and manages drop-offs."""
 
     def __init__(
-        self, catalog: Catalog, keys: Keys, clock: Clock, check_recipients: Callable[[Sequence[str]], str | None]
+        self, catalog: DropoffRows, keys: Keys, clock: Clock, check_recipients: Callable[[Sequence[str]], str | None]
     ) -> None:
         """Take the catalog, the keys, the time, and what says in a sentence what is wrong with recipients."""
         self._catalog, self._keys, self._clock, self._check_recipients = catalog, keys, clock, check_recipients

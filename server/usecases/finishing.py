@@ -24,7 +24,7 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, UploadState, Usage
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
 
@@ -49,7 +49,7 @@ class Finisher:
     def __init__(
         self,
         store: Store,
-        catalog: Catalog,
+        catalog: UploadRows,
         clock: Clock,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         read_back_bytes: int = READ_BACK_BYTES,
@@ -197,7 +197,7 @@ def log_end(upload_id: str, state: UploadState, why: str) -> None:
     _log.log(level, "upload ended", extra={"upload_id": upload_id, "state": state.value, "why": why})
 
 
-async def recorded_state(catalog: Catalog, upload_id: str) -> UploadState | None:
+async def recorded_state(catalog: UploadRows, upload_id: str) -> UploadState | None:
     """Return COMPLETE or CHECKING where a whole upload may be called success; None where it may not yet.
 
     Raises:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from dropoff_tus.errors import DropoffError, ServerShutdownError
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import DropoffRows
 from server.usecases.purging import Advance, Purged, Purger
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Purge:
 class Purges:
     """All purges of this process."""
 
-    def __init__(self, purger: Purger, catalog: Catalog) -> None:
+    def __init__(self, purger: Purger, catalog: DropoffRows) -> None:
         """Start with none."""
         self._purger, self._catalog = purger, catalog
         self._purges: OrderedDict[str, tuple[Purge, asyncio.Task[None]]] = OrderedDict()

@@ -9,7 +9,7 @@ from datetime import datetime
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import StoredUpload, UploadRow, UploadState
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.store import Store
 from server.usecases.ending import Ender
 from server.usecases.finishing import Finisher
@@ -35,7 +35,7 @@ class ReconcileReport:
 
 
 async def reconcile(
-    store: Store, catalog: Catalog, finisher: Finisher, ender: Ender, lost_before: datetime
+    store: Store, catalog: UploadRows, finisher: Finisher, ender: Ender, lost_before: datetime
 ) -> ReconcileReport:
     """Bring every unfinished row in line with the store, before the first request. One bad upload stops nothing.
 

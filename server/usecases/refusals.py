@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dropoff_tus.audit import Event, actor
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import AuditRows
 
 MOST_ORIGINS = 500
 """How many rows may name where something came from; beyond, what came from elsewhere is one row more."""
@@ -14,7 +14,7 @@ MOST_ORIGINS = 500
 class Refusals:
     """Counts what was refused, by what it was and where it came from."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: AuditRows) -> None:
         """Take the catalog."""
         self._catalog = catalog
         self._counted: Counter[Event] = Counter()

@@ -19,7 +19,7 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
 from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Scope
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import Catalog, TokenRows
 from dropoff_tus.ports.clock import Clock
 from server.settings.units import check_label
 from server.usecases.refusals import Refusals
@@ -70,7 +70,7 @@ class TokenGuard:
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalog: TokenRows,
         mac: TokenMac,
         clock: Clock,
         wrong_per_hour: int,

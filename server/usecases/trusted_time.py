@@ -8,7 +8,7 @@ stands still for endings; all else goes on. Rows that are written meanwhile prov
 import logging
 from datetime import datetime, timedelta
 
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import StoreNotes
 from dropoff_tus.ports.clock import Clock
 from server.settings.units import stamp
 
@@ -21,7 +21,7 @@ _NOTE_EVERY = timedelta(hours=1)
 class TrustedTime:
     """Implements `dropoff_tus.ports.clock.Clock` for whatever ends by time."""
 
-    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, catalog: StoreNotes, clock: Clock) -> None:
         """Take the catalog and the system's clock; until `learn` or `look` that one is believed."""
         self._catalog, self._clock = catalog, clock
         self._noted: datetime | None = None

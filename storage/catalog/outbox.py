@@ -3,7 +3,7 @@
 A claim is a deadline in the row. `attempts` is what fences: whoever was too slow, so that a row was claimed again,
 changes it no more.
 
-Source: dropoff_tus.outbox.Outbox.
+Source: dropoff_tus.ports.catalog.Outbox.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ class _Engine(Protocol):
 
 
 class SqlOutbox:
-    """Implements `dropoff_tus.outbox.Outbox`."""
+    """Implements `dropoff_tus.ports.catalog.Outbox`."""
 
     def __init__(self, engine: _Engine) -> None:
         self._engine = engine

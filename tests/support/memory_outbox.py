@@ -1,4 +1,4 @@
-"""An outbox in memory, honest to the contract of `dropoff_tus.outbox.Outbox`."""
+"""An outbox in memory, honest to the contract of `dropoff_tus.ports.catalog.Outbox`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ _Key = tuple[str, SinkName]
 
 
 class MemoryOutbox:
-    """Implements `dropoff_tus.outbox.Outbox`."""
+    """Implements `dropoff_tus.ports.catalog.Outbox`."""
 
     def __init__(self, sinks: Sinks) -> None:
         """Start empty."""
