@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from dropoff_tus.model import Dropoff, Limits, Role, SignedPolicy, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Limits, Role, SignedPolicy, UploadRow
+from dropoff_tus.states import UploadState
 
 _DOMAIN = b"dropoff-tus/audit-rows/v1\n"
 _MOST_SEQ_BYTES = 8

@@ -6,18 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-
-class UploadState(StrEnum):
-    """Where an upload stands. Only OPEN takes bytes; only COMPLETE is success."""
-
-    OPEN = "open"
-    FINISHING = "finishing"
-    CHECKING = "checking"
-    COMPLETE = "complete"
-    REJECTED = "rejected"
-    TERMINATED = "terminated"
-    EXPIRED = "expired"
-    DELETED = "deleted"
+from dropoff_tus.states import UploadState
 
 
 class Role(StrEnum):
@@ -230,5 +219,5 @@ class StoredUpload:
 
     @property
     def whole(self) -> bool:
-        """Whether every byte is here, finished or not."""
-        return self.length is not None and self.offset == self.length
+        """Whether nothing more is to come from the client: the rest is the server's to do."""
+        return self.final or self.role is Role.FINAL or self.offset == self.length

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-from dropoff_tus.model import UploadState
+from dropoff_tus.states import UploadState
 
 _EVENT_ID_DOMAIN = "dropoff-tus/event-id/v1\n"
 _FIRST_WAIT_SECONDS = 5.0

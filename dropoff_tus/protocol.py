@@ -29,18 +29,16 @@ from dropoff_tus.errors import (
     TerminateFinishedError,
     TooManySegmentsError,
     UploadEndingError,
+    UploadFinishingError,
     UploadGoneError,
     UploadNotFoundError,
     UploadSizeExceededError,
 )
 from dropoff_tus.headers import MAX_NUMBER
 from dropoff_tus.messages import AppendPlan, BodyInfo, Patch
-from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import Role, StoredUpload, UploadRow
+from dropoff_tus.states import ACKNOWLEDGED, ENDED, UploadState
 
-ENDED = frozenset({UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED})
-"""States after which nothing of an upload is left but its tombstone."""
-ALIVE = tuple(state for state in UploadState if state not in ENDED)
-"""All others."""
 FREE_OVERHEAD_BYTES = 64 << 10
 """So much more than they hold, and an eighth of that, the pieces of an upload may take on the disk."""
 
@@ -50,14 +48,9 @@ def expires_at(upload: StoredUpload, expire_after_seconds: float) -> datetime | 
 
     Source: tus 1.0.0, expiration, Upload-Expires.
     """
-    if is_whole(upload) or not expire_after_seconds:
+    if upload.whole or not expire_after_seconds:
         return None
     return upload.last_commit_at + timedelta(seconds=expire_after_seconds)
-
-
-def is_whole(upload: StoredUpload) -> bool:
-    """Tell whether nothing more is to come from the client: the rest is the server's to do."""
-    return upload.final or upload.whole or upload.role is Role.FINAL
 
 
 def check_present(upload: StoredUpload, now: datetime, expire_after_seconds: float, *, receiving: bool = False) -> None:
@@ -145,6 +138,29 @@ def ending(state: UploadState, why: str) -> UploadEndingError:
     return UploadEndingError(message, fate="what arrived goes with it")
 
 
+def is_success(state: UploadState | None) -> bool:
+    """Tell whether a client may go home, for the state in which the catalog has its whole upload, if it has it.
+
+    Raises:
+        UploadGoneError: It ended.
+    """
+    if state in ENDED:
+        raise gone(state)
+    return state in ACKNOWLEDGED
+
+
+def decide_head(upload: StoredUpload, state: UploadState | None) -> None:
+    """Decide on a HEAD. `state` is the catalog's, which matters where the upload is whole.
+
+    Raises:
+        UploadGoneError: It ended.
+        UploadFinishingError: All bytes are here, but it may still be rejected: a client that reads offset = length
+            goes home.
+    """
+    if upload.whole and not is_success(state):
+        raise UploadFinishingError("all bytes are here and the server is finishing; ask again shortly")
+
+
 def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> AppendPlan:
     """Decide on a PATCH, before the lease and again under it. `max_bytes` limits one upload, 0 for none.
 
@@ -162,7 +178,7 @@ def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> Append
         message = "a concatenation takes no bytes"
         raise ModifyFinalError(message)
     length = _length_after(upload, request, max_bytes)
-    if is_whole(upload):
+    if upload.whole:
         if request.offset != upload.offset:
             raise mismatch(upload)
         return AppendPlan(request.offset, 0, request.body.length, ignore_body=True)
@@ -248,7 +264,7 @@ def check_delete(upload: StoredUpload, *, terminate_finished: bool) -> None:
     Raises:
         TerminateFinishedError: It is finished.
     """
-    if is_whole(upload) and not terminate_finished:
+    if upload.whole and not terminate_finished:
         message = "a finished upload cannot be taken back; ask whoever gave you the code"
         raise TerminateFinishedError(message)
 

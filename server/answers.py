@@ -7,10 +7,11 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Store
 from dropoff_tus.protocol import check_agrees
+from dropoff_tus.states import UploadState
 from server.clock import SystemClock
 from server.settings.units import stamp
 

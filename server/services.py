@@ -13,7 +13,7 @@ from pathlib import Path
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports.catalog import Catalog
-from dropoff_tus.protocol import ALIVE
+from dropoff_tus.states import ALIVE
 from server.clock import SystemClock
 from server.places import check_whose, key_places, layout_of, why_unsynced
 from server.settings.config import Config

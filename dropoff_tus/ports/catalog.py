@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Protocol
 
 from dropoff_tus.audit import Event
-from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, UploadRow, Usage
 from dropoff_tus.outbox import Backlog, OutboxRow, SinkName
+from dropoff_tus.states import UploadState
 
 Decide = Callable[[Dropoff, Usage], None]
 """Policy on a drop-off and its usage, called inside the transaction; raises to refuse."""
@@ -105,12 +106,9 @@ class UploadRows(Protocol):
         ...
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
-        """Move to CHECKING, REJECTED, TERMINATED, EXPIRED or DELETED; the last four give back all it took.
+        """Move to CHECKING, WITHDRAWN or an end, which gives back all it took; the parts of a FINAL end with it.
 
-        For a FINAL its parts follow. False if it was in that state already or is unknown.
-
-        FINISHING takes a COMPLETE upload back, before it is ended: it keeps what it took, no final can claim it any
-        more, and a start looks at it again. False for any other.
+        False if it is unknown or in that state already, or `states` knows no way from where it is.
 
         Raises:
             PartInUseError: It is a part that a final has claimed, which ends with that final alone.

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Role, SignedPolicy, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Role, SignedPolicy, StoredUpload
+from dropoff_tus.states import UploadState
 
 
 class Body(Protocol):

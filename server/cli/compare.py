@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadNotFoundError
-from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import Role, StoredUpload, UploadRow
+from dropoff_tus.states import ACKNOWLEDGED, ENDED, UploadState
 from storage.uploads.check import Finding
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 _SETTLED_SECONDS = 1.0
 _YOUNG = timedelta(minutes=10)
-_WHOLE_STATES = (UploadState.COMPLETE, UploadState.CHECKING)
-_UNFINISHED = (UploadState.OPEN, UploadState.FINISHING)
 
 
 async def compare(catalog: SqlCatalog, store: FileStore, upload_id: str | None) -> list[Finding]:
@@ -54,11 +53,11 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
     if row is None:
         return _unknown_to_catalog(store, upload_id, stored)
     problem = None
-    if row.state in _WHOLE_STATES:
+    if row.state in ACKNOWLEDGED:
         problem = _whole(store, row, stored)
         if problem is None and row.state is UploadState.COMPLETE and await store.unsealed(upload_id):
             problem = "it is sealed, but the server's envelope was put back; run `dropoff-tus store sweep`"
-    elif row.state in _UNFINISHED:
+    elif row.state not in ENDED:
         problem = _unfinished(store, row, stored)
     elif stored is not None and stored.ended is None:
         problem = f"the catalog calls it {row.state.value}, but its bytes are still in the store"
@@ -106,6 +105,6 @@ def _unknown_to_catalog(store: FileStore, upload_id: str, stored: StoredUpload |
         return None
     if stored.final:
         return f"it is finished, but the catalog does not know it; `dropoff-tus upload export {upload_id}` reads it"
-    if stored.offset or stored.whole or stored.role is Role.FINAL:
+    if stored.offset or stored.whole:
         return f"it has begun ({stored.offset} bytes), but the catalog does not know it"
     return "it holds nothing and the catalog does not know it; `dropoff-tus store sweep` removes it"

@@ -188,7 +188,7 @@ async def _drop(services: Services) -> tuple[str, str]:
 async def _compare(services: Services, upload_id: str, content: bytes) -> Result:
     """Read the upload back with the server's own keys."""
     from dropoff_tus.errors import DropoffError
-    from dropoff_tus.model import UploadState
+    from dropoff_tus.states import UploadState
 
     deadline = asyncio.get_running_loop().time() + _RECORDED_SECONDS
     while True:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, PolicyTamperedError
-from dropoff_tus.model import Role, StoredUpload, UploadState
+from dropoff_tus.model import StoredUpload
+from dropoff_tus.states import ALIVE, UploadState
 from server.cli.output import steps
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ async def _expired(services: Services, config: Config, now: datetime) -> list[It
             stored = await services.store.stat(row.id)
             if stored.last_commit_at <= before and not stored.whole and not await services.store.receiving(row.id):
                 idle.add(row.id)
-    parts = await services.catalog.uploads(states=protocol.ALIVE, unclaimed=True)
+    parts = await services.catalog.uploads(states=ALIVE, unclaimed=True)
     parts = protocol.forgotten_parts([row for row in parts if row.id not in idle], now, config.tus.expire_after)
     return [Item(upload_id, "expired") for upload_id in (*sorted(idle), *(row.id for row in parts))]
 
@@ -167,7 +168,7 @@ async def _retained(services: Services, now: datetime, kept: list[tuple[str, str
 
 def _reason_to_keep(services: Services, stored: StoredUpload, now: datetime, min_age_seconds: float) -> str | None:
     """Say why an upload that the catalog does not know is not removed; None if it may be."""
-    if stored.final or stored.whole or stored.role is Role.FINAL:
+    if stored.whole:
         return "finished, never removed"
     state = services.store.load(stored.id)
     if stored.offset or state.data_bytes or state.log_bytes > state.create_bytes:

@@ -221,7 +221,7 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
 
     One whose row was lost with the catalog may be: the store is the truth about bytes.
     """
-    from dropoff_tus.model import UploadState
+    from dropoff_tus.states import UploadState
 
     stored = await store.stat(upload_id)
     row = None if catalog is None else await catalog.upload(upload_id)

@@ -11,7 +11,8 @@ from dropoff_tus.errors import AccessDeniedError, DropoffError, MethodNotAllowed
 from dropoff_tus.headers import Fields
 from dropoff_tus.ids import PROBE_DROP_ID, is_drop_id, is_token, upload_id
 from dropoff_tus.messages import Capabilities
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from server.http import download
 from server.http.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
 from server.http.body import Pace, StreamBody

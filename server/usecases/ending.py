@@ -18,10 +18,11 @@ from dropoff_tus.errors import (
     UploadLockedError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import StoredUpload, UploadRow
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
+from dropoff_tus.states import ALIVE, UploadState
 from server.usecases.finishing import Finisher, log_end
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Ender:
             protocol.check_agrees(row, lease.upload)
         upload_id, now = lease.upload.id, self._clock.now()
         finished = lease.upload.final and lease.upload.ended is None
-        withdrawn = finished and await self._catalog.set_state(upload_id, UploadState.FINISHING, now)
+        withdrawn = finished and await self._catalog.set_state(upload_id, UploadState.WITHDRAWN, now)
         try:
             await lease.end(state, why, now)
         except DropoffError:
@@ -150,7 +151,7 @@ class Ender:
         else:
             return False
         # What the catalog says of parts, since the log cannot say it. Asked first, lest a part in use be shredded.
-        await self._catalog.set_state(upload_id, UploadState.FINISHING, self._clock.now())
+        await self._catalog.set_state(upload_id, UploadState.WITHDRAWN, self._clock.now())
         parts = [] if row is None else await self._catalog.parts(upload_id)
         await self._shred_damaged(upload_id)
         for part in parts:
@@ -208,7 +209,7 @@ class Ender:
                     "idle for too long",
                     lambda stored: stored.last_commit_at <= before,
                 )
-            parts = await self._catalog.uploads(states=protocol.ALIVE, unclaimed=True)
+            parts = await self._catalog.uploads(states=ALIVE, unclaimed=True)
             for row in protocol.forgotten_parts(parts, now, self._expire_after_seconds):
                 count += await self._expire_part(row, before)
         for drop in await self._catalog.dropoffs():
@@ -284,12 +285,12 @@ class Ender:
             stored = await self._store.stat(row.id)
             if condition is not None and not condition(stored):
                 return 0
-            if protocol.is_whole(stored) and stored.ended is None:
+            if stored.whole and stored.ended is None:
                 self._finisher.finish_later(row.id)
                 return 0
             by_time = condition is not None
             async with self._store.lease(row.id, idle=by_time, reason=protocol.ending(state, why)) as lease:
-                if protocol.is_whole(lease.upload) or (condition is not None and not condition(lease.upload)):
+                if lease.upload.whole or (condition is not None and not condition(lease.upload)):
                     return 0
                 await self.end(lease, state, why, row)
         except UploadNotFoundError:

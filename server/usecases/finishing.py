@@ -23,10 +23,11 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, Usage
 from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Lease, Store
+from dropoff_tus.states import ENDED, UploadState
 
 _log = logging.getLogger(__name__)
 READ_BACK_BYTES = 1 << 30
@@ -40,7 +41,6 @@ _HOPELESS = (
     UploadGoneError,
     UploadNotFoundError,
 )
-_RECORDED = frozenset({UploadState.COMPLETE, UploadState.CHECKING})
 
 
 class Finisher:
@@ -90,7 +90,7 @@ class Finisher:
         except DropoffError:
             self.finish_later(upload.id)
             raise
-        if state in protocol.ENDED:
+        if state in ENDED:
             raise protocol.gone(state)
         if state is UploadState.CHECKING:
             self.finish_later(upload.id)
@@ -195,18 +195,6 @@ def log_end(upload_id: str, state: UploadState, why: str) -> None:
     """Say in the log that an upload ended, and why."""
     level = logging.WARNING if state is UploadState.REJECTED else logging.INFO
     _log.log(level, "upload ended", extra={"upload_id": upload_id, "state": state.value, "why": why})
-
-
-async def recorded_state(catalog: UploadRows, upload_id: str) -> UploadState | None:
-    """Return COMPLETE or CHECKING where a whole upload may be called success; None where it may not yet.
-
-    Raises:
-        UploadGoneError: It was ended.
-    """
-    row = await catalog.upload(upload_id)
-    if row is not None and row.state in protocol.ENDED:
-        raise protocol.gone(row.state)
-    return row.state if row is not None and row.state in _RECORDED else None
 
 
 def _row_of(upload: StoredUpload) -> UploadRow:

@@ -21,9 +21,10 @@ from dropoff_tus.errors import (
     UploadLockedError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Role, StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import Role, StoredUpload, UploadRow
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
+from dropoff_tus.states import UploadState
 from server.settings.units import stamp
 from server.usecases.closing import Marks, set_closed
 from server.usecases.dropoffs import unknown

@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
-from dropoff_tus.model import StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import StoredUpload, UploadRow
 from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.store import Store
+from dropoff_tus.states import UNFINISHED
 from server.usecases.ending import Ender
 from server.usecases.finishing import Finisher
 
 _log = logging.getLogger(__name__)
 _AHEAD = 32
 """How many logs are read side by side: mostly their syncs are waited for."""
-_UNFINISHED = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ async def reconcile(
     report = ReconcileReport()
     # What may be read back before the first request, in all: the start must not take longer for it.
     left_bytes = finisher.read_back_bytes
-    rows = await catalog.uploads(states=_UNFINISHED)
+    rows = await catalog.uploads(states=UNFINISHED)
     # Of very many, all but a few: nothing is to be done for them.
     waiting = await store.waiting([row.id for row in rows])
     async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
@@ -99,4 +98,4 @@ async def _repair_one(
             await ender.end(lease, stored.ended, "repeated after a crash")
         report.ended += 1
         return None
-    return stored if protocol.is_whole(stored) else None
+    return stored if stored.whole else None

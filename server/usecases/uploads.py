@@ -25,13 +25,14 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import is_token, upload_id
 from dropoff_tus.messages import Appended, AppendPlan, Create, Created, Patch, Status, Terminated
-from dropoff_tus.model import Dropoff, Grant, Role, StoredUpload, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Grant, Role, StoredUpload, UploadRow, Usage
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
+from dropoff_tus.states import ENDED, UploadState
 from server.usecases import reconcile
 from server.usecases.ending import Ender
-from server.usecases.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher, recorded_state
+from server.usecases.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher
 from server.usecases.reserving import Reservations
 from server.usecases.trusted_time import TrustedTime
 
@@ -205,9 +206,7 @@ class Uploads:
                 row = await self._admit(self._new_row(drop, token, request, length), request, parts)
             elif row.drop_id != drop.id:
                 raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
-            elif row.state in protocol.ENDED:
-                raise protocol.gone(row.state)
-            elif row.state in {UploadState.COMPLETE, UploadState.CHECKING}:
+            elif protocol.is_success(row.state):
                 receipt = row.state is UploadState.COMPLETE
                 return Created(location, row.id, receipt=f"{location}/receipt" if receipt else None)
             try:
@@ -266,9 +265,9 @@ class Uploads:
                         await lease.declare_length(plan.declare_length, self._clock.now())
                     await self._append(lease, body, plan)
                 upload = lease.upload
-                if plan.ignore_body and (state := await recorded_state(self._catalog, found)) is not None:
+                if plan.ignore_body and protocol.is_success(state := await self._state(found)):
                     receipt = state is UploadState.COMPLETE and upload.role is not Role.PARTIAL
-                elif protocol.is_whole(upload):
+                elif upload.whole:
                     receipt = await self._finisher.finish(lease)
                     upload = lease.upload
         except UploadNotFoundError:
@@ -304,10 +303,11 @@ class Uploads:
         if is_token(token):
             await self._store.settle(upload_id(token))
         stored = await self._stat(drop_id, token)
-        if protocol.is_whole(stored) and await recorded_state(self._catalog, stored.id) is None:
-            # A client that reads offset = length goes home.
+        try:
+            protocol.decide_head(stored, await self._state(stored.id) if stored.whole else None)
+        except UploadFinishingError:
             self._finisher.finish_later(stored.id)
-            raise UploadFinishingError("all bytes are here and the server is finishing; ask again shortly")
+            raise
         metadata = await self._store.metadata(stored.id)
         shown = concat.render(stored.role, stored.parts)
         return Status(stored.offset, stored.length, metadata, self._expires_at(stored), shown)
@@ -338,10 +338,14 @@ class Uploads:
         self._check_owned(drop_id, stored, receiving=receiving)
         return stored
 
+    async def _state(self, found: str) -> UploadState | None:
+        row = await self._catalog.upload(found)
+        return None if row is None else row.state
+
     async def _absent_or_gone(self, drop_id: str, found: str) -> DropoffError:
         """Return what to say of an upload that the store does not have."""
         row = await self._catalog.upload(found)
-        if row is not None and row.drop_id == drop_id and row.state in protocol.ENDED:
+        if row is not None and row.drop_id == drop_id and row.state in ENDED:
             return protocol.gone(row.state)
         return protocol.absent()
 

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dropoff_tus.audit import Event, Note, actor
-from dropoff_tus.model import ApiToken, Dropoff, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, UploadRow, Usage
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports.catalog import Change, Decide
+from dropoff_tus.states import UploadState
 from storage.catalog import audit, dropoffs, tokens, uploads
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
@@ -139,7 +140,7 @@ class SqlCatalog:
         return done
 
     async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
-        """Move to CHECKING, FINISHING or an end; also False for CHECKING of what is no longer unfinished."""
+        """Move to CHECKING, WITHDRAWN or an end."""
         done = await self._write(
             lambda transaction, note: uploads.set_state(transaction, upload_id, state, at, self._sinks, note)
         )

@@ -8,19 +8,9 @@ from operator import index
 from typing import Any, Protocol, TypeVar
 
 from dropoff_tus.errors import CatalogTamperedError
-from dropoff_tus.model import (
-    ApiToken,
-    Dropoff,
-    Limits,
-    Mode,
-    Role,
-    Scope,
-    SignedPolicy,
-    UploadRow,
-    UploadState,
-    Usage,
-)
+from dropoff_tus.model import ApiToken, Dropoff, Limits, Mode, Role, Scope, SignedPolicy, UploadRow, Usage
 from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName
+from dropoff_tus.states import UploadState
 from storage.catalog.schema import dropoffs
 
 T = TypeVar("T")

@@ -29,17 +29,12 @@ from sqlalchemy import (
     text,
 )
 
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
 from dropoff_tus.outbox import EventKind, SinkName
+from dropoff_tus.states import ENDED, UNFINISHED, UploadState
 
 REVISION = "0001"
 """The newest migration: what these tables are."""
-
-HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
-"""States in which an upload may hold a reservation."""
-
-ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
-"""States in which an upload takes nothing any more."""
 
 
 def among(name: str, values: Iterable[StrEnum]) -> str:
@@ -107,7 +102,7 @@ uploads = Table(
     CheckConstraint(among("mode", Mode), name="mode"),
     CheckConstraint(among("state", UploadState), name="state"),
     CheckConstraint("reserved_bytes >= 0 AND used_bytes >= 0", name="bytes"),
-    CheckConstraint(f"reserved_bytes = 0 OR {among('state', HOLDING)}", name="reserved"),
+    CheckConstraint(f"reserved_bytes = 0 OR {among('state', UNFINISHED)}", name="reserved"),
     CheckConstraint(f"used_bytes = 0 OR NOT {among('state', ENDED)}", name="used"),
     CheckConstraint("final_id IS NULL OR role = 'partial'", name="final"),
 )

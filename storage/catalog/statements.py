@@ -24,7 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from dropoff_tus.model import Role, UploadState
+from dropoff_tus.model import Role
+from dropoff_tus.states import UploadState
 from storage.catalog.schema import api_tokens, audit, catalog_state, checkpoints, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase

@@ -19,16 +19,14 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Role, UploadRow, UploadState
+from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports.catalog import Decide
+from dropoff_tus.states import ENDED, GIVEN_UP, UNFINISHED, UploadState, may_become
 from storage.catalog import outbox, statements
 from storage.catalog.rows import Row, page_values, read_dropoff, read_upload, read_usage, to_micros, upload_values
-from storage.catalog.schema import ENDED, HOLDING
 from storage.catalog.transaction import Transaction
 
-_FROM = {UploadState.CHECKING: HOLDING, UploadState.FINISHING: (UploadState.COMPLETE,)}
-"""From where `set_state` moves to a state that is no end."""
 _MOST_BYTES = (1 << 63) - 1
 """What a column can hold."""
 
@@ -60,7 +58,7 @@ def add(
     transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks, note: Note
 ) -> UploadRow:
     """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
-    if row.state not in HOLDING:
+    if row.state is not UploadState.OPEN:
         raise ValueError("an upload begins open")
     rows = transaction.rows(statements.ADMISSION, drop_id=row.drop_id, upload_id=row.id)
     if not rows:
@@ -177,7 +175,7 @@ def complete(
 ) -> bool:
     """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
-    if not rows or UploadState(rows[0]["state"]) not in HOLDING:
+    if not rows or UploadState(rows[0]["state"]) not in UNFINISHED:
         return False
     row = rows[0]
     if drop_id not in {None, row["drop_id"]}:
@@ -199,28 +197,25 @@ def complete(
 def set_state(
     transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks, note: Note
 ) -> bool:
-    """Move to CHECKING, which only an unfinished upload can, or to an end, from which there is no way back.
+    """Move to CHECKING, WITHDRAWN or an end, if `states` lets it. Nothing else of a row changes but at an end.
 
-    Or to FINISHING, which only a complete one can, and nothing else of its row changes.
-
-    One end may follow another (an operator deletes what expired). Parts follow a final to its end alone: while it is
-    checked they stay what they are.
+    Parts follow a final to its end only: while it is checked they stay what they are.
 
     Raises:
         PartInUseError: A final has claimed it; only that one can end it.
     """
-    if state not in _FROM and state not in ENDED:
+    if state in {UploadState.OPEN, UploadState.COMPLETE}:
         raise ValueError("this state is not for set_state")
     rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
     if not rows:
         return False
     present = read_upload(rows[0])
-    if present.state is state or (state in _FROM and present.state not in _FROM[state]):
+    if not may_become(present.state, state):
         return False
     if present.final_id is not None and present.state not in ENDED:
         raise PartInUseError("this upload is a part of another one; end that one")
     values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
-    if state in _FROM:
+    if state not in ENDED:
         used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
         transaction.post(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
         return True
@@ -293,8 +288,7 @@ def _counted(upload: UploadRow) -> int:
 
 def _attempts(upload: UploadRow, state: UploadState) -> int:
     """Return what an upload adds in a state to a drop-off's number of attempts."""
-    given_up = state in {UploadState.TERMINATED, UploadState.REJECTED}
-    return 1 if given_up or (upload.role is Role.PARTIAL and state not in ENDED) else 0
+    return 1 if state in GIVEN_UP or (upload.role is Role.PARTIAL and state not in ENDED) else 0
 
 
 def _given_back(row: Row, upload: UploadRow) -> _Change:

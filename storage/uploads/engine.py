@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload
 from dropoff_tus.ports.store import NewUpload
+from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
 from storage.files.layout import Layout
 from storage.files.pools import Pools

@@ -18,8 +18,9 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
+from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import Body, Completion
+from dropoff_tus.states import UploadState
 from storage.files.durable import SyncFailedError
 from storage.files.pools import Pools
 from storage.uploads.append import Appender, Leased

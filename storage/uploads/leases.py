@@ -23,9 +23,10 @@ from dropoff_tus.errors import (
     UploadLockedError,
 )
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Mode
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
+from dropoff_tus.states import UploadState
 from storage.files.pools import Pools
 from storage.uploads.base import Known, StoreBase, distrusted
 from storage.uploads.claims import Claims

@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
-from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
+from dropoff_tus.model import Mode, Role, StoredUpload
+from dropoff_tus.states import UploadState
 from storage.age import KeyType, Recipient
 from storage.keyring.keys import SigningKey, key_id
 from storage.keyring.lines import Record, sign_line, stamp, verify_line

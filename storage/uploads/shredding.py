@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.errors import DropoffError, UploadLockedError
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from storage.files.durable import failpoint
 from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import StoreBase, log_failure

@@ -29,7 +29,8 @@ import uvloop
 from dropoff_tus import policy
 from dropoff_tus.errors import DropoffError, DropoffFullError
 from dropoff_tus.ids import normalise_code, upload_id
-from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, Usage
+from dropoff_tus.states import UploadState
 from server.usecases.auth import Auth
 from server.usecases.refusals import Refusals
 from storage.catalog import SqlCatalog, migrate, open_catalog

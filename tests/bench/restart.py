@@ -17,8 +17,9 @@ from pathlib import Path
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Role, UploadRow, UploadState
+from dropoff_tus.model import Metadata, Role, UploadRow
 from dropoff_tus.ports.store import NewUpload
+from dropoff_tus.states import UploadState
 from server.services import Services, open_services
 from server.settings.config import load_config
 from storage.files.layout import UploadPaths

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import DropoffError, QuotaError
-from dropoff_tus.model import Dropoff, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Mode, Role, SignedPolicy, UploadRow, Usage
 from dropoff_tus.outbox import EventKind, Sink, SinkName
 from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.states import UploadState
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_catalog import MemoryCatalog
 
 Operation = Callable[[Catalog], Awaitable[object]]
-_MOVES = [UploadState.CHECKING, UploadState.FINISHING, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED]
+_MOVES = [UploadState.CHECKING, UploadState.WITHDRAWN, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED]
 _STEPS = 120
 _SINKS = {
     SinkName.WEBHOOK: Sink(frozenset(EventKind)),

@@ -38,7 +38,8 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from storage.keyring.keys import generate_root_identity, load_server_keys, read_identity_file
 from storage.uploads.check import check_store
 from storage.uploads.rewrap import Outcome, Rewrapper

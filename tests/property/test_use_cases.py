@@ -7,8 +7,8 @@ import pytest
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Mode, Role, UploadState
-from dropoff_tus.protocol import ENDED
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import ENDED, UploadState
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.unit.server.usecases.world import SETTINGS, World, token_of

@@ -13,7 +13,8 @@ from typing import Any
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, UploadNotFoundError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from storage.uploads.check import check_store
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 

@@ -16,13 +16,14 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports.catalog import Change, Decide
+from dropoff_tus.states import UploadState
 from tests.support.memory_outbox import MemoryOutbox
 
-_TAKING = {UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING}
-_FROM = {UploadState.CHECKING: _TAKING, UploadState.FINISHING: {UploadState.COMPLETE}}
+_TAKING = {UploadState.OPEN, UploadState.WITHDRAWN, UploadState.CHECKING}
+_FROM = {UploadState.CHECKING: _TAKING, UploadState.WITHDRAWN: {UploadState.COMPLETE}}
 _BACK = {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}
 
 

@@ -29,11 +29,12 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadState
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Completion, NewUpload
 from dropoff_tus.protocol import ending
+from dropoff_tus.states import UploadState
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from dropoff_tus.errors import BodyTimeoutError
-from dropoff_tus.model import Dropoff, Mode, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Mode, UploadRow
+from dropoff_tus.states import UploadState
 from server.http.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
 from server.settings.units import MOST_ADDRESSES, MOST_LABEL_CHARACTERS
 

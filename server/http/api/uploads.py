@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field
 
 from dropoff_tus.errors import DropoffNotFoundError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Mode, UploadRow, UploadState
+from dropoff_tus.model import Mode, UploadRow
 from dropoff_tus.protocol import check_agrees, gone
+from dropoff_tus.states import ENDED, UploadState
 from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
 from server.http import download
 from server.http.api.access import limited_to, outside
@@ -108,7 +109,7 @@ async def _row(request: web.Request) -> UploadRow:
 
 
 def _check_finished(row: UploadRow) -> None:
-    if row.state in {UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED}:
+    if row.state in ENDED:
         raise gone(row.state)
     if row.state is not UploadState.COMPLETE:
         message = f"the upload is not finished (it is {row.state.value}); try again when it is complete"

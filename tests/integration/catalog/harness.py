@@ -6,11 +6,12 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 from dropoff_tus.errors import DropoffFullError
-from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, Usage
+from dropoff_tus.states import UploadState
 from storage.catalog import SqlCatalog
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
-HOLDING = (UploadState.OPEN, UploadState.FINISHING, UploadState.CHECKING)
+HOLDING = (UploadState.OPEN, UploadState.WITHDRAWN, UploadState.CHECKING)
 ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
 GIVEN_UP = (UploadState.REJECTED, UploadState.TERMINATED)
 _NO_LIMITS = Limits()

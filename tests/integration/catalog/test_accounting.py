@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 )
 
 from dropoff_tus.errors import DropoffError, PartInUseError
-from dropoff_tus.model import Dropoff, Role, UploadState
+from dropoff_tus.model import Dropoff, Role
+from dropoff_tus.states import UploadState
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import (

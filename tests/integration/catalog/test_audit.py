@@ -11,7 +11,8 @@ from sqlalchemy.util import await_
 
 from dropoff_tus.audit import Act, Actor, Event, acting
 from dropoff_tus.errors import DropoffFullError
-from dropoff_tus.model import ApiToken, Role, Scope, UploadState
+from dropoff_tus.model import ApiToken, Role, Scope
+from dropoff_tus.states import UploadState
 from storage.audit import Verifier
 from storage.catalog import SqlCatalog, audit, open_catalog
 from storage.catalog.address import parse_url
@@ -87,7 +88,7 @@ async def test_time_ends_finished_uploads_by_retention_and_others_by_expiry(cata
         await catalog.add_dropoff(dropoff)
         finished = await add_complete(catalog, dropoff, 5)
         taken_back = await add_complete(catalog, dropoff, 5)
-        await catalog.set_state(taken_back.id, UploadState.FINISHING, NOW)
+        await catalog.set_state(taken_back.id, UploadState.WITHDRAWN, NOW)
         part = await add_complete(catalog, dropoff, 5, Role.PARTIAL)
         begun = await catalog.add_upload(make_upload(dropoff), allow)
         for row in (finished, taken_back, part, begun):

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dropoff_tus.errors import DropoffFullError, InvalidConcatError, PartInUseError, PartNotFoundError, UploadGoneError
-from dropoff_tus.model import Dropoff, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import Dropoff, Role, UploadRow, Usage
+from dropoff_tus.states import UploadState
 from storage.catalog import SqlCatalog, open_catalog
 from tests.integration.catalog.harness import (
     ENDED,
@@ -216,8 +217,8 @@ async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         parts = [await add_complete(catalog, dropoff, 10, Role.PARTIAL) for _ in range(2)]
-        assert await catalog.set_state(parts[0].id, UploadState.FINISHING, NOW)
-        assert not await catalog.set_state(parts[0].id, UploadState.FINISHING, NOW)
+        assert await catalog.set_state(parts[0].id, UploadState.WITHDRAWN, NOW)
+        assert not await catalog.set_state(parts[0].id, UploadState.WITHDRAWN, NOW)
         with pytest.raises(InvalidConcatError):
             await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[parts[0].id])
         assert await catalog.usage(dropoff.id) == Usage(0, 20, 2)
@@ -225,7 +226,7 @@ async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed
         await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=[part.id for part in parts])
         for part in parts:
             with pytest.raises(PartInUseError):
-                await catalog.set_state(part.id, UploadState.FINISHING, NOW)
+                await catalog.set_state(part.id, UploadState.WITHDRAWN, NOW)
         row = await catalog.add_upload(make_upload(dropoff, 5), allow)
-        assert not await catalog.set_state(row.id, UploadState.FINISHING, NOW)
+        assert not await catalog.set_state(row.id, UploadState.WITHDRAWN, NOW)
         assert await catalog.usage(dropoff.id) == Usage(2, 25, 2)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError, PartInUseError
-from dropoff_tus.model import Dropoff, Limits, Role, UploadState, Usage
+from dropoff_tus.model import Dropoff, Limits, Role, Usage
+from dropoff_tus.states import UploadState
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse, summed_usage
 from tests.support.aio import async_test

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from dropoff_tus.errors import DropoffFullError
-from dropoff_tus.model import Role, UploadState
+from dropoff_tus.model import Role
 from dropoff_tus.outbox import Backlog, EventKind, Sink, SinkName, event_id
+from dropoff_tus.states import UploadState
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse
 from tests.support.aio import async_test
@@ -55,7 +56,7 @@ async def test_upload_that_is_taken_back_and_complete_again_is_announced_once(ca
         row = await add_complete(catalog, drop, 5)
         for sink in SINKS:
             await catalog.outbox.delivered(await catalog.outbox.claim(sink, LATER, UNTIL, 9))
-        assert await catalog.set_state(row.id, UploadState.FINISHING, NOW)
+        assert await catalog.set_state(row.id, UploadState.WITHDRAWN, NOW)
         assert await catalog.complete_upload(row.id, 5, NOW)
         assert await catalog.outbox.rows() == []
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import CatalogUnavailableError
-from dropoff_tus.model import UploadState, Usage
+from dropoff_tus.model import Usage
+from dropoff_tus.states import UploadState
 from storage.catalog import CatalogError, migrate, open_catalog, sqlite, statements
 from storage.catalog.sqlite import connect
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, summed_usage

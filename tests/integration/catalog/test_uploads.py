@@ -16,7 +16,8 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Mode, Role, UploadRow, UploadState, Usage
+from dropoff_tus.model import Mode, Role, UploadRow, Usage
+from dropoff_tus.states import UploadState
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import (
     ENDED,

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from tests.integration.store.harness import METADATA, Uploads
 from tests.support.aio import async_test
 

@@ -24,7 +24,8 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from tests.integration.store.harness import METADATA, Uploads, take
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody

@@ -7,7 +7,8 @@ import pytest
 
 from dropoff_tus import errors, protocol
 from dropoff_tus.messages import AppendPlan, BodyInfo, Patch
-from dropoff_tus.model import Mode, Role, StoredUpload, UploadState
+from dropoff_tus.model import Mode, Role, StoredUpload
+from dropoff_tus.states import ENDED, UploadState
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = 86400.0
@@ -122,7 +123,7 @@ def test_offset_is_compared_under_the_lease() -> None:
 # ---- presence --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", sorted(protocol.ENDED))
+@pytest.mark.parametrize("state", sorted(ENDED))
 def test_presence_of_an_ended_upload_is_gone(state: UploadState) -> None:
     """Every way to end is 410 with a word on how."""
     with pytest.raises(errors.UploadGoneError, match=state.value):
@@ -149,6 +150,29 @@ def test_expiry_slides_from_the_last_commit_and_can_be_off() -> None:
     later = replace(OPEN, last_commit_at=NOW + timedelta(hours=5))
     assert protocol.expires_at(later, DAY) == NOW + timedelta(hours=29)
     assert protocol.expires_at(later, 0) is None
+
+
+# ---- HEAD ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [None, *UploadState])
+@pytest.mark.parametrize("upload", [OPEN, DEFERRED])
+def test_head_of_an_open_upload_is_answered(upload: StoredUpload, state: UploadState | None) -> None:
+    """The store is the truth about bytes: what the catalog says matters where all are here."""
+    protocol.decide_head(upload, state)
+
+
+@pytest.mark.parametrize("upload", [WHOLE, FINISHED, FINAL])
+def test_head_of_a_whole_upload_waits_for_the_catalog(upload: StoredUpload) -> None:
+    """A client that reads offset = length goes home, so it may not before its upload is recorded as a success."""
+    for success in (UploadState.COMPLETE, UploadState.CHECKING):
+        protocol.decide_head(upload, success)
+    for not_yet in (None, UploadState.OPEN, UploadState.WITHDRAWN):
+        with pytest.raises(errors.UploadFinishingError):
+            protocol.decide_head(upload, not_yet)
+    for end in ENDED:
+        with pytest.raises(errors.UploadGoneError, match=end.value):
+            protocol.decide_head(upload, end)
 
 
 # ---- DELETE ----------------------------------------------------------------------------------------------------

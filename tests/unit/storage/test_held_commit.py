@@ -13,7 +13,7 @@ import pytest
 
 from dropoff_tus.errors import StorageFullError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import UploadState
+from dropoff_tus.states import UploadState
 from storage.files import durable
 from storage.uploads.commit import Committer
 from storage.uploads.lease import FileLease

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Mode
+from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
 from storage.keyring.keys import generate_root_identity

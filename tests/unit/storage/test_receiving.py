@@ -11,8 +11,9 @@ import pytest
 from dropoff_tus import errors, policy
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Limits, UploadState, Usage
+from dropoff_tus.model import Limits, Usage
 from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
+from dropoff_tus.states import UploadState
 from server.usecases.reserving import ReservingBody
 from storage.uploads import append, leases
 from storage.uploads.check import check_store

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import KeyMissingError
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from storage.age import Identity, KeyType
 from storage.keyring.keys import MAX_RECIPIENTS
 from storage.uploads.check import check_store

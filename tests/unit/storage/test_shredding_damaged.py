@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import UploadDamagedError, UploadLockedError, UploadNotFoundError
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Mode
+from dropoff_tus.states import UploadState
 from storage.files.layout import UploadPaths
 from storage.uploads.check import check_store
 from tests.support.aio import async_test

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dropoff_tus.model import Role, UploadState
+from dropoff_tus.model import Role
+from dropoff_tus.states import UploadState
 from storage.files import durable
 from storage.uploads.check import check_store
 from storage.uploads.shredding import tombstone

@@ -17,8 +17,9 @@ from typing import Any
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy
 from dropoff_tus.ports.store import NewUpload
+from dropoff_tus.states import UploadState
 from storage.keyring.keys import generate_root_identity, generate_server_keys, load_server_keys
 from storage.uploads.engine import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody, make_roots

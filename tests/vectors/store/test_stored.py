@@ -16,7 +16,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import UploadState
+from dropoff_tus.states import UploadState
 from storage.keyring.keys import KeyPlaces
 from storage.uploads.check import check_store
 from storage.uploads.log import verify_receipt

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadRow
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, event_id
+from dropoff_tus.states import UploadState
 from server.outbox.loop import DeliveryError
 from server.outbox.mail import MailCourier, MailSettings
 from tests.support.aio import async_test

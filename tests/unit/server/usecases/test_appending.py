@@ -19,8 +19,9 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Limits, Role, UploadState
+from dropoff_tus.model import Limits, Role
 from dropoff_tus.policy import STEP_BYTES
+from dropoff_tus.states import UploadState
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.unit.server.usecases.world import SETTINGS, World, token_of

@@ -23,7 +23,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create
-from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role, UploadState
+from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role
+from dropoff_tus.states import UploadState
 from server.usecases.uploads import UploadSettings
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import URL, World, token_of, with_digest

@@ -18,8 +18,9 @@ from dropoff_tus.errors import (
     TypeNotAllowedError,
     UploadSizeExceededError,
 )
-from dropoff_tus.model import Limits, Metadata, Role, UploadState
+from dropoff_tus.model import Limits, Metadata, Role
 from dropoff_tus.policy import ATTEMPTS_PER_UPLOAD
+from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON

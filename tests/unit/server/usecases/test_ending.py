@@ -21,7 +21,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create, Created
-from dropoff_tus.model import Grant, Metadata, Mode, Role, UploadState
+from dropoff_tus.model import Grant, Metadata, Mode, Role
+from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
 from server.usecases.uploads import UploadSettings
 from tests.support.aio import async_test

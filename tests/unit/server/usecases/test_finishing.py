@@ -17,7 +17,8 @@ from dropoff_tus.errors import (
     UploadGoneError,
 )
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Metadata, Mode, UploadState
+from dropoff_tus.model import Metadata, Mode
+from dropoff_tus.states import UploadState
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import World, token_of, with_digest, with_digest_in_base64
 

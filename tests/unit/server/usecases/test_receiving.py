@@ -14,7 +14,8 @@ from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, DropoffFullError, UploadGoneError
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import BodyInfo, Patch
-from dropoff_tus.model import Limits, Role, UploadState
+from dropoff_tus.model import Limits, Role
+from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody

@@ -10,7 +10,8 @@ import pytest
 from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.errors import CatalogUnavailableError, KeyMissingError, StorageFullError, UploadGoneError
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from server.usecases.ending import lost_before
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import World, token_of, with_digest

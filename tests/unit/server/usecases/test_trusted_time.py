@@ -3,7 +3,8 @@
 import pytest
 
 from dropoff_tus.errors import DropoffFullError, UploadGoneError
-from dropoff_tus.model import Limits, UploadState
+from dropoff_tus.model import Limits
+from dropoff_tus.states import UploadState
 from server.usecases.trusted_time import FAR_AHEAD
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON

@@ -10,8 +10,9 @@ from dropoff_tus import ids
 from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.headers import digests as digests_in
 from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status
-from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, UploadState
+from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow
 from dropoff_tus.outbox import Sinks
+from dropoff_tus.states import UploadState
 from server.usecases.uploads import Uploads, UploadSettings
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_body import MemoryBody

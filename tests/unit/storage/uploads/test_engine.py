@@ -22,8 +22,9 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, UploadState
+from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy
 from dropoff_tus.ports.store import NewUpload
+from dropoff_tus.states import UploadState
 from storage.files import durable
 from storage.uploads.check import check_store
 from tests.support.aio import async_test

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Mode, Role, UploadState
+from dropoff_tus.model import Mode, Role
+from dropoff_tus.states import UploadState
 from storage.files import durable
 from storage.files.layout import NEW_SUFFIX
 from storage.keyring.keys import generate_root_identity, read_identity_file

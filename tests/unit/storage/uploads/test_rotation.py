@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
-from dropoff_tus.model import Mode, UploadState
+from dropoff_tus.model import Mode
+from dropoff_tus.states import UploadState
 from storage.keyring.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
 from storage.keyring.keysource import RotationError
 from storage.keyring.lines import sign_line
