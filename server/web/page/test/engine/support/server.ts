@@ -1,0 +1,172 @@
+/** The real program, `dropoff-tus serve`, in a folder of its own; and a proxy before it that can misbehave. */
+
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import http from "node:http";
+import net, { type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const PROGRAM = process.env.DROPOFF_TUS_TEST_PROGRAM ?? resolve(import.meta.dirname, "../../../../../../.venv/bin/dropoff-tus");
+
+export interface Drop {
+  id: string;
+  page_url: string;
+  upload_url: string;
+  code: string;
+}
+
+export interface Upload {
+  id: string;
+  state: string;
+  filename: string;
+  length: number;
+  sha256: string;
+}
+
+export class Server {
+  readonly folder = mkdtempSync(join(tmpdir(), "engine."));
+  port = 0;
+  url = "";
+  drop!: Drop;
+  #process: ChildProcess | null = null;
+
+  static async make(...options: string[]): Promise<Server> {
+    const server = new Server();
+    server.port = await freePort();
+    server.url = `http://127.0.0.1:${server.port}`;
+    const listen = `127.0.0.1:${server.port}`;
+    const made = JSON.parse(run("init", "--dir", join(server.folder, "data"), "--listen", listen, ...options, "--json"));
+    server.drop = made.drop;
+    await server.start();
+    return server;
+  }
+
+  get config(): string {
+    return join(this.folder, "data", "config.toml");
+  }
+
+  async start(environment: Record<string, string> = {}): Promise<void> {
+    const process_ = spawn(PROGRAM, ["serve", "--config", this.config], {
+      stdio: ["ignore", "pipe", "ignore"],
+      env: { ...process.env, MONITORING__LISTEN: "", ...environment },
+    });
+    this.#process = process_;
+    await new Promise<void>((done, failed) => {
+      process_.stdout?.on("data", (text: Buffer) => String(text).includes("ready") && done());
+      process_.on("exit", (code) => failed(new Error(`serve ended with ${code}`)));
+    });
+  }
+
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    const process_ = this.#process;
+    if (!process_ || process_.exitCode !== null) return;
+    const gone = new Promise((done) => process_.on("close", done));
+    process_.kill(signal);
+    await gone;
+  }
+
+  async remove(): Promise<void> {
+    await this.kill();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  command(...words: string[]): string {
+    return run(...words, "--config", this.config);
+  }
+
+  newDrop(...options: string[]): Drop {
+    return JSON.parse(this.command("drop", "create", "--name", "Test", ...options, "--json"));
+  }
+
+  uploads(drop: Drop = this.drop): Upload[] {
+    return JSON.parse(this.command("upload", "list", "--drop", drop.id, "--json"));
+  }
+
+  exported(upload: Upload): Buffer {
+    const path = join(this.folder, `export-${upload.id}`);
+    this.command("upload", "export", upload.id, "--output", path);
+    return readFileSync(path);
+  }
+}
+
+function run(...words: string[]): string {
+  return execFileSync(PROGRAM, words, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], maxBuffer: 1 << 28 });
+}
+
+/** A port such that the next one is free too, which monitoring takes. */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 20000 + Math.floor(Math.random() * 12000);
+    if ((await isFree(port)) && (await isFree(port + 1))) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((done) => {
+    const probe = net.createServer().once("error", () => done(false));
+    probe.listen(port, "127.0.0.1", () => probe.close(() => done(true)));
+  });
+}
+
+export type Rule = (request: http.IncomingMessage, response: http.ServerResponse) => boolean | "swallow";
+
+/**
+ * A proxy before the server. `rule` sees each request first: true if it answered (or cut) it, "swallow" to have the body
+ * read whole at once and passed on at `bytesPerSecond`.
+ */
+export class Proxy {
+  rule: Rule = () => false;
+  bytesPerSecond = 1 << 20;
+  readonly seen: string[] = [];
+  #server = http.createServer((request, response) => void this.#handle(request, response));
+
+  static async before(server: Server): Promise<Proxy> {
+    const proxy = new Proxy(server);
+    await new Promise<void>((done) => proxy.#server.listen(0, "127.0.0.1", done));
+    return proxy;
+  }
+
+  private constructor(readonly server: Server) {
+    this.#server.requestTimeout = 0;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  page(drop: Drop): string {
+    return `${this.url}/d/${drop.id}`;
+  }
+
+  async #handle(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
+    this.seen.push(`${request.method} ${request.headers["content-length"] ?? ""}`.trim());
+    const ruled = this.rule(request, response);
+    if (ruled === true) return;
+    const options = { method: request.method, headers: { ...request.headers, connection: "close" }, agent: false as const };
+    const onward = http.request(this.server.url + request.url, options, (answer) => {
+      response.writeHead(answer.statusCode ?? 500, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on("error", () => request.socket.destroy());
+    response.on("close", () => onward.destroy());
+    if (ruled !== "swallow") {
+      request.pipe(onward);
+      return;
+    }
+    const pieces: Buffer[] = [];
+    for await (const piece of request) pieces.push(piece as Buffer);
+    const whole = Buffer.concat(pieces);
+    const step = this.bytesPerSecond / 10;
+    for (let at = 0; at < whole.length && !onward.destroyed; at += step) {
+      onward.write(whole.subarray(at, at + step));
+      await new Promise((done) => setTimeout(done, 100));
+    }
+    onward.end();
+  }
+
+  close(): void {
+    this.#server.closeAllConnections();
+    this.#server.close();
+  }
+}
