@@ -1,4 +1,4 @@
-# `make` alone lists what there is to do. Everything runs in ./.venv; nothing is installed elsewhere.
+# `make` lists the targets. Everything runs in ./.venv; nothing is installed elsewhere.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.develop
-# An environment whose Python is gone, as after an upgrade of Debian, is made anew, with all that is in it.
+# An environment whose Python is gone, as after an upgrade of Debian, is removed and made again.
 $(shell [ -d $(VENV) ] && [ ! -e $(BIN)/python ] && rm -rf $(VENV))
 CLIENTS := tests/e2e/clients
 TOOLS := tests/tools
@@ -86,7 +86,7 @@ page-dev: page ## the same, and what its tests need
 build: $(DEVELOP) page ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean
 
-lock: ## resolve the lock files anew with uv (UPGRADE=--upgrade for newer versions)
+lock: ## resolve the lock files again with uv (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) pyproject.toml --group dev -o requirements-dev.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(TOOLS)/requirements.in -o $(TOOLS)/requirements.txt

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads one upload back with age, dd and grep alone: no dropoff-tus, no database, no key of the server.
+# Reads one upload back with only age, dd and grep: no dropoff-tus, no database, no key of the server.
 #
 #   sh emergency-export.sh STORE_DIR KEYS_DIR UPLOAD_ID IDENTITY_FILE OUTPUT
 #
@@ -24,7 +24,7 @@ trap 'exit 1' HUP INT TERM
 
 folder_of() { echo "$store/uploads/$(echo "$1" | grep -o '^..')/$1"; }
 keys_of() { echo "$keys/$(echo "$1" | grep -o '^..')/$1"; }
-# Whole lines alone: a crash may have cut the last one of an unfinished upload.
+# Only whole lines: a crash may have cut the last one of an unfinished upload.
 lines_of() { grep -a '^{.*} [A-Za-z0-9+/]\{86\}$' "$(folder_of "$1")/log"; }
 
 # From an envelope: the upload's own identity, or that of its receipt. By its member's name, since a client may have put
