@@ -10,8 +10,8 @@ from storage.files.durable import sync_folder
 from storage.files.layout import Layout
 from storage.files.marker import NAME
 from storage.files.owner import check_owner
-from storage.keyring.keys import KeyPlaces, KeySourceError
-from storage.keyring.keysource import check_owner_only, read_source
+from storage.keyring.keys import KeyPlaces
+from storage.keyring.keysource import KeySourceError, check_owner_only, read_source
 
 _LEAST_BYTES = 1 << 20
 """For the envelopes of an upload and what the catalog writes of it, with room for others that come meanwhile."""

@@ -26,9 +26,11 @@ from storage.checkpoints import Checkpoints
 from storage.files.marker import WrongStoreError, adopt_store, check_store
 from storage.files.marks import Marks, ended_drops, revoked_tokens
 from storage.files.owner import ForeignOwnerError
-from storage.keyring.keys import KeySourceError, ServerKeys, check_recipients, load_server_keys
+from storage.keyring.identities import check_recipients
+from storage.keyring.keys import ServerKeys, load_server_keys
+from storage.keyring.keysource import KeySourceError
+from storage.keyring.rotation import hold_store
 from storage.uploads.engine import FileStore, StoreSettings
-from storage.uploads.rotation import hold_store
 
 TOKEN_BYTES = 16
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.audit import Act, AuditBrokenError, RowsHash, read_row
-from storage.keyring.keys import SigningKey
 from storage.keyring.lines import sign_line, stamp, verify_line
+from storage.keyring.signing import SigningKey
 
 VERSION = 1
 _CHECKPOINT_DOMAIN = b"dropoff-tus/checkpoint/v1\n"

@@ -26,7 +26,7 @@ from dropoff_tus.audit import AuditBrokenError, RowsHash
 from dropoff_tus.errors import CatalogUnavailableError
 from storage.audit import Checkpoint, Verifier, next_checkpoint, read_checkpoint, sign_checkpoint
 from storage.files.durable import Disk
-from storage.keyring.keys import SigningKey
+from storage.keyring.signing import SigningKey
 
 PAGE_ROWS = 1000
 _WAIT_SECONDS, _LOOK_SECONDS = 5.0, 0.05

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
     from storage.checkpoints import Checkpoints
-    from storage.keyring.keys import SigningKey
+    from storage.keyring.signing import SigningKey
 
 app = group("Export and verify the audit: who did what, signed so that no row can be changed unseen.")
 _SIGNED_WITHIN = timedelta(minutes=10)
@@ -33,7 +33,7 @@ async def _open(catalog: SqlCatalog, config: Config) -> tuple[Verifier, Checkpoi
     from server.services import identify_store
     from storage.audit import Verifier
     from storage.checkpoints import Checkpoints
-    from storage.keyring.keys import load_signing_key
+    from storage.keyring.signing import load_signing_key
 
     await identify_store(config, catalog, adopt=False)
     key = load_signing_key(config.keys.signing_key)

@@ -85,7 +85,8 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     from server.places import KeySourceError, folders, key_places
     from server.services import StartError
     from server.tls import read_certificate
-    from storage.keyring.keys import check_recipients, load_server_keys
+    from storage.keyring.identities import check_recipients
+    from storage.keyring.keys import load_server_keys
 
     server = config.server
     checks: list[tuple[str, Callable[[], object]]] = [

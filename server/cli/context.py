@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from server.services import Services
     from server.settings.config import Config
     from storage.catalog import SqlCatalog
-    from storage.keyring.keys import SigningKey
+    from storage.keyring.signing import SigningKey
     from storage.uploads.engine import FileStore
 
 T = TypeVar("T")

@@ -84,7 +84,7 @@ def init(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     recipients = list(recipients_option(recipient or ()))
-    from storage.keyring.keys import check_recipients
+    from storage.keyring.identities import check_recipients
 
     check_recipients(recipients)
     host, _, port = listen.rpartition(":")
@@ -176,7 +176,8 @@ class _Setup:
         from server.places import layout_of
         from storage.catalog import migrate
         from storage.files.marker import adopt_store
-        from storage.keyring.keys import generate_root_identity, generate_server_keys
+        from storage.keyring.identities import generate_root_identity
+        from storage.keyring.keys import generate_server_keys
 
         generate_server_keys(self.folder / _SECRETS)
         if not recipients:

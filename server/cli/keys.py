@@ -55,7 +55,7 @@ def generate(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     check_output(output, as_json=as_json)
-    from storage.keyring.keys import new_root_identity
+    from storage.keyring.identities import new_root_identity
 
     text, recipient = new_root_identity(key_type)
     with output_file(output) as file:
@@ -69,7 +69,7 @@ def generate(
 
 
 def _public_key(raw: bytes) -> dict[str, str]:
-    from storage.keyring.keys import key_id
+    from storage.keyring.signing import key_id
 
     return {"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")}
 
@@ -111,7 +111,7 @@ def rotate(
         message = "--output belongs to --signing"
         raise CommandError(message)
     from dropoff_tus.audit import Act, Event
-    from storage.keyring.keys import check_recipients, read_identity_file
+    from storage.keyring.identities import check_recipients, read_identity_file
     from storage.uploads.rewrap import Rewrapper
 
     identities = [text for path in identity or () for text in read_identity_file(path)]
@@ -213,7 +213,8 @@ def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> Non
 def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
     from dropoff_tus.audit import Act, Event
     from server.services import identify_store, store_settings
-    from storage.uploads.rotation import SigningRotation, hold_store
+    from storage.keyring.rotation import hold_store
+    from storage.uploads.rotation import SigningRotation
 
     if output is not None:
         _check_key_file(output)

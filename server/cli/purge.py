@@ -106,7 +106,7 @@ def _certificate_in(target: Path, drop_id: str) -> bytes:
 
 
 async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes | None) -> dict[str, Any]:
-    from storage.files.durable import failpoint
+    from storage.failpoints import failpoint
 
     with contextlib.ExitStack() as bars:
         purged = await services.purger.purge(drop_id, lambda total: bars.enter_context(steps("shred", total)))

@@ -24,7 +24,7 @@ def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     Example: dropoff-tus keys show > signing-key.pub
     """
     loaded = read_config(config)
-    from storage.keyring.keys import key_id, load_signing_key
+    from storage.keyring.signing import key_id, load_signing_key
 
     signing = load_signing_key(loaded.keys.signing_key)
     text = base64.b64encode(signing.public_bytes).decode("ascii")

@@ -132,7 +132,8 @@ def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
     """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
     import base64
 
-    from storage.keyring.keys import load_signing_key, verifying_keys
+    from storage.keyring.keys import verifying_keys
+    from storage.keyring.signing import load_signing_key
 
     if not texts:
         signing = load_signing_key(config.keys.signing_key)

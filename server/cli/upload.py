@@ -40,7 +40,7 @@ def identities_in(file: Path | None) -> list[str]:
     """Return the identities in a file that an operator names; none without a file."""
     if file is None:
         return []
-    from storage.keyring.keys import read_identity_file
+    from storage.keyring.identities import read_identity_file
 
     return read_identity_file(file)
 

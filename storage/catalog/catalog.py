@@ -12,7 +12,7 @@ from dropoff_tus.states import UploadState
 from storage.catalog import audit, dropoffs, tokens, uploads
 from storage.catalog.outbox import SqlOutbox
 from storage.catalog.transaction import Transaction
-from storage.files.durable import failpoint
+from storage.failpoints import failpoint
 
 T = TypeVar("T")
 

@@ -14,13 +14,12 @@ import contextlib
 import ctypes
 import errno
 import os
-import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-_FAILPOINT_VARIABLE = "DROPOFF_TUS_FAILPOINT"
-"""`name:count` kills the process at the count-th passage of that point. For crash tests."""
+from storage.backing import SyncFailedError
+from storage.failpoints import failpoint
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -30,10 +29,6 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """What file systems that sync no folders answer, as some network shares do."""
-
-
-class SyncFailedError(OSError):
-    """A sync failed: what the file holds on the medium is unknown."""
 
 
 def _named(error: OSError, descriptor: int) -> OSError:
@@ -56,32 +51,6 @@ def sync_folder(path: Path) -> None:
         raise _named(error, descriptor) from None
     finally:
         os.close(descriptor)
-
-
-def _killer(spec: str) -> Callable[[str], None]:
-    """Make the failpoint hook that kills this process."""
-    name, _, count = spec.partition(":")
-    left = int(count or "1")
-
-    def hook(point: str) -> None:
-        nonlocal left
-        if point == name:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return hook
-
-
-failpoint_hook: Callable[[str], None] | None = (
-    _killer(os.environ[_FAILPOINT_VARIABLE]) if _FAILPOINT_VARIABLE in os.environ else None
-)
-
-
-def failpoint(name: str) -> None:
-    """Mark a step at which a crash is tested."""
-    if failpoint_hook is not None:
-        failpoint_hook(name)
 
 
 def _in(folder: int | None, path: Path) -> str:

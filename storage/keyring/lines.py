@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from storage.keyring.keys import SigningKey
+from dropoff_tus.errors import UploadDamagedError
+from storage.keyring.signing import SigningKey
 
 Record = dict[str, Any]
 _DOMAIN = b"dropoff-tus/log/v1\n"
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+
+
+def damaged(upload_id: str, what: str) -> UploadDamagedError:
+    """Make the error that names the upload and what does not verify."""
+    return UploadDamagedError(f"upload {upload_id} does not verify: {what}; nothing was changed")
 
 
 def canonical(record: Mapping[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffE
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.ports.store import Body
 from dropoff_tus.protocol import may_cost
-from storage.files.pools import Pools
+from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.commit import Committer
 from storage.uploads.holder import Holder, answer
@@ -48,7 +48,7 @@ class Leased:
     """What a lease has in its hands. `data` is an open descriptor."""
 
     base: StoreBase
-    pools: Pools
+    pools: Threads
     holder: Holder
     committer: Committer
     data: int

@@ -24,7 +24,8 @@ from dropoff_tus.errors import DropoffError, StorageFailedError, StorageFullErro
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Metadata
 from storage.age import Identity, Recipient
-from storage.files.durable import Disk, SyncFailedError
+from storage.backing import SyncFailedError
+from storage.files.durable import Disk
 from storage.files.layout import Layout
 from storage.keyring.keys import ServerKeys
 from storage.uploads.chain import Chain

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from storage.keyring.lines import Record
-from storage.uploads.log import MAX_LINE_BYTES, LogState, SegmentEntry, damaged
+from storage.keyring.lines import Record, damaged
+from storage.uploads.log import MAX_LINE_BYTES, LogState, SegmentEntry
 
 _BLOCK_BYTES = 64 << 10
 """Read and verified at once, for one byte of an upload too: some 130 commits, in about a millisecond."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from dropoff_tus.errors import UploadDamagedError
-from storage.keyring.keys import SigningKey
+from storage.keyring.signing import SigningKey
 from storage.uploads.chain import Chain
 from storage.uploads.recovery import read_chain
 

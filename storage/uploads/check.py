@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role
 from storage.age import AgeError, check_form
+from storage.keyring.envelope import MAX_STANZAS
+from storage.keyring.journal import JOURNAL, Written
 from storage.uploads.base import StoreBase, new_hash
 from storage.uploads.chain import Chain
 from storage.uploads.engine import FileStore
-from storage.uploads.envelope import MAX_STANZAS
-from storage.uploads.journal import JOURNAL, Written
 from storage.uploads.log import LogState
 from storage.uploads.reading import load_part, open_with, read_plain
 from storage.uploads.receipts import RECEIPT_STANZA, read_receipt
@@ -145,7 +145,7 @@ def _verify_envelope(base: StoreBase, state: LogState, written: Written) -> None
     except FileNotFoundError:
         raise _ProblemError(_NO_ENVELOPE) from None
     # The journal of rotations is not signed, so what it names has at least the form of an envelope.
-    if not written.is_envelope(state, blob) or not _stanzas(blob, MAX_STANZAS):
+    if not written.is_envelope(state.id, blob, state.create["root"]) or not _stanzas(blob, MAX_STANZAS):
         message = "its envelope is not the one that was written; see with --identity whether it opens, or put it back"
         raise _ProblemError(message)
 

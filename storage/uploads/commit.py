@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus.errors import DropoffError
-from storage.files.durable import SyncFailedError, failpoint
+from storage.backing import SyncFailedError
+from storage.failpoints import failpoint
 from storage.keyring.lines import Record, sign_line
 from storage.uploads.base import StoreBase, refused
 from storage.uploads.creation import sync_creation

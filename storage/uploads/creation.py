@@ -5,7 +5,6 @@ Source: docs/format.md, Files, Envelope, Log.
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,11 @@ from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.files.layout import NEW_SUFFIX, UploadPaths
-from storage.keyring.keys import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
+from storage.files.locks import lock
+from storage.keyring.envelope import SALT_BYTES, Envelope
+from storage.keyring.identities import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
 from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import Known, StoreBase, new_hash, refused
-from storage.uploads.envelope import SALT_BYTES, Envelope
 from storage.uploads.log import FORMAT_VERSION, LogState, initial_state
 
 _NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
@@ -98,7 +98,7 @@ def _alone(base: StoreBase, folder: Path) -> Iterator[None]:
     """Keep other processes from making the same concatenation: its token, unlike any other, is not random."""
     descriptor = base.disk.open_existing(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

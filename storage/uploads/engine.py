@@ -1,6 +1,6 @@
 """The store on local files: implements `dropoff_tus.ports.store.Store` by wiring the rooms below it.
 
-The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.files.pools`).
+The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.threads`).
 
 | room | does |
 |---|---|
@@ -26,8 +26,8 @@ from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
 from storage.files.layout import Layout
-from storage.files.pools import Pools
 from storage.keyring.keys import ServerKeys
+from storage.threads import Threads
 from storage.uploads import creation, receipts, shredding
 from storage.uploads.base import StoreBase, StoreSettings
 from storage.uploads.chain import Chain
@@ -52,7 +52,7 @@ class FileStore:
     ) -> None:
         """Take settings and keys. The folders are there: `storage.files.marker` makes them, or refuses others."""
         self._base = StoreBase(settings, keys, clock)
-        self._pools = Pools(sync=settings.durability == "fsync")
+        self._pools = Threads(sync=settings.durability == "fsync")
         self._leases = Leases(self._base, self._pools)
 
     @property

@@ -21,8 +21,8 @@ from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import Body, Completion
 from dropoff_tus.states import UploadState
-from storage.files.durable import SyncFailedError
-from storage.files.pools import Pools
+from storage.backing import SyncFailedError
+from storage.threads import Threads
 from storage.uploads.append import Appender, Leased
 from storage.uploads.base import StoreBase, refused
 from storage.uploads.claims import Claims
@@ -38,7 +38,7 @@ class FileLease:
     """A lease on local files. Made by `storage.uploads.leases` alone."""
 
     def __init__(
-        self, base: StoreBase, pools: Pools, claims: Claims, holder: Holder, state: LogState, log: int, data: int
+        self, base: StoreBase, pools: Threads, claims: Claims, holder: Holder, state: LogState, log: int, data: int
     ) -> None:
         """Take over open descriptors; `release` closes them."""
         self._base, self._pools, self._claims = base, pools, claims

@@ -8,7 +8,6 @@ Source: docs/format.md, Leases, Recovery.
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
@@ -27,13 +26,15 @@ from dropoff_tus.model import Mode
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
 from dropoff_tus.states import UploadState
-from storage.files.pools import Pools
+from storage.files.locks import lock, open_folder, try_lock
+from storage.keyring.journal import JOURNAL, Written
+from storage.keyring.lines import damaged
+from storage.threads import Threads
 from storage.uploads.base import Known, StoreBase, distrusted
 from storage.uploads.claims import Claims
 from storage.uploads.holder import QUIET_SECONDS, Holder
-from storage.uploads.journal import JOURNAL, Written
 from storage.uploads.lease import FileLease
-from storage.uploads.log import LogState, check_signs, damaged
+from storage.uploads.log import LogState, check_signs
 from storage.uploads.reading import open_own_envelope
 from storage.uploads.recovery import not_found, read_durable, read_state, repair
 
@@ -47,7 +48,7 @@ _JOINING_SECONDS = 10.0
 class Leases:
     """All leases of this process."""
 
-    def __init__(self, base: StoreBase, pools: Pools) -> None:
+    def __init__(self, base: StoreBase, pools: Threads) -> None:
         """Start with none."""
         self._base, self._pools, self._claims = base, pools, Claims(base)
         self._holders: dict[str, Holder] = {}
@@ -83,19 +84,16 @@ class Leases:
         except OSError as error:
             raise self._base.failed(upload_id, error) from error
         try:
-            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return not try_lock(log, shared=True)
         finally:
             os.close(log)
-        return False
 
     def announce(self) -> bool:
         """Say that a server runs here, until this process ends; see `FileStore`."""
-        self._announced = os.open(self._base.settings.keys_dir, os.O_RDONLY | os.O_CLOEXEC)
-        alone = _try_lock(self._announced)
+        self._announced = open_folder(self._base.settings.keys_dir)
+        alone = try_lock(self._announced)
         # Whoever has it alone does so for this moment.
-        fcntl.flock(self._announced, fcntl.LOCK_SH)
+        lock(self._announced, shared=True)
         return alone
 
     def close(self) -> None:
@@ -150,9 +148,9 @@ class Leases:
         """Have the turn of whoever makes a concatenation; see the port."""
         deadline = time.monotonic() + _JOINING_SECONDS
         async with self._joining:
-            folder = await self._pools.run(os.open, self._base.layout.uploads, os.O_RDONLY | os.O_CLOEXEC)
+            folder = await self._pools.run(open_folder, self._base.layout.uploads)
             try:
-                while not _try_lock(folder):
+                while not try_lock(folder):
                     if time.monotonic() > deadline:
                         message = "another process is concatenating; nothing was changed, try again"
                         raise UploadLockedError(message)
@@ -223,7 +221,7 @@ class Leases:
         """Open, lock and recover; None if another process holds the lock."""
         log, data = self._open_files(upload_id)
         try:
-            if _try_lock(log):
+            if try_lock(log):
                 return self._recover(upload_id, log, data, for_append), log, data
         except BaseException:
             os.close(log)
@@ -299,7 +297,10 @@ class Leases:
         except FileNotFoundError:
             raise self._without_envelope(state) from None
         written = Written(self._base.settings.keys_dir / JOURNAL)
-        if not written.is_envelope(state, root) or hashlib.sha256(own).hexdigest() != state.create["own"]:
+        if (
+            not written.is_envelope(state.id, root, state.create["root"])
+            or hashlib.sha256(own).hexdigest() != state.create["own"]
+        ):
             raise not_found()
 
     def _without_envelope(self, state: LogState) -> DropoffError:
@@ -323,11 +324,3 @@ class Leases:
             raise
         known.metadata, known.receipt_identity = envelope.metadata, envelope.receipt_identity
         known.vouched = True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

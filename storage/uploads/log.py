@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError, UploadDamagedError
+from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.states import UploadState
 from storage.age import KeyType, Recipient
-from storage.keyring.keys import SigningKey, key_id
-from storage.keyring.lines import Record, sign_line, stamp, verify_line
+from storage.keyring.lines import Record, damaged, sign_line, stamp, verify_line
+from storage.keyring.signing import SigningKey, key_id
 
 FORMAT_VERSION = 1
 MAX_SEGMENTS = 4_000_000
@@ -30,11 +30,6 @@ MAX_COMMIT_SEGMENTS = 100_000
 MAX_LINE_BYTES = 32 << 20
 """A commit of so many segments is below this."""
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
-
-
-def damaged(upload_id: str, what: str) -> UploadDamagedError:
-    """Make the error that names the upload and what does not verify."""
-    return UploadDamagedError(f"upload {upload_id} does not verify: {what}; nothing was changed")
 
 
 def sign_receipt(payload: Mapping[str, Any], key: SigningKey) -> bytes:
@@ -127,6 +122,11 @@ class LogState:
     def recipient_bytes(self) -> bytes:
         """The upload's own recipient, raw."""
         return base64.b64decode(self.create["u"]["key"])
+
+    @property
+    def commitment(self) -> str:
+        """To the metadata that is in the envelopes."""
+        return str(self.create["commitment"])
 
     @property
     def recipient(self) -> Recipient:

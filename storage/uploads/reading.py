@@ -9,11 +9,12 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
 from storage.age import CHUNK_BYTES
-from storage.keyring.keys import parse_identities
+from storage.keyring.envelope import Envelope, open_envelope
+from storage.keyring.identities import parse_identities
+from storage.keyring.lines import damaged
 from storage.uploads.base import StoreBase, new_hash
 from storage.uploads.chain import Chain
-from storage.uploads.envelope import Envelope, open_envelope
-from storage.uploads.log import LogState, damaged
+from storage.uploads.log import LogState
 from storage.uploads.segment import read_segments
 
 _STEP_BYTES = 64 << 20

@@ -11,11 +11,11 @@ from typing import Any
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Metadata
 from storage.age import AgeError, Identity, decrypt, encrypt
-from storage.files.durable import failpoint
-from storage.keyring.keys import receipt_identity
-from storage.keyring.lines import Record, stamp
+from storage.failpoints import failpoint
+from storage.keyring.identities import receipt_identity
+from storage.keyring.lines import Record, damaged, stamp
 from storage.uploads.base import StoreBase
-from storage.uploads.log import LogState, damaged, sign_receipt, verify_receipt
+from storage.uploads.log import LogState, sign_receipt, verify_receipt
 from storage.uploads.reading import open_own_envelope, open_with
 
 RECEIPT_VERSION = 1

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
-from storage.keyring.keys import SigningKey
-from storage.keyring.lines import Record, verify_line
+from storage.keyring.lines import Record, damaged, verify_line
+from storage.keyring.signing import SigningKey
 from storage.uploads.chain import Chain, Mark, created_mark, read_exactly, walk
-from storage.uploads.log import FORMAT_VERSION, MAX_LINE_BYTES, LogState, damaged, follow, initial_state, jump
+from storage.uploads.log import FORMAT_VERSION, MAX_LINE_BYTES, LogState, follow, initial_state, jump
 
 _TAIL_BYTES = 16 << 10
 _LAST_BYTES = 4 << 10

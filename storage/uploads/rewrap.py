@@ -1,7 +1,7 @@
 """Rotating the roots: wrapping envelopes anew for other recipients. Data, logs and identities stay as they are.
 
 What an envelope is wrapped for cannot be seen from outside, so a journal beside the envelopes says it
-(`storage.uploads.journal`), and a second run goes on where the first one ended.
+(`storage.keyring.journal`), and a second run goes on where the first one ended.
 
 A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record durable and removes the
 envelope after that; we rename and look for an end record after that. Whoever comes second removes it.
@@ -19,12 +19,14 @@ from typing import Self
 from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.model import Mode
 from storage.age import Recipient, parse_header
-from storage.files.durable import Disk, failpoint
-from storage.keyring.keys import parse_identities, parse_recipient, roots_hash
+from storage.failpoints import failpoint
+from storage.files.durable import Disk
+from storage.keyring.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
+from storage.keyring.identities import parse_identities, parse_recipient, roots_hash
+from storage.keyring.journal import JOURNAL, Journal
+from storage.keyring.lines import damaged
 from storage.uploads.base import StoreBase
-from storage.uploads.envelope import MAX_ENVELOPE_BYTES, MAX_STANZAS, Envelope, open_envelope
-from storage.uploads.journal import JOURNAL, Journal
-from storage.uploads.log import LogState, damaged
+from storage.uploads.log import LogState
 from storage.uploads.reading import open_own_envelope
 
 
@@ -93,7 +95,7 @@ class Rewrapper:
             blob = self._base.read_key_file(state.id, path)
         except FileNotFoundError:
             raise damaged(state.id, "its envelope is missing; put it back from a backup") from None
-        if self._journal.wrapped_for(state, blob) == wanted:
+        if self._journal.wrapped_for(state.id, blob, str(state.create["roots"])) == wanted:
             return Rewrapped(state.id, Outcome.CURRENT)
         envelope = self._open(state, blob)
         outcome = Outcome.REWRAPPED if self._dry_run else self._replace(state, envelope, texts)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dropoff_tus.errors import TooManySegmentsError
-from storage.files.pools import Pools
+from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
 from storage.uploads.segment import ROLL_BYTES, SegmentWriter
@@ -17,7 +17,7 @@ from storage.uploads.segment import ROLL_BYTES, SegmentWriter
 class Sealing:
     """Seals what is received after an upload's committed end. Used by one worker at a time."""
 
-    def __init__(self, base: StoreBase, pools: Pools, state: LogState, data: int, digests: Sequence[Any]) -> None:
+    def __init__(self, base: StoreBase, pools: Threads, state: LogState, data: int, digests: Sequence[Any]) -> None:
         """Begin at the committed end. `digests` are running hashes of the plaintext, fed with everything taken."""
         self._base, self._pools, self._data = base, pools, data
         self._recipient = base.recipient_of(state)

@@ -28,7 +28,8 @@ from storage.age import (
     sealed_size,
 )
 from storage.files.durable import Disk
-from storage.uploads.log import SegmentEntry, damaged
+from storage.keyring.lines import damaged
+from storage.uploads.log import SegmentEntry
 
 ROLL_BYTES = 64 << 20
 """Plaintext of a full segment; a multiple of the chunk size."""

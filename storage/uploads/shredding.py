@@ -4,7 +4,6 @@ Source: docs/format.md, Order of writes.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import os
@@ -15,7 +14,8 @@ from typing import Any
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
-from storage.files.durable import failpoint
+from storage.failpoints import failpoint
+from storage.files.locks import try_lock
 from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import StoreBase, log_failure
 from storage.uploads.claims import said_at_creation
@@ -177,11 +177,9 @@ def _damaged_log(base: StoreBase, upload_id: str) -> Iterator[int | None]:
         yield None
         return
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(log):
+            raise UploadLockedError("the upload is in use by another process; nothing was changed")
         yield log
-    except BlockingIOError:
-        message = "the upload is in use by another process; nothing was changed"
-        raise UploadLockedError(message) from None
     finally:
         os.close(log)
 

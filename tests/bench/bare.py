@@ -18,8 +18,9 @@ from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata
 from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
 from storage.files.durable import Disk
-from storage.keyring.keys import SigningKey, receipt_identity
-from storage.uploads.envelope import SALT_BYTES, Envelope
+from storage.keyring.envelope import SALT_BYTES, Envelope
+from storage.keyring.identities import receipt_identity
+from storage.keyring.signing import SigningKey
 from storage.uploads.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
 
 _HEAD_BYTES = 16 << 10

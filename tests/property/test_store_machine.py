@@ -40,10 +40,12 @@ from dropoff_tus.errors import (
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
-from storage.keyring.keys import generate_root_identity, load_server_keys, read_identity_file
+from storage.keyring.identities import generate_root_identity, read_identity_file
+from storage.keyring.keys import load_server_keys
+from storage.keyring.rotation import hold_store
 from storage.uploads.check import check_store
 from storage.uploads.rewrap import Outcome, Rewrapper
-from storage.uploads.rotation import SigningRotation, hold_store
+from storage.uploads.rotation import SigningRotation
 from tests.support.nonce_spy import NonceSpy
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 

@@ -13,9 +13,10 @@ from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage import age
 from storage.age import AgeError, Identity, KeyType, bech32
-from storage.keyring.keys import KeySourceError, SigningKeyFile, new_signing_key
+from storage.keyring.envelope import open_envelope
+from storage.keyring.keysource import KeySourceError
 from storage.keyring.lines import sign_line
-from storage.uploads.envelope import open_envelope
+from storage.keyring.signing import SigningKeyFile, new_signing_key
 from storage.uploads.log import LogState, sign_receipt, verify_receipt
 from storage.uploads.recovery import check_unchanged, read_chain, read_state
 from tests.support.store_kit import StoreKit

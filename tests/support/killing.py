@@ -9,7 +9,7 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Stands in for `storage.files.durable.failpoint_hook`."""
+    """Stands in for `storage.failpoints.hook`."""
 
     def __init__(self) -> None:
         """Let everything pass."""

@@ -4,8 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from storage.keyring.keys import SigningKey
 from storage.keyring.lines import canonical, sign_line, stamp
+from storage.keyring.signing import SigningKey
 from storage.uploads.base import StoreBase
 from storage.uploads.log import LogState, SegmentEntry
 

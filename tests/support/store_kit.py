@@ -15,7 +15,8 @@ from dropoff_tus.errors import BodyCutError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
 from dropoff_tus.ports.store import NewUpload
-from storage.keyring.keys import generate_root_identity, generate_server_keys, load_server_keys, read_identity_file
+from storage.keyring.identities import generate_root_identity, read_identity_file
+from storage.keyring.keys import generate_server_keys, load_server_keys
 from storage.uploads.engine import FileStore, StoreSettings
 
 

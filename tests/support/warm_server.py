@@ -101,6 +101,7 @@ def _serve() -> None:
 
 def _run(order: dict[str, Any]) -> None:
     from server.cli.main import main  # noqa: PLC0415 - imported before the fork
+    from storage import failpoints  # noqa: PLC0415
     from storage.files import durable  # noqa: PLC0415
 
     class DyingCalls(durable.Calls):
@@ -119,7 +120,7 @@ def _run(order: dict[str, Any]) -> None:
     if order["die_at_byte"]:
         durable.calls = DyingCalls()
     if order["failpoint"]:
-        durable.failpoint_hook = durable._killer(order["failpoint"])  # noqa: SLF001 - what the environment would make
+        failpoints.hook = failpoints._killer(order["failpoint"])  # noqa: SLF001 - what the environment would make
     for number, (path, flags) in enumerate((("/dev/null", os.O_RDONLY), *[(order["output"], os.O_WRONLY)] * 2)):
         opened = os.open(path, flags | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)

@@ -19,7 +19,7 @@ from storage.catalog.address import parse_url
 from storage.catalog.postgres import PostgresEngine
 from storage.catalog.transaction import Transaction
 from storage.checkpoints import Checkpoints
-from storage.keyring.keys import SigningKey
+from storage.keyring.signing import SigningKey
 from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse
 from tests.support.aio import async_test

@@ -2,6 +2,7 @@
 
 import pytest
 
+from storage import failpoints
 from storage.files import durable
 from tests.support.killing import Killer
 from tests.support.unsynced import UnsyncedCalls
@@ -17,5 +18,5 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
     """Return what ends the process at a failpoint."""
     killer = Killer()
-    monkeypatch.setattr(durable, "failpoint_hook", killer)
+    monkeypatch.setattr(failpoints, "hook", killer)
     return killer

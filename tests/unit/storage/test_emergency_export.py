@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.model import Mode, Role
-from storage.keyring.keys import generate_root_identity
+from storage.keyring.identities import generate_root_identity
 from storage.uploads.rewrap import Outcome, Rewrapper
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program

@@ -14,7 +14,7 @@ from dropoff_tus.model import Mode
 from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
-from storage.keyring.keys import generate_root_identity
+from storage.keyring.identities import generate_root_identity
 from storage.uploads.check import check_store
 from storage.uploads.rewrap import Rewrapper
 from tests.support.aio import async_test

@@ -264,7 +264,7 @@ async def test_readings_that_stand_still_stop_nobody_else(tmp_path: Path, monkey
 @async_test
 async def test_takeovers_of_long_logs_stop_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a start each long log is verified whole: that is reading too."""
-    monkeypatch.setattr("storage.files.pools._LONG_LOG_BYTES", 10_000)
+    monkeypatch.setattr("storage.threads._LONG_LOG_BYTES", 10_000)
     kit = StoreKit(tmp_path)
     _, short = await kit.create(2)
     long = [await _upload(kit, 100, length=101) for _ in range(20)]

@@ -31,8 +31,8 @@ from storage.age import (
     sealed_size,
 )
 from storage.age.stream import ChunkSealer
-from storage.keyring.keys import SigningKey
 from storage.keyring.lines import Record, sign_line
+from storage.keyring.signing import SigningKey
 from storage.uploads.check import check_store
 from storage.uploads.engine import FileStore, StoreSettings
 from storage.uploads.log import sign_receipt

@@ -13,9 +13,11 @@ from storage import age
 from storage.age import Identity, KeyType, Stanza
 from storage.age.header import serialize_header
 from storage.files.layout import Layout
-from storage.keyring.keys import ServerKeys, SigningKey, new_signing_key, receipt_identity
+from storage.keyring.envelope import Envelope
+from storage.keyring.identities import receipt_identity
+from storage.keyring.keys import ServerKeys
 from storage.keyring.lines import Record, sign_line
-from storage.uploads.envelope import Envelope
+from storage.keyring.signing import SigningKey, new_signing_key
 from storage.uploads.log import sign_receipt
 
 Files = dict[str, bytes]

@@ -8,7 +8,8 @@ from typing import Any
 
 from dropoff_tus.messages import AppendPlan
 from storage.files.layout import Layout
-from storage.keyring.keys import KeyPlaces, load_server_keys, read_identity_file
+from storage.keyring.identities import read_identity_file
+from storage.keyring.keys import KeyPlaces, load_server_keys
 from storage.uploads.engine import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import storage
+from storage.backing import SyncFailedError
 from storage.files import durable
-from storage.files.durable import Disk, SyncFailedError
+from storage.files.durable import Disk
 
 _METHODS = {"unlink", "rmdir", "mkdir", "rename", "hardlink_to", "symlink_to", "write_bytes", "write_text", "touch"}
 _OS_CALLS = {

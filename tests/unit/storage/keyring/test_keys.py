@@ -14,21 +14,11 @@ from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.model import Metadata, Mode, SignedPolicy
 from server import logs
 from storage.age import Identity, KeyType
-from storage.keyring.keys import (
-    KeyPlaces,
-    KeySourceError,
-    ServerKeys,
-    SigningKey,
-    SigningKeyFile,
-    generate_server_keys,
-    key_id,
-    load_server_keys,
-    new_signing_key,
-    public_of,
-    receipt_identity,
-    verifying_keys,
-)
-from storage.uploads.envelope import Envelope
+from storage.keyring.envelope import Envelope
+from storage.keyring.identities import receipt_identity
+from storage.keyring.keys import KeyPlaces, ServerKeys, generate_server_keys, load_server_keys, verifying_keys
+from storage.keyring.keysource import KeySourceError
+from storage.keyring.signing import SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
 
 DROP = "8d3ff0e8-0c4a-4c8c-9d55-2f2f6a6c1a11"
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from storage.files import durable
+from storage import failpoints
 from storage.keyring.keysource import (
     KeySourceError,
     check_owner_only,
@@ -248,10 +248,10 @@ def test_replacing_that_dies_before_the_rename_leaves_the_old(
         if point == "rename":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(durable, "failpoint_hook", die)
+    monkeypatch.setattr(failpoints, "hook", die)
     with pytest.raises(KeyboardInterrupt):
         replace_owner_only(secret_file, "new")
     assert read_owner_only(secret_file, "it").strip() == SECRET
-    monkeypatch.setattr(durable, "failpoint_hook", None)
+    monkeypatch.setattr(failpoints, "hook", None)
     replace_owner_only(secret_file, "new")
     assert read_owner_only(secret_file, "it") == "new"

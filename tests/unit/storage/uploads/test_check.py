@@ -9,8 +9,8 @@ import pytest
 from dropoff_tus.model import Mode
 from storage.age import Identity, KeyType, encrypt
 from storage.files.layout import UploadPaths
+from storage.keyring.journal import JOURNAL
 from storage.uploads.check import Depth, check_store
-from storage.uploads.journal import JOURNAL
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role
 from storage.age import Identity, KeyType
-from storage.keyring.keys import generate_root_identity, generate_server_keys, read_identity_file
+from storage.keyring.identities import generate_root_identity, read_identity_file
+from storage.keyring.keys import generate_server_keys
 from storage.uploads import reading
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
-from storage.keyring.keys import new_signing_key, public_of
 from storage.keyring.lines import sign_line
+from storage.keyring.signing import new_signing_key, public_of
 from storage.uploads.log import LogState, SegmentEntry, key_record, segments_record
 from storage.uploads.recovery import check_unchanged, read_chain, read_state, waiting_at
 from tests.support.aio import async_test

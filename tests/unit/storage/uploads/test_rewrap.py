@@ -11,12 +11,12 @@ import pytest
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
-from storage.files import durable
+from storage import failpoints
 from storage.files.layout import NEW_SUFFIX
-from storage.keyring.keys import generate_root_identity, read_identity_file
+from storage.keyring.identities import generate_root_identity, read_identity_file
+from storage.keyring.journal import JOURNAL
 from storage.keyring.keysource import RotationError
 from storage.uploads.check import check_store
-from storage.uploads.journal import JOURNAL
 from storage.uploads.rewrap import Outcome, Rewrapped, Rewrapper
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer
@@ -206,7 +206,7 @@ async def test_upload_that_ends_meanwhile_gets_no_envelope_back(
         if point == "rename":
             log.write_bytes(ended)
 
-    monkeypatch.setattr(durable, "failpoint_hook", hook)
+    monkeypatch.setattr(failpoints, "hook", hook)
     done = roots.rotate([upload_id], roots.old)[upload_id]
     assert done.outcome is Outcome.ENDED
     assert not roots.kit.store.layout.of(upload_id).root_envelope.exists()
@@ -222,10 +222,10 @@ async def test_shredding_takes_what_a_killed_rotation_left(tmp_path: Path, monke
         if point == "rename":
             raise Killed
 
-    monkeypatch.setattr(durable, "failpoint_hook", hook)
+    monkeypatch.setattr(failpoints, "hook", hook)
     with pytest.raises(Killed):
         roots.rotate([upload_id])
-    monkeypatch.setattr(durable, "failpoint_hook", None)
+    monkeypatch.setattr(failpoints, "hook", None)
     envelope = roots.kit.store.layout.of(upload_id).root_envelope
     left = envelope.with_name(envelope.name + NEW_SUFFIX)
     assert left.exists()

@@ -10,13 +10,15 @@ import pytest
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError
 from dropoff_tus.model import Mode
 from dropoff_tus.states import UploadState
-from storage.keyring.keys import KeySourceError, SigningKeyFile, key_id, load_server_keys, new_signing_key, public_of
-from storage.keyring.keysource import RotationError
+from storage.keyring.keys import load_server_keys
+from storage.keyring.keysource import KeySourceError, RotationError
 from storage.keyring.lines import sign_line
+from storage.keyring.rotation import hold_store
+from storage.keyring.signing import SigningKeyFile, key_id, new_signing_key, public_of
 from storage.uploads.check import check_store
 from storage.uploads.log import key_record, next_record
 from storage.uploads.recovery import read_chain, read_state
-from storage.uploads.rotation import SigningRotation, hold_store
+from storage.uploads.rotation import SigningRotation
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit

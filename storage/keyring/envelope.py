@@ -13,18 +13,42 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
 from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt
-from storage.keyring.lines import canonical
-from storage.uploads.log import LogState, damaged
+from storage.keyring.lines import canonical, damaged
 
 MAX_ENVELOPE_BYTES = 64 << 10
 ENVELOPE_VERSION = 1
 MAX_STANZAS = 32
 SALT_BYTES = 32
 _COMMITMENT_DOMAIN = b"dropoff-tus/metadata/v1\n"
+
+
+class Created(Protocol):
+    """An upload as its create record says it is."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def key_type(self) -> str:
+        """The type of its keys."""
+        ...
+
+    @property
+    def recipient_bytes(self) -> bytes:
+        """Its own recipient, raw."""
+        ...
+
+    @property
+    def commitment(self) -> str:
+        """To the metadata; see `Envelope.commitment`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +88,7 @@ class Envelope:
         )
 
 
-def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) -> Envelope:
+def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) -> Envelope:
     """Open an envelope and check that it is this upload's.
 
     Raises:
@@ -72,19 +96,19 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
         UploadDamagedError: It is malformed, or belongs to another upload.
     """
     if len(blob) > MAX_ENVELOPE_BYTES:
-        raise damaged(state.id, "its envelope is too large")
+        raise damaged(upload.id, "its envelope is too large")
     try:
         plaintext = decrypt(blob, identities, max_stanzas=MAX_STANZAS, only_native=True)
     except NoMatchingIdentity:
-        message = f"no identity at hand opens upload {state.id}; its bytes are safe"
+        message = f"no identity at hand opens upload {upload.id}; its bytes are safe"
         raise KeyMissingError(message) from None
     except AgeError:
-        raise damaged(state.id, "its envelope was changed") from None
+        raise damaged(upload.id, "its envelope was changed") from None
     try:
         fields = json.loads(plaintext)
         if fields["v"] != ENVELOPE_VERSION:
             raise damaged(
-                state.id, f"its envelope is of version {fields['v']!r:.20}, this program reads {ENVELOPE_VERSION}"
+                upload.id, f"its envelope is of version {fields['v']!r:.20}, this program reads {ENVELOPE_VERSION}"
             )
         envelope = Envelope(
             upload_id=fields["id"],
@@ -97,16 +121,16 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], state: LogState) 
         )
     except (AgeError, AttributeError, binascii.Error, KeyError, RecursionError, TypeError, ValueError):
         # Anybody who can write to the folder can make an envelope of anything, since recipients are public.
-        raise damaged(state.id, "its envelope does not follow the format") from None
+        raise damaged(upload.id, "its envelope does not follow the format") from None
     recipient = envelope.identity.recipient
     belongs = (
-        envelope.upload_id == state.id
-        and recipient.key_type.value == state.key_type
-        and recipient.public_bytes == state.recipient_bytes
-        and envelope.commitment() == state.create["commitment"]
+        envelope.upload_id == upload.id
+        and recipient.key_type.value == upload.key_type
+        and recipient.public_bytes == upload.recipient_bytes
+        and envelope.commitment() == upload.commitment
     )
     if not belongs:
-        raise damaged(state.id, "its envelope belongs to another upload or was replaced")
+        raise damaged(upload.id, "its envelope belongs to another upload or was replaced")
     return envelope
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.files.workers import Workers
+from storage.threads import Workers
 from tests.support.aio import async_test
 
 

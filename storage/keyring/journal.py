@@ -6,7 +6,6 @@ dies. An envelope that the journal does not name is the one of its creation, wra
 Source: docs/format.md, Rotation.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.files.durable import FILE_MODE, Disk
+from storage.files.locks import try_lock
 from storage.keyring.keysource import RotationError
-from storage.uploads.log import LogState
 
 JOURNAL = "rewrapped"
 _LINE = re.compile(r"([0-9a-f]{32}) ([0-9a-f]{64}) ([0-9a-f]{64})")
@@ -42,12 +41,10 @@ class Journal:
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, FILE_MODE)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._descriptor):
             self.close()
             message = "another rotation of the roots is running; wait until it is done"
-            raise RotationError(message) from None
+            raise RotationError(message)
         raw = self._path.read_bytes()
         self._read(raw)
         # A line that a crash cut in two is overwritten: it was of an upload that was not renamed yet.
@@ -56,10 +53,10 @@ class Journal:
     def _read(self, raw: bytes) -> None:
         self._known |= {upload_id: (roots, digest) for upload_id, roots, digest in _lines(raw)}
 
-    def wrapped_for(self, state: LogState, blob: bytes) -> str:
-        """Return the hash of the recipients an envelope is wrapped for."""
-        roots, digest = self._known.get(state.id, ("", ""))
-        return roots if digest == hashlib.sha256(blob).hexdigest() else str(state.create["roots"])
+    def wrapped_for(self, upload_id: str, blob: bytes, created_for: str) -> str:
+        """Return the hash of the recipients an envelope is wrapped for; without a rotation those of its creation."""
+        roots, digest = self._known.get(upload_id, ("", ""))
+        return roots if digest == hashlib.sha256(blob).hexdigest() else created_for
 
     def add(self, upload_id: str, roots: str, blob: bytes) -> None:
         """Say, durably, what a file with these bytes is wrapped for."""
@@ -88,10 +85,10 @@ class Written:
         self._size = 0
         self._pairs: set[tuple[str, str]] = set()
 
-    def is_envelope(self, state: LogState, blob: bytes) -> bool:
-        """Tell whether an upload's creation, or one of the rotations since, wrote these bytes as its envelope."""
+    def is_envelope(self, upload_id: str, blob: bytes, created: str) -> bool:
+        """Tell whether these bytes are the envelope of an upload: of its creation, by their hash, or of a rotation."""
         digest = hashlib.sha256(blob).hexdigest()
-        return digest == state.create["root"] or self._has(state.id, digest)
+        return digest == created or self._has(upload_id, digest)
 
     def _has(self, upload_id: str, digest: str) -> bool:
         try:

@@ -1,0 +1,114 @@
+"""Age identities and recipients: those of the roots, and the one that opens an upload's receipt.
+
+Source: docs/format.md, Keys, Receipt.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dropoff_tus.text import decode_text
+from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
+from storage.age.kdf import derive
+from storage.keyring.keysource import KeySourceError, write_owner_only
+
+MAX_RECIPIENTS = 16
+"""More, with all the metadata a client may send, would not fit into an envelope."""
+_RECEIPT_URL_DOMAIN = b"dropoff-tus/receipt-url/v1\n"
+
+
+def receipt_identity(token: str) -> Identity:
+    """Derive, from an upload's token, the identity that opens its receipt.
+
+    X25519 whatever the upload's keys are: its recipient is as secret as itself, so there is no public key for a quantum
+    computer to work on.
+
+    Source: docs/format.md, Receipt.
+    """
+    seed = derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
+    return Identity(KeyType.X25519, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def parse_recipient(text: str) -> Recipient:
+    """Parse a recipient once; a hybrid one costs milliseconds.
+
+    Raises:
+        KeySourceError: It is none; the sentence says what one looks like.
+    """
+    try:
+        return Recipient.parse(text.strip())
+    except AgeError as error:
+        message = f"{error}; a recipient starts with age1 (X25519) or age1pq1 (hybrid)"
+        raise KeySourceError(message) from None
+
+
+def roots_hash(recipients: Sequence[str]) -> str:
+    """Name a list of recipients, in whatever order: hex SHA-256 of the sorted texts, joined by LF."""
+    return hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()
+
+
+def check_recipients(texts: Sequence[str]) -> None:
+    """Refuse a list that one envelope cannot be for.
+
+    Raises:
+        KeySourceError: It has something else in it, mixes key types, or is too long.
+    """
+    if len({check_recipient(text) for text in texts}) > 1:
+        raise KeySourceError("all recipients must be of one type: age1… (X25519) or age1pq1… (hybrid)")
+    if len(texts) > MAX_RECIPIENTS:
+        message = f"at most {MAX_RECIPIENTS} recipients; of a larger circle give one identity to several people"
+        raise KeySourceError(message)
+
+
+def check_recipient(text: str) -> str:
+    """Return a recipient's key type, `x25519` or `hybrid`.
+
+    Raises:
+        KeySourceError: As `parse_recipient`.
+    """
+    return parse_recipient(text).key_type.value
+
+
+def parse_identities(texts: Sequence[str]) -> list[Identity]:
+    """Parse age identities.
+
+    Raises:
+        KeySourceError: One of them is none.
+    """
+    try:
+        return [Identity.parse(text.strip()) for text in texts]
+    except AgeError as error:
+        raise KeySourceError(str(error)) from None
+
+
+def read_identity_file(path: Path) -> list[str]:
+    """Return the identities in a file that an operator names, as text.
+
+    Raises:
+        KeySourceError: The file cannot be read, or holds something else.
+    """
+    try:
+        return [identity.secret_text() for identity in parse_identity_file(decode_text(path.read_bytes()))]
+    except OSError as error:
+        message = f"cannot read the identity file {path}: {error.strerror}"
+    except AgeError as error:
+        message = f"{path}: {error}"
+    except ValueError as error:
+        message = f"{path} {error}"
+    raise KeySourceError(message)
+
+
+def new_root_identity(key_type: str) -> tuple[str, str]:
+    """Make a root identity; return the text of its file, and its recipient."""
+    identity = Identity.generate(KeyType(key_type))
+    text = f"# dropoff-tus root identity: opens every upload. Keep it off the server.\n{identity.secret_text()}\n"
+    return text, str(identity.recipient)
+
+
+def generate_root_identity(path: Path, key_type: str) -> str:
+    """Make a root identity in a new file of the owner's alone, and return its recipient."""
+    text, recipient = new_root_identity(key_type)
+    write_owner_only(path, text)
+    return recipient
