@@ -1,3 +1,4 @@
-import "./page.css";
-import { render } from "preact";
-render(<main data-state="code"><h1>x</h1></main>, document.body);
+import { createEngine } from "./engine";
+import { show } from "./show";
+
+void show(createEngine());
