@@ -78,10 +78,10 @@ packages: ## install the Debian packages that the tests need, as root or with a 
 tools: $(TOOLS)/bin/.built ## build the programs that Debian has too old (age 1.3) into tests/tools/bin
 
 page: ## build the upload page into server/web/built, if its source changed
-	@$(MAKE) --no-print-directory $(BUILT)/index.html || [ "$$ALLOW_MISSING" = 1 ]
+	@$(MAKE) --silent --no-print-directory $(BUILT)/index.html || [ "$$ALLOW_MISSING" = 1 ]
 
 page-dev: page ## the same, and what its tests need
-	@$(MAKE) --no-print-directory build/states/states.html || [ "$$ALLOW_MISSING" = 1 ]
+	@$(MAKE) --silent --no-print-directory build/states/states.html || [ "$$ALLOW_MISSING" = 1 ]
 
 build: $(DEVELOP) page ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean
