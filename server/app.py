@@ -17,6 +17,7 @@ from aiohttp import web
 from server.clock import SystemClock
 from server.http import api, appkeys, pages, tus
 from server.http.admission import Admission
+from server.http.bundle import PageError, read_bundle
 from server.http.connection import HardenedServer, quiet_logger
 from server.http.door import Door
 from server.http.health import monitoring_app
@@ -48,11 +49,11 @@ def create_app(config: Config) -> web.Application:
     """Return the application: routes, the middleware, and what opens its services."""
     app = web.Application(middlewares=[around])
     app[appkeys.CONFIG] = config
+    app[appkeys.BUNDLE] = read_bundle(config.page)
     app[appkeys.ORIGINS] = Origins()
     app.cleanup_ctx.append(services)
     app.router.add_route("*", "/files/{tail:.*}", tus.handle, expect_handler=_expect)
-    app.router.add_get("/d/{drop_id}", pages.page)
-    app.router.add_get("/d/{drop_id}/info", pages.info)
+    pages.add_routes(app)
     api.add_routes(app)
     return app
 
@@ -109,7 +110,7 @@ def serve(config: Config) -> int:
     log_what_nobody_caught()
     try:
         run(_serve(config))
-    except (ListenError, StartError) as error:
+    except (ListenError, PageError, StartError) as error:
         for handler in logging.getLogger().handlers:
             handler.flush()
         print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer

@@ -82,6 +82,7 @@ def _is_of(line: str, places: frozenset[str]) -> bool:
 def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     """Check what reading the file cannot: keys, secrets, certificate, recipients, folders, catalog."""
     from server.deliveries import secrets_of
+    from server.http.bundle import PageError, read_bundle
     from server.places import KeySourceError, folders, key_places
     from server.services import StartError
     from server.tls import read_certificate
@@ -93,13 +94,14 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
         ("", lambda: load_server_keys(key_places(config))),
         ("", lambda: secrets_of(config)),
         ("", lambda: server.tls_cert and server.tls_key and read_certificate(server.tls_cert, server.tls_key)),
+        ("", lambda: read_bundle(config.page)),
         ("keys.root_recipients: ", lambda: check_recipients(config.keys.root_recipients)),
     ]
     mistakes: list[str] = []
     for place, check in checks:
         try:
             check()
-        except (KeySourceError, StartError) as error:
+        except (KeySourceError, PageError, StartError) as error:
             mistakes += [f"{place}{line}" for line in str(error).splitlines()]
     socket = server.unix_socket
     if socket is not None and not socket.parent.is_dir():

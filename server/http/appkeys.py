@@ -4,6 +4,7 @@ from aiohttp import web
 
 from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
+from server.http.bundle import Bundle
 from server.http.health import Metrics
 from server.outbox.remote_check import RemoteCheck
 from server.settings.config import Config
@@ -17,6 +18,7 @@ from server.usecases.tokens import TokenGuard
 from server.usecases.uploads import Uploads
 
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
+BUNDLE: web.AppKey[Bundle] = web.AppKey("bundle", Bundle)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)
 STORE: web.AppKey[OperatorStore] = web.AppKey("store", OperatorStore)

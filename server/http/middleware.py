@@ -17,7 +17,7 @@ from server.clock import SystemClock
 from server.http.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
 from server.http.connection import SERVER_NAME
 from server.http.forwarded import client_of, is_trusted
-from server.http.problems import SECURITY_HEADERS, RangeError, is_api, problem, problem_of_http
+from server.http.problems import SECURITY_HEADERS, RangeError, is_api, is_own, problem, problem_of_http
 from server.http.socket_body import CUT, RECEIVED_BY
 from server.logs import describe
 from server.repeats import repeats
@@ -157,7 +157,7 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
     headers["Server"] = SERVER_NAME
     if request.path.startswith("/files"):
         headers["Tus-Resumable"] = TUS_VERSION
-    if is_api(request):
+    if is_own(request):
         # And no CORS, whatever is configured: a browser is no place for an operator's token.
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)

@@ -1,88 +1,140 @@
-"""The page at /d/<id>: for now a text on how to upload with a script. The same for known and unknown drop-offs."""
+"""The upload page at /d/<id>, the same for known and unknown drop-offs, and what it asks once there is a code."""
 
-import html
+import asyncio
 import json
+import re
 
 from aiohttp import web
 
-from dropoff_tus import wire
-from dropoff_tus.ids import is_drop_id
-from dropoff_tus.policy import window_state
+from dropoff_tus import policy, wire
+from dropoff_tus.errors import BodyTimeoutError, MalformedRequestError, UploadDamagedError, UploadNotFoundError
+from dropoff_tus.ids import upload_id
+from dropoff_tus.model import Dropoff, Usage
 from server.clock import SystemClock
-from server.http.appkeys import AUTH, CONFIG, ROUTE
-from server.http.forwarded import base_url, client_of
+from server.http.appkeys import AUTH, BUNDLE, CATALOG, CONFIG, ROUTE, STORE
+from server.http.bundle import CODINGS
+from server.http.forwarded import client_of
+from server.settings.units import stamp
 
-SECURITY_HEADERS = {
+_POLICY = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-store",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types dropoff"
+    )
 }
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="robots" content="noindex"><title>Upload files</title></head><body><main>
-<h1>Upload files</h1>
-<p>This address receives files. You need the code that came with it. Whatever you send is encrypted before it is stored,
-and cannot be read back from here.</p>
-<p>The upload page is not installed on this server. Until it is, any tus client can upload to</p>
-<pre>{url}/</pre>
-<p>with the code in the header <code>Dropoff-Code</code>. For example with Python and tuspy:</p>
-<pre>from tusclient import client
-file = "FILE"
-tus = client.TusClient("{url}/", headers={{"Dropoff-Code": "YOUR-CODE"}})
-tus.uploader(file, chunk_size=64 * 2**20, metadata={{"filename": file}}).upload()</pre>
-<p>or with curl, for one small file, in its folder:</p>
-<pre>file=FILE
-curl -gi --fail-with-body -X POST "{url}" -H 'Tus-Resumable: 1.0.0' -H 'Dropoff-Code: YOUR-CODE' \\
-  -H "Upload-Metadata: filename $(printf %s "$file" | base64 | tr -d '\\n')" \\
-  -H "Upload-Length: $(wc -c &lt; "$file")" -H 'Content-Type: application/offset+octet-stream' -T "./$file"</pre>
-<p>An upload that breaks off can be resumed: ask its address with HEAD where it stands, and send the rest.</p>
-</main></body></html>
-"""
+"""Of the page, and of its scripts, since a worker is held to that of its own script. Other answers allow nothing."""
+_PAGE_HEADERS = {
+    **_POLICY,
+    # Sending goes on while nobody touches the screen.
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), screen-wake-lock=(self)",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
+_MOST_RECEIPTS = 500
+_TOKEN = re.compile(rb"\b[0-9a-f]{32}\b")
+_BODY_SECONDS = 30.0
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the page and what belongs to it."""
+    app.router.add_get("/d/assets/{name}", asset)
+    app.router.add_get("/d/{drop_id}", page)
+    app.router.add_get("/d/{drop_id}/info", info)
+    app.router.add_post("/d/{drop_id}/receipts", receipts)
 
 
 async def page(request: web.Request) -> web.Response:
-    """Show how to upload."""
+    """Show the page."""
     request[ROUTE] = "page"
-    drop_id = request.match_info["drop_id"]
-    shown = drop_id if is_drop_id(drop_id) else "UNKNOWN"
-    config = request.app[CONFIG]
-    base = base_url(request, config.server.public_url, config.server.trusted_proxies)
-    # Behind a slash curl would put the name of the file that it sends.
-    url = html.escape(f"{base}/files/{shown}")
-    return web.Response(text=_PAGE.format(url=url), content_type="text/html", headers=SECURITY_HEADERS)
+    body = request.app[BUNDLE].page
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+
+
+async def asset(request: web.Request) -> web.Response:
+    """Send a file of the page, compressed as the browser takes it. Its name changes with it, so it is kept for ever."""
+    request[ROUTE] = "asset"
+    found = request.app[BUNDLE].assets.get(request.match_info["name"])
+    if found is None:
+        raise web.HTTPNotFound
+    headers = {"Content-Type": found.content_type, "Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
+    if found.content_type.startswith("text/javascript"):
+        headers.update(_POLICY)
+    accepted = request.headers.get("Accept-Encoding", "")
+    for coding in CODINGS:
+        if coding in found.coded and _accepts(accepted, coding):
+            return web.Response(body=found.coded[coding], headers={**headers, "Content-Encoding": coding})
+    return web.Response(body=found.content, headers=headers)
+
+
+def _accepts(accepted: str, coding: str) -> bool:
+    """Tell whether a browser takes a coding. Source: RFC 9110, section 12.5.3 (a weight of 0 refuses it)."""
+    weights = {name.strip(): weight for name, _, weight in (item.partition(";") for item in accepted.lower().split(","))}
+    return coding in weights and weights[coding].replace(" ", "").rstrip("0.") != "q="
 
 
 async def info(request: web.Request) -> web.Response:
     """Say what the drop-off takes, to whoever has the code."""
     request[ROUTE] = "info"
+    drop = await _proven(request)
+    usage = await request.app[CATALOG].usage(drop.id)
+    return web.Response(text=json.dumps(_told(request, drop, usage)), content_type="application/json")
+
+
+async def _proven(request: web.Request) -> Dropoff:
+    """Return the drop-off to whoever has its code."""
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
     client = client_of(request, request.app[CONFIG].server.trusted_proxies)
     code = wire.presented_code(headers)
-    grant = await request.app[AUTH].grant_slowly(request.match_info["drop_id"], code, client)
-    drop = grant.dropoff
-    answer = {
+    return (await request.app[AUTH].grant_slowly(request.match_info["drop_id"], code, client)).dropoff
+
+
+def _told(request: web.Request, drop: Dropoff, usage: Usage) -> dict[str, object]:
+    config, limits = request.app[CONFIG], drop.limits
+    return {
         "id": drop.id,
         "name": drop.name,
         "recipient": None,
         "contact": drop.contact or None,
         "retain_seconds": drop.retain_seconds or None,
-        "state": window_state(drop, SystemClock().now()),
+        "expire_after_seconds": config.tus.expire_after or None,
+        "state": policy.window_state(drop, SystemClock().now()),
         "mode": drop.policy.mode.value,
-        "expires_at": drop.expires_at.isoformat() if drop.expires_at else None,
+        "sealing": False,
+        "recipients": [],
+        "opens_at": stamp(drop.opens_at),
+        "expires_at": stamp(drop.expires_at),
         "limits": {
-            "max_upload_bytes": drop.limits.max_upload_bytes,
-            "max_total_bytes": drop.limits.max_total_bytes,
-            "max_uploads": drop.limits.max_uploads,
-            "allowed_types": list(drop.limits.allowed_types),
-            "name_patterns": list(drop.limits.name_patterns),
+            "max_upload_bytes": policy.max_upload_bytes(config.tus.max_upload_bytes, limits),
+            "max_total_bytes": limits.max_total_bytes,
+            "max_uploads": limits.max_uploads,
+            "allowed_types": list(limits.allowed_types),
+            "name_patterns": list(limits.name_patterns),
+        },
+        "left": {
+            "bytes": max(0, limits.max_total_bytes - usage.bytes) if limits.max_total_bytes else None,
+            "uploads": max(0, limits.max_uploads - usage.uploads) if limits.max_uploads else None,
         },
     }
-    secure = {**SECURITY_HEADERS, "Content-Security-Policy": "default-src 'none'"}
-    return web.Response(text=json.dumps(answer), content_type="application/json", headers=secure)
+
+
+async def receipts(request: web.Request) -> web.Response:
+    """Give the receipts of many uploads at once, one signed line each, to whoever has the code and their tokens."""
+    request[ROUTE] = "receipts"
+    drop = await _proven(request)
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            tokens = [found.decode() for found in _TOKEN.findall(await request.read())]
+    except TimeoutError:
+        raise BodyTimeoutError("the body did not come in time; nothing was changed") from None
+    if len(tokens) > _MOST_RECEIPTS:
+        raise MalformedRequestError(f"one request gives at most {_MOST_RECEIPTS} receipts; ask for the others in others")
+    store = request.app[STORE]
+
+    async def receipt(token: str) -> bytes:
+        try:
+            stored = await store.stat(upload_id(token))
+            return await store.url_receipt(stored.id, token) or b"" if stored.drop_id == drop.id else b""
+        except (UploadDamagedError, UploadNotFoundError):
+            return b""
+
+    return web.Response(body=b"".join(await asyncio.gather(*map(receipt, tokens))), content_type="text/plain")

@@ -22,10 +22,13 @@ PREFIX = "/api/"
 CONTENT_TYPE = "application/problem+json"
 SECURITY_HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), screen-wake-lock=()",
     "Referrer-Policy": "no-referrer",
 }
+"""Of the API, and of the page where it says nothing else."""
 _REALM = 'Bearer realm="dropoff-tus"'
 _CODES = {404: "ERR_NOT_FOUND", 405: "ERR_METHOD_NOT_ALLOWED", 413: "ERR_TOO_LARGE"}
 
@@ -87,6 +90,11 @@ class SealedError(DropoffError):
 def is_api(request: web.BaseRequest) -> bool:
     """Tell whether a request is for the API."""
     return request.path.startswith(PREFIX)
+
+
+def is_own(request: web.BaseRequest) -> bool:
+    """Tell whether a request is for what no other site may use: the API, and the upload page with what belongs to it."""
+    return is_api(request) or request.path.startswith("/d/")
 
 
 def problem(error: DropoffError) -> web.Response:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dropoff_tus.model import Limits
 from server.settings.addresses import is_allowed
@@ -21,6 +21,7 @@ from server.settings.config_source import (
     lay_over,
     read_toml,
 )
+from server.settings.page import PageSection
 from server.settings.setting_types import (
     CatalogUrl,
     Count,
@@ -38,6 +39,7 @@ from server.settings.setting_types import (
     Networks,
     Origins,
     PublicUrl,
+    Section,
     Size,
     SocketPath,
     Timeout,
@@ -60,11 +62,7 @@ class ConfigError(Exception):
 # ---- sections -------------------------------------------------------------------------------------------------
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class ServerSection(_Section):
+class ServerSection(Section):
     """`[server]`."""
 
     listen: Listen = "127.0.0.1:8080"
@@ -98,13 +96,13 @@ class ServerSection(_Section):
         return self
 
 
-class MonitoringSection(_Section):
+class MonitoringSection(Section):
     """`[monitoring]`."""
 
     listen: Listen | None = None
 
 
-class TusSection(_Section):
+class TusSection(Section):
     """`[tus]`."""
 
     max_upload_bytes: Size = 0
@@ -115,7 +113,7 @@ class TusSection(_Section):
     body_idle_timeout: Duration = 60.0
 
 
-class StoreSection(_Section):
+class StoreSection(Section):
     """`[store]`."""
 
     dir: FilePath
@@ -125,7 +123,7 @@ class StoreSection(_Section):
     digest: Literal["sha256", "blake3", "none"] = "sha256"
 
 
-class KeysSection(_Section):
+class KeysSection(Section):
     """`[keys]`: recipients, and where the server's own keys come from."""
 
     root_recipients: tuple[str, ...] = ()
@@ -135,13 +133,13 @@ class KeysSection(_Section):
     code_key: KeySource
 
 
-class CatalogSection(_Section):
+class CatalogSection(Section):
     """`[catalog]`."""
 
     url: CatalogUrl = Field(repr=False)  # it may hold a password
 
 
-class DropoffsSection(_Section):
+class DropoffsSection(Section):
     """`[dropoffs]`: defaults of `drop create`."""
 
     expires: When | None = None
@@ -167,7 +165,7 @@ class DropoffsSection(_Section):
         )
 
 
-class LimitsSection(_Section):
+class LimitsSection(Section):
     """`[limits]`."""
 
     connections: Count = 1024
@@ -196,7 +194,7 @@ def _check_hook(url: str, allowed: Networks) -> None:
         raise ValueError(message)
 
 
-class WebhookSection(_Section):
+class WebhookSection(Section):
     """`[webhook]`: who is told of events."""
 
     url: HookUrl | None = Field(default=None, repr=False)  # its path or query may be a secret
@@ -224,7 +222,7 @@ class WebhookSection(_Section):
         return self
 
 
-class ChecksSection(_Section):
+class ChecksSection(Section):
     """`[checks]`: who is asked before an upload begins."""
 
     webhook: HookUrl | None = Field(default=None, repr=False)
@@ -242,7 +240,7 @@ class ChecksSection(_Section):
         return self
 
 
-class MailSection(_Section):
+class MailSection(Section):
     """`[mail]`: how those are told whom a drop-off names."""
 
     server: Listen | None = None
@@ -272,14 +270,14 @@ class MailSection(_Section):
         return self
 
 
-class LogSection(_Section):
+class LogSection(Section):
     """`[log]`."""
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(_Section):
+class Config(Section):
     """All of it."""
 
     server: ServerSection = ServerSection()
@@ -293,6 +291,7 @@ class Config(_Section):
     webhook: WebhookSection = WebhookSection()
     mail: MailSection = MailSection()
     checks: ChecksSection = ChecksSection()
+    page: PageSection = PageSection()
     log: LogSection = LogSection()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from yarl import URL
 
 from dropoff_tus.outbox import EventKind
@@ -32,6 +32,12 @@ _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
 _LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
 _COMMAND, _VARIABLE = "command:", "env:"
+
+
+class Section(BaseModel):
+    """What all sections have in common: nothing unknown is passed over, and no message shows a value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 def _networks(value: object) -> object:
