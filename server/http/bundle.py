@@ -31,10 +31,10 @@ _NOT_BUILT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta name="robots" content="noindex"><title>The upload page is not built</title></head><body><main>
 <h1>The upload page is not built</h1>
-<p>This address receives files, but the page for it was not built on this server: <code>make page</code> builds it, and the
-server shows it after its next start.</p>
-<p>Until then any tus client can upload: to this address with <code>/files/</code> in place of <code>/d/</code>, with the code
-that came with it in the header <code>Dropoff-Code</code>.</p>
+<p>This address receives files, but the page for it was not built on this server. <code>make page</code> builds it, and
+the server shows it after its next start.</p>
+<p>Until then any tus client can upload, to this address with <code>/files/</code> in place of <code>/d/</code>. The
+code that came with the address goes into the header <code>Dropoff-Code</code>.</p>
 </main></body></html>
 """
 
@@ -147,5 +147,7 @@ def _logo(key: str, path: Path) -> bytes:
     if _LOGO_HEADS.get(path.suffix.lower(), b"\0" * _LOGO_HEAD_BYTES) not in content[:_LOGO_HEAD_BYTES]:
         raise PageError(f"{key}: {path} is no picture that the page can show; write the name of an .svg or .png file")
     if len(content) > _MOST_LOGO_BYTES:
-        raise PageError(f"{key}: {path} has more than {_MOST_LOGO_BYTES >> 10} KiB; make a smaller one, it is shown small")
+        raise PageError(
+            f"{key}: {path} has more than {_MOST_LOGO_BYTES >> 10} KiB; make a smaller one, it is shown small"
+        )
     return content

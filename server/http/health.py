@@ -25,7 +25,8 @@ class Metrics:
     def __init__(self) -> None:
         """Make a registry of our own."""
         self.registry = CollectorRegistry()
-        self._requests = Counter("dropoff_requests", "Requests answered.", ["method", "status"], registry=self.registry)
+        labels = ["route", "method", "status"]
+        self._requests = Counter("dropoff_requests", "Requests answered.", labels, registry=self.registry)
         self._seconds = Histogram("dropoff_request_seconds", "Time to answer.", ["method"], registry=self.registry)
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
         self.clock_ahead = Gauge("dropoff_clock_ahead", "Whether nothing ends by time.", registry=self.registry)
@@ -48,14 +49,14 @@ class Metrics:
             for result in get_args(Outcome):
                 self._deliveries.labels(sink.value, result)
         # Of their labels: finding them costs more than counting.
-        self._counters: dict[tuple[str, int], Counter] = {}
+        self._counters: dict[tuple[str, str, int], Counter] = {}
         self._timers: dict[str, Histogram] = {}
 
-    def answered(self, method: str, status: int, seconds: float) -> None:
-        """Count an answer; `method` is one of a fixed set."""
-        counter = self._counters.get((method, status))
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer; `route` and `method` are each one of a fixed set."""
+        counter = self._counters.get((route, method, status))
         if counter is None:
-            counter = self._counters[method, status] = self._requests.labels(method, str(status))
+            counter = self._counters[route, method, status] = self._requests.labels(route, method, str(status))
         timer = self._timers.get(method)
         if timer is None:
             timer = self._timers[method] = self._seconds.labels(method)

@@ -79,12 +79,13 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds = time.monotonic() - started
         metrics.running.dec()
         method = request.method if request.method in _METHODS else "other"
-        metrics.answered(method, status, seconds)
+        route = request.get(ROUTE, "none")
+        metrics.answered(route, method, status, seconds)
         _log.info(
             "request",
             extra={
                 "method": method,
-                "route": request.get(ROUTE, "none"),
+                "route": route,
                 "drop_id": request.get(DROP_ID),
                 "upload_id": request.get(UPLOAD_ID),
                 **({"token_id": request[TOKEN_ID]} if TOKEN_ID in request else {}),

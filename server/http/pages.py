@@ -68,7 +68,9 @@ async def asset(request: web.Request) -> web.Response:
 
 def _accepts(accepted: str, coding: str) -> bool:
     """Tell whether a browser takes a coding. Source: RFC 9110, section 12.5.3 (a weight of 0 refuses it)."""
-    weights = {name.strip(): weight for name, _, weight in (item.partition(";") for item in accepted.lower().split(","))}
+    weights = {
+        name.strip(): weight for name, _, weight in (item.partition(";") for item in accepted.lower().split(","))
+    }
     return coding in weights and weights[coding].replace(" ", "").rstrip("0.") != "q="
 
 
@@ -127,7 +129,9 @@ async def receipts(request: web.Request) -> web.Response:
     except TimeoutError:
         raise BodyTimeoutError("the body did not come in time; nothing was changed") from None
     if len(tokens) > _MOST_RECEIPTS:
-        raise MalformedRequestError(f"one request gives at most {_MOST_RECEIPTS} receipts; ask for the others in others")
+        raise MalformedRequestError(
+            f"one request gives at most {_MOST_RECEIPTS} receipts; ask for the others in others"
+        )
     store = request.app[STORE]
 
     async def receipt(token: str) -> bytes:

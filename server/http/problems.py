@@ -22,7 +22,9 @@ PREFIX = "/api/"
 CONTENT_TYPE = "application/problem+json"
 SECURITY_HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+    ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), screen-wake-lock=()",
@@ -93,7 +95,7 @@ def is_api(request: web.BaseRequest) -> bool:
 
 
 def is_own(request: web.BaseRequest) -> bool:
-    """Tell whether a request is for what no other site may use: the API, and the upload page with what belongs to it."""
+    """Tell whether a request is for what no other site may use: the API, and the page with what belongs to it."""
     return is_api(request) or request.path.startswith("/d/")
 
 

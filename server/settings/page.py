@@ -71,7 +71,7 @@ class PageSection(Section):
         if self.logo_dark is not None and self.logo is None:
             message = "logo_dark needs logo, which light screens show; write both, or logo for both"
             raise ValueError(message)
-        for key, colour, ground, on in self._pairs():
+        for key, colour, ground, on in self.pairs():
             ratio = contrast(colour, on)
             if ratio < READABLE:
                 message = (
@@ -81,7 +81,7 @@ class PageSection(Section):
                 raise ValueError(message)
         return self
 
-    def _pairs(self) -> Iterator[tuple[str, str, str, str]]:
+    def pairs(self) -> Iterator[tuple[str, str, str, str]]:
         """Return what is read on what: a key and its colour, and what it is on."""
         for ground in _GROUNDS:
             end = ground.suffix

@@ -54,12 +54,13 @@ class Proxy:
             "http {\n": f"http {{\n{temporary}",
             "/etc/nginx/conf.d/*.conf": f"{prefix}/dropoff-tus.conf",
         })  # fmt: skip
+        ipv6 = socket.has_dualstack_ipv6()
         self._render("dropoff-tus.conf", {
             "server 127.0.0.1:8080;": f"server 127.0.0.1:{upstream_port or server.port};",
             " listen 80;": f" listen 127.0.0.1:{self.plain_port};",
-            " listen 443 ssl;": f" listen 127.0.0.1:{self.port} ssl;",
-            " listen [::]:80;": f" listen [::1]:{self.plain_port};" if socket.has_dualstack_ipv6() else "",
-            " listen [::]:443 ssl;": f" listen [::1]:{self.port} ssl;" if socket.has_dualstack_ipv6() else "",
+            " listen 443 ssl http2;": f" listen 127.0.0.1:{self.port} ssl http2;",
+            " listen [::]:80;": f" listen [::1]:{self.plain_port};" if ipv6 else "",
+            " listen [::]:443 ssl http2;": f" listen [::1]:{self.port} ssl http2;" if ipv6 else "",
             "/etc/letsencrypt/live/drop.example.org/fullchain.pem": str(self.certificate),
             "/etc/letsencrypt/live/drop.example.org/privkey.pem": str(key),
             "/var/log/nginx/": f"{prefix}/",

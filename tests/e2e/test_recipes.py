@@ -1,17 +1,15 @@
-"""The recipes of docs/upload and of the page, extracted from there and run, for files of every name.
+"""The recipes of docs/upload, extracted from there and run, for files of every name.
 
 Beside each file lies one that a careless recipe would send instead.
 """
 
 import hashlib
-import html
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,19 +56,10 @@ _OLD_TOOLS = {
 }
 
 
-def _block(document: str) -> str:
-    """Return the one recipe of a document."""
+def _block(document: str, number: int = 0) -> str:
+    """Return a recipe of a document."""
     text = (_UPLOAD / document).read_text("utf-8")
-    (found,) = re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return str(found)
-
-
-def _preformatted(drop: Drop, having: str) -> str:
-    """Return the one block of the page that has a text, as a browser shows it."""
-    with urllib.request.urlopen(drop.page_url, timeout=20) as answer:
-        blocks = re.findall("<pre>(.*?)</pre>", answer.read().decode(), re.DOTALL)
-    (found,) = [block for block in map(html.unescape, blocks) if having in block]
-    return str(found)
+    return str(re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number])
 
 
 def _filled(recipe: str, **values: str) -> str:
@@ -86,8 +75,8 @@ def _curl_of_document(drop: Drop, name: str) -> str:
     return _filled(_block("curl.md"), url=drop.upload_url, code=drop.code or "", file=name)
 
 
-def _curl_of_page(drop: Drop, name: str) -> str:
-    return _filled(_preformatted(drop, "curl"), file=name).replace("YOUR-CODE", drop.code or "")
+def _curl_in_one_request(drop: Drop, name: str) -> str:
+    return _filled(_block("curl.md", 1), url=drop.upload_url, code=drop.code or "", file=name)
 
 
 def _type(recipe: str, folder: Path, shell: str, **tools: str) -> subprocess.CompletedProcess[bytes]:
@@ -122,7 +111,7 @@ def _assert_arrived(server: ServerProcess, drop: Drop, names: Sequence[str]) -> 
 
 
 @pytest.mark.parametrize("names", _NAMES)
-@pytest.mark.parametrize(("recipe", "shell"), [(_curl_of_document, "sh"), (_curl_of_page, "bash")])
+@pytest.mark.parametrize(("recipe", "shell"), [(_curl_of_document, "sh"), (_curl_in_one_request, "bash")])
 def test_curl_sends_each_file_under_its_name(
     server: ServerProcess, tmp_path: Path, names: Sequence[str], recipe: Recipe, shell: str
 ) -> None:
@@ -137,7 +126,7 @@ def test_curl_sends_each_file_under_its_name(
     _assert_arrived(server, drop, names)
 
 
-@pytest.mark.parametrize("recipe", [_curl_of_document, _curl_of_page])
+@pytest.mark.parametrize("recipe", [_curl_of_document, _curl_in_one_request])
 def test_curl_shows_our_sentence_where_it_is_refused(server: ServerProcess, tmp_path: Path, recipe: Recipe) -> None:
     """And ends as what has failed."""
     require_program("curl")
@@ -160,18 +149,15 @@ def test_curl_shows_our_sentence_where_the_bytes_are_refused(server: ServerProce
     assert b"upload-offset: 0" in done.stdout.lower()
 
 
-@pytest.mark.parametrize("recipe", ["document", "page"])
-def test_tuspy_sends_each_file_under_its_name(server: ServerProcess, tmp_path: Path, recipe: str) -> None:
+def test_tuspy_sends_each_file_under_its_name(server: ServerProcess, tmp_path: Path) -> None:
     """As a script, for all names that are text."""
     names = [name for group in _NAMES for name in group if name.isprintable()]
     drop, folder = server.create_drop(), _files(tmp_path, names)
-    text = _block("tuspy.md") if recipe == "document" else _preformatted(drop, "tusclient")
+    text = _block("tuspy.md")
     line = re.search(r'^file = "[^"]*"$', text, flags=re.MULTILINE)
     assert line is not None
     script = f"upload_url, code = {drop.upload_url!r}, {drop.code!r}\n"
-    script += "\n".join(
-        text.replace(line[0], f"file = {name!r}").replace("YOUR-CODE", drop.code or "") for name in names
-    )
+    script += "\n".join(text.replace(line[0], f"file = {name!r}") for name in names)
     (tmp_path / "send.py").write_text(script, "utf-8")
     subprocess.run([sys.executable, "-W", "ignore", tmp_path / "send.py"], cwd=folder, check=True, timeout=60)
     _assert_arrived(server, drop, names)

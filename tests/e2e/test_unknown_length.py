@@ -114,15 +114,11 @@ def test_http_1_0_with_a_chunked_body_is_refused_and_closed(site: TusSite, metho
 
 @pytest.fixture(scope="module")
 def http2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """Run a server, and nginx with our virtual host in front of it, which takes HTTP/2 and nothing else."""
+    """Run a server, and nginx with our virtual host in front of it."""
     with ServerProcess(
         tmp_path_factory.mktemp("behind"), environment={"SERVER__TRUSTED_PROXIES": "127.0.0.1"}
     ) as server:
         proxy = Proxy(tmp_path_factory.mktemp("nginx"), server)
-        host = proxy.prefix / "dropoff-tus.conf"
-        plain = f":{proxy.port} ssl;"
-        assert plain in host.read_text("utf-8")
-        host.write_text(host.read_text("utf-8").replace(plain, f":{proxy.port} ssl http2;"), "utf-8")
         with proxy.running():
             yield proxy
 
