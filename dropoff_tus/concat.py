@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
 from dropoff_tus.errors import InvalidConcatError, PartNotFoundError
-from dropoff_tus.ids import is_token
+from dropoff_tus.ids import UploadToken
 from dropoff_tus.model import Role
 
 MAX_PARTS = 200
-_PATH_END = 2
 
 
-def parse(text: str | None, drop_id: str) -> tuple[Role, tuple[str, ...]]:
+def parse(text: str | None, drop_id: str) -> tuple[Role, tuple[UploadToken, ...]]:
     """Return the role and, for a final, the tokens of its parts in order.
 
     URLs may be absolute or relative, and are matched on their last two path segments, in this drop-off only.
@@ -56,12 +55,13 @@ def render(role: Role, part_ids: Sequence[str]) -> str | None:
     return "partial" if role is Role.PARTIAL else None
 
 
-def _token(url: str, drop_id: str) -> str:
+def _token(url: str, drop_id: str) -> UploadToken:
     try:
         segments = [unquote(piece) for piece in urlsplit(url).path.split("/") if piece]
     except ValueError:
         segments = []
-    if len(segments) < _PATH_END or segments[-2] != drop_id or not is_token(segments[-1]):
+    token = UploadToken.parse(segments[-1]) if segments[-2:-1] == [drop_id] else None
+    if token is None:
         message = "a part of the concatenation is no upload of this drop-off"
         raise PartNotFoundError(message)
-    return segments[-1]
+    return token

@@ -4,6 +4,7 @@ import hashlib
 import re
 import string
 import unicodedata
+from dataclasses import dataclass, field
 
 TOKEN_BYTES = 16
 CODE_BYTES = 10
@@ -25,11 +26,6 @@ _MOST_TYPED_CHARACTERS = 256
 """What is longer is no code, whatever is left out of it, and not worth looking at each character of."""
 
 
-def is_token(text: str) -> bool:
-    """Tell whether text has the form of an upload token: 32 lower-case hex digits."""
-    return _HEX_128.fullmatch(text) is not None
-
-
 def is_upload_id(text: str) -> bool:
     """Tell whether text has the form of an upload id: 32 lower-case hex digits, as a token has."""
     return _HEX_128.fullmatch(text) is not None
@@ -46,6 +42,22 @@ def upload_id(token: str) -> str:
     Source: docs/format.md, Token and id.
     """
     return hashlib.sha256(_UPLOAD_ID_DOMAIN + token.encode("ascii")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadToken:
+    """The secret end of an upload's URL, 32 lower-case hex digits, and the id that is derived from it."""
+
+    secret: str = field(repr=False)
+    upload_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "upload_id", upload_id(self.secret))
+
+    @classmethod
+    def parse(cls, text: str) -> "UploadToken | None":
+        """Return the token that a text is, or None if it has another form."""
+        return cls(text) if _HEX_128.fullmatch(text) else None
 
 
 def format_code(random_bytes: bytes) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from dropoff_tus.checksum import ExpectedChecksum, ExpectedDigest
+from dropoff_tus.ids import UploadToken
 from dropoff_tus.model import Metadata, Role
 
 TUS_VERSION = "1.0.0"
@@ -28,13 +29,13 @@ class BodyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """POST: a new upload. `length` None means deferred. `parts` are tokens, for a concatenation."""
+    """POST: a new upload. `length` None means deferred. `parts` are those of a concatenation."""
 
     role: Role
     length: int | None
     metadata: Metadata
     digests: tuple[ExpectedDigest, ...] = ()
-    parts: tuple[str, ...] = field(default=(), repr=False)
+    parts: tuple[UploadToken, ...] = ()
     body: BodyInfo | None = None
 
 

@@ -62,7 +62,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         async def stop(_app: web.Application) -> None:
             # In this order: what is checked in the background would hold its lease until it is read.
             await purges.close()
-            await opened.uploads.close()
+            await opened.uploads.finisher.stop()
             await opened.store.stop_appends()
             with contextlib.suppress(DropoffError):
                 await refusals.record()
@@ -70,7 +70,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         app.on_shutdown.append(stop)
         began = SystemClock().now()
         # Where another server runs, it may be creating what the store does not have yet.
-        report = await opened.uploads.reconcile(began if opened.store.announce() else lost_before(began))
+        report = await opened.uploads.reconciler.reconcile(began if opened.store.announce() else lost_before(began))
         _log.info(
             "reconciled",
             extra={
@@ -80,7 +80,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 "problems": len(report.problems or ()),
             },
         )
-        closed = ClosedDropoffs(opened.catalog, opened.ended, opened.uploads.end_open)
+        closed = ClosedDropoffs(opened.catalog, opened.ended, opened.uploads.ender.end_open)
 
         async def look_after_audit() -> None:
             repeats.tell()
@@ -94,7 +94,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
 
         loops = [
             asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
-            asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expire)),
+            asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expirer.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
             asyncio.create_task(_repeat(_TRIM_EVERY_SECONDS, lambda: asyncio.to_thread(give_memory_back))),
             *(asyncio.create_task(_repeat(_DELIVER_EVERY_SECONDS, sink.look)) for sink in deliveries),

@@ -18,8 +18,9 @@ from server.clock import SystemClock
 from server.places import check_whose, key_places, layout_of, why_unsynced
 from server.settings.config import Config
 from server.usecases.dropoffs import Dropoffs
+from server.usecases.ports import UploadSettings
 from server.usecases.purging import Purger
-from server.usecases.uploads import Uploads, UploadSettings
+from server.usecases.uploads import Uploads
 from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.checkpoints import Checkpoints
@@ -147,7 +148,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
                 body_idle_timeout_seconds=config.tus.body_idle_timeout,
             ),
         )
-        stack.push_async_callback(uploads.close)
+        stack.push_async_callback(uploads.finisher.stop)
         await uploads.trusted_time.learn()
         ended = ended_drops(settings.keys_dir)
         yield Services(
@@ -161,7 +162,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
                 catalog,
                 ended,
                 SystemClock(),
-                uploads.delete,
+                uploads.ender.delete,
                 lambda payload: sign_certificate(payload, keys.signing),
             ),
             revoked_tokens(settings.keys_dir),

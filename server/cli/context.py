@@ -319,13 +319,13 @@ async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -
         CommandError: It is none of these, or unknown.
     """
     from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
-    from dropoff_tus.ids import is_token, is_upload_id, upload_id
+    from dropoff_tus.ids import is_upload_id, upload_id
 
     found = _UPLOAD_URL_END.search(text)
     if found:
         candidates = [upload_id(found[1])]
     elif is_upload_id(text):
-        candidates = [text] + ([upload_id(text)] if is_token(text) else [])
+        candidates = [text, upload_id(text)]
     else:
         message = "that is no upload id, token or upload URL; list them with `dropoff-tus upload list`"
         raise CommandError(message)

@@ -212,6 +212,6 @@ async def _remove(services: Services, upload_id: str) -> None:
     from dropoff_tus.errors import DropoffError
 
     try:
-        await services.uploads.delete(upload_id)
+        await services.uploads.ender.delete(upload_id)
     except DropoffError as error:
         note(f"the upload that was made here could not be deleted ({error.message}): {upload_id}")

@@ -111,7 +111,7 @@ async def sweep(services: Services, config: Config, min_age_seconds: float) -> S
     planned = await plan(services, config, min_age_seconds)
     done: list[Item] = []
     kept = list(planned.kept)
-    await services.uploads.expire()
+    await services.uploads.expirer.expire()
     for item in planned.items:
         try:
             if item.why in {"expired", "retention"}:

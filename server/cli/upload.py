@@ -284,10 +284,10 @@ def delete(
             message = f"it is a part of upload {row.final_id}; delete that one. Nothing was changed"
             raise CommandError(message)
         if damaged:
-            await services.uploads.delete_damaged(found)
+            await services.uploads.ender.delete_damaged(found)
             return found
         try:
-            await services.uploads.delete(found)
+            await services.uploads.ender.delete(found)
         except (UploadDamagedError, CatalogTamperedError) as error:
             message = f"{error.message}. Look into it first; `upload delete {found} --damaged` shreds it all the same"
             raise CommandError(message) from None

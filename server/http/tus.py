@@ -7,14 +7,13 @@ from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from dropoff_tus import protocol, wire
-from dropoff_tus.errors import AccessDeniedError, DropoffError, MethodNotAllowedError, UploadNotFoundError
+from dropoff_tus.errors import DropoffError, MethodNotAllowedError, UploadNotFoundError
 from dropoff_tus.headers import Fields
-from dropoff_tus.ids import PROBE_DROP_ID, is_drop_id, is_token, upload_id
+from dropoff_tus.ids import PROBE_DROP_ID, UploadToken, is_drop_id
 from dropoff_tus.messages import Capabilities
-from dropoff_tus.model import Mode, Role
-from dropoff_tus.states import UploadState
+from dropoff_tus.model import Role
 from server.http import download
-from server.http.appkeys import AUTH, CATALOG, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
+from server.http.appkeys import AUTH, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
 from server.http.body import Pace, StreamBody
 from server.http.forwarded import base_url, client_of
 from server.http.socket_body import request_body
@@ -28,14 +27,13 @@ async def handle(request: web.Request) -> web.StreamResponse:
     request[DROP_ID] = pieces[0] if is_drop_id(pieces[0]) else "other"
     if len(pieces) == 1:
         return await _on_dropoff(request, pieces[0])
-    if is_token(pieces[1]):
-        request[UPLOAD_ID] = upload_id(pieces[1])
+    token = UploadToken.parse(pieces[1])
+    if token is not None:
+        request[UPLOAD_ID] = token.upload_id
+    if len(pieces) == 3 and pieces[2] != "receipt":  # noqa: PLR2004
+        raise protocol.absent()
     try:
-        if len(pieces) == 3:  # noqa: PLR2004
-            if pieces[2] != "receipt":
-                raise protocol.absent()
-            return await _receipt(request, pieces[0], pieces[1])
-        return await _on_upload(request, pieces[0], pieces[1])
+        return await (_on_upload if len(pieces) == 2 else _receipt)(request, pieces[0], token)  # noqa: PLR2004
     except UploadNotFoundError:
         # The store's words are for operators.
         raise protocol.absent() from None
@@ -75,8 +73,7 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     code = wire.presented_code(headers)
     client = client_of(request, config.server.trusted_proxies)
     grant = await request.app[AUTH].grant_slowly(drop_id, code, client)
-    drop_url = f"{base_url(request, config.server.public_url, config.server.trusted_proxies)}/files/{drop_id}/"
-    body = _body(request)
+    creator, body = request.app[UPLOADS].creator, _body(request)
     try:
         empty = wire.may_be_empty(headers) and await body.is_empty(config.tus.body_idle_timeout)
         create = wire.parse_create(headers, drop_id=drop_id, presented=code, empty=empty)
@@ -85,16 +82,16 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
             if create.role is Role.FINAL:
                 # The site is told how long it will be. Parts of which that cannot be said are refused below.
                 with suppress(DropoffError):
-                    create = replace(create, length=await request.app[UPLOADS].parts_bytes(grant.dropoff, create.parts))
+                    create = replace(create, length=await creator.parts_bytes(grant.dropoff, create.parts))
             create = await remote_check.approve(drop_id, create, headers)
-        created = await request.app[UPLOADS].create(grant, drop_url, create, body)
+        created = await creator.create(grant, _drop_url(request, drop_id), create, body)
     finally:
         await body.close()
     request[UPLOAD_ID] = created.upload_id
     return _respond(created)
 
 
-async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+async def _on_upload(request: web.Request, drop_id: str, token: UploadToken | None) -> web.StreamResponse:
     headers = _headers(request)
     request[ROUTE] = "upload"
     config, uploads = request.app[CONFIG], request.app[UPLOADS]
@@ -109,52 +106,43 @@ async def _on_upload(request: web.Request, drop_id: str, token: str) -> web.Stre
     method = request[METHOD] = wire.effective_method(request.method, headers, on_upload=True)
     wire.check_version(method, headers)
     wire.check_sizes(headers)
+    if token is None:
+        raise protocol.absent()
     if method == "HEAD":
-        return _respond(await uploads.head(drop_id, token))
+        return _respond(await uploads.finder.head(drop_id, token))
     if method == "DELETE":
-        return _respond(await uploads.terminate(drop_id, token))
+        return _respond(await uploads.ender.terminate(drop_id, token))
     patch = wire.parse_patch(headers)
-    base = base_url(request, config.server.public_url, config.server.trusted_proxies)
-    body = _body(request)
+    url, body = _drop_url(request, drop_id) + token.secret, _body(request)
     try:
-        return _respond(await uploads.append(drop_id, token, patch, body, f"{base}/files/{drop_id}/{token}"))
+        return _respond(await uploads.appender.append(drop_id, token, patch, body, url))
     finally:
         await body.close()
 
 
-async def _receipt(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+def _drop_url(request: web.Request, drop_id: str) -> str:
+    server = request.app[CONFIG].server
+    return f"{base_url(request, server.public_url, server.trusted_proxies)}/files/{drop_id}/"
+
+
+async def _receipt(request: web.Request, drop_id: str, token: UploadToken | None) -> web.StreamResponse:
     request[ROUTE] = "receipt"
     if request.method != "GET":
         message = "a receipt can only be read"
         raise MethodNotAllowedError(message, allow=("GET",))
-    if not is_token(token):
+    if token is None:
         raise protocol.absent()
-    store = request.app[STORE]
-    stored = await store.stat(upload_id(token))
-    if stored.drop_id != drop_id:
-        raise protocol.absent()
-    if stored.ended is not None:
-        raise protocol.gone(stored.ended)
-    line = await store.url_receipt(stored.id, token)
-    if line is None:
-        raise protocol.absent()
-    headers = {"Cache-Control": "no-store", "Content-Disposition": download.receipt_disposition(stored.id)}
+    line = await request.app[UPLOADS].finder.receipt(drop_id, token)
+    headers = {"Cache-Control": "no-store", "Content-Disposition": download.receipt_disposition(token.upload_id)}
     return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
 
-async def _download(request: web.Request, drop_id: str, token: str) -> web.StreamResponse:
+async def _download(request: web.Request, drop_id: str, token: UploadToken | None) -> web.StreamResponse:
     """Serve a finished managed upload to whoever has the URL and the code."""
     request[ROUTE] = "download"
     client = client_of(request, request.app[CONFIG].server.trusted_proxies)
     await request.app[AUTH].grant_slowly(drop_id, wire.presented_code(_headers(request)), client)
-    store = request.app[STORE]
-    if not is_token(token):
+    if token is None:
         raise protocol.absent()
-    stored = await store.stat(upload_id(token))
-    row = await request.app[CATALOG].upload(stored.id)
-    if stored.drop_id != drop_id or row is None or row.state is not UploadState.COMPLETE:
-        raise protocol.absent()
-    if stored.mode is Mode.SEALED:
-        message = "this upload is sealed; the server cannot read it"
-        raise AccessDeniedError(message)
-    return await download.send(request, store, stored, {"Tus-Resumable": "1.0.0"})
+    stored = await request.app[UPLOADS].finder.readable(drop_id, token)
+    return await download.send(request, request.app[STORE], stored, {"Tus-Resumable": "1.0.0"})

@@ -14,7 +14,6 @@ from typing import Any
 
 from dropoff_tus import headers as grammar
 from dropoff_tus.errors import DropoffError, RefusedBySiteError, SiteUnavailableError
-from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
 from dropoff_tus.ports.clock import Clock
@@ -98,7 +97,7 @@ class RemoteCheck:
             metadata=listed_metadata(create.metadata, settings.metadata),
             partial=create.role is Role.PARTIAL,
             final=create.role is Role.FINAL,
-            parts=[upload_id(part) for part in create.parts],
+            parts=[part.upload_id for part in create.parts],
         )
         shown: dict[str, list[str]] = {}
         wanted = {name.lower(): name.title() for name in settings.headers}

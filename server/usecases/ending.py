@@ -1,4 +1,4 @@
-"""Ending uploads: by the client, by time, by the operator. The store first, which is the truth, then the catalog."""
+"""Ending uploads, by the client or the operator. The store first, which is the truth, then the catalog."""
 
 import asyncio
 import contextlib
@@ -12,18 +12,19 @@ from dropoff_tus.errors import (
     CatalogUnavailableError,
     DropoffError,
     PartInUseError,
-    PolicyTamperedError,
     TerminateFinishedError,
     UploadDamagedError,
     UploadLockedError,
     UploadNotFoundError,
 )
+from dropoff_tus.ids import UploadToken
+from dropoff_tus.messages import Terminated
 from dropoff_tus.model import StoredUpload, UploadRow
-from dropoff_tus.ports.catalog import Catalog
-from dropoff_tus.ports.clock import Clock
-from dropoff_tus.ports.store import Lease, Store
-from dropoff_tus.states import ALIVE, UploadState
+from dropoff_tus.ports.store import Lease
+from dropoff_tus.states import UploadState
+from server.usecases.finding import Finder
 from server.usecases.finishing import Finisher, log_end
+from server.usecases.ports import Ports
 
 _log = logging.getLogger(__name__)
 LOST_CREATION_SECONDS = 600
@@ -44,31 +45,22 @@ def lost_before(now: datetime) -> datetime:
 class Ender:
     """Ends uploads under their leases."""
 
-    def __init__(
-        self,
-        store: Store,
-        catalog: Catalog,
-        clock: Clock,
-        trusted: Clock,
-        finisher: Finisher,
-        *,
-        expire_after_seconds: float,
-        terminate_finished: bool,
-    ) -> None:
-        """Take the ports and the settings; `trusted` says what is old, and `clock` dates what happens."""
-        self._store, self._catalog, self._clock, self._finisher = store, catalog, clock, finisher
-        self._trusted = trusted
-        self._expire_after_seconds = expire_after_seconds
-        self._terminate_finished = terminate_finished
+    def __init__(self, ports: Ports, finder: Finder, finisher: Finisher) -> None:
+        """Take the ports, who finds uploads, and who finishes what turns out to be whole."""
+        self._finder = finder
+        self._store, self._catalog, self._clock, self._finisher = ports.store, ports.catalog, ports.clock, finisher
+        self._trusted, self._terminate_finished = ports.trusted, ports.settings.terminate_finished
 
     # ---- by the client ----------------------------------------------------------------------------------------
 
-    async def terminate(self, stored: StoredUpload) -> None:
+    async def terminate(self, drop_id: str, token: UploadToken) -> Terminated:
         """End an upload for its client.
 
         Raises:
             TerminateFinishedError: It is finished, and the operator does not allow it; or a final has it.
+            UploadNotFoundError, UploadGoneError, UploadLockedError: As ever.
         """
+        stored = await self._finder.find(drop_id, token)
         protocol.check_delete(stored, terminate_finished=self._terminate_finished)
         state, why = UploadState.TERMINATED, "by the client"
         async with self._store.lease(stored.id, reason=protocol.ending(state, why)) as lease:
@@ -80,6 +72,7 @@ class Ender:
                 await self.end(lease, state, why)
             except PartInUseError:
                 raise TerminateFinishedError("this upload is a part of another one now; end that one") from None
+        return Terminated()
 
     async def end(self, lease: Lease, state: UploadState, why: str, row: UploadRow | None = None) -> None:
         """End a leased upload, if given for what this row says of it. `why` is a fixed phrase.
@@ -173,7 +166,7 @@ class Ender:
         except (UploadDamagedError, UploadNotFoundError):
             await self._shred_damaged(row.id)
         except DropoffError as error:
-            self._passed_over(row, error)
+            self.passed_over(row, error)
         else:
             log_end(row.id, UploadState.DELETED, "by the operator")
 
@@ -189,70 +182,20 @@ class Ender:
         async def end(row: UploadRow) -> None:
             # One whose lease is not to be had must not make the others wait.
             async with side_by_side:
-                await self._end_unless_whole(row, UploadState.TERMINATED, "drop-off closed by the operator")
+                await self.end_unless_whole(row, UploadState.TERMINATED, "drop-off closed by the operator")
 
         await asyncio.gather(*(end(row) for row in rows))
         return len(await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])) if rows else 0
 
-    # ---- by time ----------------------------------------------------------------------------------------------
+    # ---- whatever it is -----------------------------------------------------------------------------------------
 
-    async def expire(self) -> int:
-        """End what has been idle for too long; return how many."""
-        count = 0
-        now = self._trusted.now()
-        if self._expire_after_seconds:
-            before = now - timedelta(seconds=self._expire_after_seconds)
-            for row in await self._catalog.uploads(states=[UploadState.OPEN], created_before=before):
-                count += await self._end_unless_whole(
-                    row,
-                    UploadState.EXPIRED,
-                    "idle for too long",
-                    lambda stored: stored.last_commit_at <= before,
-                )
-            parts = await self._catalog.uploads(states=ALIVE, unclaimed=True)
-            for row in protocol.forgotten_parts(parts, now, self._expire_after_seconds):
-                count += await self._expire_part(row, before)
-        for drop in await self._catalog.dropoffs():
-            if drop.retain_seconds:
-                try:
-                    self._store.verify_policy(drop.id, drop.policy)
-                except PolicyTamperedError as error:
-                    _log.error(
-                        "a drop-off was changed in the database, so its retention shreds nothing",
-                        extra={"drop_id": drop.id, "code": error.code},
-                    )
-                    continue
-                count += await self._end_retained(drop.id, now - timedelta(seconds=drop.retain_seconds))
-        return count
-
-    async def _end_retained(self, drop_id: str, before: datetime) -> int:
-        """Shred what was completed before a time; what cannot be had now is there the next time."""
-        count = 0
-        rows = await self._catalog.uploads(
-            drop_id=drop_id, states=[UploadState.COMPLETE], partials=False, created_before=before
-        )
-        for row in rows:
-            if row.completed_at is None or row.completed_at > before:
-                continue
-            try:
-                async with self._store.lease(row.id) as lease:
-                    # The catalog tells where to look; the signed log, when it was completed.
-                    if not lease.upload.final or lease.upload.last_commit_at > before:
-                        continue
-                    await self.end(lease, UploadState.EXPIRED, "retention is over", row)
-            except DropoffError as error:
-                self._passed_over(row, error)
-            else:
-                count += 1
-        return count
-
-    async def expire_lost(self, drop_id: str) -> int:
-        """Expire creations of a drop-off whose answer was lost: no byte, and idle for ten minutes."""
+    async def end_lost(self, drop_id: str) -> int:
+        """End creations of a drop-off whose answer was lost: no byte, and idle for ten minutes."""
         before = self._trusted.now() - timedelta(seconds=LOST_CREATION_SECONDS)
         rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN], created_before=before)
         count = 0
         for row in rows:
-            count += await self._end_unless_whole(
+            count += await self.end_unless_whole(
                 row,
                 UploadState.EXPIRED,
                 "creation without a byte",
@@ -260,63 +203,54 @@ class Ender:
             )
         return count
 
-    async def _expire_part(self, row: UploadRow, before: datetime) -> int:
-        """Expire a complete partial that no final wanted; when it was complete its signed log says."""
-        try:
-            async with self._store.lease(row.id, idle=True) as lease:
-                if not lease.upload.final or lease.upload.last_commit_at > before:
-                    return 0
-                await self.end(lease, UploadState.EXPIRED, "part without a final", row)
-        except PartInUseError:
-            return 0
-        except DropoffError as error:
-            self._passed_over(row, error)
-            return 0
-        return 1
-
-    async def _end_unless_whole(
+    async def end_unless_whole(
         self, row: UploadRow, state: UploadState, why: str, condition: Condition | None = None
-    ) -> int:
+    ) -> bool:
         """End an open upload; with a condition, which time is, if that holds and nobody receives for it.
 
         The condition is asked now and again under the lease. One bad upload stops nothing.
+
+        Returns:
+            Whether it ended, or was forgotten.
         """
         try:
             stored = await self._store.stat(row.id)
             if condition is not None and not condition(stored):
-                return 0
+                return False
             if stored.whole and stored.ended is None:
                 self._finisher.finish_later(row.id)
-                return 0
+                return False
             by_time = condition is not None
             async with self._store.lease(row.id, idle=by_time, reason=protocol.ending(state, why)) as lease:
                 if lease.upload.whole or (condition is not None and not condition(lease.upload)):
-                    return 0
+                    return False
                 await self.end(lease, state, why, row)
         except UploadNotFoundError:
             # The process died between the catalog's row and the store's files, if it is not just there.
-            return await self._drop(row)
+            return await self.forget_lost(row)
         except DropoffError as error:
-            self._passed_over(row, error)
-            return 0
-        return 1
+            self.passed_over(row, error)
+            return False
+        return True
 
-    async def _drop(self, row: UploadRow) -> int:
+    async def forget_lost(self, row: UploadRow) -> bool:
+        """Forget a creation of which the store has nothing, unless it may be on its way there; tell whether."""
         try:
             return await self.forget(row, lost_before(self._trusted.now()))
         except DropoffError as error:
-            self._passed_over(row, error)
-            return 0
+            self.passed_over(row, error)
+            return False
 
-    async def forget(self, row: UploadRow, before: datetime) -> int:
-        """Forget a creation of which the store has nothing, unless it is younger than `before`; return how many."""
+    async def forget(self, row: UploadRow, before: datetime) -> bool:
+        """Forget a creation of which the store has nothing, unless it is younger than `before`; tell whether."""
         if row.created_at > before:
-            return 0
+            return False
         await self._catalog.drop_upload(row.id)
         _log.info("a creation that never reached the store is forgotten", extra={"upload_id": row.id})
-        return 1
+        return True
 
-    def _passed_over(self, row: UploadRow, error: DropoffError) -> None:
+    def passed_over(self, row: UploadRow, error: DropoffError) -> None:
+        """Log that an upload could not be ended: one bad upload stops nothing."""
         # Whoever holds an upload receives for it, or ends or finishes it: nothing is amiss.
         level = logging.DEBUG if isinstance(error, UploadLockedError) else logging.WARNING
         _log.log(level, "an upload could not be ended", extra={"upload_id": row.id, "code": error.code})

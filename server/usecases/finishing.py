@@ -24,10 +24,9 @@ from dropoff_tus.errors import (
     UploadNotFoundError,
 )
 from dropoff_tus.model import Dropoff, Role, StoredUpload, UploadRow, Usage
-from dropoff_tus.ports.catalog import UploadRows
-from dropoff_tus.ports.clock import Clock
-from dropoff_tus.ports.store import Lease, Store
+from dropoff_tus.ports.store import Lease
 from dropoff_tus.states import ENDED, UploadState
+from server.usecases.ports import Ports
 
 _log = logging.getLogger(__name__)
 READ_BACK_BYTES = 1 << 30
@@ -48,22 +47,20 @@ class Finisher:
 
     def __init__(
         self,
-        store: Store,
-        catalog: UploadRows,
-        clock: Clock,
+        ports: Ports,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         read_back_bytes: int = READ_BACK_BYTES,
     ) -> None:
         """Take the ports, the delays between attempts (the last one is repeated), and what is read back at once."""
-        self._store, self._catalog, self._clock = store, catalog, clock
+        self._store, self._catalog, self._clock = ports.store, ports.catalog, ports.clock
         self._retry_seconds = retry_seconds
         self.read_back_bytes = read_back_bytes
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._closed = False
+        self._stopped = False
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Stop the background work; `reconcile` takes it up again."""
-        self._closed = True
+        self._stopped = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -99,7 +96,7 @@ class Finisher:
 
     def finish_later(self, upload_id: str) -> None:
         """Finish in the background, again and again until it is done or hopeless."""
-        if self._closed or upload_id in self._tasks:
+        if self._stopped or upload_id in self._tasks:
             return
         task = asyncio.get_running_loop().create_task(self._repeat(upload_id))
         self._tasks[upload_id] = task

@@ -8,11 +8,11 @@ from datetime import datetime
 
 from dropoff_tus.errors import DropoffError, UploadNotFoundError
 from dropoff_tus.model import StoredUpload, UploadRow
-from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.store import Store
 from dropoff_tus.states import UNFINISHED
 from server.usecases.ending import Ender
 from server.usecases.finishing import Finisher
+from server.usecases.ports import Ports
 
 _log = logging.getLogger(__name__)
 _AHEAD = 32
@@ -33,46 +33,68 @@ class ReconcileReport:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def reconcile(
-    store: Store, catalog: UploadRows, finisher: Finisher, ender: Ender, lost_before: datetime
-) -> ReconcileReport:
-    """Bring every unfinished row in line with the store, before the first request. One bad upload stops nothing.
+class Reconciler:
+    """Repairs the catalog at a start."""
 
-    What is younger than `lost_before`, and is not in the store, another process may be creating: it stays.
+    def __init__(self, ports: Ports, finisher: Finisher, ender: Ender) -> None:
+        """Take the ports, and who finishes and who ends uploads."""
+        self._ports, self._finisher, self._ender = ports, finisher, ender
 
-    Raises:
-        CatalogUnavailableError: Not even the list of rows could be read.
-    """
-    report = ReconcileReport()
-    # What may be read back before the first request, in all: the start must not take longer for it.
-    left_bytes = finisher.read_back_bytes
-    rows = await catalog.uploads(states=UNFINISHED)
-    # Of very many, all but a few: nothing is to be done for them.
-    waiting = await store.waiting([row.id for row in rows])
-    async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
-        try:
-            if isinstance(found, UploadNotFoundError):
-                report.dropped += await ender.forget(row, lost_before)
-                continue
-            stored = await _repair_one(row, found, store, ender, report)
-            if stored is None:
-                continue
-            size_bytes = row.length or stored.offset
-            if size_bytes > left_bytes:
-                finisher.finish_later(row.id)
-                report.later += 1
-                continue
-            left_bytes -= size_bytes
-            async with store.lease(row.id) as lease:
-                await finisher.finish(lease)
-            report.finished += 1
-        except DropoffError as error:
-            report.problems.append((row.id, error.code))
-            _log.warning("an upload was left as it is", extra={"upload_id": row.id, "code": error.code})
-        except Exception:  # noqa: BLE001 - neither a bug nor a disk error may keep the server from starting
-            report.problems.append((row.id, DropoffError.code))
-            _log.exception("an upload was left as it is", extra={"upload_id": row.id})
-    return report
+    async def reconcile(self, lost_before: datetime | None = None) -> ReconcileReport:
+        """Bring every unfinished row in line with the store, before the first request. One bad upload stops nothing.
+
+        Args:
+            lost_before: What was created until then, and is not in the store, never will be; what is younger another
+                process may be creating, so it stays. None: all of it.
+
+        Raises:
+            CatalogUnavailableError: Not even the list of rows could be read.
+        """
+        report, store = ReconcileReport(), self._ports.store
+        before = lost_before or self._ports.clock.now()
+        # What may be read back before the first request, in all: the start must not take longer for it.
+        left_bytes = self._finisher.read_back_bytes
+        rows = await self._ports.catalog.uploads(states=UNFINISHED)
+        # Of very many, all but a few: nothing is to be done for them.
+        waiting = await store.waiting([row.id for row in rows])
+        async for row, found in _stats(store, [row for row in rows if row.id not in waiting]):
+            try:
+                if isinstance(found, UploadNotFoundError):
+                    report.dropped += await self._ender.forget(row, before)
+                    continue
+                stored = await self._repair_one(row, found, report)
+                if stored is None:
+                    continue
+                size_bytes = row.length or stored.offset
+                if size_bytes > left_bytes:
+                    self._finisher.finish_later(row.id)
+                    report.later += 1
+                    continue
+                left_bytes -= size_bytes
+                async with store.lease(row.id) as lease:
+                    await self._finisher.finish(lease)
+                report.finished += 1
+            except DropoffError as error:
+                report.problems.append((row.id, error.code))
+                _log.warning("an upload was left as it is", extra={"upload_id": row.id, "code": error.code})
+            except Exception:  # noqa: BLE001 - neither a bug nor a disk error may keep the server from starting
+                report.problems.append((row.id, DropoffError.code))
+                _log.exception("an upload was left as it is", extra={"upload_id": row.id})
+        return report
+
+    async def _repair_one(
+        self, row: UploadRow, stored: StoredUpload | BaseException, report: ReconcileReport
+    ) -> StoredUpload | None:
+        """Bring one row in line; return what is whole and so to be finished."""
+        if isinstance(stored, BaseException):
+            raise stored
+        if stored.ended is not None:
+            async with self._ports.store.lease(row.id) as lease:
+                # Again, since the crash may have come before the last key was gone.
+                await self._ender.end(lease, stored.ended, "repeated after a crash")
+            report.ended += 1
+            return None
+        return stored if stored.whole else None
 
 
 async def _stats(
@@ -84,18 +106,3 @@ async def _stats(
         found = await asyncio.gather(*(store.stat(row.id) for row in group), return_exceptions=True)
         for pair in zip(group, found, strict=True):
             yield pair
-
-
-async def _repair_one(
-    row: UploadRow, stored: StoredUpload | BaseException, store: Store, ender: Ender, report: ReconcileReport
-) -> StoredUpload | None:
-    """Bring one row in line; return what is whole and so to be finished."""
-    if isinstance(stored, BaseException):
-        raise stored
-    if stored.ended is not None:
-        async with store.lease(row.id) as lease:
-            # Again, since the crash may have come before the last key was gone.
-            await ender.end(lease, stored.ended, "repeated after a crash")
-        report.ended += 1
-        return None
-    return stored if stored.whole else None

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dropoff_tus import policy
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Dropoff, StoredUpload, Usage
-from dropoff_tus.ports.catalog import UploadRows
-from dropoff_tus.ports.store import Body, Store
+from dropoff_tus.ports.store import Body
+from server.usecases.ports import Ports
 
 _REMEMBERED = 4096
 
@@ -23,9 +23,10 @@ class _LessRoomError(Exception):
 class Reservations:
     """What uploads with a deferred length have reserved, and how they get more."""
 
-    def __init__(self, store: Store, catalog: UploadRows, max_upload_bytes: int) -> None:
-        """Take the ports and the server's limit of one upload, 0 for none."""
-        self._store, self._catalog, self._max_upload_bytes = store, catalog, max_upload_bytes
+    def __init__(self, ports: Ports) -> None:
+        """Take the ports."""
+        self._store, self._catalog = ports.store, ports.catalog
+        self._max_upload_bytes = ports.settings.max_upload_bytes
         # A cache: what it has lost is in the catalog.
         self._reserved: OrderedDict[str, int] = OrderedDict()
 

@@ -36,7 +36,7 @@ class _Stopped:
 
         async def work() -> None:
             async with open_services(load_config(self.server.config, environment)) as services:
-                assert (await services.uploads.reconcile()).dropped == 0
+                assert (await services.uploads.reconciler.reconcile()).dropped == 0
                 assert (await services.store.stat(upload_id_of(self.half))).offset == 5
 
         asyncio.run(work())

@@ -113,7 +113,7 @@ def test_concat_of_urls_in_any_form_finds_their_tokens(tokens: list[bytes], data
         for name in names
     ]
     gap = data.draw(st.sampled_from([" ", "  "]))
-    assert concat.parse("final;" + gap.join(forms), DROP_ID) == (Role.FINAL, tuple(names))
+    assert concat.parse("final;" + gap.join(forms), DROP_ID) == (Role.FINAL, tuple(map(ids.UploadToken, names)))
 
 
 @given(st.binary(min_size=10, max_size=10))

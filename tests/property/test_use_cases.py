@@ -38,7 +38,7 @@ class _Run:
         if kind == 0:
             await self.world.restart()
             self.world.catalog.down = False
-            await self.world.uploads.reconcile()
+            await self.world.uploads.reconciler.reconcile()
         elif kind == 1:
             self.world.catalog.down = not self.world.catalog.down
         elif kind == 2 or not self.clients:
@@ -49,7 +49,7 @@ class _Run:
                 # Of what is complete, reconcile looks at nothing: who deletes it and sees it fail has to repeat it.
                 return
             client.ended = True
-            await self.world.uploads.delete(upload_id(client.token))
+            await self.world.uploads.ender.delete(upload_id(client.token))
         else:
             await self._send(self.chance.choice(self.clients))
 
@@ -80,7 +80,7 @@ class _Run:
         """Let the catalog come back, a new process start, and every client send what is left."""
         self.world.catalog.down = False
         await self.world.restart()
-        await self.world.uploads.reconcile()
+        await self.world.uploads.reconciler.reconcile()
         for client in self.clients:
             if not client.ended:
                 start = (await self.world.head(client.token)).offset
@@ -103,7 +103,7 @@ async def test_uploads_through_anything_end_once_and_whole(mode: Mode, seed: int
             continue
     await run.settle()
     await run.world.restart()
-    await run.world.uploads.reconcile()
+    await run.world.uploads.reconciler.reconcile()
     rows = run.world.catalog.rows
     for client in run.clients:
         kept, row = run.world.store.kept[upload_id(client.token)], rows[upload_id(client.token)]
@@ -114,7 +114,7 @@ async def test_uploads_through_anything_end_once_and_whole(mode: Mode, seed: int
         assert row.state in {UploadState.COMPLETE, UploadState.CHECKING}
         assert bytes(kept.data) == client.content
         assert kept.times_completed <= 1
-    await run.world.uploads.close()
+    await run.world.uploads.finisher.stop()
     usage = await run.world.catalog.usage(run.world.drop.id)
     living = [row for row in rows.values() if row.state not in ENDED]
     assert usage.uploads == sum(row.role is not Role.PARTIAL for row in living)

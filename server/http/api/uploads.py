@@ -85,7 +85,7 @@ async def delete(request: web.Request) -> BaseModel:
     upload_id = _upload_id(request)
     if limited_to(request) is not None:
         await _row(request)
-    await request.app[UPLOADS].delete(upload_id)
+    await request.app[UPLOADS].ender.delete(upload_id)
     return DeletedAnswer(id=upload_id, state=UploadState.DELETED)
 
 

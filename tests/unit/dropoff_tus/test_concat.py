@@ -4,6 +4,7 @@ import pytest
 
 from dropoff_tus import concat
 from dropoff_tus.errors import InvalidConcatError, PartNotFoundError
+from dropoff_tus.ids import UploadToken
 from dropoff_tus.model import Role
 
 DROP = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"
@@ -34,7 +35,7 @@ def test_concat_partial_has_no_parts() -> None:
 )
 def test_concat_final_finds_the_tokens_in_order(value: str) -> None:
     """URLs of any form are matched on their last two path segments."""
-    assert concat.parse(value, DROP) == (Role.FINAL, (ONE, TWO))
+    assert concat.parse(value, DROP) == (Role.FINAL, (UploadToken(ONE), UploadToken(TWO)))
 
 
 @pytest.mark.parametrize("value", ["", "final", "final;", "final; ", "partial;", "Partial", "whole", "final,x"])

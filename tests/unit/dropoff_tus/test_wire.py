@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dropoff_tus import errors, wire
+from dropoff_tus.ids import UploadToken
 from dropoff_tus.messages import Appended, BodyInfo, Capabilities, Create, Created, Status, Terminated
 from dropoff_tus.model import Metadata, Role
 
@@ -233,7 +234,12 @@ def test_create_final_takes_parts_and_ignores_length() -> None:
     """The parts say how long it is, whatever the client says."""
     token = "1" * 32
     request = _create(("Upload-Concat", f"final;/files/{DROP}/{token}"), ("Upload-Length", "x"))
-    assert (request.role, request.parts, request.length, request.body) == (Role.FINAL, (token,), None, None)
+    assert (request.role, request.parts, request.length, request.body) == (
+        Role.FINAL,
+        (UploadToken(token),),
+        None,
+        None,
+    )
 
 
 def test_create_final_with_body_is_refused() -> None:

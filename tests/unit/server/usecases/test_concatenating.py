@@ -21,11 +21,11 @@ from dropoff_tus.errors import (
     TerminateFinishedError,
     UploadGoneError,
 )
-from dropoff_tus.ids import upload_id
+from dropoff_tus.ids import UploadToken, upload_id
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role
 from dropoff_tus.states import UploadState
-from server.usecases.uploads import UploadSettings
+from server.usecases.ports import UploadSettings
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import URL, World, token_of, with_digest
 
@@ -73,9 +73,9 @@ async def test_same_parts_in_another_drop_off_are_no_uploads_of_it() -> None:
     await _final(world, *parts)
     other = replace(world.drop, id=str(uuid.uuid4()))
     world.catalog.drops[other.id] = other
-    request = Create(Role.FINAL, None, Metadata(), (), tuple(parts), None)
+    request = Create(Role.FINAL, None, Metadata(), (), tuple(map(UploadToken, parts)), None)
     with pytest.raises(PartNotFoundError):
-        await world.uploads.create(Grant(other), URL, request, None)
+        await world.uploads.creator.create(Grant(other), URL, request, None)
 
 
 @async_test
@@ -117,7 +117,7 @@ async def test_part_that_is_not_fit_is_refused(case: str) -> None:
         kept = world.store.kept[upload_id(bad)]
         object.__setattr__(kept.new, "drop_id", "another")
     else:
-        await world.uploads.terminate(world.drop.id, bad)
+        await world.terminate(bad)
     error = {"unfinished": InvalidConcatError, "regular": InvalidConcatError, "terminated": UploadGoneError}
     with pytest.raises(error.get(case, PartNotFoundError)):
         await _final(world, good, bad)
@@ -223,13 +223,13 @@ async def test_claimed_part_is_not_ended_by_its_client_nor_by_the_operator_nor_b
     part = await world.part(b"01")
     final = await _final(world, part)
     with pytest.raises(TerminateFinishedError):
-        await world.uploads.terminate(world.drop.id, part)
+        await world.terminate(part)
     with pytest.raises(PartInUseError):
-        await world.uploads.delete(upload_id(part))
+        await world.uploads.ender.delete(upload_id(part))
     world.clock.advance(1000)
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     assert world.state(part) is UploadState.COMPLETE
     assert world.store.content(upload_id(final)) == b"01"
-    await world.uploads.delete(upload_id(final))
+    await world.uploads.ender.delete(upload_id(final))
     assert world.state(part) is UploadState.DELETED
     assert world.store.content(upload_id(part)) == b""

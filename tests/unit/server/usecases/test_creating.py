@@ -228,7 +228,7 @@ async def _attempt(world: World, kind: str) -> None:
     if kind == "partials":
         await world.create(0, role=Role.PARTIAL)
     elif kind == "rounds":
-        await world.uploads.terminate(world.drop.id, token_of(await world.create(1)))
+        await world.terminate(token_of(await world.create(1)))
     else:
         body = MemoryBody(b"0", ended=False)
         body.cut()

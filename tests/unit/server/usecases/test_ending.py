@@ -19,12 +19,12 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.ids import upload_id
+from dropoff_tus.ids import UploadToken, upload_id
 from dropoff_tus.messages import Create, Created
 from dropoff_tus.model import Grant, Metadata, Mode, Role
 from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
-from server.usecases.uploads import UploadSettings
+from server.usecases.ports import UploadSettings
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_body import MemoryBody
@@ -49,11 +49,11 @@ async def test_terminate_shreds_and_gives_back() -> None:
     """410 afterwards, for every request."""
     world = World()
     token = token_of(await world.create(5, b"012"))
-    await world.uploads.terminate(world.drop.id, token)
+    await world.terminate(token)
     assert world.state(token) is UploadState.TERMINATED
     assert await world.reserved_bytes() == 0
     assert world.store.content(upload_id(token)) == b""
-    for again in (world.head(token), world.patch(token, 3, b"34"), world.uploads.terminate(world.drop.id, token)):
+    for again in (world.head(token), world.patch(token, 3, b"34"), world.terminate(token)):
         with pytest.raises(UploadGoneError):
             await again
 
@@ -64,7 +64,7 @@ async def test_terminate_ends_a_running_patch() -> None:
     world = World()
     token = token_of(await world.create(5))
     _, task = await _running(world, token, b"012")
-    await world.uploads.terminate(world.drop.id, token)
+    await world.terminate(token)
     with pytest.raises(Exception, match=r"being ended \(terminated: by the client\)"):
         await task
     assert world.state(token) is UploadState.TERMINATED
@@ -77,7 +77,7 @@ async def test_terminate_of_unknown_or_foreign_upload_is_not_found() -> None:
     token = token_of(await world.create(5))
     for drop, asked in (("other", token), (world.drop.id, "0" * 31 + "f"), (world.drop.id, "x")):
         with pytest.raises(UploadNotFoundError):
-            await world.uploads.terminate(drop, asked)
+            await world.terminate(asked, drop=drop)
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -88,10 +88,10 @@ async def test_terminate_of_finished_upload_is_for_the_operator_to_allow(allowed
     token = token_of(await world.create(3, b"012"))
     if not allowed:
         with pytest.raises(TerminateFinishedError):
-            await world.uploads.terminate(world.drop.id, token)
+            await world.terminate(token)
         assert world.state(token) is UploadState.COMPLETE
         return
-    await world.uploads.terminate(world.drop.id, token)
+    await world.terminate(token)
     assert (await world.catalog.usage(world.drop.id)).bytes == 0
 
 
@@ -102,7 +102,7 @@ async def test_terminate_with_the_catalog_away_is_told_to_it_later() -> None:
     token = token_of(await world.create(5, b"012"))
     world.catalog.down = True
     with pytest.raises(CatalogUnavailableError):
-        await world.uploads.terminate(world.drop.id, token)
+        await world.terminate(token)
     world.catalog.down = False
     for _ in range(100):
         if world.state(token) is UploadState.TERMINATED:
@@ -123,15 +123,15 @@ async def test_expire_ends_what_was_idle_for_too_long_and_nothing_else() -> None
     world.clock.advance(1)
     fresh = token_of(await world.create(5))
     world.clock.advance(EXPIRE_SECONDS - 2)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     world.clock.advance(1.5)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert [world.state(token) for token in (idle, done, fresh)] == [
         UploadState.EXPIRED,
         UploadState.COMPLETE,
         UploadState.OPEN,
     ]
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
 
 
 @async_test
@@ -142,7 +142,7 @@ async def test_expire_of_a_patch_that_goes_on_keeps_it() -> None:
     world.clock.advance(EXPIRE_SECONDS - 1)
     await world.patch(token, 0, b"0")
     world.clock.advance(EXPIRE_SECONDS - 1)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     assert (await world.patch(token, 1, b"1234")).receipt is not None
 
 
@@ -153,7 +153,7 @@ async def test_expire_finishes_what_is_whole_instead_of_ending_it() -> None:
     token = token_of(await world.create(5, b"01234"))
     world.set_state(token, UploadState.OPEN)
     world.clock.advance(EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     for _ in range(100):
         if world.state(token) is UploadState.COMPLETE:
             break
@@ -168,7 +168,7 @@ async def test_expire_goes_on_past_a_damaged_upload() -> None:
     bad, idle = token_of(await world.create(5)), token_of(await world.create(5))
     world.store.kept[upload_id(bad)].damaged = True
     world.clock.advance(EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert (world.state(bad), world.state(idle)) == (UploadState.OPEN, UploadState.EXPIRED)
 
 
@@ -179,7 +179,7 @@ async def test_expire_of_a_row_without_an_upload_drops_it() -> None:
     token = token_of(await world.create(5))
     world.store.kept.clear()
     world.clock.advance(EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert world.row(token) is None
 
 
@@ -189,7 +189,7 @@ async def test_expire_never_where_it_is_switched_off() -> None:
     world = World(settings=UploadSettings(expire_after_seconds=0))
     token = token_of(await world.create(5))
     world.clock.advance(10**9)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     assert (await world.head(token)).expires_at is None
 
 
@@ -200,7 +200,7 @@ async def test_expire_of_complete_part_waits_for_a_final() -> None:
     claimed, free = await world.part(b"01"), await world.part(b"23")
     await world.create(None, role=Role.FINAL, parts=[claimed])
     world.clock.advance(EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert (world.state(claimed), world.state(free)) == (UploadState.COMPLETE, UploadState.EXPIRED)
 
 
@@ -212,7 +212,7 @@ async def test_lost_creation_is_one_without_a_byte_and_old() -> None:
     world.clock.advance(LOST_CREATION_SECONDS - 1)
     young = token_of(await world.create(5))
     world.clock.advance(2)
-    assert await world.uploads._ender.expire_lost(world.drop.id) == 1  # noqa: SLF001 - creation asks for it
+    assert await world.uploads.ender.end_lost(world.drop.id) == 1
     assert [world.state(token) for token in (old, begun, young)] == [
         UploadState.EXPIRED,
         UploadState.OPEN,
@@ -230,9 +230,9 @@ async def test_every_end_by_time_is_a_line_of_the_log(caplog: pytest.LogCaptureF
     lost = token_of(await world.create(5))
     world.clock.advance(LOST_CREATION_SECONDS + 1)
     await world.patch(idle, 0, b"0")
-    assert await world.uploads._ender.expire_lost(world.drop.id) == 1  # noqa: SLF001 - creation asks for it
+    assert await world.uploads.ender.end_lost(world.drop.id) == 1
     world.clock.advance(EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 3
+    assert await world.uploads.expirer.expire() == 3
     said = {line.upload_id: line.why for line in caplog.records if line.message == "upload ended"}  # type: ignore[attr-defined]
     assert said == {
         upload_id(kept): "retention is over",
@@ -250,19 +250,19 @@ async def test_retention_asks_the_signed_terms_and_the_signed_log() -> None:
     world.clock.advance(200)
     row, drop = world.catalog.rows[upload], world.drop
     world.change_drop(retain_seconds=100, policy=replace(drop.policy, signature=b"forged"))
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     world.change_drop(retain_seconds=1000, policy=drop.policy)
     for forged in (
         replace(row, completed_at=row.completed_at and row.completed_at - timedelta(days=9)),
         replace(row, created_at=row.created_at - timedelta(days=9), completed_at=NOON - timedelta(days=9)),
     ):
         world.catalog.rows[upload] = forged
-        assert await world.uploads.expire() == 0
+        assert await world.uploads.expirer.expire() == 0
     world.change_drop(retain_seconds=100)
     world.catalog.rows[upload] = replace(row, mode=Mode.SEALED)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     world.catalog.rows[upload] = row
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
 
 
 # ---- by the operator --------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ async def test_end_open_stops_what_runs_and_keeps_what_is_whole() -> None:
     done = token_of(await world.create(3, b"012"))
     running, waiting = token_of(await world.create(5)), token_of(await world.create(5, b"01"))
     _, task = await _running(world, running, b"012")
-    assert await world.uploads.end_open(world.drop.id) == 0
+    assert await world.uploads.ender.end_open(world.drop.id) == 0
     with pytest.raises(UploadGoneError):
         await task
     assert [world.state(token) for token in (done, running, waiting)] == [
@@ -292,7 +292,7 @@ async def test_delete_by_the_operator_shreds_whatever_it_is(finished: bool) -> N
     """There is no way back, and the bytes are given back."""
     world = World()
     token = token_of(await world.create(5, b"01234" if finished else b"01"))
-    await world.uploads.delete(upload_id(token))
+    await world.uploads.ender.delete(upload_id(token))
     assert world.state(token) is UploadState.DELETED
     usage = await world.catalog.usage(world.drop.id)
     assert (usage.uploads, usage.bytes, await world.reserved_bytes()) == (0, 0, 0)
@@ -307,7 +307,7 @@ async def test_delete_of_a_finished_upload_with_the_catalog_away_changes_nothing
     token = token_of(await world.create(5, b"01234"))
     world.catalog.down = True
     with pytest.raises(CatalogUnavailableError):
-        await world.uploads.delete(upload_id(token))
+        await world.uploads.ender.delete(upload_id(token))
     world.catalog.down = False
     assert (world.state(token), world.store.content(upload_id(token))) == (UploadState.COMPLETE, b"01234")
 
@@ -334,10 +334,10 @@ async def test_delete_of_a_finished_upload_that_is_killed_is_what_the_store_says
 
     monkeypatch.setattr(MemoryLease, "end", dying)
     with pytest.raises(_KilledError):
-        await world.uploads.delete(upload_id(token))
+        await world.uploads.ender.delete(upload_id(token))
     monkeypatch.undo()
     await world.restart()
-    await world.uploads.reconcile()
+    await world.uploads.reconciler.reconcile()
     expected = (UploadState.DELETED, b"", 0) if shredded else (UploadState.COMPLETE, b"01234", 5)
     used_bytes = (await world.catalog.usage(world.drop.id)).bytes
     assert (world.state(token), world.store.content(upload_id(token)), used_bytes) == expected
@@ -352,14 +352,14 @@ async def test_part_deleted_by_one_process_while_another_claims_it_leaves_one_of
     world = World()
     token = await world.part(b"01234")
     server, command = world.uploads, world.other_process()
-    request = Create(Role.FINAL, None, Metadata(), (), (token,), None)
+    request = Create(Role.FINAL, None, Metadata(), (), (UploadToken(token),), None)
     end = MemoryLease.end
     lease = world.store.lease
     outcomes: list[object] = []
 
     async def claim() -> None:
         grant = Grant(world.drop)
-        outcomes.extend(await asyncio.gather(server.create(grant, URL, request, None), return_exceptions=True))
+        outcomes.extend(await asyncio.gather(server.creator.create(grant, URL, request, None), return_exceptions=True))
 
     async def end_after_the_other(self: MemoryLease, state: UploadState, why: str, at: datetime) -> None:
         await claim()
@@ -375,14 +375,14 @@ async def test_part_deleted_by_one_process_while_another_claims_it_leaves_one_of
     if first == "claimed":
         monkeypatch.setattr(world.store, "lease", lease_before_the_other)
         with pytest.raises(PartInUseError):
-            await command.delete(upload_id(token))
+            await command.ender.delete(upload_id(token))
         (created,) = outcomes
         assert isinstance(created, Created)
         assert world.store.content(upload_id(token)) == b"01234"
         assert world.state(token_of(created)) is UploadState.COMPLETE
     else:
         monkeypatch.setattr(MemoryLease, "end", end_after_the_other)
-        await command.delete(upload_id(token))
+        await command.ender.delete(upload_id(token))
         assert [type(outcome) for outcome in outcomes] == [InvalidConcatError]
         assert world.state(token) is UploadState.DELETED
         assert len(world.catalog.rows) == 1
@@ -395,7 +395,7 @@ async def test_ended_upload_is_gone_at_any_offset() -> None:
     token = token_of(await world.create(5, b"01"))
     with pytest.raises(MismatchedOffsetError):
         await world.patch(token, 1, b"x")
-    await world.uploads.delete(upload_id(token))
+    await world.uploads.ender.delete(upload_id(token))
     with pytest.raises(UploadGoneError):
         await world.patch(token, 1, b"x")
 
@@ -406,14 +406,14 @@ async def test_finished_uploads_are_shredded_when_their_retention_is_over() -> N
     world = World()
     token = token_of(await world.create(5, b"hello"))
     await world.let_pass(50)
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     assert world.state(token) is UploadState.COMPLETE
     world.change_drop(retain_seconds=int(60 * DAY_SECONDS))
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     assert world.state(token) is UploadState.COMPLETE
     await world.let_pass(10)
     world.clock.advance(1)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert world.state(token) is UploadState.EXPIRED
 
 
@@ -425,15 +425,15 @@ async def test_delete_of_what_is_damaged_is_refused_unless_asked_for() -> None:
     sound = token_of(await world.create(5, b"012"))
     world.store.kept[upload_id(token)].damaged = True
     with pytest.raises(UploadDamagedError):
-        await world.uploads.delete(upload_id(token))
+        await world.uploads.ender.delete(upload_id(token))
     assert world.state(token) is UploadState.OPEN
-    assert await world.uploads.delete_damaged(upload_id(token))
-    assert not await world.uploads.delete_damaged(upload_id(sound))
+    assert await world.uploads.ender.delete_damaged(upload_id(token))
+    assert not await world.uploads.ender.delete_damaged(upload_id(sound))
     assert (world.state(token), world.state(sound)) == (UploadState.DELETED, UploadState.DELETED)
     assert await world.reserved_bytes() == 0
     assert world.store.content(upload_id(token)) == b""
     with pytest.raises(UploadNotFoundError):
-        await world.uploads.delete_damaged("0" * 32)
+        await world.uploads.ender.delete_damaged("0" * 32)
 
 
 @pytest.mark.parametrize("which", ["final", "part", "log of the final gone"])
@@ -450,11 +450,11 @@ async def test_delete_of_a_damaged_concatenation_takes_all_its_parts(which: str)
         world.store.kept[upload_id(final if which == "final" else parts[0])].damaged = True
     if which == "part":
         with pytest.raises(PartInUseError):
-            await world.uploads.delete_damaged(upload_id(parts[0]))
+            await world.uploads.ender.delete_damaged(upload_id(parts[0]))
         assert world.state(parts[0]) is UploadState.COMPLETE
-    await world.uploads.delete_damaged(upload_id(final))
+    await world.uploads.ender.delete_damaged(upload_id(final))
     for token in (final, *parts):
         assert world.state(token) is UploadState.DELETED
     for token in parts:
         assert world.store.kept[upload_id(token)].ended is UploadState.DELETED
-    await world.uploads.close()
+    await world.uploads.finisher.stop()

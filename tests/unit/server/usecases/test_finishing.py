@@ -250,6 +250,6 @@ async def test_checking_goes_on_after_another_restart() -> None:
     await world.patch(token, 3, b"34")
     await world.restart()
     assert world.state(token) is UploadState.CHECKING
-    assert (await world.uploads.reconcile()).later == 1
+    assert (await world.uploads.reconciler.reconcile()).later == 1
     await _until(world, token, UploadState.COMPLETE)
-    await world.uploads.close()
+    await world.uploads.finisher.stop()

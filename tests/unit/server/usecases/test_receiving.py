@@ -12,7 +12,7 @@ import pytest
 
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, DropoffFullError, UploadGoneError
-from dropoff_tus.ids import upload_id
+from dropoff_tus.ids import UploadToken, upload_id
 from dropoff_tus.messages import BodyInfo, Patch
 from dropoff_tus.model import Limits, Role
 from dropoff_tus.states import UploadState
@@ -28,7 +28,7 @@ _CHECKSUM = ExpectedChecksum("sha256", hashlib.sha256(b"01234").digest())
 def _patch(world: World, token: str, body: MemoryBody) -> Coroutine[Any, Any, object]:
     """Send a body with a checksum, which commits nothing before its end."""
     request = Patch(0, BodyInfo(None, checksum=_CHECKSUM), None)
-    return world.uploads.append(world.drop.id, token, request, body, URL + token)
+    return world.uploads.appender.append(world.drop.id, UploadToken(token), request, body, URL + token)
 
 
 async def _running(world: World, token: str) -> tuple[MemoryBody, "asyncio.Task[object]"]:
@@ -46,10 +46,10 @@ async def test_upload_that_is_being_received_is_not_idle(role: Role) -> None:
     token = token_of(await world.create(5, role=role))
     body, task = await _running(world, token)
     world.clock.advance(3 * _EXPIRE_SECONDS)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     status = await world.head(token)
     assert status.expires_at == world.clock.now() + timedelta(seconds=_EXPIRE_SECONDS)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     body.feed(b"34")
     body.end()
     await task
@@ -64,7 +64,7 @@ async def test_creation_that_brings_its_body_is_not_idle() -> None:
     task = asyncio.ensure_future(world.create(5, body))
     await body.until_taken(3)
     world.clock.advance(3 * _EXPIRE_SECONDS)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     body.feed(b"34")
     body.end()
     assert world.state(token_of(await task)) is UploadState.COMPLETE
@@ -101,12 +101,12 @@ async def test_body_that_is_discarded_begins_the_idle_time_anew(how: str) -> Non
     with pytest.raises(BodyCutError if how == "cut" else ChecksumMismatchError):
         await task
     world.clock.advance(_EXPIRE_SECONDS - 1)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     assert (await world.head(token)).offset == 0
     world.clock.advance(2)
     with pytest.raises(UploadGoneError):
         await world.head(token)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
 
 
 @async_test
@@ -139,12 +139,12 @@ async def test_complete_part_waits_for_a_sibling_that_is_received() -> None:
     body, task = await _running(world, slow)
     for _ in range(3):
         world.clock.advance(_EXPIRE_SECONDS - 1)
-        assert await world.uploads.expire() == 0
+        assert await world.uploads.expirer.expire() == 0
     body.feed(b"34")
     body.end()
     await task
     world.clock.advance(_EXPIRE_SECONDS - 1)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     final = await world.create(None, role=Role.FINAL, parts=[done, slow])
     assert world.state(token_of(final)) is UploadState.COMPLETE
 
@@ -155,7 +155,7 @@ async def test_parts_go_together_once_the_last_of_them_is_idle() -> None:
     world = World()
     tokens = [await world.part(b"01"), await world.part(b"23"), token_of(await world.create(5, role=Role.PARTIAL))]
     world.clock.advance(_EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 3
+    assert await world.uploads.expirer.expire() == 3
     assert {world.state(token) for token in tokens} == {UploadState.EXPIRED}
 
 
@@ -173,7 +173,7 @@ async def test_part_does_not_wait_for_what_is_no_sibling(other_drop: bool) -> No
         world.catalog.rows[kept.id] = replace(kept, drop_id=str(uuid.uuid4()))
     _, task = await _running(world, later)
     world.clock.advance(_EXPIRE_SECONDS + 1)
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert (world.state(alone), world.state(later)) == (UploadState.EXPIRED, UploadState.OPEN)
     task.cancel()
 
@@ -185,6 +185,6 @@ async def test_concatenation_of_a_part_that_expired_is_gone() -> None:
     done, idle = await world.part(b"01"), token_of(await world.create(5, b"01", role=Role.PARTIAL))
     world.clock.advance(_EXPIRE_SECONDS + 1)
     for ended in (0, 2):
-        assert ended == 0 or await world.uploads.expire() == ended
+        assert ended == 0 or await world.uploads.expirer.expire() == ended
         with pytest.raises(UploadGoneError, match="upload it anew"):
             await world.create(None, role=Role.FINAL, parts=[done, idle])

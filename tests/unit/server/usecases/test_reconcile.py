@@ -35,7 +35,7 @@ async def test_row_without_an_upload_is_dropped() -> None:
     token = token_of(await world.create(5))
     world.store.kept.clear()
     await world.restart()
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert (report.dropped, world.row(token)) == (1, None)
     assert await world.reserved_bytes() == 0
 
@@ -46,7 +46,7 @@ async def test_open_upload_is_left_alone() -> None:
     world = World()
     token = token_of(await world.create(5, b"012"))
     await world.restart()
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert (report.finished, report.dropped, report.ended, report.problems) == (0, 0, 0, [])
     assert (await world.patch(token, 3, b"34")).receipt is not None
 
@@ -57,7 +57,7 @@ async def test_whole_upload_without_final_record_is_finished(mode: Mode) -> None
     """Died after the last commit."""
     world = World(mode=mode)
     token = await _whole_but_unfinished(world)
-    assert (await world.uploads.reconcile()).finished == 1
+    assert (await world.uploads.reconciler.reconcile()).finished == 1
     kept = world.store.kept[upload_id(token)]
     assert (world.state(token), kept.times_completed) == (UploadState.COMPLETE, 1)
     assert kept.receipt == {"sha256": hashlib.sha256(CONTENT).digest()}
@@ -72,7 +72,7 @@ async def test_finished_upload_that_the_catalog_does_not_know_of_is_recorded(mod
     token = token_of(await world.create(5, CONTENT))
     world.set_state(token, UploadState.OPEN)
     await world.restart()
-    assert (await world.uploads.reconcile()).finished == 1
+    assert (await world.uploads.reconciler.reconcile()).finished == 1
     assert world.state(token) is UploadState.COMPLETE
     assert world.store.kept[upload_id(token)].times_completed == 1
 
@@ -85,7 +85,7 @@ async def test_final_record_without_receipt_is_finished() -> None:
     async with world.store.lease(upload_id(token)) as lease:
         await lease.write_final(world.clock.now())
     await world.restart()
-    assert (await world.uploads.reconcile()).finished == 1
+    assert (await world.uploads.reconciler.reconcile()).finished == 1
     assert world.store.kept[upload_id(token)].receipt is not None
 
 
@@ -97,10 +97,10 @@ async def test_sealed_upload_without_receipt_that_cannot_be_read_is_not_called_c
     world.set_state(token, UploadState.OPEN)
     world.store.kept[upload_id(token)].receipt = None
     await world.restart()
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert report.problems == [(upload_id(token), KeyMissingError.code)]
     assert world.state(token) is UploadState.OPEN
-    await world.uploads.close()
+    await world.uploads.finisher.stop()
 
 
 @async_test
@@ -109,7 +109,7 @@ async def test_mismatch_found_after_a_crash_is_rejected() -> None:
     world = World()
     wrong = with_digest(ExpectedDigest("sha256", hashlib.sha256(b"other").digest()))
     token = await _whole_but_unfinished(world, wrong)
-    await world.uploads.reconcile()
+    await world.uploads.reconciler.reconcile()
     assert world.state(token) is UploadState.REJECTED
     with pytest.raises(UploadGoneError):
         await world.patch(token, 5)
@@ -124,7 +124,7 @@ async def test_end_that_the_catalog_does_not_know_of_is_recorded(state: UploadSt
     async with world.store.lease(upload_id(token)) as lease:
         await lease.end(state, "a test", world.clock.now())
     await world.restart()
-    assert (await world.uploads.reconcile()).ended == 1
+    assert (await world.uploads.reconciler.reconcile()).ended == 1
     assert world.state(token) is state
     assert await world.reserved_bytes() == 0
 
@@ -136,15 +136,15 @@ async def test_upload_that_another_server_is_creating_is_left_to_it() -> None:
     made = token_of(await world.create(5))
     kept = world.store.kept.pop(upload_id(made))
     began, other = world.clock.now(), world.other_process()
-    assert (await other.reconcile(lost_before(began))).dropped == 0
+    assert (await other.reconciler.reconcile(lost_before(began))).dropped == 0
     world.clock.advance(1)
-    assert await other.end_open(world.drop.id) == 1
+    assert await other.ender.end_open(world.drop.id) == 1
     world.store.kept[upload_id(made)] = kept
     assert (await world.patch(made, 0, b"01234")).offset == 5
     lost = token_of(await world.create(5))
     del world.store.kept[upload_id(lost)]
     world.clock.advance(61)
-    assert (await other.reconcile(lost_before(world.clock.now()))).dropped == 1
+    assert (await other.reconciler.reconcile(lost_before(world.clock.now()))).dropped == 1
 
 
 @async_test
@@ -156,7 +156,7 @@ async def test_final_without_its_files_is_dropped_and_its_parts_are_free() -> No
     world.set_state(final, UploadState.OPEN)
     del world.store.kept[upload_id(final)]
     await world.restart()
-    assert (await world.uploads.reconcile()).dropped == 1
+    assert (await world.uploads.reconciler.reconcile()).dropped == 1
     assert token_of(await world.create(None, role=Role.FINAL, parts=[part])) == final
 
 
@@ -170,7 +170,7 @@ async def test_final_without_final_record_is_finished() -> None:
     kept = world.store.kept[upload_id(final)]
     kept.final, kept.receipt = False, None
     await world.restart()
-    assert (await world.uploads.reconcile()).finished == 1
+    assert (await world.uploads.reconciler.reconcile()).finished == 1
     assert world.state(final) is UploadState.COMPLETE
 
 
@@ -181,7 +181,7 @@ async def test_partial_without_the_catalog_knowing_is_recorded() -> None:
     part = await world.part(b"01")
     world.set_state(part, UploadState.OPEN)
     await world.restart()
-    await world.uploads.reconcile()
+    await world.uploads.reconciler.reconcile()
     await world.create(None, role=Role.FINAL, parts=[part])
 
 
@@ -192,7 +192,7 @@ async def test_one_bad_upload_keeps_no_other_from_being_finished() -> None:
     bad = await _whole_but_unfinished(world)
     good = await _whole_but_unfinished(world)
     world.store.kept[upload_id(bad)].damaged = True
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert report.problems == [(upload_id(bad), "ERR_UPLOAD_DAMAGED")]
     assert (world.state(bad), world.state(good)) == (UploadState.OPEN, UploadState.COMPLETE)
 
@@ -203,7 +203,7 @@ async def test_disk_that_is_full_at_the_start_is_tried_again() -> None:
     world = World()
     token = await _whole_but_unfinished(world)
     world.store.refuse_completion = StorageFullError("full")
-    assert (await world.uploads.reconcile()).problems == [(upload_id(token), StorageFullError.code)]
+    assert (await world.uploads.reconciler.reconcile()).problems == [(upload_id(token), StorageFullError.code)]
     world.store.refuse_completion = None
     for _ in range(100):
         if world.state(token) is UploadState.COMPLETE:
@@ -219,7 +219,7 @@ async def test_start_reads_back_no_more_than_its_budget() -> None:
     first = await _whole_but_unfinished(world)
     world.clock.advance(1)
     second = await _whole_but_unfinished(world)
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert (report.finished, report.later) == (1, 1)
     assert world.state(first) is UploadState.COMPLETE
     for _ in range(100):
@@ -235,7 +235,7 @@ async def test_reconcile_with_the_catalog_away_says_so() -> None:
     world = World()
     world.catalog.down = True
     with pytest.raises(CatalogUnavailableError):
-        await world.uploads.reconcile()
+        await world.uploads.reconciler.reconcile()
 
 
 @async_test
@@ -243,10 +243,10 @@ async def test_reconcile_again_changes_nothing() -> None:
     """It may be killed at any point, and starts over."""
     world = World()
     tokens = [await _whole_but_unfinished(world), token_of(await world.create(5, b"01"))]
-    await world.uploads.reconcile()
+    await world.uploads.reconciler.reconcile()
     before = {token: replace(row) for token in tokens if (row := world.row(token)) is not None}
     world.clock.advance(timedelta(hours=1).total_seconds())
     await world.restart()
-    report = await world.uploads.reconcile()
+    report = await world.uploads.reconciler.reconcile()
     assert (report.finished, report.dropped, report.ended, report.later) == (0, 0, 0, 0)
     assert {token: world.row(token) for token in tokens} == before

@@ -19,7 +19,7 @@ async def _with_everything(world: World) -> list[str]:
     world.change_drop(retain_seconds=100, limits=Limits(max_uploads=3))
     tokens = [token_of(await world.create(5, b"0")), await world.part(b"01"), token_of(await world.create(1, b"0"))]
     tokens.append(token_of(await world.create(5)))
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     return tokens
 
 
@@ -34,9 +34,9 @@ async def test_clock_that_jumps_ends_nothing_whoever_asks(restarted: bool, caplo
     if restarted:
         await world.restart()
         await world.uploads.trusted_time.learn()
-        await world.uploads.reconcile()
+        await world.uploads.reconciler.reconcile()
     for _ in range(2):
-        assert await world.uploads.expire() == 0
+        assert await world.uploads.expirer.expire() == 0
         with pytest.raises(DropoffFullError):
             await world.create(5)
         assert (await world.head(tokens[0])).offset == 1
@@ -55,10 +55,10 @@ async def test_clock_that_is_set_right_ends_what_is_old_and_nothing_else() -> No
     world = World()
     tokens = await _with_everything(world)
     world.clock.advance(_YEAR_SECONDS)
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     await world.patch(tokens[0], 1, b"1")
     world.clock.advance(-_YEAR_SECONDS + 1001)
-    assert await world.uploads.expire() == 3
+    assert await world.uploads.expirer.expire() == 3
     assert world.state(tokens[0]) is UploadState.OPEN
     assert world.uploads.trusted_time.problem is None
 
@@ -70,12 +70,12 @@ async def test_operator_who_trusts_the_clock_lets_every_server_go_on() -> None:
     tokens = await _with_everything(world)
     other = world.other_process()
     world.clock.advance(_YEAR_SECONDS)
-    assert [await world.uploads.expire(), await other.expire()] == [0, 0]
+    assert [await world.uploads.expirer.expire(), await other.expirer.expire()] == [0, 0]
     await world.catalog.note_time(world.clock.now())
-    assert await other.expire() == 4
+    assert await other.expirer.expire() == 4
     with pytest.raises(UploadGoneError):
         await world.head(tokens[0])
-    assert await world.uploads.expire() == 0
+    assert await world.uploads.expirer.expire() == 0
     assert world.uploads.trusted_time.problem is None
 
 
@@ -95,7 +95,7 @@ async def test_three_days_are_no_jump_and_a_server_that_runs_sees_none() -> None
     await world.let_pass(800)
     assert trusted.now() == world.clock.now()
     assert trusted.problem is None
-    assert await world.uploads.expire() == 1
+    assert await world.uploads.expirer.expire() == 1
     assert world.state(part) is UploadState.EXPIRED
 
 
@@ -107,8 +107,8 @@ async def test_clock_that_starts_in_the_past_and_is_then_set_right_is_no_jump() 
     now = world.clock.now()
     world.clock.advance(-30 * _YEAR_SECONDS)
     await world.restart()
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     world.clock.advance(30 * _YEAR_SECONDS)
-    await world.uploads.expire()
+    await world.uploads.expirer.expire()
     assert world.uploads.trusted_time.now() == now
     assert await world.catalog.noted_time() == now

@@ -9,11 +9,13 @@ from typing import Any
 from dropoff_tus import ids
 from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.headers import digests as digests_in
-from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status
+from dropoff_tus.ids import UploadToken
+from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status, Terminated
 from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.states import UploadState
-from server.usecases.uploads import Uploads, UploadSettings
+from server.usecases.ports import UploadSettings
+from server.usecases.uploads import Uploads
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_catalog import MemoryCatalog
@@ -69,7 +71,7 @@ class World:
 
     async def restart(self) -> None:
         """Kill the process and start another one, before it reconciles."""
-        await self.uploads.close()
+        await self.uploads.finisher.stop()
         self.store = self.store.reopened()
         self.uploads = self._wire()
 
@@ -101,8 +103,9 @@ class World:
         if stream is not None:
             info = BodyInfo(None if chunked or not isinstance(body, bytes) else len(body))
         given = metadata or Metadata()
-        request = Create(role, length, given, digests_in(given), tuple(parts), info)
-        return await self.uploads.create(Grant(self.catalog.drops[self.drop.id]), URL, request, stream)
+        tokens = tuple(UploadToken(part) for part in parts)
+        request = Create(role, length, given, digests_in(given), tokens, info)
+        return await self.uploads.creator.create(Grant(self.catalog.drops[self.drop.id]), URL, request, stream)
 
     async def patch(
         self, token: str, offset: int, body: bytes | MemoryBody = b"", *, declare: int | None = None, drop: str = ""
@@ -110,11 +113,16 @@ class World:
         """PATCH; a MemoryBody is chunked."""
         request = Patch(offset, BodyInfo(None if isinstance(body, MemoryBody) else len(body)), declare)
         stream = body if isinstance(body, MemoryBody) else MemoryBody(body)
-        return await self.uploads.append(drop or self.drop.id, token, request, stream, URL + token)
+        asked = (drop or self.drop.id, UploadToken(token))
+        return await self.uploads.appender.append(*asked, request, stream, URL + token)
 
     async def head(self, token: str) -> Status:
         """HEAD."""
-        return await self.uploads.head(self.drop.id, token)
+        return await self.uploads.finder.head(self.drop.id, UploadToken(token))
+
+    async def terminate(self, token: str, *, drop: str = "") -> Terminated:
+        """DELETE."""
+        return await self.uploads.ender.terminate(drop or self.drop.id, UploadToken(token))
 
     async def part(self, content: bytes) -> str:
         """Upload a whole partial; return its token."""

@@ -1,0 +1,34 @@
+"""What the use cases of uploads stand on: the ports, the times and the settings, in one value that each takes."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dropoff_tus.ports.catalog import DropoffRows, UploadRows
+from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import Store
+from server.usecases.trusted_time import TrustedTime
+
+
+class Rows(DropoffRows, UploadRows, Protocol):
+    """What they ask of the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSettings:
+    """What the configuration says of uploads. 0 means no limit, or never."""
+
+    max_upload_bytes: int = 0
+    expire_after_seconds: float = 7 * 86400.0
+    terminate_finished: bool = False
+    body_idle_timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """`clock` dates what happens; `trusted` says what is old."""
+
+    store: Store
+    catalog: Rows
+    clock: Clock
+    trusted: TrustedTime
+    settings: UploadSettings
