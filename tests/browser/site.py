@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar, Self
 
+from playwright.sync_api import Browser, Page
+
 _ROOT = Path(__file__).resolve().parents[2]
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 CSP = (
@@ -14,6 +16,14 @@ CSP = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
     " trusted-types dropoff"
 )
+STATES = [
+    "01-code", "02-code-wrong", "03-code-throttled", "04-about", "05-about-sealed", "06-choose", "07-choose-files",
+    "08-choose-folder", "09-review", "10-sending", "11-paused", "12-offline", "13-busy", "14-sending-failed",
+    "15-sending-all", "16-checking", "17-done", "18-come-back", "19-closed", "20-expired", "21-unreadable",
+    "22-brand-example", "23-too-many", "24-not-open", "25-failed-many", "26-matched", "27-no-answer",
+]  # fmt: skip
+"""What the stand-in can show: the designed states, and a few that the engine can be in besides."""
+_NOW = "2026-11-30T16:50:00+01:00"
 _LOGO = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><path fill="{ground}" d="M0 0h40v40H0z"/>'
     '<path fill="none" stroke="{ink}" stroke-width="3"'
@@ -100,3 +110,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
         """Say nothing."""
+
+
+def open_page(
+    browser: Browser, *, phone: bool = False, dark: bool = False, locale: str = "en-GB", width: int = 1280
+) -> Page:
+    """Open an empty page of that size and colour, on the day of the designs."""
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844} if phone else {"width": width, "height": 800},
+        is_mobile=phone,
+        has_touch=phone,
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+        locale=locale,
+        timezone_id="Europe/Amsterdam",
+    )
+    page = context.new_page()
+    page.clock.set_fixed_time(_NOW)
+    return page
+
+
+def show(page: Page, url: str) -> list[str]:
+    """Show a state and return what the browser has against it, as the policy's refusals."""
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector("main[data-state]")
+    return said

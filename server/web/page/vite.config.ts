@@ -37,7 +37,7 @@ export default defineConfig(({ mode }) => {
       license: states ? false : { fileName: "licenses.md" },
       modulePreload: { polyfill: false },
       assetsInlineLimit: 0, // nothing from data: URLs
-      rolldownOptions: { input: states ? "states.html" : "index.html" },
+      rolldownOptions: { input: states ? "states.html" : "index.html", checks: { pluginTimings: false } },
     },
     worker: { format: "es" },
     test: { include: ["src/**/*.test.ts", "src/**/*.test.tsx"] },

@@ -7,7 +7,7 @@ import { Closed, closedTitle, Done } from "./end";
 import type { Engine, Snapshot } from "./engine/types";
 import { storedShare } from "./progress";
 import { Failed, failedTitle, Sending, sendingTitle, waitingSaid } from "./sending";
-import { LANGUAGES, type Language, type Text } from "./text";
+import { isLanguage, LANGUAGES, type Language, type Text } from "./text";
 import { Link, Name, type Page, type Props, Protection, recipientOf, type Ui } from "./ui";
 
 type AppProps = { engine: Engine; page: Page; first: Text; load: (language: Language) => Promise<Text> };
@@ -141,7 +141,7 @@ function Questions({ ui: { page, text } }: Props) {
 }
 
 function Languages({ ui: { page, text }, choose }: Props & { choose: (language: Language) => void }) {
-  const others = page.languages.filter((language): language is Language => language in LANGUAGES && language !== text.language);
+  const others = page.languages.filter(isLanguage).filter((language) => language !== text.language);
   if (!others.length) return null;
   return (
     <ul role="list" class="acts" aria-label={text.plain("language")}>

@@ -1,5 +1,5 @@
 import type { TargetedInputEvent, TargetedMouseEvent } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { sum } from "./about";
 import { FileName, Paged } from "./list";
 import { cannotSend } from "./problems";
@@ -151,14 +151,13 @@ function Chosen({ ui }: Props) {
   const { engine, snap, text, say } = ui;
   const { counts, folders } = snap;
   const [open, setOpen] = useState(false);
-  const head = useRef<HTMLHeadingElement>(null);
   const loose = counts.files - folders.reduce((files, folder) => files + folder.files, 0);
 
-  /** Take out, and put the focus on the next row's button, or on the heading. */
+  /** Take out, and put the focus on a neighbour's button, or on the step's heading. */
   const remove = (event: TargetedMouseEvent<HTMLButtonElement>, act: () => void, name: string) => {
     const item = event.currentTarget.closest("li")!;
     const next = (item.nextElementSibling ?? item.previousElementSibling)?.querySelector("button");
-    (next ?? head.current!).focus();
+    (next ?? document.querySelector("h1")!).focus();
     act();
     say(text.plain("removed", { name }));
   };
@@ -187,7 +186,7 @@ function Chosen({ ui }: Props) {
   );
   return (
     <>
-      <h2 id="chosen" ref={head} tabIndex={-1}>
+      <h2 id="chosen">
         {sum(ui, counts.files, counts.bytes, counts.folders)}
       </h2>
       {snap.matched && <Matched ui={ui} />}
@@ -220,7 +219,7 @@ function Matched({ ui }: Props) {
   const { snap, text } = ui;
   const { files, stored } = snap.matched!;
   const key = files ? "matched" : "matched-none";
-  return <p class="note">{text.rich(key, { files: text.files(files), stored: text.size(stored) })}</p>;
+  return <p class="note">{text.rich(key, { n: files, stored: text.size(stored) })}</p>;
 }
 
 /** What was chosen and is not sent, and why; and names that were cleaned. */

@@ -11,6 +11,8 @@ export function Code({ ui }: Props) {
   const seconds = useSecondsUntil(throttled ? problem.until : null);
   const field = useRef<HTMLInputElement>(null);
   const note = useRef<HTMLDivElement>(null);
+  // As a property it is a boolean, for which "off" is true.
+  useEffect(() => field.current?.setAttribute("autocorrect", "off"));
   useEffect(() => {
     if (problem) note.current?.querySelector<HTMLElement>(".note")?.focus();
   }, [problem]);
@@ -82,7 +84,6 @@ export function Code({ ui }: Props) {
             aria-describedby={ofField ? "code-hint code-err" : "code-hint"}
             autocomplete="off"
             autocapitalize="characters"
-            autocorrect="off"
             spellcheck={false}
           />
         </div>

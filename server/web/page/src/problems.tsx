@@ -15,7 +15,7 @@ export function cannotSend(ui: Ui, problem: Problem, name = ""): VNode {
     case "full":
       return text.rich("full", { room: text.size(problem.room), over: text.size(problem.over), contact });
     case "too-many":
-      return text.rich("full", { room: text.files(problem.room), over: text.files(problem.over), contact });
+      return text.rich("too-many", { room: text.files(problem.room), over: text.files(problem.over), contact });
     default:
       return text.rich("cannot-send", { name: named });
   }

@@ -30,7 +30,7 @@ export function Sending({ ui }: Props) {
   );
 }
 
-export const sendingTitle = ({ snap, text }: Ui) => text.plain("sending", { files: text.files(snap.counts.files) });
+export const sendingTitle = ({ snap, text }: Ui) => text.plain("sending", { n: snap.counts.files });
 
 const waitingKey = (problem: Problem | null) => (problem?.kind === "offline" ? "bar-offline" : "bar-waiting");
 

@@ -17,9 +17,11 @@ export type Language = keyof typeof LANGUAGES;
 
 const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte", "petabyte"];
 
+export const isLanguage = (tag: string): tag is Language => Object.hasOwn(LANGUAGES, tag);
+
 /** Choose the first language of the person that is offered, else the first one offered. */
 export function chooseLanguage(wanted: readonly string[], offered: readonly string[]): Language {
-  const known = offered.filter((language): language is Language => language in LANGUAGES);
+  const known = offered.filter(isLanguage);
   for (const tag of wanted) {
     const found = known.find((language) => language === tag.toLowerCase().split("-")[0]);
     if (found) return found;
