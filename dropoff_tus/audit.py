@@ -11,18 +11,17 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from dropoff_tus.model import Dropoff, Limits, Role, SignedPolicy, UploadRow
+from dropoff_tus.model import TERMS, Dropoff, Role, UploadRow
 from dropoff_tus.states import UploadState
+from dropoff_tus.text import canonical
 
 _DOMAIN = b"dropoff-tus/audit-rows/v1\n"
 _MOST_SEQ_BYTES = 8
-canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
-"""Writes JSON in the one form that a row has."""
 
 
 class Act(StrEnum):
@@ -91,36 +90,28 @@ class Event:
     token_id: str | None = None
     origin: str | None = None
     policy: str | None = None
-    """Stands for a drop-off's signed terms; see `policy_hash`."""
-
-
-_WITHIN = {"limits", "policy", "code_mac"}
-_LIMITS = tuple(one.name for one in fields(Limits))
-_TERMS = tuple(one.name for one in fields(Dropoff) if one.name not in _WITHIN)
+    """Stands for a drop-off's signed terms; see `terms_hash`."""
 
 
 def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
     """Return how a change of a drop-off is recorded: which of its terms, and never what they are; None if none did."""
-    changed = [name for name in _TERMS if getattr(before, name) != getattr(after, name)]
-    changed += [name for name in _LIMITS if getattr(before.limits, name) != getattr(after.limits, name)]
-    changed += [name for name in ("mode", "recipients") if getattr(before.policy, name) != getattr(after.policy, name)]
+    changed = [name for name in TERMS if getattr(before.terms, name) != getattr(after.terms, name)]
     changed += ["has_code"] if before.code_mac != after.code_mac else []
-    if not changed and before.policy == after.policy:
+    if not changed and before.signature == after.signature:
         return None
     if changed == ["has_code"] and after.code_mac is not None:
-        return Event(Act.DROP_NEW_CODE, after.id, policy=policy_hash(after.policy))
-    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed), policy=policy_hash(after.policy))
+        return Event(Act.DROP_NEW_CODE, after.id, policy=terms_hash(after))
+    return Event(Act.DROP_EDIT, after.id, result=" ".join(changed), policy=terms_hash(after))
 
 
 def creation_of(dropoff: Dropoff) -> Event:
     """Return how a new drop-off is recorded."""
-    policy = policy_hash(dropoff.policy)
-    return Event(Act.DROP_CREATE, dropoff.id, result=dropoff.policy.mode.value, policy=policy)
+    return Event(Act.DROP_CREATE, dropoff.id, result=dropoff.terms.mode.value, policy=terms_hash(dropoff))
 
 
-def policy_hash(policy: SignedPolicy) -> str:
-    """Return what stands for a signed policy: an earlier one that is put back, and verifies, has another."""
-    return hashlib.sha256(policy.signature).hexdigest()
+def terms_hash(dropoff: Dropoff) -> str:
+    """Return what stands for signed terms: earlier ones that are put back, and verify, have another."""
+    return hashlib.sha256(dropoff.signature).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Frozen values that every layer speaks of: drop-offs, uploads, grants."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any, Self
 
 from dropoff_tus.states import UploadState
+from dropoff_tus.terms import Kind, Term, read_value, terms_of, write_value
+from dropoff_tus.text import canonical
 
 
 class Role(StrEnum):
@@ -61,66 +63,120 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a drop-off accepts. 0 or an empty tuple means no limit."""
+class DropTerms:
+    """All that an operator says of a drop-off; its signature covers it. 0, an empty text or an empty tuple is no limit.
 
-    max_upload_bytes: int = 0
-    max_total_bytes: int = 0
-    max_uploads: int = 0
-    allowed_types: tuple[str, ...] = ()
-    name_patterns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SignedPolicy:
-    """A drop-off's mode and recipients, signed by the server key together with all its other terms.
-
-    An empty tuple of recipients stands for the configured roots at the time of each upload. `terms` is made from the
-    drop-off as it was read (`Dropoff.with_terms`), so a term that was changed behind the server does not verify.
-    `signature` is 64 bytes over a versioned domain and the canonical JSON of (drop id, mode, recipients, terms).
+    From these fields are made the options of `drop create` and `drop edit`, the keys of section `[dropoffs]`, the API's
+    bodies and answers, and the catalog's column: a new field needs a `Term` here, and whoever heeds it.
     """
 
-    mode: Mode
-    recipients: tuple[str, ...]
-    signature: bytes = field(default=b"", repr=False)
-    terms: str = ""
+    name: Annotated[str, Term(Kind.LABEL, "What you call it", setting="")]
+    mode: Annotated[
+        Mode,
+        Term(
+            Kind.MODE,
+            "Sealed: not even the server can read a finished upload; of uploads created from now on",
+            option="--sealed/--managed",
+            setting="sealed",
+        ),
+    ] = Mode.MANAGED
+    opens_at: Annotated[
+        datetime | None, Term(Kind.TIME, "When it begins to take uploads", none="now", option="--opens", setting="")
+    ] = None
+    expires_at: Annotated[
+        datetime | None,
+        Term(Kind.TIME, "When it stops taking uploads", none="never", option="--expires", setting="expires"),
+    ] = None
+    max_upload_bytes: Annotated[int, Term(Kind.BYTES, "Size of one upload", none="no limit")] = 0
+    max_total_bytes: Annotated[int, Term(Kind.BYTES, "Size of all uploads together", none="no limit")] = 0
+    max_uploads: Annotated[int, Term(Kind.COUNT, "How many uploads", none="no limit")] = 0
+    allowed_types: Annotated[
+        tuple[str, ...],
+        Term(Kind.TYPES, "Media types it takes, e.g. text/csv or image/*", none="any", option="--allow-type"),
+    ] = ()
+    name_patterns: Annotated[
+        tuple[str, ...],
+        Term(Kind.NAMES, "Patterns of file names it takes, e.g. '*.vcf.gz'", none="any", option="--allow-name"),
+    ] = ()
+    recipients: Annotated[
+        tuple[str, ...],
+        Term(
+            Kind.RECIPIENTS,
+            "age recipients, of uploads created from now on",
+            none="the configured roots",
+            option="--recipient",
+            setting="",
+        ),
+    ] = ()
+    notify: Annotated[
+        tuple[str, ...], Term(Kind.ADDRESSES, "Mail addresses that hear what arrived; needs [mail]", none="nobody")
+    ] = ()
+    retain_seconds: Annotated[
+        int,
+        Term(
+            Kind.SECONDS,
+            "Finished uploads are shredded so long after their completion, those that are here too",
+            none="never",
+            option="--retain",
+            setting="retain",
+        ),
+    ] = 0
+    contact: Annotated[
+        str, Term(Kind.TEXT, "Whom an uploader may ask; shown to whoever has the code", none="nobody")
+    ] = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the terms as values of JSON: times as RFC 3339, tuples as lists."""
+        return {name: write_value(getattr(self, name)) for name in TERMS}
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read the terms that were written as JSON.
+
+        Raises:
+            ValueError: They are not all there, or one of them is no value that it can have.
+        """
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.keys() != TERMS.keys():
+            raise ValueError("these are not the terms of a drop-off")
+        return cls(**{name: read_value(term, found[name]) for name, term in TERMS.items()})
+
+
+TERMS = terms_of(DropTerms)
+"""What each field of `DropTerms` is, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropoff:
-    """An invitation to upload. `code_mac` is HMAC-SHA-256 of the code (32 bytes), None without a code."""
+    """An invitation to upload. `code_mac` is HMAC-SHA-256 of the code (32 bytes), None without a code.
+
+    `signature` is the server's, 64 bytes over a versioned domain and `signed_text`: an empty tuple of recipients stands
+    for the configured roots at the time of each upload.
+    """
 
     id: str
-    name: str
     created_at: datetime
-    policy: SignedPolicy
+    terms: DropTerms
     code_mac: bytes | None = field(default=None, repr=False)
-    limits: Limits = Limits()
-    opens_at: datetime | None = None
-    expires_at: datetime | None = None
+    signature: bytes = field(default=b"", repr=False)
     closed: bool = False
     ended: bool = False
     """`drop close --now`: what is open has been ended too."""
-    notify: tuple[str, ...] = ()
-    """Mail addresses that are told of uploads."""
-    retain_seconds: int = 0
-    """Finished uploads are shredded so long after their completion; 0: never."""
-    contact: str = ""
-    """Whom an uploader may ask."""
 
-    def with_terms(self) -> "Dropoff":
-        """Return the same with `policy.terms`: hex SHA-256 of all that is signed beside mode and recipients.
+    def signed_text(self) -> str:
+        """Return the canonical JSON of all that is signed.
 
-        That is every field but the id, the policy itself, and whether it is closed, which the audit alone holds.
+        That is every field but the signature, and whether it is closed, which the audit has. It is made from the
+        drop-off as it was read, so one that was changed behind the server does not verify.
         """
-        unsigned = ("id", "policy", "closed", "ended")
-        values = {name: value for name, value in asdict(self).items() if name not in unsigned}
-        text = json.dumps(values, sort_keys=True, default=_as_text)
-        return replace(self, policy=replace(self.policy, terms=hashlib.sha256(text.encode()).hexdigest()))
-
-
-def _as_text(value: datetime | bytes) -> str:
-    return value.hex() if isinstance(value, bytes) else value.astimezone(UTC).isoformat()
+        return canonical(
+            {
+                "id": self.id,
+                "created_at": write_value(self.created_at),
+                "code_mac": None if self.code_mac is None else self.code_mac.hex(),
+                "terms": self.terms.as_json(),
+            }
+        )
 
 
 class Scope(StrEnum):

@@ -18,7 +18,7 @@ from dropoff_tus.errors import (
     StorageFullError,
     TypeNotAllowedError,
 )
-from dropoff_tus.model import Dropoff, Limits, Metadata, Role, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Role, Usage
 from dropoff_tus.shown import show_start
 
 _TYPE_PATTERN = re.compile(r"[A-Za-z0-9!#$&^_.+*?\[\]-]+/[A-Za-z0-9!#$&^_.+*?\[\]-]+")
@@ -63,9 +63,9 @@ class Request:
     metadata: Metadata
 
 
-def max_upload_bytes(server_max_bytes: int, limits: Limits) -> int:
+def max_upload_bytes(server_max_bytes: int, terms: DropTerms) -> int:
     """Return the smaller of the two limits that are set; 0 means none."""
-    return min((value for value in (server_max_bytes, limits.max_upload_bytes) if value), default=0)
+    return min((value for value in (server_max_bytes, terms.max_upload_bytes) if value), default=0)
 
 
 def check_window(dropoff: Dropoff, now: datetime) -> None:
@@ -90,9 +90,10 @@ def window_state(dropoff: Dropoff, now: datetime) -> WindowState:
     """Say in a word whether a drop-off takes uploads."""
     if dropoff.closed:
         return "closed"
-    if dropoff.opens_at is not None and now < dropoff.opens_at:
+    opens_at, expires_at = dropoff.terms.opens_at, dropoff.terms.expires_at
+    if opens_at is not None and now < opens_at:
         return "not_open"
-    if dropoff.expires_at is not None and now >= dropoff.expires_at:
+    if expires_at is not None and now >= expires_at:
         return "expired"
     return "open"
 
@@ -108,7 +109,7 @@ def check_size(size_bytes: int | None, limit_bytes: int) -> None:
         raise MaxSizeExceededError(message, fate=_NOTHING)
 
 
-def check_type(limits: Limits, metadata: Metadata) -> None:
+def check_type(terms: DropTerms, metadata: Metadata) -> None:
     """Refuse a media type or file name that is not on the drop-off's lists.
 
     A missing type or name is on no list. Parameters of the type are not compared.
@@ -118,8 +119,8 @@ def check_type(limits: Limits, metadata: Metadata) -> None:
     """
     filetype = (metadata.filetype or "").partition(";")[0].strip()
     for kind, came, taken in (
-        ("type", filetype, limits.allowed_types),
-        ("name", metadata.filename or "", limits.name_patterns),
+        ("type", filetype, terms.allowed_types),
+        ("name", metadata.filename or "", terms.name_patterns),
     ):
         if taken and not any(_matches(came, pattern) for pattern in taken):
             those = show_start(", ".join(taken), _MOST_TAKEN_CHARACTERS)
@@ -186,21 +187,21 @@ def admit(
         DropoffClosedError, DropoffNotOpenError, DropoffExpiredError, MaxSizeExceededError,
         TypeNotAllowedError, DropoffFullError, QuotaError, StorageFullError: The first rule it breaks.
     """
-    limits = dropoff.limits
+    terms = dropoff.terms
     check_window(dropoff, now)
-    check_size(request.length, max_upload_bytes(server_max_bytes, limits))
+    check_size(request.length, max_upload_bytes(server_max_bytes, terms))
     if request.role is not Role.PARTIAL:
         # Parts bear neither type nor name, and the final counts for all of them.
-        check_type(limits, request.metadata)
-        if limits.max_uploads and usage.uploads >= limits.max_uploads:
+        check_type(terms, request.metadata)
+        if terms.max_uploads and usage.uploads >= terms.max_uploads:
             message = "this drop-off has received all the uploads it takes"
             raise DropoffFullError(message)
     if request.role is not Role.FINAL:
         # A final takes over what its parts have: it needs nothing of its own.
-        if limits.max_uploads and usage.attempts >= limits.max_uploads * ATTEMPTS_PER_UPLOAD:
+        if terms.max_uploads and usage.attempts >= terms.max_uploads * ATTEMPTS_PER_UPLOAD:
             message = "this drop-off has received all the parts and attempts it takes; ask whoever gave you the code"
             raise DropoffFullError(message)
-        check_quota(limits, usage, request.reserve_bytes)
+        check_quota(terms, usage, request.reserve_bytes)
         check_space(request.reserve_bytes, dropoff, space)
 
 
@@ -233,28 +234,28 @@ def next_reservation(
     Raises:
         MaxSizeExceededError, QuotaError, StorageFullError: There is no room for needed_bytes.
     """
-    limits = dropoff.limits
-    limit = max_upload_bytes(server_max_bytes, limits)
+    terms = dropoff.terms
+    limit = max_upload_bytes(server_max_bytes, terms)
     check_size(needed_bytes, limit)
     # The window is not asked: what has begun may finish after the drop-off has closed.
     if needed_bytes > present_bytes:
-        check_quota(limits, usage, needed_bytes)
+        check_quota(terms, usage, needed_bytes)
         check_space(needed_bytes - stored_bytes, dropoff, space)
     total = needed_bytes + ahead_bytes
     if limit:
         total = min(total, limit)
-    if limits.max_total_bytes:
-        total = min(total, limits.max_total_bytes - usage.bytes)
+    if terms.max_total_bytes:
+        total = min(total, terms.max_total_bytes - usage.bytes)
     return max(needed_bytes, min(total, stored_bytes + space.room_bytes(dropoff.id)))
 
 
-def check_quota(limits: Limits, usage: Usage, reserve_bytes: int) -> None:
+def check_quota(terms: DropTerms, usage: Usage, reserve_bytes: int) -> None:
     """Refuse what goes above the drop-off's bytes.
 
     Raises:
         QuotaError: It does.
     """
-    if limits.max_total_bytes and usage.bytes + reserve_bytes > limits.max_total_bytes:
-        left = max(0, limits.max_total_bytes - usage.bytes)
+    if terms.max_total_bytes and usage.bytes + reserve_bytes > terms.max_total_bytes:
+        left = max(0, terms.max_total_bytes - usage.bytes)
         message = f"this drop-off takes {left} bytes more"
         raise QuotaError(message, fate=_NOTHING)

@@ -1,8 +1,13 @@
 """Text that people write into files, keys and configuration among it: one way to read its bytes."""
 
 import codecs
+import json
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+"""Writes JSON in its one form: sorted keys, no spaces, ASCII."""
 
 
 def decode_text(raw: bytes) -> str:

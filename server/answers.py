@@ -2,21 +2,20 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Protocol, Self
+from datetime import datetime
+from typing import Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import ApiToken, Dropoff, Mode, Role, Scope, UploadRow, Usage
+from dropoff_tus.model import TERMS, ApiToken, Dropoff, Role, Scope, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Store
 from dropoff_tus.protocol import check_agrees
 from dropoff_tus.states import UploadState
 from server.clock import SystemClock
+from server.settings.drop_terms import FORMS, Natural, Time, described
 from server.settings.units import stamp
-
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Bytes = Annotated[int, Field(ge=0)]
 
 
 class OperatorStore(Store, Protocol):
@@ -57,25 +56,24 @@ class NewDropAnswer(DropAddress):
         return cls(**_address(base_url, dropoff), code=code)
 
 
-class DropAnswer(DropAddress):
-    """A drop-off. Of limits, 0 or an empty list is none."""
+class DropState(DropAddress):
+    """How a drop-off stands."""
 
-    mode: Mode = Field(description="Who can read a finished upload: managed, the server too; sealed, the roots alone.")
     has_code: bool
     closed: bool
     state: WindowState = Field(description="Whether it takes uploads now: open; or closed, not_open yet, or expired.")
     created_at: Time
-    opens_at: Time | None
-    expires_at: Time | None
-    max_upload_bytes: Bytes
-    max_total_bytes: Bytes
-    max_uploads: int = Field(ge=0)
-    allowed_types: list[str]
-    name_patterns: list[str]
-    recipients: list[str] = Field(description="age recipients of its own; empty: the configured roots.")
-    notify: list[str] = Field(description="Mail addresses that are told what arrived.")
-    retain_seconds: int = Field(ge=0, description="Finished uploads are shredded so long after completion; 0: never.")
-    contact: str = Field(description="Whom an uploader may ask; shown to whoever has the code.")
+
+
+_TERMS: dict[str, Any] = {
+    name: (FORMS[term.kind].answer, Field(description=described(term)))
+    for name, term in TERMS.items()
+    if name not in DropState.model_fields
+}
+
+
+class DropAnswer(create_model("_Terms", __base__=DropState, **_TERMS)):  # type: ignore[misc]
+    """A drop-off."""
 
     @classmethod
     def of(cls, base_url: str, dropoff: Dropoff) -> Self:
@@ -87,7 +85,7 @@ class DropUsageAnswer(DropAnswer):
     """A drop-off and what its uploads take."""
 
     uploads: int = Field(ge=0)
-    bytes: Bytes
+    bytes: Natural
 
     @classmethod
     def with_usage(cls, base_url: str, dropoff: Dropoff, usage: Usage) -> Self:
@@ -98,32 +96,21 @@ class DropUsageAnswer(DropAnswer):
 def _address(base_url: str, dropoff: Dropoff) -> dict[str, str]:
     return {
         "id": dropoff.id,
-        "name": dropoff.name,
+        "name": dropoff.terms.name,
         "upload_url": f"{base_url}/files/{dropoff.id}/",
         "page_url": f"{base_url}/d/{dropoff.id}",
     }
 
 
 def _members(base_url: str, dropoff: Dropoff) -> dict[str, Any]:
-    limits = dropoff.limits
+    terms = {name: getattr(dropoff.terms, name) for name in TERMS}
     return {
+        **{name: stamp(value) if isinstance(value, datetime) else value for name, value in terms.items()},
         **_address(base_url, dropoff),
-        "mode": dropoff.policy.mode,
         "has_code": dropoff.code_mac is not None,
         "closed": dropoff.closed,
         "state": window_state(dropoff, SystemClock().now()),
         "created_at": stamp(dropoff.created_at),
-        "opens_at": stamp(dropoff.opens_at),
-        "expires_at": stamp(dropoff.expires_at),
-        "max_upload_bytes": limits.max_upload_bytes,
-        "max_total_bytes": limits.max_total_bytes,
-        "max_uploads": limits.max_uploads,
-        "allowed_types": list(limits.allowed_types),
-        "name_patterns": list(limits.name_patterns),
-        "recipients": list(dropoff.policy.recipients),
-        "notify": list(dropoff.notify),
-        "retain_seconds": dropoff.retain_seconds,
-        "contact": dropoff.contact,
     }
 
 
@@ -134,8 +121,8 @@ class UploadAnswer(Answer):
     drop_id: str
     state: UploadState
     filename: str | None = Field(description="As the client named it: text to show, never a path.")
-    length: Bytes | None = Field(description="Null until the client has said it.")
-    offset: Bytes = Field(description="How many bytes are here.")
+    length: Natural | None = Field(description="Null until the client has said it.")
+    offset: Natural = Field(description="How many bytes are here.")
     sha256: str | None
     created_at: Time
     completed_at: Time | None

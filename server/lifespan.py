@@ -53,7 +53,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         wrong_per_hour = config.limits.wrong_codes_per_hour
         refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
         app[appkeys.AUTH] = Auth(
-            opened.catalog, opened.keys.code_mac, opened.keys.verify_policy, wrong_per_hour, refusals
+            opened.catalog, opened.keys.code_mac, opened.keys.verify_terms, wrong_per_hour, refusals
         )
         app[appkeys.TOKENS] = TokenGuard(
             opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour, refusals, opened.revoked

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Role, SignedPolicy, StoredUpload
+from dropoff_tus.model import Dropoff, Metadata, Role, StoredUpload
 from dropoff_tus.states import UploadState
 
 
@@ -45,9 +45,8 @@ class NewUpload:
 
     id: str
     token: str = field(repr=False)
-    drop_id: str
+    drop: Dropoff
     role: Role
-    policy: SignedPolicy
     metadata: Metadata
     created_at: datetime
     length: int | None
@@ -157,12 +156,12 @@ class Store(Protocol):
         """Make an upload with no bytes. Nothing is durable before its first commit.
 
         Raises:
-            PolicyTamperedError: new.policy is not signed by the server key.
+            PolicyTamperedError: new.drop is not signed by the server key.
             StorageFullError, StorageFailedError: Nothing of it is left.
         """
         ...
 
-    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+    def verify_terms(self, drop: Dropoff) -> None:
         """Refuse a drop-off whose terms are not those that were signed, as `create` does.
 
         Raises:

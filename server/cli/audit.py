@@ -81,7 +81,8 @@ def export(
 
 
 async def _copy(catalog: SqlCatalog, conf: Config, since: int, write: Callable[[str], None]) -> dict[str, Any]:
-    from dropoff_tus.audit import AuditBrokenError, canonical
+    from dropoff_tus.audit import AuditBrokenError
+    from dropoff_tus.text import canonical
     from storage.checkpoints import rows_between
 
     verifier, checkpoints = await _open(catalog, conf)
@@ -254,16 +255,16 @@ async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], 
 
 
 def _is_as_recorded(drop: Dropoff, verifier: Verifier) -> bool:
-    from dropoff_tus.audit import policy_hash
+    from dropoff_tus.audit import terms_hash
     from dropoff_tus.errors import PolicyTamperedError
     from storage.keyring.keys import ServerKeys
 
     try:
-        ServerKeys(verifier.key, b"", (), Path()).verify_policy(drop.id, drop.policy)
+        ServerKeys(verifier.key, b"", (), Path()).verify_terms(drop)
     except PolicyTamperedError:
         return False
     recorded = verifier.policies.get(drop.id)
-    return policy_hash(drop.policy) == recorded and drop.closed == verifier.closed.get(drop.id, False)
+    return terms_hash(drop) == recorded and drop.closed == verifier.closed.get(drop.id, False)
 
 
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:

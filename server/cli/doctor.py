@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, size_option, with_services
-from server.cli.drop import ROOT_IDENTITY, create_drop
+from server.cli.drop import ROOT_IDENTITY
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.cli.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
 from server.resources import too_few_descriptors
@@ -173,15 +173,13 @@ def _token(location: str) -> str:
 async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
     from dropoff_tus.ids import PROBE_DROP_ID
-    from dropoff_tus.model import Limits
-    from server.usecases.dropoffs import NewDrop
+    from dropoff_tus.model import DropTerms
 
     if await services.catalog.dropoff(PROBE_DROP_ID) is not None:
         _, code = await services.dropoffs.new_code(PROBE_DROP_ID, for_doctor=True)
         await services.catalog.set_closed(PROBE_DROP_ID, closed=False)
         return PROBE_DROP_ID, code
-    new = NewDrop(name=_DROP_NAME, limits=Limits(), for_doctor=True)
-    made, first_code = await create_drop(services.catalog, services.keys, new)
+    made, first_code = await services.dropoffs.create(DropTerms(_DROP_NAME), for_doctor=True)
     return made.id, first_code or ""
 
 

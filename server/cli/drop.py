@@ -1,97 +1,68 @@
 """`drop …`: drop-offs."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dropoff_tus.errors import InvalidFieldError
+from dropoff_tus.model import Dropoff, DropTerms, Mode, Usage
+from server.answers import DropAnswer, DropUsageAnswer, NewDropAnswer
 from server.cli.context import (
     ConfigOption,
     JsonOption,
-    duration_option,
     group,
     read_config,
-    recipients_option,
-    size_option,
-    time_option,
     with_catalog,
 )
 from server.cli.output import CommandError, note, print_json, say, show, size
-
-if TYPE_CHECKING:
-    from dropoff_tus.errors import InvalidFieldError
-    from dropoff_tus.model import Dropoff
-    from server.settings.config import Config
-    from server.usecases.dropoffs import Dropoffs, NewDrop
-    from storage.catalog import SqlCatalog
-    from storage.keyring.keys import ServerKeys
+from server.cli.terms import refused, with_terms
+from server.clock import SystemClock
+from server.places import key_places
+from server.services import recipients_problem
+from server.settings.config import Config, config_path
+from server.usecases.closing import set_closed
+from server.usecases.dropoffs import Dropoffs
+from storage.catalog import SqlCatalog
+from storage.files.marks import ended_drops
+from storage.keyring.keys import ServerKeys, load_server_keys
 
 app = group("Make and manage drop-offs: an upload URL and a code.")
 DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
-MOST_UPLOADS = 2**31 - 1
-_OPTIONS = {
-    "id": "--id",
-    "name": "--name",
-    "allowed_types": "--allow-type",
-    "name_patterns": "--allow-name",
-    "opens_at": "--opens",
-    "expires_at": "--expires",
-    "recipients": "--recipient",
-    "notify": "--notify",
-    "contact": "--contact",
-}
-"""By the names that answers give them."""
 ROOT_IDENTITY = "root-identity.txt"
 """Where `init` leaves the root identity, beside the configuration, until the operator moves it."""
 
 
 def load_keys(config: Config) -> ServerKeys:
     """Load the server's keys alone."""
-    from server.places import key_places
-    from storage.keyring.keys import load_server_keys
-
     return load_server_keys(key_places(config))
 
 
 def dropoffs(catalog: SqlCatalog, keys: ServerKeys) -> Dropoffs:
     """Return the use cases."""
-    from server.clock import SystemClock
-    from server.services import recipients_problem
-    from server.usecases.dropoffs import Dropoffs
-
     return Dropoffs(catalog, keys, SystemClock(), recipients_problem)
 
 
-async def create_drop(catalog: SqlCatalog, keys: ServerKeys, new: NewDrop) -> tuple[Dropoff, str | None]:
+async def create_drop(
+    catalog: SqlCatalog,
+    keys: ServerKeys,
+    terms: DropTerms,
+    **how: Any,  # noqa: ANN401 - as `Dropoffs.create`
+) -> tuple[Dropoff, str | None]:
     """Make a drop-off; returns it with its code, which is nowhere else.
 
     Raises:
         CommandError: Something of it cannot be; the sentence names the option.
     """
-    from dropoff_tus.errors import InvalidFieldError
-
     try:
-        return await dropoffs(catalog, keys).create(new)
+        return await dropoffs(catalog, keys).create(terms, **how)
     except InvalidFieldError as error:
         raise refused(error) from None
 
 
-def refused(error: InvalidFieldError) -> CommandError:
-    """Return the refusal of what cannot be, with the option that said it."""
-    return CommandError(f"{_OPTIONS.get(error.field, error.field)} {error.problem}")
-
-
-def listed(given: list[str]) -> tuple[str, ...]:
-    """Return what an option that may be repeated gives; once, and empty, it empties the list."""
-    return () if given == [""] else tuple(given)
-
-
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:
     """Return what a new drop-off is shown as."""
-    from server.answers import NewDropAnswer
-
     return NewDropAnswer.of(config.server.base_url, dropoff, code).model_dump(mode="json")
 
 
@@ -107,40 +78,11 @@ def say_created(made: dict[str, Any]) -> None:
 
 
 @app.command()
-def create(  # noqa: PLR0917 - its options
-    name: Annotated[str, typer.Option(help="What you call it.", show_default=False)],
+@with_terms(required=("name",))
+def create(
+    given: dict[str, Any],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
-    opens: Annotated[str | None, typer.Option(help="When it begins to take uploads: 2d, or a time; 0: now.")] = None,
-    expires: Annotated[str | None, typer.Option(help="7d, or 2030-01-31T12:00:00Z; 0: never.")] = None,
-    max_upload_bytes: Annotated[str | None, typer.Option(help="Of one upload; e.g. 10GiB. 0: no limit.")] = None,
-    max_total_bytes: Annotated[str | None, typer.Option(help="Of all uploads together.")] = None,
-    max_uploads: Annotated[int | None, typer.Option(help="How many.", min=0, max=MOST_UPLOADS)] = None,
-    allow_type: Annotated[
-        list[str] | None, typer.Option(help="A media type it takes, e.g. text/csv or image/*. May be repeated.")
-    ] = None,
-    allow_name: Annotated[
-        list[str] | None, typer.Option(help="A pattern of file names it takes, e.g. '*.vcf.gz'. May be repeated.")
-    ] = None,
-    recipient: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An age recipient instead of the configured roots, or a file with one a line. May be repeated."
-        ),
-    ] = None,
-    notify: Annotated[
-        list[str] | None,
-        typer.Option(help="A mail address that is told what arrived; needs section [mail]. May be repeated."),
-    ] = None,
-    retain: Annotated[
-        str | None, typer.Option(help="Shred finished uploads so long after their completion, e.g. 90d; 0: never.")
-    ] = None,
-    contact: Annotated[
-        str | None, typer.Option(help="Whom an uploader may ask; shown to whoever has the code.")
-    ] = None,
-    sealed: Annotated[
-        bool | None, typer.Option("--sealed/--managed", help="Whether not even this server can read finished uploads.")
-    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -152,44 +94,73 @@ def create(  # noqa: PLR0917 - its options
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
-    from dropoff_tus.model import Limits
-    from server.settings.config import config_path
-    from server.usecases.dropoffs import NewDrop
-
     loaded = read_config(config)
-    defaults = loaded.dropoffs
-    new = NewDrop(
-        name=name,
-        id=drop_id,
-        with_code=not no_code,
-        limits=Limits(
-            max_upload_bytes=size_option(max_upload_bytes, defaults.max_upload_bytes, "--max-upload-bytes"),
-            max_total_bytes=size_option(max_total_bytes, defaults.max_total_bytes, "--max-total-bytes"),
-            max_uploads=defaults.max_uploads if max_uploads is None else max_uploads,
-            allowed_types=defaults.allowed_types if allow_type is None else listed(allow_type),
-            name_patterns=defaults.name_patterns if allow_name is None else listed(allow_name),
-        ),
-        recipients=recipients_option(recipient or ()),
-        sealed=defaults.sealed if sealed is None else sealed,
-        opens_at=time_option(opens, "--opens"),
-        expires_at=time_option(defaults.expires if expires is None else expires, "--expires"),
-        notify=defaults.notify if notify is None else listed(notify),
-        retain_seconds=int(duration_option(retain, defaults.retain, "--retain")),
-        contact=defaults.contact if contact is None else contact,
-    )
+    terms = loaded.dropoffs.terms(given, SystemClock().now())
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        return created_json(conf, *await create_drop(catalog, load_keys(conf), new))
+        made = await create_drop(catalog, load_keys(conf), terms, drop_id=drop_id, with_code=not no_code)
+        return created_json(conf, *made)
 
     made = with_catalog(config, work)
-    if new.sealed and (config_path(config).resolve().parent / ROOT_IDENTITY).exists():
+    if terms.mode is Mode.SEALED and (config_path(config).resolve().parent / ROOT_IDENTITY).exists():
         note(f"warning: {ROOT_IDENTITY} is still on this machine, so sealed uploads can be read here; move it away")
-    if new.notify and loaded.mail.server is None:
-        note("warning: section [mail] names no server, so nobody is notified; see config.example.toml")
+    _warn_of_mail(loaded, terms.notify)
     if as_json:
         print_json(made)
     else:
         say_created(made)
+
+
+@app.command()
+@with_terms()
+def edit(
+    given: dict[str, Any],
+    drop_id: DropId,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload from now on.")] = False,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Sign what `drop show` tells, although somebody changed it in the database."),
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a drop-off; what is not said stays. A running server knows at once.
+
+    What has been created keeps its mode, its recipients (see `keys rotate --drop`) and its place, whatever the new
+    limits. --retain holds for what is here too: a shorter one shreds within a minute what is older. All its terms
+    are signed anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and
+    `reopen` change the rest.
+
+    Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
+    """
+    loaded = read_config(config)
+    if not given and not no_code and not confirm:
+        message = "say what is to be changed, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
+        raise CommandError(message)
+
+    async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
+        has_code = False if no_code else None
+        try:
+            done = await dropoffs(catalog, load_keys(conf)).edit(drop_id, given, has_code=has_code, confirm=confirm)
+        except InvalidFieldError as error:
+            raise refused(error) from None
+        return _usage_json(conf, *done)
+
+    changed = with_catalog(config, work)
+    if no_code:
+        note(
+            "no code is needed any more: anyone who has the URL can upload; `dropoff-tus drop new-code` makes one again"
+        )
+    _warn_of_mail(loaded, changed["notify"])
+    if as_json:
+        print_json(changed)
+    else:
+        note("changed; see it with `dropoff-tus drop show`")
+
+
+def _warn_of_mail(config: Config, notify: Sequence[str]) -> None:
+    if notify and config.mail.server is None:
+        note("warning: section [mail] names no server, so nobody is notified; see config.example.toml")
 
 
 @app.command("list")
@@ -200,8 +171,6 @@ def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> list[dict[str, Any]]:
-        from server.answers import DropAnswer
-
         base_url = conf.server.base_url
         return [DropAnswer.of(base_url, dropoff).model_dump(mode="json") for dropoff in await catalog.dropoffs()]
 
@@ -231,13 +200,15 @@ def show_drop(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption 
 
 
 async def _shown(catalog: SqlCatalog, config: Config, drop_id: str) -> dict[str, Any]:
-    from server.answers import DropUsageAnswer
-
     dropoff = await catalog.dropoff(drop_id)
     if dropoff is None:
         raise _unknown()
-    usage = await catalog.usage(drop_id)
-    return DropUsageAnswer.with_usage(config.server.base_url, dropoff, usage).model_dump(mode="json")
+    return _usage_json(config, dropoff, await catalog.usage(drop_id))
+
+
+def _usage_json(config: Config, dropoff: Dropoff, usage: Usage) -> dict[str, Any]:
+    shown: dict[str, Any] = DropUsageAnswer.with_usage(config.server.base_url, dropoff, usage).model_dump(mode="json")
+    return shown
 
 
 def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
@@ -288,9 +259,6 @@ def reopen(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = F
 
 def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bool, as_json: bool) -> None:
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from server.usecases.closing import set_closed
-        from storage.files.marks import ended_drops
-
         ended = ended_drops(Path(conf.store.keys_dir))
         if not await set_closed(catalog, ended, drop_id, closed=closed, end_open=end_open):
             raise _unknown()

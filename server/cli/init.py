@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.context import JsonOption, operator, recipients_option, time_option
+from server.cli.context import JsonOption, operator, recipients_option
 from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
 from server.cli.output import CommandError, note, print_json, say
 from server.cli.target import output_file
@@ -200,28 +200,21 @@ class _Setup:
     async def first_drop(self, config: Config) -> dict[str, object]:
         """Make a first drop-off in an empty catalog."""
         from dropoff_tus.audit import acting
+        from dropoff_tus.model import Mode
+        from server.clock import SystemClock
         from server.services import identify_store
-        from server.usecases.dropoffs import NewDrop
         from storage.catalog import open_catalog
 
         async with open_catalog(config.catalog.url) as catalog:
             if await catalog.dropoffs() or await catalog.store_id():
                 message = "the catalog is in use already, under keys that are elsewhere; name an empty database"
                 raise CommandError(message)
-            defaults = config.dropoffs
-            new = NewDrop(
-                name="First drop-off",
-                limits=defaults.limits,
-                expires_at=time_option(defaults.expires, "dropoffs.expires"),
-                notify=defaults.notify,
-                retain_seconds=int(defaults.retain),
-                contact=defaults.contact,
-            )
+            terms = config.dropoffs.terms({"name": "First drop-off", "mode": Mode.MANAGED}, SystemClock().now())
             keys = load_keys(config)
             self.settled = not config.catalog.url.startswith(f"sqlite:///{self.folder}/")
             with acting(operator):
                 try:
-                    created = created_json(config, *await create_drop(catalog, keys, new))
+                    created = created_json(config, *await create_drop(catalog, keys, terms))
                 except CommandError:
                     self.settled = False
                     raise

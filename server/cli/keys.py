@@ -182,10 +182,10 @@ class _RootRotation:
         if dropoff is None:
             return f"its drop-off {drop_id} is not in the catalog, so for whom it is cannot be known"
         try:
-            self.services.keys.verify_policy(drop_id, dropoff.policy)
+            self.services.keys.verify_terms(dropoff)
         except DropoffError as error:
             return error.message
-        return dropoff.policy.recipients or self.roots or "keys.root_recipients is empty"
+        return dropoff.terms.recipients or self.roots or "keys.root_recipients is empty"
 
 
 def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:

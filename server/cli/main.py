@@ -21,7 +21,6 @@ from server.cli import (
     check,
     doctor,
     drop,
-    edit,
     init,
     keys,
     outbox,
@@ -60,7 +59,6 @@ check.register(app)
 app.add_typer(drop.app, name="drop")
 app.add_typer(upload.app, name="upload")
 receipts.register(app, upload.app)
-edit.register(drop.app)
 purge.register(app, drop.app)
 app.add_typer(token.app, name="token")
 app.add_typer(audit.app, name="audit")

@@ -151,14 +151,14 @@ async def _retained(services: Services, now: datetime, kept: list[tuple[str, str
     """Return the finished uploads whose drop-off keeps them no longer; of one that was changed, its id goes to kept."""
     items: list[Item] = []
     for drop in await services.catalog.dropoffs():
-        if not drop.retain_seconds:
+        if not drop.terms.retain_seconds:
             continue
         try:
-            services.store.verify_policy(drop.id, drop.policy)
+            services.store.verify_terms(drop)
         except PolicyTamperedError as error:
             kept.append((drop.id, error.message))
             continue
-        before = now - timedelta(seconds=drop.retain_seconds)
+        before = now - timedelta(seconds=drop.terms.retain_seconds)
         rows = await services.catalog.uploads(
             drop_id=drop.id, states=[UploadState.COMPLETE], partials=False, created_before=before
         )

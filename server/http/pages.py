@@ -91,30 +91,30 @@ async def _proven(request: web.Request) -> Dropoff:
 
 
 def _told(request: web.Request, drop: Dropoff, usage: Usage) -> dict[str, object]:
-    config, limits = request.app[CONFIG], drop.limits
+    config, terms = request.app[CONFIG], drop.terms
     return {
         "id": drop.id,
-        "name": drop.name,
+        "name": terms.name,
         "recipient": None,
-        "contact": drop.contact or None,
-        "retain_seconds": drop.retain_seconds or None,
+        "contact": terms.contact or None,
+        "retain_seconds": terms.retain_seconds or None,
         "expire_after_seconds": config.tus.expire_after or None,
         "state": policy.window_state(drop, SystemClock().now()),
-        "mode": drop.policy.mode.value,
+        "mode": terms.mode.value,
         "sealing": False,
         "recipients": [],
-        "opens_at": stamp(drop.opens_at),
-        "expires_at": stamp(drop.expires_at),
+        "opens_at": stamp(terms.opens_at),
+        "expires_at": stamp(terms.expires_at),
         "limits": {
-            "max_upload_bytes": policy.max_upload_bytes(config.tus.max_upload_bytes, limits),
-            "max_total_bytes": limits.max_total_bytes,
-            "max_uploads": limits.max_uploads,
-            "allowed_types": list(limits.allowed_types),
-            "name_patterns": list(limits.name_patterns),
+            "max_upload_bytes": policy.max_upload_bytes(config.tus.max_upload_bytes, terms),
+            "max_total_bytes": terms.max_total_bytes,
+            "max_uploads": terms.max_uploads,
+            "allowed_types": list(terms.allowed_types),
+            "name_patterns": list(terms.name_patterns),
         },
         "left": {
-            "bytes": max(0, limits.max_total_bytes - usage.bytes) if limits.max_total_bytes else None,
-            "uploads": max(0, limits.max_uploads - usage.uploads) if limits.max_uploads else None,
+            "bytes": max(0, terms.max_total_bytes - usage.bytes) if terms.max_total_bytes else None,
+            "uploads": max(0, terms.max_uploads - usage.uploads) if terms.max_uploads else None,
         },
     }
 

@@ -115,7 +115,7 @@ class MailCourier:
         """
         dropoff = await self._catalog.dropoff(rows[0].drop_id)
         told = self._told.get(rows[0].event_id, _NOBODY)
-        addresses = () if dropoff is None else [address for address in dropoff.notify if address not in told]
+        addresses = () if dropoff is None else [address for address in dropoff.terms.notify if address not in told]
         rows = [row for row in rows if await is_true(self._store, self._catalog, row)]
         if dropoff is None or not addresses or not rows:
             return
@@ -132,7 +132,7 @@ class MailCourier:
         for row in rows:
             self._remember(row.event_id, told.union(addresses) - later if later else _NOBODY)
         if later:
-            raise DeliveryError(f"the mail server puts off {len(later)} of {len(dropoff.notify)} addresses")
+            raise DeliveryError(f"the mail server puts off {len(later)} of {len(dropoff.terms.notify)} addresses")
 
     def _remember(self, event_id: str, told: frozenset[str]) -> None:
         self._told.pop(event_id, None)
@@ -180,15 +180,15 @@ class MailCourier:
     async def _made(self, dropoff: Dropoff, rows: Sequence[OutboxRow]) -> EmailMessage:
         """Make the message. The same events make the same Message-ID, by which a repeated one is known."""
         try:
-            self._store.verify_policy(dropoff.id, dropoff.policy)
+            self._store.verify_terms(dropoff)
         except PolicyTamperedError:
             raise DeliveryError("the drop-off was changed in the database, so whom to notify is not known") from None
-        name, count = _one_line(dropoff.name), len({row.upload_id for row in rows})
+        name, count = _one_line(dropoff.terms.name), len({row.upload_id for row in rows})
         message = EmailMessage(policy=SMTP)
         # `message[…] = …` folds long and other than ASCII text so that spaces and words are lost.
         message.set_raw("Subject", _subject(f"{name}: {count} upload{'s' if count > 1 else ''}"))
         message["From"] = self._settings.sender
-        message["To"] = ", ".join(dropoff.notify)
+        message["To"] = ", ".join(dropoff.terms.notify)
         message["Date"] = format_datetime(self._clock.now())
         digest = hashlib.sha256("\n".join(sorted(row.event_id for row in rows)).encode("ascii")).hexdigest()[:32]
         message["Message-ID"] = f"<{digest}@{self._settings.sender.rpartition('@')[2]}>"

@@ -6,13 +6,14 @@ A section is a model of typed keys (`server.settings.setting_types`); paths are 
 import ipaddress
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from dropoff_tus.model import Limits
+from dropoff_tus.model import TERMS, DropTerms
 from server.settings.addresses import is_allowed
 from server.settings.config_source import (
     Names,
@@ -21,6 +22,7 @@ from server.settings.config_source import (
     lay_over,
     read_toml,
 )
+from server.settings.drop_terms import setting_fields, value_of
 from server.settings.page import PageSection
 from server.settings.setting_types import (
     CatalogUrl,
@@ -34,8 +36,6 @@ from server.settings.setting_types import (
     KeySource,
     Listen,
     MailAddress,
-    MailAddresses,
-    NamePatterns,
     Networks,
     Origins,
     PublicUrl,
@@ -43,8 +43,6 @@ from server.settings.setting_types import (
     Size,
     SocketPath,
     Timeout,
-    TypePatterns,
-    When,
 )
 
 CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
@@ -139,29 +137,18 @@ class CatalogSection(Section):
     url: CatalogUrl = Field(repr=False)  # it may hold a password
 
 
-class DropoffsSection(Section):
-    """`[dropoffs]`: defaults of `drop create`."""
+class DropoffsSection(create_model("_Defaults", __base__=Section, **setting_fields())):  # type: ignore[misc]
+    """`[dropoffs]`: defaults of `drop create`, a key for each of the terms that may have one."""
 
-    expires: When | None = None
-    max_upload_bytes: Size = 0
-    max_total_bytes: Size = 0
-    max_uploads: Count = 0
-    allowed_types: TypePatterns = ()
-    name_patterns: NamePatterns = ()
-    notify: MailAddresses = ()
-    retain: Duration = 0.0
-    contact: str = ""
-    sealed: bool = False
-
-    @property
-    def limits(self) -> Limits:
-        """Return the defaults among a drop-off's limits."""
-        return Limits(
-            max_upload_bytes=self.max_upload_bytes,
-            max_total_bytes=self.max_total_bytes,
-            max_uploads=self.max_uploads,
-            allowed_types=self.allowed_types,
-            name_patterns=self.name_patterns,
+    def terms(self, given: Mapping[str, Any], now: datetime) -> DropTerms:
+        """Return the terms of a new drop-off: those given, and for the others these defaults."""
+        return DropTerms(
+            **{
+                name: value_of(term, getattr(self, term.setting), now)
+                for name, term in TERMS.items()
+                if term.setting and name not in given
+            },
+            **given,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.model import Grant, SignedPolicy
+from dropoff_tus.model import Dropoff, Grant
 from dropoff_tus.ports.catalog import DropoffRows
 from server.usecases.refusals import Refusals
 from server.usecases.throttle import Throttle
@@ -24,14 +24,14 @@ class Auth:
         self,
         catalog: DropoffRows,
         code_mac: Callable[[str, str], bytes],
-        verify_policy: Callable[[str, SignedPolicy], None],
+        verify_terms: Callable[[Dropoff], None],
         wrong_codes_per_hour: int,
         refusals: Refusals,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the catalog, the keys' part in it, the limit of wrong codes (0: none), their counter, and the time."""
         self._catalog, self._code_mac, self._monotonic = catalog, code_mac, monotonic
-        self._verify_policy = verify_policy
+        self._verify_terms = verify_terms
         self._refusals = refusals
         self._by_address, self._by_drop = Throttle(wrong_codes_per_hour), Throttle(wrong_codes_per_hour)
 
@@ -53,7 +53,7 @@ class Auth:
             message = "there is no such drop-off, or the code is wrong; check both with whoever gave you the code"
             raise AccessDeniedError(message)
         # A code that was taken away or put in place in the database lets nobody in.
-        self._verify_policy(dropoff.id, dropoff.policy)
+        self._verify_terms(dropoff)
         return Grant(dropoff)
 
     async def grant_slowly(self, drop_id: str, code: str | None, client: str | None) -> Grant:

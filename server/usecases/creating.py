@@ -80,7 +80,7 @@ class Creator:
             id=token.upload_id,
             drop_id=drop.id,
             role=request.role,
-            mode=drop.policy.mode,
+            mode=drop.terms.mode,
             state=UploadState.OPEN,
             created_at=self._ports.clock.now(),
             length=length,
@@ -97,7 +97,7 @@ class Creator:
         def decide(dropoff: Dropoff, usage: Usage) -> None:
             policy.admit(dropoff, usage, asked, now=row.created_at, server_max_bytes=server_max, space=space)
             if request.body is not None:
-                limit = policy.max_upload_bytes(server_max, dropoff.limits)
+                limit = policy.max_upload_bytes(server_max, dropoff.terms)
                 protocol.plan_body(0, row.length, request.body, limit)
 
         try:
@@ -114,9 +114,8 @@ class Creator:
         new = NewUpload(
             id=row.id,
             token=token.secret,
-            drop_id=drop.id,
+            drop=drop,
             role=row.role,
-            policy=drop.policy,
             metadata=request.metadata,
             created_at=row.created_at,
             length=row.length,
@@ -183,7 +182,7 @@ class Creator:
                 raise UploadGoneError(message) from None
             if stored.role is not Role.PARTIAL or not stored.final:
                 raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
-            if stored.mode is not drop.policy.mode:
+            if stored.mode is not drop.terms.mode:
                 # What can read the whole has to read each part, and sealing takes every part's key away.
                 raise InvalidConcatError("the drop-off's mode was changed since this part began; upload the parts anew")
             total += stored.offset

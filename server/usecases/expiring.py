@@ -91,10 +91,10 @@ class Expirer:
 
     async def _add_retained(self, plan: ExpiryPlan, now: datetime) -> None:
         for drop in await self._ports.catalog.dropoffs():
-            if not drop.retain_seconds:
+            if not drop.terms.retain_seconds:
                 continue
             try:
-                self._ports.store.verify_policy(drop.id, drop.policy)
+                self._ports.store.verify_terms(drop)
             except PolicyTamperedError as error:
                 _log.error(
                     "a drop-off was changed in the database, so its retention shreds nothing",
@@ -102,7 +102,7 @@ class Expirer:
                 )
                 plan.changed.append((drop.id, error.message))
                 continue
-            before = now - timedelta(seconds=drop.retain_seconds)
+            before = now - timedelta(seconds=drop.terms.retain_seconds)
             rows = await self._ports.catalog.uploads(
                 drop_id=drop.id, states=[UploadState.COMPLETE], partials=False, created_before=before
             )

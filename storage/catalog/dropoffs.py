@@ -53,7 +53,8 @@ def change(transaction: Transaction, drop_id: str, alter: Change, note: Note) ->
     event = edit_of(present, changed)
     if event is not None:
         values = dropoff_values(changed)
-        transaction.run(statements.CHANGE_DROPOFF, drop_id=drop_id, **statements.terms(values))
+        changes = {f"new_{name}": values[name] for name in ("terms", "code_mac", "signature")}
+        transaction.run(statements.CHANGE_DROPOFF, drop_id=drop_id, **changes)
         note(event)
     return changed
 

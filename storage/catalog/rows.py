@@ -8,9 +8,19 @@ from operator import index
 from typing import Any, Protocol, TypeVar
 
 from dropoff_tus.errors import CatalogTamperedError
-from dropoff_tus.model import ApiToken, Dropoff, Limits, Mode, Role, Scope, SignedPolicy, UploadRow, Usage
+from dropoff_tus.model import (
+    ApiToken,
+    Dropoff,
+    DropTerms,
+    Mode,
+    Role,
+    Scope,
+    UploadRow,
+    Usage,
+)
 from dropoff_tus.outbox import Backlog, EventKind, OutboxRow, SinkName
 from dropoff_tus.states import UploadState
+from dropoff_tus.text import canonical
 from storage.catalog.schema import dropoffs
 
 T = TypeVar("T")
@@ -18,11 +28,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST_MICROS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _LAST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_COUNTERS = ("used_uploads", "used_bytes", "reserved_bytes")
-_NAMES = tuple(dropoffs.c.keys())
-_FIXED_NAMES = tuple(name for name in _NAMES if name not in _COUNTERS)
-"""What changes with the drop-off alone."""
-_FIRST_COUNTER, _BEHIND_COUNTERS = _NAMES.index(_COUNTERS[0]), _NAMES.index(_COUNTERS[-1]) + 1
+_FIXED = dropoffs.c.keys().index("used_uploads")
+"""So many columns change with the drop-off only; counters follow."""
 
 
 class Row(Protocol):
@@ -44,7 +51,7 @@ def _reads(read: Callable[[Row], T]) -> Callable[[Row], T]:
     def reading(row: Row) -> T:
         try:
             return read(row)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             kind, named = read.__name__.removeprefix("read_"), next(iter(row))
             message = (
                 f"the {kind} {named} has something in the database that cannot be: it was changed; put it right there"
@@ -84,80 +91,50 @@ def dropoff_values(dropoff: Dropoff) -> dict[str, object]:
     """Return the columns of a new drop-off, nothing of it used."""
     return {
         "id": dropoff.id,
-        "name": dropoff.name,
         "created_at": to_micros(dropoff.created_at),
-        "opens_at": _micros_or_none(dropoff.opens_at),
-        "expires_at": _micros_or_none(dropoff.expires_at),
         "closed": int(dropoff.closed),
         "ended": int(dropoff.ended),
-        "mode": dropoff.policy.mode.value,
-        "recipients": _write_texts(dropoff.policy.recipients),
-        "policy_signature": dropoff.policy.signature,
+        "terms": canonical(dropoff.terms.as_json()),
         "code_mac": dropoff.code_mac,
-        "max_upload_bytes": dropoff.limits.max_upload_bytes,
-        "max_total_bytes": dropoff.limits.max_total_bytes,
-        "max_uploads": dropoff.limits.max_uploads,
-        "allowed_types": _write_texts(dropoff.limits.allowed_types),
-        "name_patterns": _write_texts(dropoff.limits.name_patterns),
+        "signature": dropoff.signature,
         "used_uploads": 0,
         "used_bytes": 0,
         "reserved_bytes": 0,
         "attempts": 0,
-        "notify": _write_texts(dropoff.notify),
-        "retain_seconds": dropoff.retain_seconds,
-        "contact": dropoff.contact,
     }
 
 
 @_reads
 def read_dropoff(row: Row) -> Dropoff:
     """Read a drop-off: the first columns of a row, as the table has them."""
-    values = tuple(row)
-    return _read_dropoff(values[:_FIRST_COUNTER] + values[_BEHIND_COUNTERS : len(_NAMES)])
+    return _read_dropoff(tuple(row)[:_FIXED])
 
 
 @_reads
 def read_if_known(row: Row) -> Dropoff | None:
     """Read a drop-off, or a row of nothing as None, at the same expense: the clock must not tell what exists."""
-    values = tuple(row)
+    values = tuple(row)[:_FIXED]
     known = values[0] is not None
-    values = values if known else _NOBODYS
-    found = _read_dropoff(values[:_FIRST_COUNTER] + values[_BEHIND_COUNTERS : len(_NAMES)])
+    found = _read_dropoff(values if known else _NOBODYS)
     return found if known else None
 
 
 # Every creation reads the same row twice; equal columns are an equal value, which nobody can change.
 @functools.lru_cache(maxsize=1024)
 def _read_dropoff(values: tuple[Any, ...]) -> Dropoff:
-    row = dict(zip(_FIXED_NAMES, values, strict=True))
-    dropoff = Dropoff(
-        id=row["id"],
-        name=row["name"],
-        created_at=from_micros(row["created_at"]),
-        policy=SignedPolicy(Mode(row["mode"]), _read_texts(row["recipients"]), row["policy_signature"]),
-        code_mac=row["code_mac"],
-        limits=Limits(
-            max_upload_bytes=index(row["max_upload_bytes"]),
-            max_total_bytes=index(row["max_total_bytes"]),
-            max_uploads=index(row["max_uploads"]),
-            allowed_types=_read_texts(row["allowed_types"]),
-            name_patterns=_read_texts(row["name_patterns"]),
-        ),
-        opens_at=_moment_or_none(row["opens_at"]),
-        expires_at=_moment_or_none(row["expires_at"]),
-        closed=bool(row["closed"]),
-        ended=bool(row["ended"]),
-        notify=_read_texts(row["notify"]),
-        retain_seconds=index(row["retain_seconds"]),
-        contact=row["contact"],
+    drop_id, created_at, closed, ended, terms, code_mac, signature = values
+    return Dropoff(
+        id=drop_id,
+        created_at=from_micros(created_at),
+        terms=DropTerms.read(terms),
+        code_mac=code_mac,
+        signature=signature,
+        closed=bool(closed),
+        ended=bool(ended),
     )
-    return dropoff.with_terms()
 
 
-_NOBODYS = tuple(
-    dropoff_values(Dropoff("", "", _EPOCH, SignedPolicy(Mode.MANAGED, (), bytes(64)), bytes(32), Limits()))[name]
-    for name in _NAMES
-)
+_NOBODYS = tuple(dropoff_values(Dropoff("", _EPOCH, DropTerms(""), bytes(32), bytes(64))).values())[:_FIXED]
 """The columns of a drop-off that is none."""
 
 

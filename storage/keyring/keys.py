@@ -6,7 +6,6 @@ Source: docs/format.md, Keys.
 """
 
 import hmac
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from dropoff_tus.errors import PolicyTamperedError
 from dropoff_tus.ids import normalise_code
-from dropoff_tus.model import SignedPolicy
+from dropoff_tus.model import Dropoff
 from storage.age import AgeError, Identity, KeyType, parse_identity_file
 from storage.files.durable import Disk
 from storage.keyring.keysource import KeySourceError, read_source, write_owner_only
@@ -32,8 +31,8 @@ from storage.keyring.signing import (
 )
 
 _DISK = Disk(sync=True)
-_POLICIES = 1024
-_POLICY_DOMAIN = b"dropoff-tus/policy/v1\n"
+_MOST_VERIFIED = 1024
+_TERMS_DOMAIN = b"dropoff-tus/terms/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
 _API_TOKEN_DOMAIN = b"dropoff-tus/api-token/v1\n"
 _FINAL_TOKEN_DOMAIN = b"dropoff-tus/final-token/v1\n"
@@ -58,7 +57,7 @@ class ServerKeys:
     managed: tuple[Identity, ...] = field(repr=False)
     ingest_dir: Path
     """Where the envelopes of sealed uploads in progress lie."""
-    _verified: set[tuple[str, SignedPolicy]] = field(default_factory=set, init=False, repr=False, compare=False)
+    _verified: set[Dropoff] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def own_identities(self, key_type: str) -> list[Identity]:
         """Return the identities that may open the server's own envelopes: the first is used for what is new."""
@@ -78,24 +77,23 @@ class ServerKeys:
         message = _FINAL_TOKEN_DOMAIN + "\n".join(part_tokens).encode("ascii")
         return hmac.digest(self.code_key, message, "sha256").hex()[:32]
 
-    def sign_policy(self, drop_id: str, policy: SignedPolicy) -> SignedPolicy:
-        """Sign a drop-off's mode and recipients, and the hash of its other terms."""
-        return replace(policy, signature=self.signing.sign(_policy_message(drop_id, policy)))
+    def sign_terms(self, drop: Dropoff) -> Dropoff:
+        """Sign a drop-off's terms."""
+        return replace(drop, signature=self.signing.sign(_terms_message(drop)))
 
-    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
-        """Refuse a policy that this server did not sign for this drop-off; the same one is verified once.
+    def verify_terms(self, drop: Dropoff) -> None:
+        """Refuse a drop-off that is not what this server signed; the same one is verified once.
 
         Raises:
-            PolicyTamperedError: It did not.
+            PolicyTamperedError: It is not.
         """
-        if (drop_id, policy) in self._verified:
+        if drop in self._verified:
             return
-        message = _policy_message(drop_id, policy)
-        if len(policy.signature) != SIGNATURE_BYTES or self.signing.verify(message, policy.signature) is None:
+        if len(drop.signature) != SIGNATURE_BYTES or self.signing.verify(_terms_message(drop), drop.signature) is None:
             raise PolicyTamperedError("the drop-off was changed behind the server; nothing was stored")
-        if len(self._verified) >= _POLICIES:
+        if len(self._verified) >= _MOST_VERIFIED:
             self._verified.clear()
-        self._verified.add((drop_id, policy))
+        self._verified.add(drop)
 
 
 def generate_server_keys(folder: Path) -> KeyPlaces:
@@ -153,11 +151,5 @@ def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:
     return ServerKeys(SigningKey(None, publics), b"", (), ingest_dir)
 
 
-def _policy_message(drop_id: str, policy: SignedPolicy) -> bytes:
-    record = {
-        "drop": drop_id,
-        "mode": policy.mode.value,
-        "recipients": list(policy.recipients),
-        "terms": policy.terms,
-    }
-    return _POLICY_DOMAIN + json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
+def _terms_message(drop: Dropoff) -> bytes:
+    return _TERMS_DOMAIN + drop.signed_text().encode("ascii")

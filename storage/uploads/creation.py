@@ -28,8 +28,8 @@ _NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     """Make an upload with no bytes; see the port."""
-    base.keys.verify_policy(new.drop_id, new.policy)
-    texts = new.policy.recipients or base.settings.root_recipients
+    base.keys.verify_terms(new.drop)
+    texts = new.drop.terms.recipients or base.settings.root_recipients
     roots = [parse_recipient(text) for text in texts]
     if not roots:
         message = "no root recipient is configured (keys.root_recipients); nothing was stored"
@@ -54,16 +54,16 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     try:
         base.disk.make_folder(paths.keys_folder)
         base.disk.make_folder(paths.folder)
-        if new.policy.mode is Mode.SEALED:
+        if new.drop.terms.mode is Mode.SEALED:
             base.disk.make_root(base.layout.ingest_dir)
         if new.role is Role.FINAL:
             with _alone(base, paths.folder):
                 present = _present(base, new.id)
                 if present is not None:
                     return present
-                _write(base, new.policy.mode, paths, blobs, line)
+                _write(base, new.drop.terms.mode, paths, blobs, line)
         else:
-            _write(base, new.policy.mode, paths, blobs, line)
+            _write(base, new.drop.terms.mode, paths, blobs, line)
     except OSError as error:
         raise refused(error, _NOT_CREATED, paths.folder) from error
     state = initial_state(record, line)
@@ -125,8 +125,8 @@ def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: S
         "v": FORMAT_VERSION,
         "at": stamp(new.created_at),
         "id": new.id,
-        "drop": new.drop_id,
-        "mode": new.policy.mode.value,
+        "drop": new.drop.id,
+        "mode": new.drop.terms.mode.value,
         "roots": roots_hash(roots),
         "key": base.keys.signing.id,
         "u": {

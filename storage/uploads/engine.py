@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from dropoff_tus.errors import DropoffError, KeyMissingError
 from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Metadata, Mode, SignedPolicy, StoredUpload
+from dropoff_tus.model import Dropoff, Metadata, Mode, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
@@ -100,9 +100,9 @@ class FileStore:
         """Make an upload with no bytes; see the port."""
         return await self.run(creation.create, self._base, new)
 
-    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+    def verify_terms(self, drop: Dropoff) -> None:
         """Refuse terms that were not signed; see the port."""
-        self._base.keys.verify_policy(drop_id, policy)
+        self._base.keys.verify_terms(drop)
 
     async def forget(self, upload_id: str) -> None:
         """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""

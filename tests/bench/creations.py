@@ -29,7 +29,7 @@ import uvloop
 from dropoff_tus import policy
 from dropoff_tus.errors import DropoffError, DropoffFullError
 from dropoff_tus.ids import normalise_code, upload_id
-from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Role, UploadRow, Usage
 from dropoff_tus.states import UploadState
 from server.usecases.auth import Auth
 from server.usecases.refusals import Refusals
@@ -81,10 +81,8 @@ def _below() -> str | None:
 
 
 def _drop(max_uploads: int = 0) -> Dropoff:
-    policy_record = SignedPolicy(Mode.MANAGED, (), bytes(64))
-    return Dropoff(
-        str(uuid.uuid4()), "bench", datetime.now(UTC), policy_record, _mac("", _CODE), Limits(max_uploads=max_uploads)
-    )
+    terms = DropTerms("bench", max_uploads=max_uploads)
+    return Dropoff(str(uuid.uuid4()), datetime.now(UTC), terms, _mac("", _CODE))
 
 
 class Creations:
@@ -105,7 +103,7 @@ class Creations:
             id=upload_id(os.urandom(16).hex()),
             drop_id=drop.id,
             role=Role.REGULAR,
-            mode=drop.policy.mode,
+            mode=drop.terms.mode,
             state=UploadState.OPEN,
             created_at=datetime.now(UTC),
             length=_SIZE_BYTES,
@@ -179,7 +177,7 @@ async def _check(url: str, drops: list[Dropoff]) -> str:
     async with open_catalog(url) as catalog:
         for drop in drops:
             usage, rows = await catalog.usage(drop.id), await catalog.uploads(drop_id=drop.id)
-            room, count = drop.limits.max_uploads, len(rows)
+            room, count = drop.terms.max_uploads, len(rows)
             wrong += not (usage.uploads == count <= room and usage.bytes == count * _SIZE_BYTES)
             unfilled += count < room
     if unfilled:

@@ -40,9 +40,8 @@ async def _one_real(services: Services, drop_id: str, length: int) -> str:
     made = NewUpload(
         id=ids.upload_id(token),
         token=token,
-        drop_id=drop_id,
+        drop=dropoff,
         role=Role.REGULAR,
-        policy=dropoff.policy,
         metadata=Metadata((("filename", b"x"),)),
         created_at=datetime.now(UTC),
         length=length,

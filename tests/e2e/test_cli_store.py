@@ -286,9 +286,8 @@ async def _create(
     new = NewUpload(
         id=ids.upload_id(token),
         token=token,
-        drop_id=drop_id,
+        drop=dropoff,
         role=role,
-        policy=dropoff.policy,
         metadata=Metadata((("filename", b"x"),)),
         created_at=at,
         length=length,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dropoff_tus import concat, headers, ids, policy, wire
 from dropoff_tus.errors import DropoffError, InvalidUploadLengthError
-from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Role, Usage
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DROP_ID = "3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a"
@@ -127,17 +127,19 @@ def test_code_written_and_typed_is_the_same(random: bytes) -> None:
 # ---- policy ----------------------------------------------------------------------------------------------------
 
 _small = st.integers(0, 50)
-_limits = st.builds(Limits, max_upload_bytes=_small, max_total_bytes=_small, max_uploads=st.integers(0, 4))
+_limits = st.builds(
+    DropTerms, st.just("x"), max_upload_bytes=_small, max_total_bytes=_small, max_uploads=st.integers(0, 4)
+)
 _roles = st.sampled_from(list(Role))
 
 
-def _drop(limits: Limits) -> Dropoff:
-    return Dropoff(DROP_ID, "x", NOW, SignedPolicy(Mode.MANAGED, (), bytes(64)), limits=limits)
+def _drop(limits: DropTerms) -> Dropoff:
+    return Dropoff(DROP_ID, NOW, limits)
 
 
 @given(_limits, st.lists(st.tuples(_roles, _small), max_size=12), _small, st.integers(0, 200))
 def test_admitted_uploads_never_exceed_the_limits(
-    limits: Limits, asked: list[tuple[Role, int]], server_max: int, free: int
+    limits: DropTerms, asked: list[tuple[Role, int]], server_max: int, free: int
 ) -> None:
     """Whatever is asked in whatever order, each once what came before is on the disk: number, bytes and disk hold."""
     uploads = total = 0
@@ -167,7 +169,7 @@ def test_admitted_uploads_never_exceed_the_limits(
 
 @given(_limits, _small, _small, _small, _small, _small, _small, st.integers(0, 100))
 def test_next_reservation_is_enough_and_within_every_limit(
-    limits: Limits, others: int, present: int, stored: int, needed: int, ahead: int, server_max: int, free: int
+    limits: DropTerms, others: int, present: int, stored: int, needed: int, ahead: int, server_max: int, free: int
 ) -> None:
     """What is granted covers the need, never exceeds the step, and breaks no limit."""
     stored = min(stored, present)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import DropoffError, QuotaError
-from dropoff_tus.model import Dropoff, Mode, Role, SignedPolicy, UploadRow, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Mode, Role, UploadRow, Usage
 from dropoff_tus.outbox import EventKind, Sink, SinkName
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.states import UploadState
@@ -42,9 +42,8 @@ class _Chance:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._clock = FakeClock()
-        policy = SignedPolicy(Mode.SEALED, (), b"s")
         told = {1: ("a@example.org",)}
-        self.drops = [Dropoff(str(uuid.UUID(int=n)), "x", NOON, policy, notify=told.get(n, ())) for n in (1, 2)]
+        self.drops = [Dropoff(str(uuid.UUID(int=n)), NOON, DropTerms("x", notify=told.get(n, ()))) for n in (1, 2)]
         self.ids: list[str] = []
         self.partials: dict[str, list[str]] = {drop.id: [] for drop in self.drops}
 

@@ -24,7 +24,7 @@ class MemoryOutbox:
             return
         found = event_id(upload.id, kind)
         for name, sink in self._sinks.items():
-            if kind in sink.kinds and (dropoff.notify or not sink.notified_only):
+            if kind in sink.kinds and (dropoff.terms.notify or not sink.notified_only):
                 row = OutboxRow(found, name, kind, upload.drop_id, upload.id, at, sink.due_at(at))
                 self.kept.setdefault((found, name), row)
 

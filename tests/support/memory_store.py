@@ -29,7 +29,7 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
+from dropoff_tus.model import Dropoff, Metadata, Mode, Role, StoredUpload
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Completion, NewUpload
@@ -94,10 +94,10 @@ class MemoryStore:
         self.kept[new.id] = Kept(new, new.created_at, new.length)
         return self._stored(new.id)
 
-    def verify_policy(self, drop_id: str, policy: SignedPolicy) -> None:
+    def verify_terms(self, drop: Dropoff) -> None:
         """Refuse what the tests say was tampered with."""
-        if policy.signature == b"forged":
-            raise PolicyTamperedError(f"drop-off {drop_id} was changed")
+        if drop.signature == b"forged":
+            raise PolicyTamperedError(f"drop-off {drop.id} was changed")
 
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state."""
@@ -113,9 +113,9 @@ class MemoryStore:
         new = kept.new
         return StoredUpload(
             id=new.id,
-            drop_id=new.drop_id,
+            drop_id=new.drop.id,
             role=new.role,
-            mode=new.policy.mode,
+            mode=new.drop.terms.mode,
             created_at=new.created_at,
             last_commit_at=kept.last_commit_at,
             offset=self.content_bytes(upload_id) if kept.final else len(kept.data),
@@ -258,7 +258,7 @@ class MemoryStore:
             kept = self.kept.get(upload_id)
             if kept is not None and holder.body is not None and upload_id != without:
                 missing = STEP_BYTES if kept.length is None else min(STEP_BYTES, kept.length - len(kept.data))
-                coming[kept.new.drop_id] = coming.get(kept.new.drop_id, 0) + missing
+                coming[kept.new.drop.id] = coming.get(kept.new.drop.id, 0) + missing
         return coming
 
     @asynccontextmanager
@@ -391,7 +391,7 @@ class MemoryLease:
                     raise KeyMissingError("no receipt is here, and none can be written")
                 kept.receipt = dict(digests)
                 kept.times_completed += 1
-            if kept.new.policy.mode is Mode.SEALED:
+            if kept.new.drop.terms.mode is Mode.SEALED:
                 for part in kept.new.parts:
                     self._store.kept[part].sealed = True
                 kept.sealed = True

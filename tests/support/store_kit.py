@@ -13,7 +13,7 @@ from typing import Literal
 from dropoff_tus import ids
 from dropoff_tus.errors import BodyCutError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import generate_server_keys, load_server_keys
@@ -108,6 +108,10 @@ class StoreKit:
         other.open()
         return other
 
+    def drop(self) -> Dropoff:
+        """Return the drop-off of all uploads, not signed."""
+        return Dropoff(self.drop_id, datetime.now(UTC), DropTerms("x", mode=self.mode, recipients=self.recipients))
+
     async def create(
         self,
         length: int | None,
@@ -126,9 +130,8 @@ class StoreKit:
         new = NewUpload(
             id=ids.upload_id(token),
             token=token,
-            drop_id=self.drop_id,
+            drop=self.keys.sign_terms(self.drop()),
             role=role,
-            policy=self.keys.sign_policy(self.drop_id, SignedPolicy(self.mode, self.recipients)),
             metadata=Metadata((("filename", name), *more)),
             created_at=datetime.now(UTC),
             length=length,

@@ -1,13 +1,15 @@
 """Drop-offs over HTTP."""
 
 from datetime import datetime
+from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.model import Limits, Mode, Scope
+from dropoff_tus.model import TERMS, Scope
+from dropoff_tus.terms import Kind
 from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
 from server.clock import SystemClock
 from server.http.api.access import limited_to, outside
@@ -27,7 +29,7 @@ from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS,
 from server.http.forwarded import base_url
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
-from server.usecases.dropoffs import DropEdit, NewDrop, unknown
+from server.usecases.dropoffs import unknown
 
 _ASK_AGAIN_SECONDS = 2
 
@@ -61,31 +63,8 @@ async def create_drop(request: web.Request) -> BaseModel:
     if outside(request, None):
         raise ScopeMissingError("the API token is for one drop-off, and makes none", scope=Scope.DROPS_WRITE.value)
     wanted = await read_body(request, DropCreation)
-    defaults, given = request.app[CONFIG].dropoffs, wanted.model_fields_set
-    expires = _moment("expires_at", wanted.expires_at)
-    if "expires_at" not in given and defaults.expires:
-        expires = parse_time(defaults.expires, SystemClock().now())
-    limits = Limits(
-        max_upload_bytes=_or(wanted.max_upload_bytes, defaults.max_upload_bytes),
-        max_total_bytes=_or(wanted.max_total_bytes, defaults.max_total_bytes),
-        max_uploads=_or(wanted.max_uploads, defaults.max_uploads),
-        allowed_types=defaults.allowed_types if wanted.allowed_types is None else tuple(wanted.allowed_types),
-        name_patterns=defaults.name_patterns if wanted.name_patterns is None else tuple(wanted.name_patterns),
-    )
-    new = NewDrop(
-        name=wanted.name,
-        id=wanted.id,
-        with_code=wanted.has_code,
-        limits=limits,
-        recipients=tuple(wanted.recipients),
-        sealed=defaults.sealed if wanted.mode is None else wanted.mode is Mode.SEALED,
-        opens_at=_moment("opens_at", wanted.opens_at),
-        expires_at=expires,
-        notify=defaults.notify if wanted.notify is None else tuple(wanted.notify),
-        retain_seconds=_or(wanted.retain_seconds, int(defaults.retain)),
-        contact=defaults.contact if wanted.contact is None else wanted.contact,
-    )
-    dropoff, code = await request.app[DROPOFFS].create(new)
+    terms = request.app[CONFIG].dropoffs.terms(_terms(wanted), SystemClock().now())
+    dropoff, code = await request.app[DROPOFFS].create(terms, drop_id=wanted.id, with_code=wanted.has_code)
     request[DROP_ID] = dropoff.id
     return NewDropAnswer.of(_base(request), dropoff, code)
 
@@ -99,14 +78,21 @@ async def edit_drop(request: web.Request) -> BaseModel:
     """Change what a drop-off is, for what is created from now on."""
     drop_id = _drop_id(request)
     wanted = await read_body(request, DropEditing)
-    edit = DropEdit()
-    for name in wanted.model_fields_set:
+    has_code = wanted.has_code if "has_code" in wanted.model_fields_set else None
+    changed = await request.app[DROPOFFS].edit(drop_id, _terms(wanted), has_code=has_code)
+    return DropUsageAnswer.with_usage(_base(request), *changed)
+
+
+def _terms(wanted: BaseModel) -> dict[str, Any]:
+    """Return the terms that a body says; null is as good as nothing, but for a time."""
+    given: dict[str, Any] = {}
+    for name in wanted.model_fields_set & TERMS.keys():
         value = getattr(wanted, name)
-        if name in {"opens_at", "expires_at"}:
-            value = _moment(name, value)
-        # The models' names are the edit's own, so only the values' types are another thing.
-        edit[name] = tuple(value) if isinstance(value, list) else value  # type: ignore[literal-required]
-    return DropUsageAnswer.with_usage(_base(request), *await request.app[DROPOFFS].edit(drop_id, edit))
+        if TERMS[name].kind is Kind.TIME:
+            given[name] = _moment(name, value)
+        elif value is not None:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    return given
 
 
 async def close_drop(request: web.Request) -> BaseModel:
@@ -174,10 +160,6 @@ def _drop_id(request: web.Request) -> str:
         raise unknown()
     request[DROP_ID] = drop_id
     return drop_id
-
-
-def _or(given: int | None, default: int) -> int:
-    return default if given is None else given
 
 
 def _moment(field: str, text: str | None) -> datetime | None:

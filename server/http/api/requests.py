@@ -3,16 +3,17 @@
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from dropoff_tus.errors import BodyTimeoutError
-from dropoff_tus.model import Dropoff, Mode, UploadRow
+from dropoff_tus.model import TERMS, Dropoff, UploadRow
 from dropoff_tus.states import UploadState
+from dropoff_tus.terms import Kind
 from server.http.problems import InvalidContentError, InvalidRequestError, TooLargeError, UnsupportedTypeError
-from server.settings.units import MOST_ADDRESSES, MOST_LABEL_CHARACTERS
+from server.settings.drop_terms import FORMS, described
 
 M = TypeVar("M", bound=BaseModel)
 MOST_BODY_BYTES = 64 << 10
@@ -24,27 +25,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _WORD = re.compile(r"[A-Za-z_]{1,32}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
-_MOST_BYTES = 2**63 - 1
-_MOST_UPLOADS = 2**31 - 1
-_MOST_SECONDS = 2**31 - 1
-_MOST_PATTERNS = 100
-_MOST_RECIPIENTS = 16
 
 DropId = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
 UploadId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Bytes = Annotated[int, Field(ge=0, le=_MOST_BYTES)]
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Recipient = Annotated[str, StringConstraints(max_length=4096)]
-MailText = Annotated[str, StringConstraints(max_length=254)]
-Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=64)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{32}$")]
 DropCursor = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9]{1,17}-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"),
 ]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MOST_LABEL_CHARACTERS, pattern=r"\S")]
 
 
 class Request(BaseModel):
@@ -53,80 +43,35 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class DropCreation(Request):
+_CREATION: dict[str, Any] = {
+    name: (FORMS[term.kind].request, Field(description=described(term)))
+    if term.kind is Kind.LABEL
+    else (FORMS[term.kind].request | None, Field(None, description=described(term)))
+    for name, term in TERMS.items()
+}
+# The factories make no default: what is left out is told by its absence, and null is for times only.
+_EDITING: dict[str, Any] = {
+    name: (FORMS[term.kind].request, Field(None, description=described(term)))
+    if term.kind is Kind.TIME
+    else (FORMS[term.kind].request, Field(default_factory=str, description=described(term)))
+    for name, term in TERMS.items()
+}
+
+
+class DropCreation(create_model("_Creation", __base__=Request, **_CREATION)):  # type: ignore[misc]
     """A drop-off to be made. What is left out comes from the server's section [dropoffs]."""
 
-    name: Name = Field(description="What you call it.")
     id: DropId | None = Field(None, description="A UUIDv4 you have already.")
     has_code: bool = Field(default=True, description="False lets anyone who has the URL upload.")
-    mode: Mode | None = Field(None, description="Sealed: not even the server can read a finished upload.")
-    opens_at: Moment | None = Field(None, description="When it begins to take uploads; must lie ahead.")
-    expires_at: Moment | None = Field(None, description="Must lie ahead; null: never.")
-    max_upload_bytes: Bytes | None = Field(None, description="Of one upload; 0: no limit.")
-    max_total_bytes: Bytes | None = Field(None, description="Of all uploads together; 0: no limit.")
-    max_uploads: int | None = Field(None, ge=0, le=_MOST_UPLOADS, description="0: no limit.")
-    allowed_types: list[Pattern] | None = Field(
-        None, max_length=_MOST_PATTERNS, description="Media types it takes, e.g. text/csv or image/*; empty: any."
-    )
-    name_patterns: list[Pattern] | None = Field(
-        None, max_length=_MOST_PATTERNS, description="Patterns of file names it takes, e.g. *.vcf.gz; empty: any."
-    )
-    recipients: list[Recipient] = Field(
-        default_factory=list, max_length=_MOST_RECIPIENTS, description="age recipients instead of the configured roots."
-    )
-    notify: list[MailText] | None = Field(
-        None, max_length=MOST_ADDRESSES, description="Mail addresses that are told what arrives; empty: nobody."
-    )
-    retain_seconds: int | None = Field(
-        None, ge=0, le=_MOST_SECONDS, description="Finished uploads are shredded so long after completion; 0: never."
-    )
-    contact: str | None = Field(
-        None, max_length=MOST_LABEL_CHARACTERS, description="Whom the uploader may ask; empty: nobody is named."
-    )
 
 
-class DropEditing(Request):
-    """What is to be changed of a drop-off. What is left out stays; nothing comes from the server's configuration.
+class DropEditing(create_model("_Editing", __base__=Request, **_EDITING)):  # type: ignore[misc]
+    """What is to be changed of a drop-off. What is left out stays; nothing comes from the server's configuration."""
 
-    The factories make no default: what is left out is told by its absence, and null is for the two times alone.
-    """
-
-    name: Name = Field(default_factory=str, description="What you call it.")
     has_code: bool = Field(
         default_factory=bool,
         json_schema_extra={"const": False},
         description="False takes the code away: anyone who has the URL can upload; new-code makes one again.",
-    )
-    opens_at: Moment | None = Field(None, description="When it begins to take uploads; must lie ahead; null: now.")
-    expires_at: Moment | None = Field(None, description="Must lie ahead; null: never.")
-    mode: Mode = Field(default_factory=lambda: Mode.MANAGED, description="Of uploads that are created from now on.")
-    recipients: list[Recipient] = Field(
-        default_factory=list,
-        max_length=_MOST_RECIPIENTS,
-        description="age recipients, of uploads that are created from now on; empty: the configured roots.",
-    )
-    max_upload_bytes: Bytes = Field(default_factory=int, description="Of one upload; 0: no limit.")
-    max_total_bytes: Bytes = Field(default_factory=int, description="Of all uploads together; 0: no limit.")
-    max_uploads: int = Field(default_factory=int, ge=0, le=_MOST_UPLOADS, description="0: no limit.")
-    allowed_types: list[Pattern] = Field(
-        default_factory=list, max_length=_MOST_PATTERNS, description="Media types it takes; empty: any."
-    )
-    name_patterns: list[Pattern] = Field(
-        default_factory=list, max_length=_MOST_PATTERNS, description="Patterns of file names it takes; empty: any."
-    )
-    notify: list[MailText] = Field(
-        default_factory=list,
-        max_length=MOST_ADDRESSES,
-        description="Mail addresses that are told what arrives; empty: nobody.",
-    )
-    retain_seconds: int = Field(
-        default_factory=int,
-        ge=0,
-        le=_MOST_SECONDS,
-        description="Finished uploads, those that are here too, are shredded so long after completion; 0: never.",
-    )
-    contact: str = Field(
-        default_factory=str, max_length=MOST_LABEL_CHARACTERS, description="Whom the uploader may ask; empty: nobody."
     )
 
 

@@ -4,9 +4,10 @@ import itertools
 import os
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from dropoff_tus.errors import DropoffFullError
-from dropoff_tus.model import Dropoff, Limits, Mode, Role, SignedPolicy, UploadRow, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Role, UploadRow, Usage
 from dropoff_tus.states import UploadState
 from storage.catalog import SqlCatalog
 
@@ -14,7 +15,6 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 HOLDING = (UploadState.OPEN, UploadState.WITHDRAWN, UploadState.CHECKING)
 ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
 GIVEN_UP = (UploadState.REJECTED, UploadState.TERMINATED)
-_NO_LIMITS = Limits()
 seconds = itertools.count()
 """How much younger than `NOW` the next row is; each test begins anew, whatever ran before it in the process."""
 
@@ -43,13 +43,11 @@ def make_dropoff(
     name: str = "Survey",
     *,
     code_mac: bytes | None = None,
-    limits: Limits = _NO_LIMITS,
-    notify: tuple[str, ...] = (),
+    **terms: Any,  # noqa: ANN401 - each has its type
 ) -> Dropoff:
     """Return a new drop-off; each is a second younger than the one before."""
-    policy = SignedPolicy(Mode.MANAGED, (), b"s" * 64)
     created_at = NOW + timedelta(seconds=next(seconds))
-    return Dropoff(str(uuid.uuid4()), name, created_at, policy, code_mac, limits, notify=notify).with_terms()
+    return Dropoff(str(uuid.uuid4()), created_at, DropTerms(name, **terms), code_mac, b"s" * 64)
 
 
 def make_upload(
@@ -60,7 +58,7 @@ def make_upload(
         id=os.urandom(16).hex(),
         drop_id=dropoff.id,
         role=role,
-        mode=dropoff.policy.mode,
+        mode=dropoff.terms.mode,
         state=UploadState.OPEN,
         created_at=NOW + timedelta(seconds=next(seconds)),
         length=length,

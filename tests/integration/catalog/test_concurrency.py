@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError, PartInUseError
-from dropoff_tus.model import Dropoff, Limits, Role, Usage
+from dropoff_tus.model import Dropoff, Role, Usage
 from dropoff_tus.states import UploadState
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse, summed_usage
@@ -14,14 +14,14 @@ from tests.support.aio import async_test
 
 
 def _within_limits(dropoff: Dropoff, usage: Usage) -> None:
-    if usage.uploads >= dropoff.limits.max_uploads:
+    if usage.uploads >= dropoff.terms.max_uploads:
         raise DropoffFullError("full")
 
 
 @async_test
 async def test_uploads_added_at_once_against_a_limit_are_exactly_the_limit(catalog_url: str) -> None:
     """Decisions never rest on a usage that another decision has changed."""
-    dropoff = make_dropoff(limits=Limits(max_uploads=100))
+    dropoff = make_dropoff(max_uploads=100)
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         attempts = [catalog.add_upload(make_upload(dropoff, 10), _within_limits) for _ in range(200)]

@@ -9,25 +9,34 @@ from functools import partial
 import pytest
 
 from dropoff_tus.errors import InvalidFieldError
-from dropoff_tus.model import Dropoff, Limits, Mode, SignedPolicy, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Mode, Usage
 from storage.catalog import open_catalog
 from tests.integration.catalog.harness import NOW, allow, make_dropoff, make_upload
 from tests.support.aio import async_test
+from tests.support.drops import changed
 
 
 @async_test
 async def test_dropoff_with_every_field_set_comes_back_equal(catalog_url: str) -> None:
     """Nothing of a drop-off is lost or changed on its way through the database."""
-    limits = Limits(2**63 - 1, 2**40, 7, ("image/*", "text/plain"), ("*.pdf", "größe-*.txt"))
-    recipients = ("age1one", "age1two")
     full = replace(
-        make_dropoff("Ünïcode ✓ 'quoted'\n", code_mac=bytes(range(32)), limits=limits),
-        policy=SignedPolicy(Mode.SEALED, recipients, bytes(range(64))),
-        opens_at=NOW - timedelta(days=3),
-        expires_at=NOW + timedelta(days=3),
+        make_dropoff(
+            "Ünïcode ✓ 'quoted'\n",
+            code_mac=bytes(range(32)),
+            mode=Mode.SEALED,
+            recipients=("age1one", "age1two"),
+            opens_at=NOW - timedelta(days=3),
+            expires_at=NOW + timedelta(days=3),
+            max_upload_bytes=2**63 - 1,
+            max_total_bytes=2**40,
+            max_uploads=7,
+            allowed_types=("image/*", "text/plain"),
+            name_patterns=("*.pdf", "größe-*.txt"),
+        ),
+        signature=bytes(range(64)),
         closed=True,
         ended=True,
-    ).with_terms()
+    )
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(full)
         assert await catalog.dropoff(full.id) == full
@@ -74,7 +83,7 @@ async def test_add_dropoff_with_a_taken_id_raises_and_changes_nothing(catalog_ur
         await catalog.add_dropoff(first)
         version = await catalog.version()
         with pytest.raises(ValueError, match="exists already"):
-            await catalog.add_dropoff(replace(first, name="second"))
+            await catalog.add_dropoff(changed(first, name="second"))
         assert await catalog.dropoff(first.id) == first
         assert await catalog.version() == version
 
@@ -124,9 +133,9 @@ async def test_code_is_replaced_and_removed(catalog_url: str) -> None:
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         for code_mac in (b"b" * 32, None):
-            changed = replace(dropoff, code_mac=code_mac).with_terms()
+            wanted = replace(dropoff, code_mac=code_mac)
             assert await catalog.change_dropoff(dropoff.id, partial(_with_code, code_mac)) is not None
-            assert await catalog.dropoff(dropoff.id) == changed
+            assert await catalog.dropoff(dropoff.id) == wanted
 
 
 @async_test
@@ -137,7 +146,7 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
         versions = [await catalog.version()]
         await catalog.add_dropoff(dropoff)
         versions.append(await catalog.version())
-        await catalog.change_dropoff(dropoff.id, lambda found: replace(found, contact="Ada"))
+        await catalog.change_dropoff(dropoff.id, lambda found: changed(found, contact="Ada"))
         versions.append(await catalog.version())
         await catalog.set_closed(dropoff.id, closed=True, end_open=True)
         versions.append(await catalog.version())
@@ -150,20 +159,23 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
 @async_test
 async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> None:
     """All that may change does, in one transaction, and is told by name; what it has received stays."""
-    limits = Limits(5, 6, 7, ("text/csv",), ("*.csv",))
     dropoff = make_dropoff(code_mac=bytes(32))
-    wanted = replace(
-        dropoff,
+    terms = DropTerms(
         name="Other",
-        policy=SignedPolicy(Mode.SEALED, ("age1one",), bytes(64)),
-        limits=limits,
+        mode=Mode.SEALED,
+        recipients=("age1one",),
+        max_upload_bytes=5,
+        max_total_bytes=6,
+        max_uploads=7,
+        allowed_types=("text/csv",),
+        name_patterns=("*.csv",),
         opens_at=NOW,
         expires_at=NOW + timedelta(days=1),
         notify=("a@example.org",),
         retain_seconds=9,
         contact="Ada",
-        code_mac=None,
-    ).with_terms()
+    )
+    wanted = replace(dropoff, terms=terms, code_mac=None, signature=bytes(64))
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
         row = await catalog.add_upload(make_upload(dropoff, 5), allow)
@@ -205,14 +217,14 @@ async def test_dropoffs_changed_at_once_lose_no_change(catalog_url: str) -> None
     dropoff = make_dropoff()
 
     def add(present: Dropoff) -> Dropoff:
-        return replace(present, retain_seconds=present.retain_seconds + 1)
+        return changed(present, retain_seconds=present.terms.retain_seconds + 1)
 
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         await one.add_dropoff(dropoff)
         await asyncio.gather(*(catalog.change_dropoff(dropoff.id, add) for catalog in (one, other) for _ in range(10)))
         found = await one.dropoff(dropoff.id)
     assert found is not None
-    assert found.retain_seconds == 20
+    assert found.terms.retain_seconds == 20
 
 
 @async_test

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy, StoredUpload
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role, StoredUpload
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
 from tests.support.memory_body import MemoryBody
@@ -38,8 +38,8 @@ class Backend(Protocol):
         """Be what a new process would find."""
         ...
 
-    def policy(self, drop_id: str, mode: Mode) -> SignedPolicy:
-        """Sign a drop-off's mode."""
+    def signed(self, drop: Dropoff) -> Dropoff:
+        """Sign a drop-off's terms."""
         ...
 
 
@@ -62,9 +62,9 @@ class FileBackend:
         """Open the folders anew."""
         self.store = self._kit.open()
 
-    def policy(self, drop_id: str, mode: Mode) -> SignedPolicy:
+    def signed(self, drop: Dropoff) -> Dropoff:
         """Sign with the server's key."""
-        return self._kit.keys.sign_policy(drop_id, SignedPolicy(mode, ()))
+        return self._kit.keys.sign_terms(drop)
 
 
 class MemoryBackend:
@@ -87,10 +87,9 @@ class MemoryBackend:
         self._memory = self._memory.reopened()
         self.store = self._memory
 
-    def policy(self, drop_id: str, mode: Mode) -> SignedPolicy:
-        """Return a policy nobody verifies."""
-        del drop_id
-        return SignedPolicy(mode, (), bytes(64))
+    def signed(self, drop: Dropoff) -> Dropoff:
+        """Return what nobody verifies."""
+        return drop
 
 
 class Uploads:
@@ -119,13 +118,12 @@ class Uploads:
         """Create an upload; return its token and state."""
         await self.backend.start()
         token = os.urandom(16).hex()
-        policy = self.backend.policy(self.drop_id, mode)
+        drop = Dropoff(self.drop_id, self.created_at, DropTerms("x", mode=mode))
         new = NewUpload(
             id=ids.upload_id(token),
             token=token,
-            drop_id=self.drop_id,
+            drop=self.backend.signed(drop),
             role=role,
-            policy=policy,
             metadata=METADATA,
             created_at=self.created_at,
             length=length,

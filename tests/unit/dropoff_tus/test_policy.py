@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropoff_tus import errors, policy
-from dropoff_tus.model import Dropoff, Limits, Metadata, Mode, Role, SignedPolicy, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Role, Usage
+from tests.support.drops import changed
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DROP = Dropoff(
     id="3f0c5f4a-8d1c-4c44-9a37-0f5f3f0c5f4a",
-    name="test",
     created_at=NOW - HOUR,
-    policy=SignedPolicy(Mode.MANAGED, (), bytes(64)),
+    terms=DropTerms("test"),
 )
 NOTHING = Usage(0, 0)
 NO_METADATA = Metadata()
@@ -26,7 +26,7 @@ ROOMY = policy.Space(1 << 50)
 
 
 def _limited(**limits: object) -> Dropoff:
-    return replace(DROP, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+    return changed(DROP, **limits)
 
 
 def _admit(
@@ -55,9 +55,9 @@ def test_admit_without_limits_takes_anything() -> None:
     ("dropoff", "error"),
     [
         (replace(DROP, closed=True), errors.DropoffClosedError),
-        (replace(DROP, opens_at=NOW + HOUR), errors.DropoffNotOpenError),
-        (replace(DROP, expires_at=NOW), errors.DropoffExpiredError),
-        (replace(DROP, closed=True, expires_at=NOW - HOUR), errors.DropoffClosedError),
+        (changed(DROP, opens_at=NOW + HOUR), errors.DropoffNotOpenError),
+        (changed(DROP, expires_at=NOW), errors.DropoffExpiredError),
+        (changed(replace(DROP, closed=True), expires_at=NOW - HOUR), errors.DropoffClosedError),
     ],
     ids=["closed", "not-open", "expired", "both"],
 )
@@ -69,7 +69,7 @@ def test_admit_outside_the_window_is_refused(dropoff: Dropoff, error: type[error
 
 def test_admit_at_the_edges_of_the_window_follows_half_open_time() -> None:
     """The first moment counts, the last does not."""
-    _admit(replace(DROP, opens_at=NOW, expires_at=NOW + timedelta(microseconds=1)))
+    _admit(changed(DROP, opens_at=NOW, expires_at=NOW + timedelta(microseconds=1)))
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------
@@ -320,20 +320,21 @@ def test_admit_bounds_parts_and_attempts_by_the_number_of_uploads() -> None:
 
 def test_admit_tells_the_refusals_in_order() -> None:
     """Each rule in turn is the one that is told, once those before it hold."""
-    limits = Limits(4, 4, 1, ("image/*",), ())
-    dropoff = replace(DROP, closed=True, limits=limits)
+    dropoff = replace(
+        _limited(max_upload_bytes=4, max_total_bytes=4, max_uploads=1, allowed_types=("image/*",)), closed=True
+    )
     usage, full = Usage(1, 4), policy.Space(0)
     steps: list[tuple[type[errors.DropoffError], dict[str, object]]] = [
-        (errors.DropoffClosedError, {"closed": False}),
-        (errors.MaxSizeExceededError, {"limits": replace(limits, max_upload_bytes=0)}),
-        (errors.TypeNotAllowedError, {"limits": Limits(0, 4, 1)}),
-        (errors.DropoffFullError, {"limits": Limits(0, 4, 0)}),
-        (errors.QuotaError, {"limits": Limits()}),
+        (errors.DropoffClosedError, {}),
+        (errors.MaxSizeExceededError, {"max_upload_bytes": 0}),
+        (errors.TypeNotAllowedError, {"allowed_types": ()}),
+        (errors.DropoffFullError, {"max_uploads": 0}),
+        (errors.QuotaError, {"max_total_bytes": 0}),
     ]
     for error, change in steps:
         with pytest.raises(error):
             _admit(dropoff, usage, space=full)
-        dropoff = replace(dropoff, **change)  # type: ignore[arg-type]
+        dropoff = changed(replace(dropoff, closed=False), **change)
     with pytest.raises(errors.StorageFullError):
         _admit(dropoff, usage, space=full)
 

@@ -11,7 +11,7 @@ import pytest
 from dropoff_tus import errors, policy
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Limits, Usage
+from dropoff_tus.model import DropTerms, Usage
 from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
 from dropoff_tus.states import UploadState
 from server.usecases.reserving import ReservingBody
@@ -120,7 +120,7 @@ async def test_body_that_nothing_more_is_reserved_for_is_told_that_what_came_is_
     _token, upload = await kit.create(None)
 
     async def more() -> int:
-        policy.check_quota(Limits(max_total_bytes=4), Usage(1, 4), 1)
+        policy.check_quota(DropTerms("x", max_total_bytes=4), Usage(1, 4), 1)
         return 0
 
     body = ReservingBody(MemoryBody(_CONTENT), 4, more)

@@ -17,7 +17,7 @@ from typing import Any
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role
 from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.keyring.identities import generate_root_identity
@@ -65,14 +65,12 @@ class _Maker:
         # A final's token is derived from its parts'; the others are fixed, so that names and folders stay.
         tokens = [part["token"] for part in parts]
         token = self.keys.final_token(tokens) if tokens else ids.upload_id("vector " + name)
+        terms = DropTerms("vectors", mode=mode, recipients=() if kind == "x25519" else (self._roots[kind],))
         made = NewUpload(
             id=ids.upload_id(token),
             token=token,
-            drop_id=_DROP_ID,
+            drop=self.keys.sign_terms(Dropoff(_DROP_ID, self.now(), terms)),
             role=role,
-            policy=self.keys.sign_policy(
-                _DROP_ID, SignedPolicy(mode, () if kind == "x25519" else (self._roots[kind],))
-            ),
             metadata=Metadata() if role is Role.PARTIAL else _METADATA,
             created_at=self.now(),
             length=length,

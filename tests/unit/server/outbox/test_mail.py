@@ -19,13 +19,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dropoff_tus.model import Dropoff, Metadata, Mode, Role, SignedPolicy, StoredUpload, UploadRow
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role, StoredUpload, UploadRow
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName, event_id
 from dropoff_tus.states import UploadState
 from server.outbox.loop import DeliveryError
 from server.outbox.mail import MailCourier, MailSettings
 from tests.support.aio import async_test
 from tests.support.certificate import make_certificate
+from tests.support.drops import changed
 from tests.support.fake_clock import NOON, FakeClock
 from tests.support.mail_server import PASSWORD, USER, MailServer
 from tests.support.memory_catalog import MemoryCatalog
@@ -50,9 +51,7 @@ class _Post:
     def __init__(self, server: MailServer, ca_file: str) -> None:
         self.server, self.clock, self.catalog = server, FakeClock(), MemoryCatalog()
         self.settings = MailSettings("localhost", server.port, "drop@example.org", "starttls", USER, PASSWORD, ca_file)
-        self.drop = Dropoff(
-            str(uuid.uuid4()), "Co\u2028hort", NOON, SignedPolicy(Mode.MANAGED, (), b""), notify=("a@example.org",)
-        )
+        self.drop = Dropoff(str(uuid.uuid4()), NOON, DropTerms("Co\u2028hort", notify=("a@example.org",)))
         self.catalog.drops[self.drop.id] = self.drop
         _NamedStore.drop_id = self.drop.id
 
@@ -119,7 +118,7 @@ async def test_event_that_the_signed_log_belies_is_sent_to_nobody(post: _Post) -
 async def test_address_that_is_put_off_is_told_later_and_nobody_twice(post: _Post) -> None:
     """A greylisting server takes a message for some and not yet for others; who is unknown to it is not asked again."""
     names = ("a@example.org", "b@example.org", "unknown@example.org")
-    post.catalog.drops[post.drop.id] = replace(post.drop, notify=names)
+    post.catalog.drops[post.drop.id] = changed(post.drop, notify=names)
     courier = MailCourier(_NamedStore(post.clock), post.catalog, post.clock, post.settings)
     first, second = post.rows(2)
     post.server.put_off = {"b@example.org"}
@@ -168,7 +167,9 @@ async def test_what_a_mail_server_refuses_is_a_fixed_phrase(post: _Post) -> None
 @async_test
 async def test_refusal_says_at_which_command(post: _Post, command: str, refusal: str, phrase: str) -> None:
     """An operator reads there what to change, and not that the addresses are wrong where they are not."""
-    post.catalog.drops[post.drop.id] = replace(post.drop, notify=("a@example.org", "b@example.org"))
+    post.catalog.drops[post.drop.id] = replace(
+        post.drop, terms=replace(post.drop.terms, notify=("a@example.org", "b@example.org"))
+    )
     post.server.refused = {command: refusal}
     post.server.answer = refusal if command == "DATA" else post.server.answer
     with pytest.raises(DeliveryError, match=f"^the mail server {phrase}$"):
@@ -238,7 +239,7 @@ def test_subject_decodes_to_the_name_in_any_reader(post: _Post) -> None:
     @example("a" * 120)
     @example("Kohorte 7, Häuser und Straßen an der Elbe  bis zum Ende")
     def check(name: str) -> None:
-        post.catalog.drops[post.drop.id] = replace(post.drop, name=name)
+        post.catalog.drops[post.drop.id] = changed(post.drop, name=name)
         runner.run(post.deliver(post.rows(1)))
         shown = name if len(name) <= 120 else f"{name[:120]}…"
         head, _, _ = post.server.raw[-1].partition(b"\r\n\r\n")
@@ -282,6 +283,6 @@ def _connections_to(port: int) -> int:
 @async_test
 async def test_drop_off_that_names_nobody_any_more_is_told_to_nobody(post: _Post) -> None:
     """Its rows are done."""
-    post.catalog.drops[post.drop.id] = replace(post.drop, notify=())
+    post.catalog.drops[post.drop.id] = changed(post.drop, notify=())
     await post.deliver(post.rows(1))
     assert post.server.taken == []

@@ -19,7 +19,7 @@ from dropoff_tus.errors import (
     UploadSizeExceededError,
 )
 from dropoff_tus.ids import upload_id
-from dropoff_tus.model import Limits, Role
+from dropoff_tus.model import Role
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.states import UploadState
 from tests.support.aio import async_test
@@ -186,16 +186,15 @@ async def test_deferred_length_once_declared_is_fixed() -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(
-    ("limits", "error"),
-    [(Limits(max_total_bytes=5), QuotaError), (Limits(max_upload_bytes=5), MaxSizeExceededError)],
+    ("limit", "error"),
+    [("max_total_bytes", QuotaError), ("max_upload_bytes", MaxSizeExceededError)],
     ids=["total", "upload"],
 )
 @async_test
-async def test_deferred_length_gets_no_byte_beyond_the_limit(
-    limits: Limits, error: type[Exception], chunked: bool
-) -> None:
+async def test_deferred_length_gets_no_byte_beyond_the_limit(limit: str, error: type[Exception], chunked: bool) -> None:
     """Neither by many small bodies nor by a large one; what fits is kept."""
-    world = World(limits=limits)
+    world = World()
+    world.change_drop(**{limit: 5})
     token = token_of(await world.create(None, b"012"))
     with pytest.raises(error):
         await world.patch(token, 3, MemoryBody(b"345") if chunked else b"345")
@@ -209,7 +208,7 @@ async def test_deferred_length_gets_no_byte_beyond_the_limit(
 @async_test
 async def test_deferred_length_declared_beside_a_running_patch_takes_no_reservation_away() -> None:
     """A PATCH that cannot win settles nothing: what the running one may still bring stays reserved."""
-    world = World(limits=Limits(max_total_bytes=100))
+    world = World(max_total_bytes=100)
     token = token_of(await world.create(None))
     body = MemoryBody(b"0" * 50, ended=False)
     running = asyncio.ensure_future(world.patch(token, 0, body))

@@ -7,7 +7,7 @@ import pytest
 
 from dropoff_tus.errors import AccessDeniedError, DropoffError, PolicyTamperedError, TooManyWrongCodesError
 from dropoff_tus.ids import normalise_code
-from dropoff_tus.model import Dropoff, Mode, SignedPolicy
+from dropoff_tus.model import Dropoff, DropTerms
 from server.usecases.auth import Auth
 from server.usecases.refusals import Refusals
 from tests.support.aio import async_test
@@ -24,8 +24,8 @@ def _mac(drop_id: str, code: str) -> bytes:
     return hashlib.sha256((drop_id + normalise_code(code)).encode()).digest()
 
 
-def _verify(_drop_id: str, policy: SignedPolicy) -> None:
-    if policy.signature != b"signed":
+def _verify(drop: Dropoff) -> None:
+    if drop.signature != b"signed":
         raise PolicyTamperedError("not signed")
 
 
@@ -35,7 +35,7 @@ class _Door:
     def __init__(self) -> None:
         self.now = 1000.0
         self.catalog = MemoryCatalog()
-        drop = Dropoff(_ID, "Survey", NOON, SignedPolicy(Mode.MANAGED, (), b"signed"), code_mac=_mac(_ID, _CODE))
+        drop = Dropoff(_ID, NOON, DropTerms("Survey"), _mac(_ID, _CODE), b"signed")
         self.catalog.drops = {_ID: drop, _OTHER_ID: replace(drop, id=_OTHER_ID, code_mac=_mac(_OTHER_ID, _CODE))}
         self.auth = Auth(self.catalog, _mac, _verify, _LIMIT, Refusals(self.catalog), lambda: self.now)
 

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from dropoff_tus.errors import CatalogUnavailableError
-from dropoff_tus.model import Dropoff, Mode, SignedPolicy
+from dropoff_tus.model import Dropoff, DropTerms
 from server.usecases.closing import ClosedDropoffs, set_closed
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
@@ -18,7 +18,7 @@ class _Watched:
 
     def __init__(self) -> None:
         self.catalog = MemoryCatalog()
-        drop = Dropoff(_FIRST, "first", NOON, SignedPolicy(Mode.MANAGED, (), b""))
+        drop = Dropoff(_FIRST, NOON, DropTerms("first"))
         self.catalog.drops = {_FIRST: drop, _SECOND: replace(drop, id=_SECOND)}
         self.attempts: list[str] = []
         self.left = 0

@@ -23,7 +23,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import UploadToken, upload_id
 from dropoff_tus.messages import Create
-from dropoff_tus.model import Grant, Limits, Metadata, Mode, Role
+from dropoff_tus.model import Grant, Metadata, Mode, Role
 from dropoff_tus.states import UploadState
 from server.usecases.ports import UploadSettings
 from tests.support.aio import async_test
@@ -115,7 +115,7 @@ async def test_part_that_is_not_fit_is_refused(case: str) -> None:
     elif case == "foreign":
         world.change_drop(name="the first")
         kept = world.store.kept[upload_id(bad)]
-        object.__setattr__(kept.new, "drop_id", "another")
+        object.__setattr__(kept.new, "drop", replace(kept.new.drop, id="another"))
     else:
         await world.terminate(bad)
     error = {"unfinished": InvalidConcatError, "regular": InvalidConcatError, "terminated": UploadGoneError}
@@ -130,7 +130,7 @@ async def test_part_that_is_not_fit_is_refused(case: str) -> None:
 @async_test
 async def test_sum_above_the_limit_is_refused_and_the_parts_stay_free() -> None:
     """Parts that are each small enough are not a way round the limit of one upload."""
-    world = World(limits=Limits(max_upload_bytes=3))
+    world = World(max_upload_bytes=3)
     parts = [await world.part(b"01"), await world.part(b"23")]
     with pytest.raises(MaxSizeExceededError):
         await _final(world, *parts)
@@ -140,7 +140,7 @@ async def test_sum_above_the_limit_is_refused_and_the_parts_stay_free() -> None:
 @async_test
 async def test_final_needs_no_bytes_of_its_own_but_counts_in_number() -> None:
     """What its parts have reserved is enough, also where the quota is used up by them."""
-    world = World(limits=Limits(max_total_bytes=4, max_uploads=1))
+    world = World(max_total_bytes=4, max_uploads=1)
     parts = [await world.part(b"01"), await world.part(b"23")]
     with pytest.raises(QuotaError):
         await world.part(b"4")

@@ -18,7 +18,7 @@ from dropoff_tus.errors import (
     TypeNotAllowedError,
     UploadSizeExceededError,
 )
-from dropoff_tus.model import Limits, Metadata, Role
+from dropoff_tus.model import Metadata, Role
 from dropoff_tus.policy import ATTEMPTS_PER_UPLOAD
 from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
@@ -124,10 +124,10 @@ async def test_create_with_the_catalog_away_makes_nothing() -> None:
         ({"closed": True}, DropoffClosedError),
         ({"opens_at": NOON.replace(hour=13)}, DropoffNotOpenError),
         ({"expires_at": NOON}, DropoffExpiredError),
-        ({"limits": Limits(max_upload_bytes=9)}, MaxSizeExceededError),
-        ({"limits": Limits(max_total_bytes=9)}, QuotaError),
-        ({"limits": Limits(allowed_types=("image/*",))}, TypeNotAllowedError),
-        ({"limits": Limits(name_patterns=("*.vcf",))}, TypeNotAllowedError),
+        ({"max_upload_bytes": 9}, MaxSizeExceededError),
+        ({"max_total_bytes": 9}, QuotaError),
+        ({"allowed_types": ("image/*",)}, TypeNotAllowedError),
+        ({"name_patterns": ("*.vcf",)}, TypeNotAllowedError),
     ],
     ids=["closed", "not-open", "expired", "size", "bytes", "type", "name"],
 )
@@ -188,7 +188,7 @@ async def test_what_is_received_keeps_its_room_from_others() -> None:
 @async_test
 async def test_full_drop_off_first_lets_go_of_lost_creations() -> None:
     """A creation without a byte that was idle for ten minutes makes room; one with a byte does not."""
-    world = World(limits=Limits(max_uploads=2))
+    world = World(max_uploads=2)
     begun = token_of(await world.create(10, b"0"))
     lost = token_of(await world.create(10))
     with pytest.raises(DropoffFullError):
@@ -204,7 +204,7 @@ async def test_full_drop_off_first_lets_go_of_lost_creations() -> None:
 @async_test
 async def test_partials_do_not_count_but_their_bytes_do() -> None:
     """They are not uploads of their own; type and name are not asked of them."""
-    world = World(limits=Limits(max_uploads=1, max_total_bytes=10, allowed_types=("image/*",)))
+    world = World(max_uploads=1, max_total_bytes=10, allowed_types=("image/*",))
     for _ in range(3):
         await world.create(3, role=Role.PARTIAL)
     with pytest.raises(QuotaError):
@@ -215,12 +215,12 @@ async def test_partials_do_not_count_but_their_bytes_do() -> None:
 @async_test
 async def test_files_of_what_does_not_count_as_an_upload_are_bounded(kind: str) -> None:
     """Empty parts, creations that are ended again, and creations whose first bytes are cut, within one upload."""
-    world = World(limits=Limits(max_uploads=1))
+    world = World(max_uploads=1)
     for _ in range(ATTEMPTS_PER_UPLOAD):
         await _attempt(world, kind)
     with pytest.raises(DropoffFullError, match="parts and attempts"):
         await _attempt(world, kind)
-    world.change_drop(limits=Limits(max_uploads=2))
+    world.change_drop(max_uploads=2)
     await world.create(1)
 
 

@@ -249,9 +249,9 @@ async def test_retention_asks_the_signed_terms_and_the_signed_log() -> None:
     upload = upload_id(token_of(await world.create(1, b"0")))
     world.clock.advance(200)
     row, drop = world.catalog.rows[upload], world.drop
-    world.change_drop(retain_seconds=100, policy=replace(drop.policy, signature=b"forged"))
+    world.change_drop(retain_seconds=100, signature=b"forged")
     assert await world.uploads.expirer.expire() == 0
-    world.change_drop(retain_seconds=1000, policy=drop.policy)
+    world.change_drop(retain_seconds=1000, signature=drop.signature)
     for forged in (
         replace(row, completed_at=row.completed_at and row.completed_at - timedelta(days=9)),
         replace(row, created_at=row.created_at - timedelta(days=9), completed_at=NOON - timedelta(days=9)),

@@ -14,7 +14,7 @@ from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, DropoffFullError, UploadGoneError
 from dropoff_tus.ids import UploadToken, upload_id
 from dropoff_tus.messages import BodyInfo, Patch
-from dropoff_tus.model import Limits, Role
+from dropoff_tus.model import Role
 from dropoff_tus.states import UploadState
 from server.usecases.ending import LOST_CREATION_SECONDS
 from tests.support.aio import async_test
@@ -73,7 +73,7 @@ async def test_creation_that_brings_its_body_is_not_idle() -> None:
 @async_test
 async def test_full_drop_off_refuses_another_rather_than_ending_what_is_received() -> None:
     """No byte is committed and ten minutes have gone; the newcomer is refused as long as the first one sends."""
-    world = World(limits=Limits(max_uploads=1))
+    world = World(max_uploads=1)
     token = token_of(await world.create(5))
     body, task = await _running(world, token)
     world.clock.advance(LOST_CREATION_SECONDS + 30)

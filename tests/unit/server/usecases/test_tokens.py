@@ -18,7 +18,7 @@ from dropoff_tus.errors import (
     UnauthorizedError,
 )
 from dropoff_tus.ids import api_token_id, format_api_token
-from dropoff_tus.model import ApiToken, Dropoff, Mode, Scope, SignedPolicy
+from dropoff_tus.model import ApiToken, Dropoff, DropTerms, Scope
 from server.usecases.refusals import MOST_ORIGINS, Refusals
 from server.usecases.tokens import TokenGuard, create_token
 from tests.support.aio import async_test
@@ -46,8 +46,7 @@ class _World:
         expires_at = None if days is None else self.clock.now() + timedelta(days=days)
         names = [scope.value for scope in scopes]
         if drop_id is not None:
-            policy = SignedPolicy(Mode.MANAGED, (), b"")
-            self.catalog.drops[drop_id] = Dropoff(drop_id, "x", self.clock.now(), policy)
+            self.catalog.drops[drop_id] = Dropoff(drop_id, self.clock.now(), DropTerms("x"))
         return await create_token(
             self.catalog, _mac, self.clock, name="test", scopes=names, expires_at=expires_at, drop_id=drop_id
         )

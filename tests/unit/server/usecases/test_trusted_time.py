@@ -3,7 +3,6 @@
 import pytest
 
 from dropoff_tus.errors import DropoffFullError, UploadGoneError
-from dropoff_tus.model import Limits
 from dropoff_tus.states import UploadState
 from server.usecases.trusted_time import FAR_AHEAD
 from tests.support.aio import async_test
@@ -16,7 +15,7 @@ _FAR_SECONDS = FAR_AHEAD.total_seconds()
 
 async def _with_everything(world: World) -> list[str]:
     """Make what each rule would end: an idle upload, a part, a retained one, a creation without a byte."""
-    world.change_drop(retain_seconds=100, limits=Limits(max_uploads=3))
+    world.change_drop(retain_seconds=100, max_uploads=3)
     tokens = [token_of(await world.create(5, b"0")), await world.part(b"01"), token_of(await world.create(1, b"0"))]
     tokens.append(token_of(await world.create(5)))
     await world.uploads.expirer.expire()

@@ -11,7 +11,7 @@ from dropoff_tus.checksum import ExpectedDigest
 from dropoff_tus.headers import digests as digests_in
 from dropoff_tus.ids import UploadToken
 from dropoff_tus.messages import Appended, BodyInfo, Create, Created, Patch, Status, Terminated
-from dropoff_tus.model import Dropoff, Grant, Limits, Metadata, Mode, Role, SignedPolicy, UploadRow
+from dropoff_tus.model import TERMS, Dropoff, DropTerms, Grant, Metadata, Role, UploadRow
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.states import UploadState
 from server.usecases.ports import UploadSettings
@@ -22,7 +22,6 @@ from tests.support.memory_catalog import MemoryCatalog
 from tests.support.memory_store import MemoryStore
 
 URL = "https://drop.example.org/files/d/"
-NO_LIMITS = Limits()
 SETTINGS = UploadSettings(expire_after_seconds=1000.0, body_idle_timeout_seconds=30.0)
 DAY_SECONDS = 86400.0
 # Short, so that a test can wait for repetitions.
@@ -42,16 +41,15 @@ class World:
     def __init__(
         self,
         *,
-        limits: Limits = NO_LIMITS,
-        mode: Mode = Mode.MANAGED,
         settings: UploadSettings = SETTINGS,
         read_back_bytes: int = 1 << 30,
         sinks: Sinks | None = None,
+        **terms: Any,  # noqa: ANN401 - each has its type
     ) -> None:
-        """Make an open drop-off."""
+        """Make an open drop-off with these terms."""
         self.clock = FakeClock()
         self.store, self.catalog = MemoryStore(self.clock), MemoryCatalog(sinks)
-        self.drop = Dropoff(str(uuid.uuid4()), "a drop", NOON, SignedPolicy(mode, (), bytes(64)), limits=limits)
+        self.drop = Dropoff(str(uuid.uuid4()), NOON, DropTerms("a drop", **terms), None, bytes(64))
         self.catalog.drops[self.drop.id] = self.drop
         self._settings, self._read_back_bytes = settings, read_back_bytes
         self._tokens = _tokens()
@@ -144,8 +142,10 @@ class World:
         return sum(row.reserved_bytes for row in await self.catalog.uploads(drop_id=self.drop.id))
 
     def change_drop(self, **changes: Any) -> None:  # noqa: ANN401 - each member has its type
-        """Change the drop-off."""
-        self.catalog.drops[self.drop.id] = replace(self.catalog.drops[self.drop.id], **changes)
+        """Change the drop-off, or its terms."""
+        present = self.catalog.drops[self.drop.id]
+        terms = {name: changes.pop(name) for name in TERMS.keys() & changes.keys()}
+        self.catalog.drops[self.drop.id] = replace(present, terms=replace(present.terms, **terms), **changes)
 
     def set_state(self, token: str, state: UploadState) -> None:
         """Put the catalog's row back to a state, as if a crash had come before the change."""

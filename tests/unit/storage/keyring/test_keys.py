@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
-from dropoff_tus.model import Metadata, Mode, SignedPolicy
+from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode
 from server import logs
 from storage.age import Identity, KeyType
 from storage.keyring.envelope import Envelope
@@ -113,12 +114,12 @@ def test_identities_and_signing_keys_are_not_pickled(keys: ServerKeys) -> None:
 
 def test_policy_of_a_retired_key_still_verifies(keys: ServerKeys) -> None:
     """What was signed before a rotation stays valid; what another key signed is refused."""
-    policy = keys.sign_policy(DROP, SignedPolicy(Mode.SEALED, ("age1x",)))
+    signed = keys.sign_terms(Dropoff(DROP, datetime.now(UTC), DropTerms("x", mode=Mode.SEALED, recipients=("age1x",))))
     rotated = SigningKey(new_signing_key(), [keys.signing.public_bytes])
     other = SigningKey(new_signing_key())
-    ServerKeys(rotated, b"", (), keys.ingest_dir).verify_policy(DROP, policy)
+    ServerKeys(rotated, b"", (), keys.ingest_dir).verify_terms(signed)
     with pytest.raises(PolicyTamperedError):
-        ServerKeys(other, b"", (), keys.ingest_dir).verify_policy(DROP, policy)
+        ServerKeys(other, b"", (), keys.ingest_dir).verify_terms(signed)
 
 
 def test_keys_have_an_order_from_the_oldest_retired_on() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import upload_id
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Metadata, Mode, Role, SignedPolicy
+from dropoff_tus.model import Metadata, Mode, Role
 from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.files import durable
@@ -329,14 +330,13 @@ async def test_policy_changed_behind_the_server_is_refused(tmp_path: Path) -> No
     """A drop-off made managed by SQL does not carry the server's signature."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
     make_roots(kit.store)
-    signed = kit.keys.sign_policy(kit.drop_id, SignedPolicy(Mode.SEALED, ()))
-    forged = SignedPolicy(Mode.MANAGED, (), signed.signature)
+    signed = kit.keys.sign_terms(kit.drop())
+    forged = replace(signed, terms=replace(signed.terms, mode=Mode.MANAGED))
     new = NewUpload(
         id="0" * 32,
         token="1" * 32,
-        drop_id=kit.drop_id,
+        drop=forged,
         role=Role.REGULAR,
-        policy=forged,
         metadata=Metadata(),
         created_at=datetime.now(UTC),
         length=1,
