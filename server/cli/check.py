@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from server.settings.config import Config
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("check-config")(check_config)
-
-
 def check_config(
     listen: Annotated[
         bool, typer.Option("--listen", help="Also try the addresses; while its server runs, they are taken.")

@@ -12,9 +12,10 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from server.cli.output import CommandError, say
 
@@ -66,15 +67,13 @@ _PersonOption = Annotated[
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")
 
 
-def group(text: str) -> typer.Typer:
+PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+"""How Typer is to behave: its errors and its help are plain text."""
+
+
+def group(text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """Make a group of commands, which takes `--config` and `--as` itself, for the command behind it."""
-    app = typer.Typer(
-        help=text,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
+    app = typer.Typer(cls=cls, help=text, no_args_is_help=True, **PLAIN)
 
     def options(config: ConfigOption = None, person: _PersonOption = None, version: _VersionOption = False) -> None:
         del version  # said already, and nothing else is done then

@@ -29,11 +29,6 @@ _RECORDED_SECONDS = 15.0
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
-
-
 def doctor(
     length: Annotated[
         str, typer.Option("--size", metavar="SIZE", help="Of the upload; larger ones meet more limits.")

@@ -52,11 +52,6 @@ _OF_A_VOLUME = "lost+found"
 _LAST_PORT = 65534
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="init")(init)
-
-
 def init(
     directory: Annotated[Path, typer.Option("--dir", help="The folder to make.", show_default=False)],
     listen: Annotated[str, typer.Option(help="HOST:PORT; monitoring listens on the next port.")] = "127.0.0.1:8080",

@@ -11,28 +11,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any, cast
 
-from server.cli import (
-    audit,
-    check,
-    doctor,
-    drop,
-    init,
-    keys,
-    outbox,
-    purge,
-    receipts,
-    run,
-    signing,
-    store,
-    token,
-    upload,
-)
-from server.cli.context import group
+import typer
+from typer.core import TyperGroup
+
+from server.cli.context import PLAIN, group
 from server.cli.output import writing
 
 _OUR_ERRORS = (
@@ -48,25 +39,80 @@ _OUR_ERRORS = (
 """Whose text is written for the operator."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a command is: in `function` of a module, or a group in `app` of the first of several."""
+
+    help: str
+    modules: tuple[str, ...]
+    function: str | None = None
+
+    def load(self) -> Any:  # noqa: ANN401 - Typer has no public name for it
+        """Import the command."""
+        first, *_ = [importlib.import_module(f"server.cli.{name}") for name in self.modules]
+        if self.function is None:
+            return typer.main.get_command(first.app)
+        alone = typer.Typer(**PLAIN)
+        alone.command()(getattr(first, self.function))
+        return typer.main.get_command(alone)
+
+
+_PLACES = {
+    "init": _Place("Make a configuration, keys and a first drop-off.", ("init",), "init"),
+    "serve": _Place("Run the server.", ("run",), "serve"),
+    "migrate": _Place("Bring the catalog's tables up to date.", ("run",), "migrate"),
+    "check-config": _Place("Say what is wrong with the configuration.", ("check",), "check_config"),
+    "doctor": _Place("Make a real upload, and say what is in the way.", ("doctor",), "doctor"),
+    "drop": _Place("Make and manage drop-offs.", ("drop", "purge")),
+    "upload": _Place("List, export and delete what was received.", ("upload", "receipts")),
+    "token": _Place("Make, list and revoke tokens for the API.", ("token",)),
+    "audit": _Place("Export and verify the record of who did what.", ("audit",)),
+    "store": _Place("Verify and clean the store.", ("store",)),
+    "outbox": _Place("See what webhook and mail have not been told yet.", ("outbox",)),
+    "keys": _Place("Make, show and rotate keys.", ("keys", "signing")),
+    "verify-receipt": _Place("Verify a receipt, and a file against it.", ("receipts",), "verify"),
+    "verify-certificate": _Place("Verify a certificate of erasure.", ("purge",), "verify"),
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - as `_Place.load`
+        """Import one."""
+        return _PLACES[name].load()
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(_PLACES)
+
+
+class _Lazy(TyperGroup):
+    """The program: its help, and a typing mistake, import no command."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - Typer's
+        """Take the commands of the table."""
+        super().__init__(**attributes)
+        self.commands = cast("Any", _Commands())
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - as `_Place.load`
+        """List the commands."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in _PLACES.items()])
+
+
 app = group(
     "Receive private files: every byte is encrypted before it touches the disk.\n\n"
     "Begin with `dropoff-tus init --dir DIR`, then `dropoff-tus --config DIR/config.toml serve`.\n"
     "Every command has --help with an example; those that answer have --json.",
+    cls=_Lazy,
 )
-init.register(app)
-run.register(app)
-check.register(app)
-app.add_typer(drop.app, name="drop")
-app.add_typer(upload.app, name="upload")
-receipts.register(app, upload.app)
-purge.register(app, drop.app)
-app.add_typer(token.app, name="token")
-app.add_typer(audit.app, name="audit")
-app.add_typer(store.app, name="store")
-app.add_typer(outbox.app, name="outbox")
-signing.register(keys.app)
-app.add_typer(keys.app, name="keys")
-doctor.register(app)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.context import ConfigOption, JsonOption, pinned_key, with_services
+from server.cli.drop import app
 from server.cli.output import CommandError, note, print_json, say, show, steps
 from server.cli.receipts import signed_line
 from server.cli.target import STDOUT, check_output, output_file
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
 _BACKUPS = "copies in backups are not included"
 
 
-def register(app: typer.Typer, drop: typer.Typer) -> None:
-    """Add the commands."""
-    drop.command("purge")(purge)
-    app.command("verify-certificate")(verify)
-
-
+@app.command()
 def purge(
     drop_id: Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)],
     output: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from server.cli.context import ConfigOption, JsonOption, find_upload, pinned_key, with_services
 from server.cli.output import CommandError, note, print_json, progress, say, show
-from server.cli.upload import IdentityOption, UploadArgument, identities_in
+from server.cli.upload import IdentityOption, UploadArgument, app, identities_in
 
 if TYPE_CHECKING:
     from server.services import Services
@@ -24,12 +24,7 @@ _MAX_LINE_BYTES = 256 << 20
 _DIGESTS = frozenset({"sha256", "sha512", "sha1", "md5", "blake3"})
 
 
-def register(app: typer.Typer, upload: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("verify-receipt")(verify)
-    upload.command("receipt")(receipt)
-
-
+@app.command()
 def receipt(
     upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import sys
 
-import typer
-
 from server.cli.context import ConfigOption, JsonOption, read_config
 from server.cli.output import print_json, say
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(serve)
-    app.command("migrate")(migrate_command)
 
 
 def serve(config: ConfigOption = None) -> None:
@@ -31,17 +23,17 @@ def serve(config: ConfigOption = None) -> None:
     sys.exit(application.serve(loaded))
 
 
-def migrate_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Bring the catalog's tables up to date. Safe to repeat, and beside a running server.
 
     Example: dropoff-tus migrate --config config.toml
     """
     loaded = read_config(config)
     from server.places import check_whose
-    from storage.catalog import migrate
+    from storage.catalog import migrate as bring_up_to_date
 
     check_whose(loaded)
-    applied = migrate(loaded.catalog.url)
+    applied = bring_up_to_date(loaded.catalog.url)
     if as_json:
         print_json({"applied": applied})
     else:

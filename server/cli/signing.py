@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import base64
 
-import typer
-
 from server.cli.context import ConfigOption, JsonOption, read_config
+from server.cli.keys import app
 from server.cli.output import note, print_json, say
 
 
-def register(keys: typer.Typer) -> None:
-    """Add the command."""
-    keys.command("show")(show_keys)
-
-
+@app.command("show")
 def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print the public key that signs receipts and logs, to pin; nothing secret.
 

@@ -1,7 +1,8 @@
 """The tables. What may never stand in them: file names and other client metadata, plaintext digests, tokens, codes.
 
 Only types that every driver takes and gives as they are: text, 64-bit integers, bytes. Times are microseconds since
-1970 in UTC, flags are 0 or 1, lists and a drop-off's terms are JSON. So a statement needs no conversion per value, on either database.
+1970 in UTC, flags are 0 or 1, lists and a drop-off's terms are JSON. So a statement needs no conversion per value, on
+either database.
 
 Accounting. Each upload says what it takes of its drop-off: `reserved_bytes` while it is unfinished, `used_bytes`
 once it is complete. The counters on the drop-off's row are their sums, the number of uploads that are no partials, and
