@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+_ID = "0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11"
 _PROGRAM = """
-import dataclasses
-import typing
+import dataclasses, json, os, sys, typing
 from dropoff_tus import model, terms
 
 fields = [
@@ -16,39 +17,49 @@ fields = [
 ]
 model.DropTerms = dataclasses.make_dataclass("DropTerms", fields, bases=(model.DropTerms,), frozen=True, slots=True)
 model.TERMS = terms.terms_of(model.DropTerms)
+from server.cli import drop
 from server.cli.main import main
-main()
+from server.http.api import openapi
+from server.http.api.routes import ROOT, ROUTES
+
+with open("api.json", "wb") as file:
+    file.write(openapi.describe(ROOT, ROUTES))
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        os.dup2(os.open(f"{number}.json", os.O_WRONLY | os.O_CREAT), 1)
+        os.environ["DROPOFF_TUS_CONFIG"] = "made/config.toml"
+        sys.argv = ["dropoff-tus", *arguments]
+        main()
+        sys.exit(0)
+    assert os.wait()[1] == 0, arguments
 """
-_API = _PROGRAM.replace(
-    "from server.cli.main import main\nmain()",
-    "from server.http.api import openapi\nfrom server.http.api.routes import ROOT, ROUTES\n"
-    "print(openapi.describe(ROOT, ROUTES).decode())",
-)
 
 
-def _run(folder: Path, program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=50
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def _run(folder: Path, *commands: tuple[str, ...]) -> list[Any]:
+    """Run commands of a program whose drop-offs have two more terms; return their answers."""
+    lines = json.dumps([(*line, "--json") for line in commands])
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, lines], cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return [json.loads((folder / f"{number}.json").read_bytes()) for number in range(len(commands))]
 
 
 def test_field_added_to_the_terms_works_everywhere(tmp_path: Path) -> None:
     """Option, key of the configuration, catalog, signature, answers and the API's description know it."""
-    _run(tmp_path, _PROGRAM, "init", "--dir", str(tmp_path))
-    config = ("--config", str(tmp_path / "config.toml"))
-    with (tmp_path / "config.toml").open("a", encoding="utf-8") as file:
+    _run(tmp_path, ("init", "--dir", "made"))
+    with (tmp_path / "made" / "config.toml").open("a", encoding="utf-8") as file:
         file.write('\n[dropoffs]\nfar = "2KiB"\n')
-    made = json.loads(_run(tmp_path, _PROGRAM, *config, "drop", "create", "--name", "x", "--throwaway", "--json"))
-    shown = json.loads(_run(tmp_path, _PROGRAM, *config, "drop", "show", made["id"], "--json"))
+    _, shown, edited, verified, audit = _run(
+        tmp_path,
+        ("drop", "create", "--id", _ID, "--name", "x", "--throwaway"),
+        ("drop", "show", _ID),
+        ("drop", "edit", _ID, "--no-throwaway", "--thrown", "1MB"),
+        ("audit", "verify"),
+        ("audit", "export"),
+    )
     assert (shown["throwaway"], shown["thrown"]) == (True, 2048)
-    edit = ("drop", "edit", made["id"], "--no-throwaway", "--thrown", "1MB", "--json")
-    shown = json.loads(_run(tmp_path, _PROGRAM, *config, *edit))
-    assert (shown["throwaway"], shown["thrown"]) == (False, 1_000_000)
-    assert json.loads(_run(tmp_path, _PROGRAM, *config, "audit", "verify", "--json"))["changed_drops"] == []
-    told = json.loads(_run(tmp_path, _PROGRAM, *config, "audit", "export", "--json"))["rows"]
-    assert "throwaway thrown" in [row.get("result") for row in told]
-    schemas = json.loads(_run(tmp_path, _API))["components"]["schemas"]
+    assert (edited["throwaway"], edited["thrown"]) == (False, 1_000_000)
+    assert verified["changed_drops"] == []
+    assert "throwaway thrown" in [row.get("result") for row in audit["rows"]]
+    schemas = json.loads((tmp_path / "api.json").read_bytes())["components"]["schemas"]
     for model in ("DropCreation", "DropEditing", "DropAnswer"):
         assert {"throwaway", "thrown"} <= schemas[model]["properties"].keys()
