@@ -26,7 +26,7 @@ with open("api.json", "wb") as file:
     file.write(openapi.describe(ROOT, ROUTES))
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     if not os.fork():
-        os.dup2(os.open(f"{number}.json", os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(os.open(f"{number}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.environ["DROPOFF_TUS_CONFIG"] = "made/config.toml"
         sys.argv = ["dropoff-tus", *arguments]
         main()
