@@ -40,6 +40,15 @@ export default defineConfig(({ mode }) => {
       rolldownOptions: { input: states ? "states.html" : "index.html", checks: { pluginTimings: false } },
     },
     worker: { format: "es" },
-    test: { include: ["src/**/*.test.ts", "src/**/*.test.tsx"] },
+    test: {
+      include: ["src/**/*.test.ts", "src/**/*.test.tsx", "test/**/*.test.ts"],
+      setupFiles: "test/engine/support/setup.ts",
+      // As a browser has it; by itself Node would take the one for Node.
+      alias: { "tus-js-client": "tus-js-client/lib.esm/browser/index.js" },
+      server: { deps: { inline: ["tus-js-client"] } },
+      testTimeout: 60_000,
+      hookTimeout: 60_000,
+      maxWorkers: 2,
+    },
   };
 });

@@ -78,7 +78,7 @@ function matches(pattern: string, text: string): boolean {
   // In brackets only `!` differs from a regular expression; elsewhere only `*` and `?` are special.
   const source = fold(pattern).replace(/\[(!?)([^\]]+)\]|[\s\S]/gu, (piece, not, set) => {
     if (set !== undefined) return `[${not ? "^" : ""}${set.replace(/[\\^[]/g, "\\$&")}]`;
-    return piece === "*" ? "[^]*" : piece === "?" ? "[^]" : piece.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+    return piece === "*" ? "[^]*" : piece === "?" ? "[^]" : piece.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
   });
   try {
     return new RegExp(`^${source}$`, "u").test(fold(text));
