@@ -45,7 +45,7 @@ export default defineConfig(({ mode }) => {
       setupFiles: "test/engine/support/setup.ts",
       // As a browser has it; by itself Node would take the one for Node.
       alias: { "tus-js-client": "tus-js-client/lib.esm/browser/index.js" },
-      server: { deps: { inline: ["tus-js-client"] } },
+      server: { deps: { inline: ["tus-js-client", "age-encryption"] } },
       testTimeout: 60_000,
       hookTimeout: 60_000,
       maxWorkers: 2,

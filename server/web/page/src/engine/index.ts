@@ -52,6 +52,7 @@ class PageEngine implements T.Engine {
   #queue!: Queue;
   #phase: Phase = "code";
   #paused = false;
+  #finishing = false;
   #problem: T.Problem | null = null;
   /** What keeps an answer of the server from coming, and what ends the wait for the next try. */
   #hold: Waiting | null = null;
@@ -116,7 +117,7 @@ class PageEngine implements T.Engine {
     this.#snapshot = this.#look();
     const { state } = this.#snapshot;
     stayAwake(state === "sending" || state === "waiting");
-    if (state === "done" && this.#phase === "send") void this.#finish();
+    if (this.#complete()) void this.#finish();
     if (state === "sending" && before !== "sending") this.#samples = [];
     for (const listener of this.#listeners) listener();
   }
@@ -160,12 +161,17 @@ class PageEngine implements T.Engine {
     if (!counts.waiting && !counts.sending) {
       if (counts.checking) return ["sending", "checking", null];
       if (counts.failed) return shut && !counts.stored ? ["closed", null, shut] : ["failed", null, null];
-      return ["done", null, null];
+      return ["sending", "checking", null]; // until it is written down, and the receipt is there to be shown
     }
     if (this.#paused) return ["paused", null, null];
     const waiting = held ?? (waits.size && waits.size === running.size ? this.#soonest() : null);
     if (!waiting) return ["sending", null, null];
     return offline ? ["waiting", "offline", { kind: "offline" }] : ["waiting", "busy", waiting];
+  }
+
+  #complete(): boolean {
+    const { files, stored } = this.#list.counts;
+    return this.#phase === "send" && files === stored && !this.#finishing;
   }
 
   #soonest(): Waiting {
@@ -517,10 +523,12 @@ class PageEngine implements T.Engine {
   // ---- done
 
   async #finish(): Promise<void> {
-    this.#phase = "done";
+    this.#finishing = true;
     await this.#store.flushed();
     await this.#store.putVisit(this.drop, null);
     await this.#remember();
+    this.#finishing = false;
+    this.#phase = "done";
     this.changed(true);
     await this.receipts();
   }

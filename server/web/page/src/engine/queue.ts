@@ -59,6 +59,8 @@ export class Queue {
   /** Why each of those waits that wait for another try. */
   readonly waits = new Map<Item, { problem: Waiting; wake: () => void }>();
   readonly running = new Map<Item, Job>();
+  /** What this tab holds, by key, until what was done is written down. */
+  #held = new Map<string, Promise<boolean>>();
   #large = 0;
   #small: Item[] = [];
   #big: Item[] = [];
@@ -136,12 +138,15 @@ export class Queue {
     };
     try {
       const key = await this.key(item);
-      const mine = await alone(key, async () => {
+      await this.#held.get(key);
+      const holding = alone(key, async () => {
         await this.#send(item, key, job);
         release();
         // Another tab that gets the lock has to find what was done.
         await this.store.flushed();
       });
+      this.#held.set(key, holding.catch(() => true));
+      const mine = await holding.finally(() => this.#held.delete(key));
       if (!mine) this.#leaveToOtherTab(item, key);
     } catch (error) {
       this.#fail(item, error instanceof Hopeless ? error.problem : { kind: "refused", code: "page", words: String(error) });

@@ -41,3 +41,9 @@ export function file(name: string, size: number, content: Uint8Array = randomByt
 export async function sha256(blob: Blob): Promise<string> {
   return createHash("sha256").update(Buffer.from(await blob.arrayBuffer())).digest("hex");
 }
+
+/** What the receipts of this browser say. */
+export async function receiptsOf(engine: Engine): Promise<{ path: string; length: number; sha256: string }[]> {
+  const text = (await (await engine.receipts())?.text()) ?? "";
+  return text.trim().split("\n").map((line) => JSON.parse(line.slice(0, line.lastIndexOf(" "))));
+}

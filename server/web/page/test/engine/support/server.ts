@@ -113,11 +113,14 @@ export type Rule = (request: http.IncomingMessage, response: http.ServerResponse
 
 /**
  * A proxy before the server. `rule` sees each request first: true if it answered (or cut) it, "swallow" to have the body
- * read whole at once and passed on at `bytesPerSecond`.
+ * read whole at once, of which 5 MiB are passed on, and the rest after `passOn`.
  */
 export class Proxy {
   rule: Rule = () => false;
-  bytesPerSecond = 1 << 20;
+  passOn: () => void = () => undefined;
+  #passed = new Promise<void>((done) => {
+    this.passOn = done;
+  });
   readonly seen: string[] = [];
   #server = http.createServer((request, response) => void this.#handle(request, response));
 
@@ -157,11 +160,9 @@ export class Proxy {
     const pieces: Buffer[] = [];
     for await (const piece of request) pieces.push(piece as Buffer);
     const whole = Buffer.concat(pieces);
-    const step = this.bytesPerSecond / 10;
-    for (let at = 0; at < whole.length && !onward.destroyed; at += step) {
-      onward.write(whole.subarray(at, at + step));
-      await new Promise((done) => setTimeout(done, 100));
-    }
+    onward.write(whole.subarray(0, 5 << 20));
+    await this.#passed;
+    onward.write(whole.subarray(5 << 20));
     onward.end();
   }
 
