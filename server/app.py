@@ -138,7 +138,9 @@ async def _serve(config: Config) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # `nohup` and a shell's background jobs have some ignored, and mean it.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, stop)
+                signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(stop))
+                # Last of all: a loop's own handlers would end with it, and a late signal kill what ends well.
+                stack.callback(signal.signal, number, signal.SIG_IGN)
         try:
             await starting
         except asyncio.CancelledError:

@@ -47,6 +47,18 @@ def test_second_signal_ends_the_waiting_and_is_no_failure(server: ServerProcess)
     assert '"error"' not in server.log_text
 
 
+def test_signals_until_the_very_end_are_no_failure(server: ServerProcess) -> None:
+    """A supervisor that goes on asking while the server ends must not make a clean end look like a kill."""
+    for _ in range(3):
+        server.start()
+        deadline = time.monotonic() + 20
+        while server.is_running:
+            server.terminate()
+            time.sleep(0.005)
+            assert time.monotonic() < deadline
+        assert server.wait() == 0
+
+
 def test_idle_connections_are_not_waited_for(server: ServerProcess) -> None:
     """Neither those that wait for another request, nor those that never had one, nor half headers."""
     server.start()
