@@ -1,4 +1,4 @@
-"""The audit: what is recorded, by whom, and how a checkpoint stands for a range of rows.
+"""The audit: its acts and actors, and how a checkpoint covers a range of rows.
 
 A row is canonical JSON, kept as it was written, under a number that only grows. A signed checkpoint has the hash of the
 rows since the one before, and names that one (`storage.audit`): so rows that are changed, moved, put in or removed show
@@ -25,7 +25,7 @@ _MOST_SEQ_BYTES = 8
 
 
 class Act(StrEnum):
-    """What happened."""
+    """An act that is recorded."""
 
     TOKEN_CREATE = "token.create"  # noqa: S105 - the name of an act
     TOKEN_REVOKE = "token.revoke"  # noqa: S105 - likewise
@@ -64,9 +64,9 @@ ENDS = {
 
 
 def end_of(upload: UploadRow, state: UploadState) -> Act:
-    """Return how an end is recorded: what was complete, and no part, time ends by retention and not by expiry.
+    """Return how an end is recorded: time ends a complete upload by retention and any other by expiry.
 
-    Told from the row alone, so that an end which is repeated after a crash is called the same.
+    It depends only on the row, so an end that is repeated after a crash has the same name.
     """
     retired = state is UploadState.EXPIRED and upload.completed_at is not None and upload.role is not Role.PARTIAL
     return Act.UPLOAD_RETIRE if retired else ENDS[state]
@@ -76,7 +76,7 @@ def end_of(upload: UploadRow, state: UploadState) -> Act:
 class Event:
     """One thing that happened. `final` is the hex SHA-256 of a final log record, `count` how often or how many.
 
-    `result` is a fixed word where the act alone does not say it all. `origin` is whence it came, as in `Actor`, where
+    `result` is a fixed word if the act does not say everything. `origin` is whence it came, as in `Actor`, where
     that is not who acts: what is counted for a while, and then recorded by the server.
     """
 
@@ -116,7 +116,7 @@ def terms_hash(dropoff: Dropoff) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does it: `server`, `client`, `operator:<user>…`, `token:<id>`; and from where, as a keyed hash."""
+    """The actor: `server`, `client`, `operator:<user>…`, `token:<id>`; and from where, as a keyed hash."""
 
     who: str
     origin: str | None = None

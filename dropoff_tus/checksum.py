@@ -14,7 +14,7 @@ DIGEST_SIZES = {"sha256": 32, "sha512": 64, "md5": 16}
 
 
 class RunningHash(Protocol):
-    """What `hashlib` objects do, as far as we use it."""
+    """The part of `hashlib` objects that we use."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
         """Take more bytes in."""

@@ -2,8 +2,8 @@
 
 One root, `DropoffError`. A raiser says what happened (and what happened to the bytes); only `server.http.middleware`
 turns it into a response. Codes are tusd's where tusd has one, and ours otherwise; they never change.
-Messages are shown to strangers: they must not contain a code, a token, a key or a digest, and a file name only where
-its own client is told that it is not taken. No message of a request goes into a log.
+Messages are shown to strangers: they must not contain a code, a token, a key or a digest, and a file name only in the
+answer to its own client. No message of a request goes into a log.
 """
 
 from typing import ClassVar
@@ -17,7 +17,7 @@ class DropoffError(Exception):
         status_hint: The HTTP status that fits; the middleware may translate it (HEAD answers only a few).
         retry_after_seconds: When a repeat may succeed; None where a repeat cannot help.
         close_connection: True where the rest of the request body cannot be waited for.
-        fate: What became of the bytes of the body; whoever knows it sets it, and it ends the message.
+        fate: What became of the body's bytes, at the end of the message; set by the code that knows it.
     """
 
     code: ClassVar[str] = "ERR_INTERNAL"
@@ -35,7 +35,7 @@ class DropoffError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, and what became of the bytes."""
+        """The sentence, and the fate of the bytes."""
         return str(self.args[0]) if self.fate is None else f"{self.args[0]}; {self.fate}"
 
 
@@ -172,7 +172,7 @@ class ScopeMissingError(DropoffError):
 
 
 class DropoffNotFoundError(DropoffError):
-    """No drop-off has this id. For operators: who uploads gets AccessDeniedError."""
+    """No drop-off has this id. For operators; uploaders get AccessDeniedError."""
 
     code, status_hint = "ERR_DROPOFF_NOT_FOUND", 404
 
@@ -184,7 +184,7 @@ class DropoffExistsError(DropoffError):
 
 
 class InvalidFieldError(DropoffError):
-    """What an operator wants of a drop-off or a token cannot be; `field` has the name that answers give it."""
+    """A field of a drop-off or a token has an impossible value; `field` is its name in answers."""
 
     code, status_hint = "ERR_INVALID_FIELD", 422
 

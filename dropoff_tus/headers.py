@@ -159,7 +159,7 @@ def metadata_pairs(text: str) -> tuple[tuple[str, bytes], ...]:
         else:
             pairs[key] = content
             continue
-        # Of a misspelt header any part may be a secret, so only a plain word is told; never a value.
+        # Any part of a misspelt header may be a secret, so the message has only a plain word, never a value.
         name = key if _PLAIN_KEY.fullmatch(key) else f"number {number}"
         raise InvalidMetadataError(f"Upload-Metadata: the key {name} {problem}; nothing was written")
     return tuple(pairs.items())
@@ -179,7 +179,7 @@ def check_pairs(text: str) -> None:
 def metadata(headers: Headers, presented_code: str | None) -> Metadata:
     """Read Upload-Metadata less the code: no key `code` (in any case) and no value equal to a code survives.
 
-    Equal means: as typed by people. What stands in `code` although the header carried a code counts too.
+    Equal means: as typed by people. A value of `code` counts even if the header carried a code.
 
     Raises:
         InvalidMetadataError: See `metadata_pairs`.
@@ -207,7 +207,7 @@ def _as_code(value: bytes) -> str:
 
 
 def render_metadata(value: Metadata) -> str:
-    """Write pairs as Upload-Metadata; an empty value as the key alone."""
+    """Write pairs as Upload-Metadata; an empty value as only the key."""
     return ",".join(
         f"{key} {base64.b64encode(content).decode('ascii')}" if content else key for key, content in value.pairs
     )

@@ -21,9 +21,9 @@ _FORGIVING = str.maketrans(
     | {chr(number): None for number in range(128) if chr(number) not in string.ascii_letters + string.digits}
 )
 PROBE_DROP_ID = "d0c70000-7e57-4d70-b0ff-000000000000"
-"""The drop-off of `doctor`. Nobody outside is asked about its uploads, or told of them."""
+"""The drop-off of `doctor`. Its uploads cause no question to a site, no webhook and no mail."""
 _MOST_TYPED_CHARACTERS = 256
-"""What is longer is no code, whatever is left out of it, and not worth looking at each character of."""
+"""A longer text is no code, so its characters need no look."""
 
 
 def is_upload_id(text: str) -> bool:

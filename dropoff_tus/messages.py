@@ -1,4 +1,4 @@
-"""Typed requests, plans and replies: what flows between the wire, the decisions and the use cases."""
+"""Typed requests, plans and replies, which flow between the wire, the decisions and the use cases."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +21,7 @@ EXTENSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class BodyInfo:
-    """What the headers say of the body. `length` is None for a chunked one."""
+    """The body, as the headers describe it. `length` is None for a chunked one."""
 
     length: int | None
     checksum: ExpectedChecksum | None = None
@@ -50,14 +50,14 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """The decision on a body: what may be taken of it.
+    """The decision on a body: how much of it may be taken.
 
     Attributes:
         offset: Where the first byte goes; the lease must still be there.
         limit_bytes: How many bytes may be kept at most.
         expected_bytes: Content-Length, or None for a chunked body.
         declare_length: A length to fix first, or None.
-        checksum: What the whole body must match before any of it counts.
+        checksum: The digest that the whole body must have before any of it counts.
         ignore_body: The upload is complete already: answer 204 and keep nothing.
         past_limit: The error a chunked body that goes past `limit_bytes` ends in, by code.
     """

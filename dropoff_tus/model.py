@@ -12,7 +12,7 @@ from dropoff_tus.text import canonical
 
 
 class Role(StrEnum):
-    """What an upload is for: itself, a part of a concatenation, or its result."""
+    """The role of an upload: by itself, a part of a concatenation, or its result."""
 
     REGULAR = "regular"
     PARTIAL = "partial"
@@ -20,7 +20,7 @@ class Role(StrEnum):
 
 
 class Mode(StrEnum):
-    """Who can read a finished upload: the server too, or the root identities alone."""
+    """The readers of a finished upload: the server too, or only the root identities."""
 
     MANAGED = "managed"
     SEALED = "sealed"
@@ -161,7 +161,7 @@ class Dropoff:
     signature: bytes = field(default=b"", repr=False)
     closed: bool = False
     ended: bool = False
-    """`drop close --now`: what is open has been ended too."""
+    """`drop close --now`: its open uploads have been ended too."""
 
     def signed_text(self) -> str:
         """Return the canonical JSON of all that is signed.
@@ -180,7 +180,7 @@ class Dropoff:
 
 
 class Scope(StrEnum):
-    """What an API token may be good for."""
+    """The scopes of an API token."""
 
     DROPS_READ = "drops:read"
     DROPS_WRITE = "drops:write"
@@ -193,8 +193,8 @@ class Scope(StrEnum):
 class ApiToken:
     """An operator's right to use the API.
 
-    `mac` is a keyed hash of the secret and of what it is good for (32 bytes). With `drop_id` it is good for that
-    drop-off alone.
+    `mac` is a keyed hash of the secret and of what it is good for (32 bytes). With `drop_id` it is good only for that
+    drop-off.
     """
 
     id: str
@@ -209,7 +209,7 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a drop-off's uploads take, in one transaction's view.
+    """The usage of a drop-off's uploads, in one transaction's view.
 
     `uploads` counts open and complete uploads that are no partials. `bytes` is what is complete plus what is
     reserved. `attempts` counts what leaves files behind beside them: partials, and what its client ended or what was
@@ -271,7 +271,7 @@ class StoredUpload:
     parts: tuple[str, ...] = ()
     key_type: str = "hybrid"
     overhead_bytes: int = 0
-    """What its pieces take on the disk beyond their plaintext: headers, tags, records."""
+    """The bytes of its pieces on the disk beyond their plaintext: headers, tags, records."""
 
     @property
     def whole(self) -> bool:

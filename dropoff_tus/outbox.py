@@ -1,8 +1,8 @@
-"""What the outside is told of uploads: events, the rows that wait for delivery, and when a delivery is repeated.
+"""News of uploads for the outside: events, the rows that wait for delivery, and when a delivery is repeated.
 
 An event is written in the transaction that changes the upload's state, one row for each sink that wants it. Rows hold
-ids and fixed words; what is told beyond them is made at delivery. Delivery is at least once: the id of an event is made
-of what happened, so it is the same at each repetition, also after a catalog was put back from a copy.
+ids and fixed words; the rest of a message is made at delivery. Delivery is at least once: the id of an event is made
+of what happened, so it is the same at each repetition, even after a catalog was restored from a copy.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _LONGEST_WAIT_SECONDS = 6 * 3600.0
 
 
 class EventKind(StrEnum):
-    """What happened to an upload. Partial uploads have no events: what they become has."""
+    """A change of an upload. Partial uploads have no events; their final has."""
 
     CREATED = "upload.created"
     COMPLETE = "upload.complete"
@@ -101,12 +101,12 @@ class OutboxRow:
 
 
 Outcome: TypeAlias = Literal["delivered", "failed", "dead"]
-"""What may come of an event that was to be delivered. What is dead has failed, too."""
+"""The outcome of a delivery. A dead event has failed, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits at a sink: how many events, when the oldest of them happened, and how many are dead."""
+    """The queue of a sink: how many events wait, when the oldest of them happened, and how many are dead."""
 
     sink: SinkName
     waiting: int
@@ -119,7 +119,7 @@ def retry_seconds(attempts: int, chance: float) -> float:
 
     Args:
         attempts: How many there were.
-        chance: From 0 to 1, drawn anew each time, so that many rows do not come back as one crowd.
+        chance: From 0 to 1, drawn for each row, so that many rows do not come back as one crowd.
     """
     longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 32))
     return longest * (0.5 + chance / 2)

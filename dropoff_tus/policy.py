@@ -1,4 +1,4 @@
-"""What a drop-off accepts: window, sizes, types and names, number, bytes, disk. The time is an argument."""
+"""The terms of a drop-off: window, sizes, types and names, number, bytes, disk. The time is an argument."""
 
 import fnmatch
 import re
@@ -38,8 +38,8 @@ ATTEMPTS_PER_UPLOAD = 256
 class Space:
     """The disk at the time of a decision.
 
-    `free_bytes` are free above the floor. `coming_bytes` says by drop-off what uploads that receive now will take soon;
-    what is idle keeps no room.
+    `free_bytes` are free above the floor. `coming_bytes` has by drop-off the bytes that receiving uploads will take
+    soon; idle ones keep no room.
     """
 
     free_bytes: int
@@ -55,7 +55,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a drop-off. `reserve_bytes` is what is to be reserved now."""
+    """A request to a drop-off. `reserve_bytes` is what is to be reserved now."""
 
     role: Role
     length: int | None
@@ -181,7 +181,7 @@ def check_space(more_bytes: int, dropoff: Dropoff, space: Space) -> None:
 def admit(
     dropoff: Dropoff, usage: Usage, request: Request, *, now: datetime, server_max_bytes: int, space: Space
 ) -> None:
-    """Decide on a new upload. The order is the order in which the refusals are told.
+    """Decide on a new upload. The order is that of the refusals.
 
     Raises:
         DropoffClosedError, DropoffNotOpenError, DropoffExpiredError, MaxSizeExceededError,
@@ -221,8 +221,8 @@ def next_reservation(
     Args:
         dropoff: Whose limits hold.
         usage: Without this upload's own reservation.
-        present_bytes: What it has reserved.
-        stored_bytes: What of it is on the disk.
+        present_bytes: The bytes that it has reserved.
+        stored_bytes: The part of it on the disk.
         needed_bytes: The total that it must get.
         ahead_bytes: How much beyond is welcome, as far as there is room.
         server_max_bytes: The server's limit of one upload, 0 for none.
@@ -237,7 +237,7 @@ def next_reservation(
     terms = dropoff.terms
     limit = max_upload_bytes(server_max_bytes, terms)
     check_size(needed_bytes, limit)
-    # The window is not asked: what has begun may finish after the drop-off has closed.
+    # The window does not matter: an upload that has begun may finish after the drop-off has closed.
     if needed_bytes > present_bytes:
         check_quota(terms, usage, needed_bytes)
         check_space(needed_bytes - stored_bytes, dropoff, space)

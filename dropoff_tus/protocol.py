@@ -76,8 +76,8 @@ def forgotten_parts(unclaimed: Sequence[UploadRow], now: datetime, expire_after_
 
     A client uploads the parts of a file side by side, and joins them when the last one is complete. Nothing says which
     belong together, so a part waits for every other one of its drop-off that began within its own time, as long as
-    that goes on or was itself completed less than `expire_after_seconds` ago. What begins later keeps nothing alive,
-    so a part of no use goes in the end, however busy its drop-off is.
+    that goes on or was itself completed less than `expire_after_seconds` ago. Later uploads keep no part alive, so an
+    unused part ends eventually, however busy its drop-off is.
 
     Args:
         unclaimed: All partials that no final has and that are not ended, once the idle ones are.

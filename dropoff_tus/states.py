@@ -1,11 +1,10 @@
 r"""The life of an upload as data: its states, and from which one it may go to which.
 
 Theory of operation. The catalog keeps one of these states for every upload. OPEN takes bytes. When all are here the
-server checks them: at once where that is quick, else in state CHECKING, in the background. COMPLETE is success. An
-upload that is complete and is to be ended after all is WITHDRAWN first, in the transaction that says whether a
-concatenation has it: from then on none can claim it, and the next start looks at it again. So after a crash in between
-it ends or is complete once more, as the store says. Every state leads to every end, and one end to another: an operator
-deletes what has expired.
+server checks them: at once where that is quick, else in state CHECKING, in the background. COMPLETE is success. A
+complete upload that is to end is WITHDRAWN first, in the transaction that says whether a concatenation has it. After
+that none can claim it, and the next start looks at it again. So after a crash in between it ends or is complete once
+more, as the store says. Every state leads to every end, and one end to another: an operator deletes what has expired.
 """
 
 from enum import StrEnum
@@ -42,7 +41,7 @@ ALIVE = tuple(state for state in UploadState if state not in ENDED)
 UNFINISHED = tuple(state for state in UploadState if UploadState.COMPLETE in TRANSITIONS[state])
 """It may still become complete: it may hold a reservation, and a start looks at it."""
 ACKNOWLEDGED = (UploadState.CHECKING, UploadState.COMPLETE)
-"""The client was told that all its bytes are here."""
+"""The client knows that all its bytes are here."""
 GIVEN_UP = (UploadState.REJECTED, UploadState.TERMINATED)
 """The client took it back, or sent what does not match its own digest: it counts as an attempt."""
 

@@ -63,7 +63,7 @@ class DropoffRows(Protocol):
 
 
 class UploadRows(Protocol):
-    """The uploads' rows. What each takes is counted against its drop-off in the same transaction."""
+    """The uploads' rows. The bytes of each count against its drop-off in the same transaction."""
 
     async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
         """Create an upload: lock the drop-off, let `decide` refuse, reserve row.reserved_bytes, insert.
@@ -111,7 +111,7 @@ class UploadRows(Protocol):
         False if it is unknown or in that state already, or `states` knows no way from where it is.
 
         Raises:
-            PartInUseError: It is a part that a final has claimed, which ends with that final alone.
+            PartInUseError: It is a part that a final has claimed, which ends only with that final.
         """
         ...
 
@@ -132,7 +132,7 @@ class UploadRows(Protocol):
     ) -> list[UploadRow]:
         """Return uploads, oldest first, filtered; `unclaimed`: only partials that no final has.
 
-        `after` is the creation and the id of an upload: what follows it in the order is returned, at most `limit`.
+        `after` is the creation and the id of an upload: the rows that follow it are returned, at most `limit`.
         """
         ...
 
@@ -199,7 +199,7 @@ class Outbox(Protocol):
     async def claim(self, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
         """Take rows that are due, oldest first, and count an attempt of each.
 
-        Until the given time no other process gets them. Whoever dies meanwhile leaves them for then.
+        Until the given time no other process gets them. If the server dies, they wait for the end of the claim.
         """
         ...
 
@@ -224,7 +224,7 @@ class Outbox(Protocol):
         ...
 
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
-        """Make rows due now, with attempts counted anew: of these events, or (None) all dead ones; return how many."""
+        """Make rows of these events, or (None) all dead ones, due now, with attempts from zero; return how many."""
         ...
 
 

@@ -15,7 +15,7 @@ from dropoff_tus.states import UploadState
 class Body(Protocol):
     """A request body, pulled by the engine: the event loop waits, a worker thread receives.
 
-    Whatever carries the bytes (a parsed stream, a socket) is behind these three calls, so one engine serves all.
+    These three calls hide the source of the bytes (a parsed stream, a socket), so one engine serves all.
     """
 
     async def wait(self, timeout_seconds: float) -> None:
@@ -57,7 +57,7 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What finishing left behind. `final_hash` is the hex SHA-256 of the final log record."""
+    """The result of finishing. `final_hash` is the hex SHA-256 of the final log record."""
 
     size_bytes: int
     receipt_id: str
@@ -86,8 +86,8 @@ class Lease(Protocol):
         """Seal and commit a body. On return and on every error below, what may be kept is durable.
 
         With `hold_last`, the last commit waits for `complete` or `write_final`, which then cost one commit less, if
-        the body brings the upload to its length. `upload` counts those bytes already; nobody may be told of them
-        before. Whatever else happens to the lease commits them first.
+        the body brings the upload to its length. `upload` counts those bytes already, but no answer may before they are
+        committed. Any other use of the lease commits them first.
 
         Returns:
             The durable offset.
@@ -97,13 +97,13 @@ class Lease(Protocol):
             UploadSizeExceededError, MaxSizeExceededError: The body went past plan.limit_bytes (which of the two,
                 plan.past_limit says); the bytes up to it are kept.
             ChecksumMismatchError: The body's bytes are gone.
-            BodyCutError: The client went away; what came is kept (not if a checksum was to hold).
-            BodyTimeoutError: No byte for idle_timeout_seconds; what came is kept (same exception).
-            UploadInterruptedError: Another request asked for the lease; what came is kept (same exception).
+            BodyCutError: The client went away; the bytes that came are kept (not with a checksum).
+            BodyTimeoutError: No byte for idle_timeout_seconds; the bytes that came are kept (same exception).
+            UploadInterruptedError: Another request asked for the lease; the bytes that came are kept (same exception).
             UploadGoneError: The upload is being ended.
-            ServerShutdownError: The store is closing; what came is kept (same exception).
-            StorageFullError, StorageFailedError: What was durable before stays so; the rest is lost.
-            TooManySegmentsError: Send larger pieces; what came until then is kept.
+            ServerShutdownError: The store is closing; the bytes that came are kept (same exception).
+            StorageFullError, StorageFailedError: Durable bytes stay; the rest is lost.
+            TooManySegmentsError: Send larger pieces; the bytes before are kept.
         """
         ...
 
@@ -116,12 +116,12 @@ class Lease(Protocol):
 
         Raises:
             KeyMissingError: The upload would have to be read back and no identity at hand opens it.
-            UploadDamagedError: What is stored does not verify.
+            UploadDamagedError: The stored upload does not verify.
         """
         ...
 
     async def write_final(self, at: datetime) -> str:
-        """Verify the chain and the totals and make the final record durable; again is a no-op.
+        """Verify the chain and the totals and make the final record durable; repeating it changes nothing.
 
         Returns:
             The hex SHA-256 of the final log record.
@@ -129,9 +129,9 @@ class Lease(Protocol):
         ...
 
     async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
-        """Write the final record and the encrypted receipts, then seal if the upload is to be; again is a no-op.
+        """Write the final record and the receipt, then seal a sealed upload; repeating it changes nothing.
 
-        Partial uploads get the final record alone.
+        Partial uploads get only the final record.
 
         Raises:
             KeyMissingError: No receipt is here, and none can be written since the metadata cannot be read.
@@ -141,7 +141,7 @@ class Lease(Protocol):
     async def end(self, state: UploadState, why: str, at: datetime) -> None:
         """Record REJECTED, TERMINATED, EXPIRED or DELETED and shred: envelopes first, then the data.
 
-        For a concatenation its parts are shredded too. What remains is a tombstone. `why` is a fixed phrase.
+        For a concatenation its parts are shredded too. A tombstone remains. `why` is a fixed phrase.
 
         Raises:
             PartInUseError: A concatenation is made of it, whatever the catalog says; nothing was changed.
@@ -179,10 +179,10 @@ class Store(Protocol):
         ...
 
     async def waiting(self, upload_ids: Sequence[str]) -> set[str]:
-        """Return those of very many uploads of which a start need not know more than that they wait for bytes.
+        """Return the uploads that are plainly waiting for bytes, so that a start can skip them.
 
-        Who is not among them, whole, ended, missing or damaged, or doubtful in any way, is to be looked at by `stat`.
-        Nobody may be told anything that was learnt here: it was neither synced nor verified from the beginning.
+        Look at all others by `stat`: they are whole, ended, missing, damaged, or doubtful in any way.
+        No answer may rest on this: the logs were neither synced nor verified from the beginning.
         """
         ...
 
@@ -193,7 +193,7 @@ class Store(Protocol):
     async def receiving(self, upload_id: str) -> bool:
         """Tell whether anybody has the lease now, in whatever process: then the upload is not idle, however old.
 
-        What such a one commits before it lets go is in a `stat` that follows a False.
+        A `stat` after a False sees the bytes that such a holder commits before it lets go.
         """
         ...
 
@@ -284,7 +284,7 @@ class Store(Protocol):
         ...
 
     def coming_bytes(self, *, without: str = "") -> dict[str, int]:
-        """Return by drop-off what uploads that receive here now will take soon: what is missing, each a step at most.
+        """Return by drop-off the missing bytes of uploads that receive here now, at most a step each.
 
         One upload may be left out.
         """
