@@ -21,6 +21,7 @@ STATES = [
     "08-choose-folder", "09-review", "10-sending", "11-paused", "12-offline", "13-busy", "14-sending-failed",
     "15-sending-all", "16-checking", "17-done", "18-come-back", "19-closed", "20-expired", "21-unreadable",
     "22-brand-example", "23-too-many", "24-not-open", "25-failed-many", "26-matched", "27-no-answer",
+    "28-cannot-seal", "29-code-waits", "30-nobody",
 ]  # fmt: skip
 """What the stand-in can show: the designed states, and a few that the engine can be in besides."""
 _NOW = "2026-11-30T16:50:00+01:00"
@@ -68,6 +69,7 @@ class StatesSite:
 def _page(state: str) -> str:
     """Fill the template as the server does."""
     brand = "brand-" if "brand" in state else ""
+    nobody = {"institute": "", "email": None, "phone": None, "logo": None, "logoDark": None}
     page = {
         "institute": "Sankt Barbara Universitätsklinikum" if brand else "Noorderhaven Institute for Genetics",
         "email": "data@noorderhaven.example",
@@ -76,6 +78,8 @@ def _page(state: str) -> str:
         "logoDark": f"assets/{brand}logo-dark.svg",
         "languages": ["en", "nl", "de", "fr", "es"],
     }
+    if state == "30-nobody":
+        page |= nobody
     head = '<link rel="icon" href="./assets/logo.svg">'
     if brand:
         head += '<link rel="stylesheet" href="./assets/brand.css">'

@@ -35,18 +35,18 @@ def _first(built: Path) -> list[Path]:
 def test_first_load(built: Path) -> None:
     """The first load is 60 KB at most, compressed."""
     sizes = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in _first(built)}
-    assert len(sizes) == 4
+    assert len(sizes) == 5  # page, icon, script, style, words
     assert sum(sizes.values()) <= _BUDGET, sizes
 
 
 def test_compressed_copies(built: Path) -> None:
     """Each asset has a .gz and a .br beside it, and the first is the same bytes."""
-    assets = [path for path in (built / "assets").iterdir() if path.suffix in {".js", ".css"}]
+    assets = [path for path in (built / "assets").iterdir() if path.suffix in {".js", ".css", ".svg"}]
     assert assets
     for path in assets:
         assert gzip.decompress(path.with_name(path.name + ".gz").read_bytes()) == path.read_bytes()
         assert path.with_name(path.name + ".br").stat().st_size < path.stat().st_size
-        assert re.fullmatch(r"[\w-]+-[\w-]{8}\.(js|css)", path.name), "a name holds a hash"
+        assert re.fullmatch(r"[\w-]+-[\w-]{8}\.(js|css|svg)", path.name), "a name holds a hash"
 
 
 def test_nothing_inline(built: Path) -> None:

@@ -63,6 +63,26 @@ def test_focus_follows_steps_and_never_progress(page: Page, states: StatesSite) 
     assert _asked(page) == ["pause", "resume"]
 
 
+def test_typing_a_name(page: Page, states: StatesSite) -> None:
+    """What is typed stays as typed, spaces too, whatever the engine makes of it."""
+    show(page, states.url("09-review"))
+    page.evaluate("() => { engine.setSender = name => engine.set({ sender: { name: name.trim(), message: '' } }); }")
+    page.get_by_label("Your name").press_sequentially("Jane van Dam")
+    expect(page.get_by_label("Your name")).to_have_value("Jane van Dam")
+
+
+def test_code_of_the_link(page: Page, states: StatesSite) -> None:
+    """While the link's code is being checked nobody is asked for a code, also where the server keeps them waiting."""
+    show(page, states.url("29-code-waits"))
+    expect(page.locator("h1")).to_have_text("One moment …")
+    assert not page.title().startswith("Error")
+    page.get_by_role("button", name="Try now").click()
+    assert _asked(page) == ["tryNow"]
+    _change(page, {"asking": False, "problem": {"kind": "denied"}})
+    expect(page.get_by_label("Code")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_focused()
+
+
 def test_wrong_code(page: Page, states: StatesSite) -> None:
     """An error has the focus, comes first in the title, and leads to the field, which keeps what was typed."""
     show(page, states.url("01-code"))

@@ -1,4 +1,5 @@
-import { Contact, kindsOf, Name, Note, type Props, Protection, recipientOf, Row, Title, type Ui } from "./ui";
+import { Complete } from "./receipt";
+import { kindsOf, Name, type Props, Protection, recipientOf, Row, Title, type Ui } from "./ui";
 
 /** What this is: who receives, until when, how much, and how it is protected. */
 export function About({ ui }: Props) {
@@ -8,17 +9,10 @@ export function About({ ui }: Props) {
   const kinds = kindsOf(ui, info.types, info.names, "and");
   return (
     <>
-      <Title ui={ui}>{text.rich("about-title", { recipient })}</Title>
-      {snap.problem?.kind === "cannot-seal" && (
-        <Note kind="bad" title={text.plain("problem")}>
-          <p>
-            {text.rich(snap.problem.why === "browser" ? "cannot-seal-browser" : "cannot-seal", { contact: <Contact ui={ui} /> })}
-          </p>
-        </Note>
-      )}
-      <p>{text.rich("about", { institute: page.institute, name: <Name name={info.name} /> })}</p>
+      <Title ui={ui}>{aboutTitle(ui, true)}</Title>
+      <p>{text.rich(page.institute ? "about" : "about-nobody", { institute: page.institute, name: <Name name={info.name} /> })}</p>
       <dl class="sum">
-        <Row label={text.plain("who")}>{recipient}</Row>
+        {recipientOf(ui) && <Row label={text.plain("who")}>{recipient}</Row>}
         {info.expiresAt !== null && <Row label={text.plain("until")}>{text.date(info.expiresAt)}</Row>}
         <Row label={text.plain("kinds")}>{kinds ? text.plain("kinds-some", { kinds }) : text.plain("kinds-any")}</Row>
         <Row label={text.plain("how-much")}>{howMuch(ui)}</Row>
@@ -36,31 +30,23 @@ export function About({ ui }: Props) {
           )}
         </Row>
       </dl>
-      {snap.earlier.complete && (
-        <p class="note">
-          <Complete ui={ui} />
-        </p>
-      )}
-      {snap.problem?.kind !== "cannot-seal" && (
-        <div class="acts">
-          <button type="button" class="main" onClick={() => engine.begin()}>
-            {text.plain("start")}
-          </button>
-        </div>
-      )}
+      <Complete ui={ui} />
+      <div class="acts">
+        <button type="button" class="main" onClick={() => engine.begin()}>
+          {text.plain("start")}
+        </button>
+      </div>
       <p class="soft">{text.plain("bad-line")}</p>
     </>
   );
 }
 
-/** What is complete from this browser, without names. */
-export function Complete({ ui }: Props) {
-  const { files, bytes } = ui.snap.earlier.complete!;
-  return <b>{ui.text.plain("complete", { what: sum(ui, files, bytes) })}.</b>;
+/** The heading, for the page and for the title of the window. */
+export function aboutTitle(ui: Ui, rich: boolean) {
+  const recipient = recipientOf(ui);
+  if (!recipient) return ui.text.plain("about-title-nobody");
+  return rich ? ui.text.rich("about-title", { recipient: <Name name={recipient} /> }) : ui.text.plain("about-title", { recipient });
 }
-
-export const sum = ({ text }: Ui, files: number, bytes: number, folders = 0) =>
-  text.pieces([text.folders(folders), text.files(files), text.size(bytes)]);
 
 function howMuch({ snap, text }: Ui): string {
   const { maxTotalBytes, maxUploadBytes, maxUploads, bytesLeft, uploadsLeft } = snap.info!;

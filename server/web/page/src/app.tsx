@@ -1,12 +1,12 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { About } from "./about";
+import { About, aboutTitle } from "./about";
 import { Announcer } from "./announce";
 import { Choose, Resume, Review } from "./choose";
-import { Code } from "./code";
+import { Code, goesOn } from "./code";
 import { Closed, closedTitle, Done } from "./end";
 import type { Engine, Snapshot } from "./engine/types";
-import { storedShare } from "./progress";
-import { Failed, failedTitle, Sending, sendingTitle, waitingSaid } from "./sending";
+import { sendingTitle, storedShare } from "./progress";
+import { Failed, failedTitle, Sending, waitingSaid } from "./sending";
 import { isLanguage, LANGUAGES, type Language, type Text } from "./text";
 import { Link, Name, type Page, type Props, Protection, recipientOf, type Ui } from "./ui";
 
@@ -28,7 +28,7 @@ export function App({ engine, page, first, load }: AppProps) {
   const shown = useRef(step);
   useLayoutEffect(() => {
     document.documentElement.lang = text.language;
-    document.title = [...titleOf(ui), page.institute].join(" – ");
+    document.title = [...titleOf(ui), page.institute].filter(Boolean).join(" – ");
   });
   useLayoutEffect(() => {
     if (shown.current === step) return;
@@ -47,10 +47,12 @@ export function App({ engine, page, first, load }: AppProps) {
   return (
     <>
       <header>
-        <div class="inst">
-          <Logo page={page} />
-          <span>{page.institute}</span>
-        </div>
+        {(page.institute || page.logo) && (
+          <div class="inst">
+            <Logo page={page} />
+            <span>{page.institute}</span>
+          </div>
+        )}
         {snap.info && step !== "about" && step !== "code" && <Facts ui={ui} />}
       </header>
       <main data-state={snap.state} data-part={snap.part ?? undefined}>
@@ -107,12 +109,14 @@ function Facts({ ui }: Props) {
           <Name name={info.name} />
         </dd>
       </div>
-      <div>
-        <dt>{text.plain("to")}</dt>{" "}
-        <dd>
-          <Name name={recipientOf(ui)} />
-        </dd>
-      </div>
+      {recipientOf(ui) && (
+        <div>
+          <dt>{text.plain("to")}</dt>{" "}
+          <dd>
+            <Name name={recipientOf(ui)} />
+          </dd>
+        </div>
+      )}
       {info.expiresAt !== null && (
         <div>
           <dt>{text.plain("open-until")}</dt>{" "}
@@ -164,10 +168,10 @@ function titleOf(ui: Ui): string[] {
   switch (snap.state) {
     case "code": {
       const title = text.plain(snap.problem?.kind === "throttled" ? "throttled" : "code-title");
-      return snap.problem ? error(title) : [title];
+      return snap.problem && !goesOn(snap.problem) ? error(title) : [title];
     }
     case "about":
-      return [text.plain("about-title", { recipient: recipientOf(ui) })];
+      return [aboutTitle(ui, false) as string];
     case "choose":
       return [text.plain(snap.part === "review" ? "review-title" : snap.part === "resume" ? "resume-title" : "choose-title")];
     case "sending":

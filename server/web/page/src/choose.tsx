@@ -1,10 +1,9 @@
 import type { TargetedInputEvent, TargetedMouseEvent } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { sum } from "./about";
 import { FileName, Paged } from "./list";
 import { cannotSend } from "./problems";
 import { Bar } from "./progress";
-import { canPickFolders, Hidden, kindsOf, Name, Note, Pick, type Props, Protection, recipientOf, Row, Title, type Ui } from "./ui";
+import { canPickFolders, Hidden, kindsOf, Name, Note, Pick, type Props, Protection, Receiver, recipientOf, Row, sum, Title, type Ui } from "./ui";
 
 /** Choose files and folders: nothing is sent yet. */
 export function Choose({ ui }: Props) {
@@ -278,7 +277,7 @@ function LeftOut({ ui }: Props) {
 
 /** Check, then send: recipient, total, protection, and one button. */
 export function Review({ ui }: Props) {
-  const { engine, snap, text, page } = ui;
+  const { engine, snap, text } = ui;
   const { counts, sender, problem } = snap;
   const set = (event: TargetedInputEvent<HTMLInputElement | HTMLTextAreaElement>) => {
     const form = event.currentTarget.form!;
@@ -302,15 +301,11 @@ export function Review({ ui }: Props) {
       )}
       <p class="note">{text.rich("review-safe")}</p>
       <dl class="sum">
-        <Row label={text.plain("to")}>
-          <Name name={recipientOf(ui)} />
-          {snap.info!.recipient && (
-            <>
-              <br />
-              <span class="soft">{page.institute}</span>
-            </>
-          )}
-        </Row>
+        {recipientOf(ui) && (
+          <Row label={text.plain("to")}>
+            <Receiver ui={ui} />
+          </Row>
+        )}
         <Row label={text.plain("what")}>
           {text.plain("in-all", { files: text.pieces([text.folders(counts.folders), text.files(counts.files)]), size: text.size(counts.bytes) })}{" "}
           <button type="button" class="quiet" onClick={() => engine.back()}>
@@ -328,7 +323,7 @@ export function Review({ ui }: Props) {
           <label for="who">
             {text.plain("your-name")} {optional}
           </label>
-          <input id="who" name="who" type="text" autocomplete="name" maxLength={200} value={sender.name} onInput={set} />
+          <input id="who" name="who" type="text" autocomplete="name" maxLength={200} defaultValue={sender.name} onInput={set} />
         </div>
         <div>
           <label for="msg">
@@ -337,7 +332,7 @@ export function Review({ ui }: Props) {
           <p class="hint" id="msg-hint">
             {text.plain("message-hint")}
           </p>
-          <textarea id="msg" name="msg" rows={3} maxLength={2000} aria-describedby="msg-hint" value={sender.message} onInput={set} />
+          <textarea id="msg" name="msg" rows={3} maxLength={2000} aria-describedby="msg-hint" defaultValue={sender.message} onInput={set} />
         </div>
         <div class="acts">
           <button class="main">{text.plain("send", { files: text.files(counts.files) })}</button>

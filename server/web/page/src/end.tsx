@@ -1,32 +1,8 @@
-import { useState } from "preact/hooks";
-import { Complete, sum } from "./about";
-import { Contact, contactOf, Name, Note, type Props, Protection, recipientOf, Row, Title } from "./ui";
-
-/** Fetch all receipts as one file, and say so if none could be. */
-function useReceipts({ ui }: Props) {
-  const [state, setState] = useState<"" | "fetching" | "failed">("");
-  const download = async () => {
-    setState("fetching");
-    const blob = await ui.engine.receipts();
-    setState(blob ? "" : "failed");
-    if (!blob) return;
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${ui.text.plain("receipt-file")}-${ui.engine.snapshot().receipt?.number ?? "drop-off"}.txt`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  };
-  const said =
-    state === "failed" ? (
-      <Note kind="bad">
-        <p>{ui.text.plain("receipt-failed")}</p>
-      </Note>
-    ) : null;
-  return { download: () => void download(), said, fetching: state === "fetching" };
-}
+import { Complete, useReceipts } from "./receipt";
+import { Contact, contactOf, Name, type Props, Protection, Receiver, recipientOf, Row, sum, Title, type Ui } from "./ui";
 
 export function Done({ ui }: Props) {
-  const { engine, snap, text, page } = ui;
+  const { engine, snap, text } = ui;
   const info = snap.info!;
   const receipt = snap.receipt;
   const { download, said, fetching } = useReceipts({ ui });
@@ -47,15 +23,11 @@ export function Done({ ui }: Props) {
             <Row label={text.plain("for")}>
               <Name name={info.name} />
             </Row>
-            <Row label={text.plain("received-by")}>
-              <Name name={recipientOf(ui)} />
-              {info.recipient && (
-                <>
-                  <br />
-                  {page.institute}
-                </>
-              )}
-            </Row>
+            {recipientOf(ui) && (
+              <Row label={text.plain("received-by")}>
+                <Receiver ui={ui} />
+              </Row>
+            )}
             <Row label={text.plain("complete-at")}>
               <time dateTime={new Date(receipt.at).toISOString()}>{text.exact(receipt.at)}</time>
             </Row>
@@ -91,36 +63,18 @@ export function Done({ ui }: Props) {
   );
 }
 
-/** Closed, over, or not open yet. */
+/** Closed, over, not open yet, or not to be sealed by this browser. */
 export function Closed({ ui }: Props) {
-  const { snap, text } = ui;
-  const { download, said } = useReceipts({ ui });
   const contact = contactOf(ui);
-  const problem = snap.problem;
-  const asked = { contact: <Contact ui={ui} /> };
-  const notOpen = problem?.kind === "not-open";
-  const opens = notOpen && problem.opensAt ? text.date(problem.opensAt) : null;
   return (
     <>
       <Title ui={ui}>{closedTitle(ui)}</Title>
-      <p>
-        {notOpen
-          ? text.rich(opens ? "not-open-until" : "not-open-what", { ...asked, time: opens })
-          : text.rich(problem?.kind === "ended" ? "ended-what" : "closed-what", asked)}
-      </p>
-      {snap.earlier.complete && (
-        <p class="note">
-          <Complete ui={ui} /> {text.plain("closed-kept")}{" "}
-          <button type="button" class="quiet" onClick={download}>
-            {text.plain("receipt-download")}
-          </button>
-        </p>
-      )}
-      {said}
+      <p>{why(ui)}</p>
+      <Complete ui={ui} closed />
       {contact?.includes("@") && (
         <div class="acts">
           <a class="button main" href={`mailto:${contact}`}>
-            {text.plain("write")}
+            {ui.text.plain("write")}
           </a>
         </div>
       )}
@@ -128,7 +82,30 @@ export function Closed({ ui }: Props) {
   );
 }
 
-export function closedTitle({ snap, text }: Props["ui"]): string {
-  const kind = snap.problem?.kind;
-  return text.plain(kind === "not-open" ? "not-open" : kind === "ended" ? "ended" : "closed");
+function why(ui: Ui) {
+  const { snap, text } = ui;
+  const { problem } = snap;
+  const asked = { contact: <Contact ui={ui} /> };
+  switch (problem?.kind) {
+    case "cannot-seal":
+      return text.rich(problem.why === "browser" ? "cannot-seal-browser" : "cannot-seal", asked);
+    case "not-open":
+      if (problem.opensAt === null) return text.rich("not-open-what", asked);
+      return text.rich("not-open-until", { ...asked, time: text.date(problem.opensAt) });
+    default:
+      return text.rich(problem?.kind === "ended" ? "ended-what" : "closed-what", asked);
+  }
+}
+
+export function closedTitle({ snap, text }: Ui): string {
+  switch (snap.problem?.kind) {
+    case "not-open":
+      return text.plain("not-open-title");
+    case "ended":
+      return text.plain("ended-title");
+    case "cannot-seal":
+      return text.plain("cannot-seal-title");
+    default:
+      return text.plain("closed");
+  }
 }

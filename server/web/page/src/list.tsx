@@ -54,7 +54,7 @@ export function SentRow({ ui, row }: Props & { row: FileRow }) {
         <div>
           <FileName row={row} />
         </div>
-        <p class="meta">{row.problem ? failure(ui, row.problem) : stateOf(ui, row)}</p>
+        <p class="meta">{row.problem?.kind === "other-tab" ? failure(ui, row.problem) : stateOf(ui, row)}</p>
       </li>
     );
   }

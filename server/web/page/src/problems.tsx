@@ -30,6 +30,8 @@ export function failure(ui: Ui, problem: Problem | null): ComponentChild {
     case "expired":
     case "digest":
     case "other-tab":
+    case "closed":
+    case "ended":
       return text.plain(`why-${problem.kind}`);
     case "refused":
       return problem.words ? text.rich("why-refused-words", { words: <bdi>{problem.words}</bdi> }) : text.plain("why-refused");

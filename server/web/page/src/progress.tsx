@@ -1,4 +1,4 @@
-import { recipientOf, type Props } from "./ui";
+import { type Props, recipientOf, type Ui } from "./ui";
 
 type BarProps = { label: string; share: number; onItsWay?: number; text: string };
 
@@ -42,6 +42,8 @@ export function storedShare({ figures, state, part }: Props["ui"]["snap"]): numb
   return state === "done" || part === "checking" ? share : Math.min(share, 0.994);
 }
 
+export const sendingTitle = ({ snap, text }: Ui) => text.plain("sending", { n: snap.counts.files });
+
 /** The large figure is the stored one. */
 export function Progress({ ui, prefix = "", suffix = "" }: Props & { prefix?: string; suffix?: string }) {
   const { snap, text } = ui;
@@ -53,7 +55,7 @@ export function Progress({ ui, prefix = "", suffix = "" }: Props & { prefix?: st
     <section class="prog" aria-label={text.plain("progress")}>
       <p class="now soft">{text.rich("now", { stored: text.size(stored), total: text.size(total), percent })}</p>
       <Bar
-        label={text.plain("bar", { files: text.files(snap.counts.files), recipient: recipientOf(ui) })}
+        label={recipientOf(ui) ? text.plain("bar", { files: text.files(snap.counts.files), recipient: recipientOf(ui) }) : sendingTitle(ui)}
         share={share}
         onItsWay={total ? onItsWay / total : 0}
         text={`${prefix && `${prefix} `}${text.pieces([said, suffix])}`}

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { Filter, FileRow, Problem } from "./engine/types";
 import { Paged, SentRow } from "./list";
 import { failure, needsChoice } from "./problems";
-import { Progress } from "./progress";
+import { Progress, sendingTitle } from "./progress";
 import { Contact, Hidden, Name, Note, Pick, type Props, Title, type Ui, useSecondsUntil } from "./ui";
 
 /** Sending, paused or waiting: one place, in which only the line below the bar changes. */
@@ -29,8 +29,6 @@ export function Sending({ ui }: Props) {
     </>
   );
 }
-
-export const sendingTitle = ({ snap, text }: Ui) => text.plain("sending", { n: snap.counts.files });
 
 const waitingKey = (problem: Problem | null) => (problem?.kind === "offline" ? "bar-offline" : "bar-waiting");
 
@@ -226,7 +224,7 @@ function FailedOne({ ui, row }: Props & { row: FileRow }) {
         </button>
       </div>
       {kind === "expired" && !!kept && <p class="soft">{text.plain("parts-kept", { time: text.duration(kept) })}</p>}
-      {kind === "refused" && <p class="soft">{text.rich("ask-contact", { contact: <Contact ui={ui} /> })}</p>}
+      {(kind === "refused" || kind === "closed" || kind === "ended") && <p class="soft">{text.rich("ask-contact", { contact: <Contact ui={ui} /> })}</p>}
       {again && <Progress ui={ui} prefix={text.plain("bar-stopped")} />}
     </>
   );

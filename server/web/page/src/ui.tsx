@@ -50,8 +50,25 @@ export function Link({ to }: { to: string }) {
   return /^\+?[\d\s().-]+$/.test(to) ? <a href={`tel:${to.replace(/[^+\d]/g, "")}`}>{to.replaceAll(" ", "\u00a0")}</a> : <bdi>{to}</bdi>;
 }
 
-/** Who gets the files, in the shortest words there are. */
+/** Who gets the files, in the shortest words there are; "" if nobody was named. */
 export const recipientOf = ({ snap, page }: Ui) => snap.info?.recipient ?? page.institute;
+
+/** Who gets the files, and for which institute. */
+export function Receiver({ ui }: Props) {
+  const { recipient } = ui.snap.info!;
+  const { institute } = ui.page;
+  return (
+    <>
+      <Name name={recipientOf(ui)} />
+      {recipient && institute && (
+        <>
+          <br />
+          <span class="soft">{institute}</span>
+        </>
+      )}
+    </>
+  );
+}
 
 export function Title({ ui, step, children }: Props & { step?: number; children: ComponentChildren }) {
   return (
@@ -150,3 +167,7 @@ export function kindsOf({ text }: Ui, types: readonly string[], names: readonly 
   const all = [...new Set(named.length ? named : plain)];
   return all.length ? text[join](all) : null;
 }
+
+/** What is chosen or complete, as "1 folder, 12 files, 9 GB". */
+export const sum = ({ text }: Ui, files: number, bytes: number, folders = 0) =>
+  text.pieces([text.folders(folders), text.files(files), text.size(bytes)]);

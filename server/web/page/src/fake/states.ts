@@ -144,6 +144,15 @@ export const STATES: Record<string, () => State> = {
     snap: { ...large, state: "choose", part: "review", matched: { files: 1204, stored: 21.4 * GB } },
     rows: folder,
   }),
+  "28-cannot-seal": () => ({ snap: { state: "closed", info: SEALED, problem: { kind: "cannot-seal", why: "mixed" } } }),
+  "29-code-waits": () => ({ snap: { asking: true, problem: { kind: "no-answer", until: Date.now() + 9_400 } } }),
+  "30-nobody": () => ({
+    snap: {
+      state: "about",
+      info: { ...INFO, recipient: null, expiresAt: null, maxTotalBytes: 0, maxUploadBytes: 0, bytesLeft: null },
+      earlier: { unfinished: null, complete: { files: 3, bytes: 2.5 * GB, at: Date.parse("2026-11-30T14:02:00") } },
+    },
+  }),
   "27-no-answer": () => ({
     snap: { ...stopped, state: "waiting", part: "busy", problem: { kind: "no-answer", until: Date.now() + 10_400 } },
     rows: waiting,
