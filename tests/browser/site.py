@@ -70,7 +70,7 @@ def _page(state: str) -> str:
     """Fill the template as the server does."""
     brand = "brand-" if "brand" in state else ""
     nobody = {"institute": "", "email": None, "phone": None, "logo": None, "logoDark": None}
-    page = {
+    page: dict[str, object] = {
         "institute": "Sankt Barbara Universitätsklinikum" if brand else "Noorderhaven Institute for Genetics",
         "email": "data@noorderhaven.example",
         "phone": "+31 50 555 0142",

@@ -24,9 +24,12 @@ export interface Ui {
 }
 export type Props = { ui: Ui };
 
+/** Shorter names are not broken at their marks. */
+const LONG_NAME = 20;
+
 /** A name by a stranger: kept apart from the direction of the text around it, and never cut short. */
 export function Name({ name, soft }: { name: string; soft?: boolean }) {
-  const pieces = name.split(/(?<=[_\-./])/);
+  const pieces = name.length > LONG_NAME ? name.split(/(?<=[_\-./])/) : [name];
   return <bdi class={soft ? "soft" : undefined}>{pieces.map((piece, at) => (at ? [<wbr />, piece] : piece))}</bdi>;
 }
 
