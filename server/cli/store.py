@@ -21,15 +21,15 @@ from server.cli.context import (
     with_catalog,
     with_services,
 )
-from server.cli.output import CommandError, note, print_json, progress, say
+from server.cli.output import CommandError, note, print_json, progress, say, steps
 from server.cli.upload import IdentityOption, identities_in
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from server.cli.sweep import Sweep
     from server.services import Services
     from server.settings.config import Config
+    from server.usecases.sweeping import Sweep
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import ServerKeys
     from storage.uploads.check import Finding
@@ -168,14 +168,18 @@ def sweep(
         message = "--min-age must be 10m or more: a younger upload may be a creation that has not come to its end"
         raise CommandError(message)
 
-    async def work(services: Services, conf: Config) -> Sweep:
-        from server.cli import sweep as sweeping
+    async def work(services: Services, _conf: Config) -> Sweep:
+        from server.usecases.sweeping import Sweeper
 
-        return await (sweeping.plan if dry_run else sweeping.sweep)(services, conf, age)
+        clock_problem = services.uploads.trusted_time.problem
+        if clock_problem is not None:
+            note(clock_problem)
+        sweeper = Sweeper(services.store, services.uploads, age)
+        with contextlib.ExitStack() as bars:
+            planned = await sweeper.plan(lambda total: bars.enter_context(steps("look", total)))
+        return planned if dry_run else await sweeper.execute(planned)
 
     done = with_services(config, work)
-    if done.clock_problem is not None:
-        note(done.clock_problem)
     if as_json:
         _print_sweep(done, dry_run=dry_run)
         return
@@ -188,12 +192,8 @@ def sweep(
 
 def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
     answer: dict[str, Any] = {"dry_run": dry_run}
-    for name, why in (
-        ("expired", "expired"),
-        ("retention", "retention"),
-        ("leftovers", "leftover"),
-        ("orphans", "orphan"),
-    ):
+    names = {"expired": "expired", "retention": "retention", "leftovers": "leftover", "orphans": "orphan"}
+    for name, why in names.items():
         answer[name] = [item.upload_id for item in done.items if item.why == why]
     answer["kept"] = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
     print_json(answer)

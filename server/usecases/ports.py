@@ -1,5 +1,6 @@
 """What the use cases of uploads stand on: the ports, the times and the settings, in one value that each takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,6 +8,11 @@ from dropoff_tus.ports.catalog import DropoffRows, UploadRows
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
 from server.usecases.trusted_time import TrustedTime
+
+Advance = Callable[[int], None]
+"""Counts so many more as done."""
+Begin = Callable[[int], Advance]
+"""Is told how many there are, and makes what counts them."""
 
 
 class Rows(DropoffRows, UploadRows, Protocol):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from dropoff_tus.errors import DropoffError, ServerShutdownError
 from dropoff_tus.ports.catalog import DropoffRows
-from server.usecases.purging import Advance, Purged, Purger
+from server.usecases.ports import Advance
+from server.usecases.purging import Purged, Purger
 
 _log = logging.getLogger(__name__)
 _REMEMBERED = 16

@@ -29,10 +29,10 @@ from server.settings.units import stamp
 from server.usecases.closing import Marks, set_closed
 from server.usecases.dropoffs import unknown
 from server.usecases.ending import lost_before
+from server.usecases.ports import Begin
 
 BACKUPS = "copies in backups are not included"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
-Advance = Callable[[int], None]
 
 
 class ErasableStore(Protocol):
@@ -97,7 +97,7 @@ class Purger:
         self._store, self._catalog, self._ended, self._clock = store, catalog, ended, clock
         self._delete, self._sign = delete, sign
 
-    async def purge(self, drop_id: str, begin: Callable[[int], Advance]) -> Purged:
+    async def purge(self, drop_id: str, begin: Begin) -> Purged:
         """Close a drop-off and shred all that it received; `begin` is told how many there are, and makes what counts.
 
         Raises:

@@ -39,7 +39,7 @@ class Uploads:
         The last two say when finishing is repeated, and up to which size it reads back while the client waits.
         """
         self.trusted_time = TrustedTime(catalog, clock)
-        ports = Ports(store, catalog, clock, self.trusted_time, settings)
+        self.ports = ports = Ports(store, catalog, clock, self.trusted_time, settings)
         self.finisher = Finisher(ports, retry_seconds, read_back_bytes)
         self.finder = Finder(ports, self.finisher)
         self.ender = Ender(ports, self.finder, self.finisher)

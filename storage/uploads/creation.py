@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,15 @@ def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: S
         "prev": "",
         "tot": [0, 0, 0],
     }
+
+
+def is_cut_off(paths: UploadPaths, before: datetime) -> bool:
+    """Tell whether all that is here of an upload is the beginning of a creation, older than a time."""
+    if any(path.exists() for path in (paths.torn_log, paths.damaged_log, paths.receipt)):
+        return False
+    there = [path.stat() for path in (paths.folder, *paths.key_files) if path.exists()]
+    empty = not any(path.stat().st_size for path in (paths.log, paths.data) if path.exists())
+    return empty and all(found.st_mtime <= before.timestamp() for found in there)
 
 
 def remove_files(base: StoreBase, paths: UploadPaths) -> None:

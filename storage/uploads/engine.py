@@ -109,6 +109,15 @@ class FileStore:
         self._base.known.forget(upload_id)
         await self.run(creation.remove_files, self._base, self.layout.of(upload_id))
 
+    async def cut_off(self, upload_id: str, before: datetime) -> bool:
+        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
+        return await self.run(creation.is_cut_off, self.layout.of(upload_id), before)
+
+    async def begun(self, upload_id: str) -> bool:
+        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
+        state = await self.run(self.load, upload_id)
+        return bool(state.data_bytes) or state.log_bytes > state.create_bytes
+
     async def leftovers(self, upload_id: str) -> bool:
         """Tell whether of an upload more is here than the tombstone of one that has ended, whatever its log says."""
 

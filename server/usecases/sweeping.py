@@ -1,0 +1,176 @@
+"""What `store sweep` removes: what expired, was kept long enough, is left of ended uploads, or empty and unknown.
+
+First a plan, which changes nothing, then its execution. It may run beside a server: each upload is looked at again
+under its lease, and what nobody knows has to be old, since a creation in progress could look like it. Finished uploads
+go only when their drop-off keeps them no longer, begun and unreadable ones never, whatever the catalog says: they may
+be all there is.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import StoredUpload
+from dropoff_tus.ports.store import Store
+from dropoff_tus.states import UploadState
+from server.usecases.expiring import RETAINED, ExpiryPlan
+from server.usecases.ports import Begin
+from server.usecases.uploads import Uploads
+
+_LEASE_SECONDS = 5.0
+
+
+class SweptStore(Store, Protocol):
+    """What sweeping asks of the store besides."""
+
+    async def upload_ids(self) -> list[str]:
+        """Return the ids of all uploads, in order."""
+        ...
+
+    async def leftovers(self, upload_id: str) -> bool:
+        """Tell whether keys or bytes of an upload are here, whatever its log says."""
+        ...
+
+    async def unsealed(self, upload_id: str) -> bool:
+        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
+        ...
+
+    async def cut_off(self, upload_id: str, before: datetime) -> bool:
+        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
+        ...
+
+    async def begun(self, upload_id: str) -> bool:
+        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
+        ...
+
+    async def forget(self, upload_id: str) -> None:
+        """Remove every file of an upload that holds nothing acknowledged."""
+        ...
+
+
+class Why(StrEnum):
+    """Why an upload goes."""
+
+    EXPIRED = "expired"
+    RETENTION = "retention"
+    LEFTOVER = "leftover"
+    ORPHAN = "orphan"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One upload that goes."""
+
+    upload_id: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What goes or went, and what had to stay: ids with the reason."""
+
+    items: list[Item] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    expiry: ExpiryPlan = field(default_factory=ExpiryPlan)
+
+
+class Sweeper:
+    """Sweeps the store."""
+
+    def __init__(self, store: SweptStore, uploads: Uploads, min_age_seconds: float) -> None:
+        """Take the store, the use cases of its uploads, and how old has to be what nobody knows."""
+        self._store, self._rows, self._expirer = store, uploads.ports.catalog, uploads.expirer
+        self._clock, self._trusted = uploads.ports.clock, uploads.ports.trusted
+        self._min_age = timedelta(seconds=min_age_seconds)
+
+    async def plan(self, begin: Begin) -> Sweep:
+        """Say what would go now; `begin` is told how many uploads are looked at, and makes what counts them."""
+        plan = Sweep(expiry=await self._expirer.plan())
+        plan.kept.extend(plan.expiry.changed)
+        for due in plan.expiry.due:
+            plan.items.append(Item(due.row.id, Why.RETENTION if due.why == RETAINED else Why.EXPIRED))
+        taken = {item.upload_id for item in plan.items}
+        ids = await self._store.upload_ids()
+        advance = begin(len(ids))
+        for upload_id in ids:
+            if upload_id not in taken:
+                await self._judge(upload_id, plan)
+            advance(1)
+        return plan
+
+    async def execute(self, plan: Sweep) -> Sweep:
+        """Remove what was planned; what cannot be had, or is no longer so under its lease, stays."""
+        done = Sweep(kept=list(plan.kept))
+        ended = await self._expirer.execute(plan.expiry)
+        for item in plan.items:
+            try:
+                by_time = item.why in {Why.EXPIRED, Why.RETENTION}
+                gone = item.upload_id in ended if by_time else await self._remove(item)
+            except DropoffError as error:
+                done.kept.append((item.upload_id, error.message))
+                continue
+            if gone:
+                done.items.append(item)
+            else:
+                done.kept.append((item.upload_id, "it changed meanwhile, or is in use"))
+        return done
+
+    async def _judge(self, upload_id: str, plan: Sweep) -> None:
+        """Add one upload to what goes or, with the reason, to what has to stay; what is in order is neither."""
+        try:
+            stored = await self._store.stat(upload_id)
+        except DropoffError as error:
+            if await self._was_cut_off(upload_id):
+                plan.items.append(Item(upload_id, Why.ORPHAN))
+            else:
+                plan.kept.append((upload_id, f"unreadable, never removed: {error.message}"))
+            return
+        row = await self._rows.upload(upload_id)
+        complete = row is not None and row.state is UploadState.COMPLETE
+        if stored.ended is not None:
+            if complete or await self._store.leftovers(upload_id):
+                plan.items.append(Item(upload_id, Why.LEFTOVER))
+        elif row is None:
+            reason = await self._reason_to_keep(stored)
+            if reason is None:
+                plan.items.append(Item(upload_id, Why.ORPHAN))
+            else:
+                plan.kept.append((upload_id, reason))
+        elif complete and await self._store.unsealed(upload_id):
+            plan.items.append(Item(upload_id, Why.LEFTOVER))
+
+    async def _was_cut_off(self, upload_id: str) -> bool:
+        before = self._trusted.now() - self._min_age
+        return await self._rows.upload(upload_id) is None and await self._store.cut_off(upload_id, before)
+
+    async def _reason_to_keep(self, stored: StoredUpload) -> str | None:
+        """Say why an upload that the catalog does not know is not removed; None if it may be."""
+        if stored.whole:
+            return "finished, never removed"
+        if stored.offset or await self._store.begun(stored.id):
+            return "begun, never removed"
+        return "younger than --min-age" if stored.created_at > self._trusted.now() - self._min_age else None
+
+    async def _remove(self, item: Item) -> bool:
+        """Remove what is left over or nobody's; tell whether it was still so."""
+        if item.why is Why.ORPHAN and await self._was_cut_off(item.upload_id):
+            await self._store.forget(item.upload_id)
+            return True
+        async with self._store.lease(item.upload_id, timeout_seconds=_LEASE_SECONDS) as lease:
+            stored, now = lease.upload, self._clock.now()
+            row = await self._rows.upload(item.upload_id)
+            if item.why is Why.ORPHAN:
+                if row is not None or stored.ended is not None or await self._reason_to_keep(stored) is not None:
+                    return False
+                await self._store.forget(item.upload_id)
+            elif stored.ended is not None:
+                await lease.end(stored.ended, "repeated by the operator", now)
+                await self._rows.set_state(item.upload_id, stored.ended, now)
+            elif row is not None and row.state is UploadState.COMPLETE and await self._store.unsealed(item.upload_id):
+                # Its receipt is there; what is left to do is to seal it again.
+                await lease.complete({}, now)
+            else:
+                return False
+        return True
