@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +25,7 @@ from server.cli.target import STDOUT, check_output, output_file
 if TYPE_CHECKING:
     from server.services import Services
     from server.settings.config import Config
-    from storage.uploads.rewrap import Rewrapped, Rewrapper
+    from storage.uploads.rewrap import Rewrapped
     from storage.uploads.rotation import Handed, SigningRotation
 
 app = group("Make, show and rotate keys.")
@@ -111,8 +110,9 @@ def rotate(
         message = "--output belongs to --signing"
         raise CommandError(message)
     from dropoff_tus.audit import Act, Event
+    from server.usecases.rotating import RootRotation
     from storage.keyring.identities import check_recipients, read_identity_file
-    from storage.uploads.rewrap import Rewrapper
+    from storage.uploads.rewrap import Outcome, Rewrapped, Rewrapper
 
     identities = [text for path in identity or () for text in read_identity_file(path)]
 
@@ -120,13 +120,17 @@ def rotate(
         check_recipients(conf.keys.root_recipients)
         ids = await _chosen(services, upload, drop)
         with Rewrapper(services.store.base, identities, dry_run=dry_run) as rewrapper:
-            rotation = _RootRotation(services, conf.keys.root_recipients, rewrapper)
             if not dry_run:
                 await services.catalog.record(Event(Act.KEYS_ROTATE, drop, result="roots", count=len(ids)))
             found = []
+            rotation = RootRotation(services.store, services.catalog, conf.keys.root_recipients)
             with steps("re-wrap", len(ids)) as advance:
-                for upload_id in ids:
-                    found.append(await rotation.one(upload_id))
+                async for wrapping in rotation.plan(ids):
+                    found.append(
+                        await services.store.run(rewrapper.rewrap, wrapping.upload_id, wrapping.recipients)
+                        if wrapping.why is None
+                        else Rewrapped(wrapping.upload_id, Outcome.SKIPPED, wrapping.why)
+                    )
                     advance(1)
             return found
 
@@ -147,45 +151,6 @@ async def _chosen(services: Services, upload: str | None, drop: str | None) -> l
         message = "there is no such drop-off; list them with `dropoff-tus drop list`"
         raise CommandError(message)
     return [row.id for row in await services.catalog.uploads(drop_id=drop)]
-
-
-@dataclass(slots=True)
-class _RootRotation:
-    """Finds out for whom an upload is to be wrapped, and has it done."""
-
-    services: Services
-    roots: tuple[str, ...]
-    rewrapper: Rewrapper
-    wanted: dict[str, tuple[str, ...] | str] = field(default_factory=dict)
-    """Recipients by drop-off, or why they are not known."""
-
-    async def one(self, upload_id: str) -> Rewrapped:
-        """Rotate one upload."""
-        from dropoff_tus.errors import DropoffError
-        from storage.uploads.rewrap import Outcome, Rewrapped
-
-        try:
-            drop_id = (await self.services.store.stat(upload_id)).drop_id
-        except DropoffError as error:
-            return Rewrapped(upload_id, Outcome.SKIPPED, error.message)
-        if drop_id not in self.wanted:
-            self.wanted[drop_id] = await self._of(drop_id)
-        wanted = self.wanted[drop_id]
-        if isinstance(wanted, str):
-            return Rewrapped(upload_id, Outcome.SKIPPED, wanted)
-        return await self.services.store.run(self.rewrapper.rewrap, upload_id, wanted)
-
-    async def _of(self, drop_id: str) -> tuple[str, ...] | str:
-        from dropoff_tus.errors import DropoffError
-
-        dropoff = await self.services.catalog.dropoff(drop_id)
-        if dropoff is None:
-            return f"its drop-off {drop_id} is not in the catalog, so for whom it is cannot be known"
-        try:
-            self.services.keys.verify_terms(dropoff)
-        except DropoffError as error:
-            return error.message
-        return dropoff.terms.recipients or self.roots or "keys.root_recipients is empty"
 
 
 def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:
