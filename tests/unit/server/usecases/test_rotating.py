@@ -1,4 +1,4 @@
-"""For whom a rotation wraps: the drop-off's own recipients, else the roots of today; never whom the database made up."""
+"""For whom a rotation wraps: the drop-off's own recipients, else the roots of today, if nobody changed it."""
 
 import pytest
 
