@@ -1,4 +1,4 @@
-"""What operators are shown of drop-offs, uploads and tokens: the same for `--json` and the API."""
+"""Answers about drop-offs, uploads and tokens for operators: the same for `--json` and the API."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,19 +19,19 @@ from server.settings.units import stamp
 
 
 class OperatorStore(Store, Protocol):
-    """The store, and what operators alone may ask of it."""
+    """The store, with the calls that are only for operators."""
 
     async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return what an upload's receipt says, or None where it is not there or cannot be read here."""
         ...
 
     async def signed_receipt(self, upload_id: str, identities: Sequence[str] = ()) -> bytes | None:
-        """Return the receipt's signed line, or None likewise."""
+        """Return the receipt's signed line, or None in the same cases."""
         ...
 
 
 class Answer(BaseModel):
-    """What all have in common."""
+    """The common settings of all models."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 

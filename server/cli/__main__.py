@@ -6,7 +6,7 @@ import signal
 def main() -> None:
     """Run the command line.
 
-    What it needs is imported here, which takes a while: until then Ctrl-C ends the process without a word.
+    The imports here take a while; until they are done Ctrl-C ends the process without a word.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""`audit …`: who did what, and whether the record of it is whole."""
+"""`audit …`: export and verify the record of who did what."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def export(
     """Write the audit, a row of JSON a line, and behind it the signed checkpoint of the last row.
 
     Keep the file on another machine: `audit verify --anchor FILE` shows later whether all of it is still there as it
-    was, which nothing on this machine alone can. Rows hold ids, numbers and fixed words; docs/audit.md says which. With
-    --json on stdout the rows are one JSON document.
+    was, which nothing on this machine can show by itself. Rows hold ids, numbers and fixed words; docs/audit.md says
+    which. With --json on stdout the rows are one JSON document.
 
     Example: dropoff-tus audit export --output audit-2026-03.jsonl
     """
@@ -122,9 +122,9 @@ def verify(
 ) -> None:
     """Check every row against the server's signed checkpoints, and against earlier exports; exits with 1 if not whole.
 
-    Removed, changed and moved rows are found, and drop-offs and API tokens that are not what was recorded last: earlier
-    terms that were put back, say. Rows of the last minute are signed by nothing yet. Rows written anew by someone with
-    the server's key, and folders put back with the database, show against an export that was kept elsewhere.
+    Removed, changed and moved rows are found, and drop-offs and API tokens that differ from the last record, such as
+    restored earlier terms. Rows of the last minute are signed by nothing yet. An export that was kept elsewhere shows
+    rows rewritten with the server's key, and folders restored together with the database.
 
     Example: dropoff-tus audit verify --anchor audit-2026-03.jsonl
     """
@@ -179,7 +179,7 @@ def accept(
     """Sign all rows as they are, where `audit verify` says that they are not what was written.
 
     Until then the server signs no checkpoint. Find out first what happened: somebody may have changed the database, or
-    it was put back from a backup. From then on the audit begins with what is accepted, and the audit tells who did it;
+    restored it from a backup. From then on the audit begins with what is accepted, and the audit tells who did it;
     exports from before verify no more, so keep them. A running server follows within a minute.
 
     Example: dropoff-tus audit accept
@@ -245,7 +245,7 @@ async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], 
 
     while True:
         before, dropoffs, tokens = verifier.count, await catalog.dropoffs(), await catalog.tokens()
-        # What is changed at this moment has a row that was not read yet.
+        # A change at this moment has a row that was not read yet.
         async for page in rows_between(catalog, verifier.seq, await catalog.audit_end()):
             verifier.follow(page)
         if verifier.count == before:

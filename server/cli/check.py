@@ -44,7 +44,7 @@ def check_config(
         mistakes, wrong, loaded = str(error).splitlines(), error.places, error.rest
     remarks: list[str] = []
     if loaded is not None:
-        # A place that is wrong has been told, and what stands in for it is nobody's.
+        # A wrong place was reported already, and the folder in its stead belongs to nobody.
         mistakes += [line for line in _deeper(loaded, wrong) if not _is_of(line, wrong)]
         if listen and not mistakes:
             mistakes = _not_to_be_had(loaded)

@@ -1,6 +1,6 @@
-"""What `store check` says where store and catalog disagree. The store is the truth about bytes.
+"""The findings of `store check` where store and catalog disagree. The store is the truth about bytes.
 
-A running server moves both, one after the other, so a disagreement is looked at twice before it is told.
+A running server moves both, one after the other, so a disagreement is looked at twice before it is reported.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
     if row.state in ACKNOWLEDGED:
         problem = _whole(store, row, stored)
         if problem is None and row.state is UploadState.COMPLETE and await store.unsealed(upload_id):
-            problem = "it is sealed, but the server's envelope was put back; run `dropoff-tus store sweep`"
+            problem = "it is sealed, but the server's envelope is back; run `dropoff-tus store sweep`"
     elif row.state not in ENDED:
         problem = _unfinished(store, row, stored)
     elif stored is not None and stored.ended is None:
@@ -73,7 +73,7 @@ def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str
     elif stored.ended is not None:
         problem = f"{calls} it was {stored.ended.value} in the store; run `dropoff-tus store sweep`"
     elif not stored.final:
-        problem = f"{calls} it is not finished in the store: was an older copy put back?"
+        problem = f"{calls} it is not finished in the store: was an older copy restored?"
     elif row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
         problem = None if store.layout.of(row.id).receipt.exists() else "its receipt is missing"
     return problem

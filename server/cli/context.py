@@ -1,4 +1,4 @@
-"""What commands share: finding the configuration, and running on opened services.
+"""Common parts of commands: finding the configuration, and running on opened services.
 
 A command imports what it runs when it runs it, so that `--help` and small commands do not wait for all the others.
 """
@@ -100,7 +100,7 @@ def with_services(given: Path | None, work: Callable[[Services, Config], Awaitab
     Args:
         given: The configuration that the command names.
         work: What to do.
-        reading: Nothing is written, so nothing is synced before it is told either; for a list that is most of the time.
+        reading: Nothing is written, so nothing is synced before the answer; syncs would be most of a list's time.
     """
     config = read_config(given)
     if reading:
@@ -118,7 +118,7 @@ def with_services(given: Path | None, work: Callable[[Services, Config], Awaitab
 
 
 def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaitable[T]]) -> T:
-    """Open the catalog alone: quicker, and possible where the keys are not at hand."""
+    """Open only the catalog: quicker, and possible without the keys."""
     config = read_config(given)
     silence_logs()
     from dropoff_tus.audit import acting
@@ -136,7 +136,7 @@ def with_catalog(given: Path | None, work: Callable[[SqlCatalog, Config], Awaita
 
 
 def operator() -> Actor:
-    """Return whom the audit names: this process's user, and the person behind it, with what says so.
+    """Return the actor for the audit: this process's user, and the person behind it, with the source of that name.
 
     That is `--as`, else sudo; and the user who logged in, where that is somebody else: only the kernel's word for it
     cannot be made up.
@@ -177,7 +177,7 @@ def _user_name(uid: int) -> str:
 
 
 def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[FileStore], Awaitable[T]]) -> T:
-    """Open a copy of the store alone, with neither catalog nor any key of the server, to read with identities.
+    """Open only a copy of the store, without catalog and keys of the server, to read with identities.
 
     Args:
         given: The configuration; of the keys that it names none is looked at.
@@ -247,7 +247,7 @@ def _given(text: str) -> str:
 
 
 def pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
-    """Return what verifies with the public keys of `--key` alone: offline, with no key of this machine.
+    """Return a verifier with only the public keys of `--key`: offline, with no key of this machine.
 
     Raises:
         CommandError: There is none, or one cannot be read.
@@ -261,7 +261,7 @@ def pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
 
 
 def silence_logs() -> None:
-    """Let the command alone speak: what it has to say of a failure it says itself, in a sentence."""
+    """Silence the loggers: the command reports a failure itself, in a sentence."""
     logging.disable(logging.CRITICAL)
 
 
@@ -312,7 +312,7 @@ def duration_option(text: str | None, default: float, option: str) -> float:
 async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -> str:
     """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
 
-    Without a catalog, as on another machine, the store alone is asked.
+    Without a catalog, as on another machine, only the store is asked.
 
     Raises:
         CommandError: It is none of these, or unknown.
@@ -337,7 +337,7 @@ async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -
         except UploadNotFoundError:
             continue
         except UploadDamagedError:
-            pass  # it is there; what is asked of it says the rest
+            pass  # it is there; the following calls fail with the reason
         return candidate
     message = "there is no such upload; list them with `dropoff-tus upload list --all`"
     raise CommandError(message)

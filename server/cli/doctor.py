@@ -31,7 +31,7 @@ _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
 def doctor(
     length: Annotated[
-        str, typer.Option("--size", metavar="SIZE", help="Of the upload; larger ones meet more limits.")
+        str, typer.Option("--size", metavar="SIZE", help="The size of the upload; larger ones meet more limits.")
     ] = "8MiB",
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -93,13 +93,13 @@ def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     results += [Result("space", "problem", shortage, advice) for shortage in shortages(config)]
     results += [_folder(name, path) for name, path in folders(config).items()]
     if (folder / ROOT_IDENTITY).exists():
-        detail = f"{folder / ROOT_IDENTITY} is still on this machine: whoever takes it reads everything"
+        detail = f"{folder / ROOT_IDENTITY} is still on this machine: a thief of it reads everything"
         results.append(Result("root identity", "warning", detail, "move it off, and keep it in two places"))
     if not config.keys.root_recipients:
         detail = "keys.root_recipients is empty: uploads to drop-offs without recipients of their own are refused"
         results.append(Result("root recipients", "warning", detail, "write the recipient of an identity you keep"))
     if config.server.public_url is None:
-        detail = "server.public_url is not set, so clients are told what their request says"
+        detail = "server.public_url is not set, so clients get the address of their own request"
         results.append(Result("public_url", "warning", detail, "set it to the address that clients use"))
     if few := too_few_descriptors(config.limits.connections):
         results.append(Result("descriptors", "warning", few, "do one of them where `serve` runs"))
@@ -118,7 +118,7 @@ def _folder(name: str, path: Path) -> Result:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         return Result(name, "warning", f"{path} is open to others (mode {mode:04o})", f"chmod 700 {path}")
-    return Result(name, "ok", f"{path} is its owner's alone")
+    return Result(name, "ok", f"{path} is only for its owner")
 
 
 def _monitoring(config: Config) -> list[Result]:

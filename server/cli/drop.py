@@ -35,7 +35,7 @@ ROOT_IDENTITY = "root-identity.txt"
 
 
 def load_keys(config: Config) -> ServerKeys:
-    """Load the server's keys alone."""
+    """Load only the server's keys."""
     return load_server_keys(key_places(config))
 
 
@@ -88,9 +88,9 @@ def create(
 ) -> None:
     """Make a drop-off and show its URL and its code, which is shown this once.
 
-    Send the code and the address in separate messages. What is not said here comes from section [dropoffs]; an empty
-    value, as in --notify '', empties a list of it. Types and names are compared without case, and are what the client
-    says they are: nobody looks into the file.
+    Send the code and the address in separate messages. Missing options come from section [dropoffs]; an empty value, as
+    in --notify '', empties a list of it. Types and names are compared without case, and are what the client says they
+    are: nobody looks into the file.
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
@@ -124,12 +124,11 @@ def edit(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a drop-off; what is not said stays. A running server knows at once.
+    """Change a drop-off; terms that are not named stay. A running server knows at once.
 
-    What has been created keeps its mode, its recipients (see `keys rotate --drop`) and its place, whatever the new
-    limits. --retain holds for what is here too: a shorter one shreds within a minute what is older. All its terms
-    are signed anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and
-    `reopen` change the rest.
+    Existing uploads keep their mode, their recipients (see `keys rotate --drop`) and their place, whatever the new
+    limits. --retain holds for them too: a shorter one shreds older uploads within a minute. All its terms are signed
+    anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and `reopen` change the rest.
 
     Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
     """
@@ -241,7 +240,7 @@ def close(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take no new uploads; what has begun may finish, unless --now.
+    """Take no new uploads; uploads that have begun may finish, unless --now.
 
     Example: dropoff-tus drop close 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --now
     """
@@ -271,7 +270,7 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
         note(
             "closed; a running server ends what is being uploaded within seconds"
             if end_open
-            else "closed; what has begun may finish"
+            else "closed; uploads that have begun may finish"
             if closed
             else "open"
             if found["state"] == "open"

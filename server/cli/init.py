@@ -48,7 +48,7 @@ url = {catalog_url}
 _SQLITE = "sqlite:///catalog.sqlite3"
 _SECRETS = "secrets"
 _OF_A_VOLUME = "lost+found"
-"""What an empty file system may have."""
+"""Names that an empty file system may have."""
 _LAST_PORT = 65534
 
 
@@ -115,14 +115,14 @@ def _refuse_taken(host: str, port: int) -> None:
         for listening in listen_on(host.strip("[]"), port, f"{host}:{port}"):
             listening.close()
     except ListenError as error:
-        # What else there is may be another machine's, or another user's.
+        # Other files may belong to another machine, or another user.
         if error.taken:
             raise CommandError(str(error)) from None
 
 
 @dataclass(slots=True)
 class _Setup:
-    """What is made, in the folder itself: it may be a mount point, or its parent another's."""
+    """The files that `init` makes, in the folder itself: it may be a mount point, or its parent another's."""
 
     folder: Path
     settled: bool = False
@@ -221,7 +221,7 @@ def _read(file: Path) -> Config:
     from server.settings.config import ConfigError, load_config
 
     try:
-        # What is made lies in the folder, wherever the environment would have a running server look.
+        # Everything lies in the folder, wherever the environment would have a running server look.
         return load_config(file, _shown_settings())
     except ConfigError as error:
         message = f"the new configuration would be wrong: {error}"

@@ -43,7 +43,7 @@ def generate(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an age identity in a file of yours alone, and print its recipient; on stderr if the identity is on stdout.
+    """Make an age identity in a file only for you, and print its recipient; on stderr if the identity is on stdout.
 
     The recipient goes into keys.root_recipients or --recipient; the file opens uploads and belongs on another machine.
 
@@ -96,7 +96,7 @@ def rotate(
     Uploads of a drop-off with recipients of its own are wrapped for those. Sealed uploads need --identity. Exits with 1
     if any was skipped, and says why. Stopped at any moment, a second run goes on.
 
-    Signing key: stop the server, run `keys rotate --signing`, start it. What the old key signed stays valid.
+    Signing key: stop the server, run `keys rotate --signing`, start it. Signatures of the old key stay valid.
 
     Example: dropoff-tus keys rotate --identity old-root-identity.txt
     """

@@ -36,7 +36,7 @@ _OUR_ERRORS = (
     ("storage.keyring.keys", "KeySourceError"),
     ("storage.files.owner", "ForeignOwnerError"),
 )
-"""Whose text is written for the operator."""
+"""Errors with a text for the operator."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -116,7 +116,7 @@ app = group(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is a sentence, never a traceback."""
+    """Run the command line; a user's mistake gives a sentence, never a traceback."""
     _complete_streams()
     for number in _SIGNALS:
         # `nohup` and a shell's background jobs have some ignored, and mean it.
@@ -143,7 +143,7 @@ def main() -> None:
 def _sentence(error: Exception) -> str | None:
     """Say what happened; None for a bug, whose traceback is what helps."""
     for module, name in _OUR_ERRORS:
-        # What was not imported was not raised either, and is not imported for a sentence.
+        # An error of a module that was not imported cannot have been raised, so no module is imported for its sentence.
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return f"{error}{_place(error) if name == 'DropoffError' else ''}"
@@ -160,7 +160,7 @@ def _place(error: Exception) -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """End in order: what is half written is removed on the way out. A second signal ends at once."""
+    """End in order: half-written files are removed on the way out. A second signal ends at once."""
     signal.signal(number, signal.SIG_DFL)
     raise SystemExit(128 + number)
 

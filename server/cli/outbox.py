@@ -1,4 +1,4 @@
-"""`outbox …`: what waits to be delivered."""
+"""`outbox …`: events that wait for delivery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server.settings.config import Config
     from storage.catalog import SqlCatalog
 
-app = group("See what webhook and mail have not been told yet, and tell it again.")
+app = group("List the events that webhook and mail have not delivered yet, and deliver them again.")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -29,7 +29,7 @@ def list_events(
 ) -> None:
     """List the events that wait: pending ones, and dead ones, which were tried as often as the configuration says.
 
-    What was delivered is not kept; the log has its event id.
+    Delivered events are not kept; the log has their ids.
 
     Example: dropoff-tus outbox list --dead
     """
@@ -58,7 +58,7 @@ def resend(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deliver events now, with their attempts counted anew; a running server does it within a second or so.
+    """Deliver events now, with their attempts counted from zero; a running server does it within a second or so.
 
     The receiver gets the same event ids as before.
 

@@ -1,6 +1,6 @@
-"""What commands print. Text that a client chose goes through `show`, and through nothing else.
+"""The output of commands. Text that a client chose goes through `show`, and through nothing else.
 
-Nothing here is coloured, and progress is drawn on a terminal's stderr alone, so a pipe gets plain lines.
+Nothing here is coloured, and progress is drawn only on a terminal's stderr, so a pipe gets plain lines.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        message = f"the answer could not be written to stdout ({error.strerror}); what the command did stays done"
+        message = f"the answer could not be written to stdout ({error.strerror}); the command has done its work"
         raise CommandError(message) from None
 
 
@@ -37,7 +37,7 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - JSON
 
 
 def say(text: str) -> None:
-    """Print a line on stdout; what the terminal's encoding cannot show is escaped."""
+    """Print a line on stdout; characters outside the terminal's encoding are escaped."""
     encoding = sys.stdout.encoding
     with writing():
         print(text.encode(encoding, "backslashreplace").decode(encoding))

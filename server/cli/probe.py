@@ -112,10 +112,10 @@ class Probe:
             self.results.append(Result("headers", "problem", detail, "let the proxy pass response headers"))
         if not self.location.startswith(f"{self.base_url}/files/{self.drop_id}/"):
             where = urlsplit(self.location)
-            detail = f"uploads are told to go to {where.scheme}://{where.netloc}, not to {self.base_url}"
+            detail = f"the server sends uploads to {where.scheme}://{where.netloc}, not to {self.base_url}"
             advice = "set server.public_url to the address that clients use, its path included"
             raise ProbeError("public_url", detail, advice)
-        self._ok("public_url", "uploads are told the address that clients use")
+        self._ok("public_url", "the server sends uploads to the address that clients use")
 
     def _send_watched(self, part: bytes) -> None:
         """Send a part, but for its end; ask what has arrived; then send the end."""

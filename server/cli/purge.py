@@ -42,7 +42,7 @@ def purge(
 ) -> None:
     """Close a drop-off and shred all that it received: keys first, then bytes. There is no way back.
 
-    What is being uploaded is ended, what the catalog has lost is found in the store, and what is damaged goes too.
+    Running uploads end, uploads that the catalog has lost are found in the store, and damaged ones go too.
     Tombstones stay: ids, sizes, times and the signed logs, which hold no content and no name; and the drop-off itself.
     The certificate is a signed line that says what was removed; it is written when nothing is left. Stopped at any
     moment, a second run goes on and lists everything. Copies in backups are not touched.
@@ -76,7 +76,7 @@ def purge(
 
 def _explain(found: dict[str, Any]) -> None:
     if found["damaged"]:
-        note(f"{found['damaged']} of them did not verify; they were shredded all the same, and the certificate says so")
+        note(f"{found['damaged']} of them did not verify; they were shredded too, and the certificate says so")
     if found["unread"]:
         note(
             f"{len(found['unread'])} uploads in the store say of no drop-off and are in no catalog, so they were left; "

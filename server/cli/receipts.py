@@ -52,7 +52,7 @@ def receipt(
 def verify(
     receipt_file: Annotated[str, typer.Argument(metavar="RECEIPT", help="A file with the receipt; - is stdin.")],
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="What was uploaded, to be compared.", show_default=False)
+        Path | None, typer.Argument(metavar="[FILE]", help="The uploaded file, to compare.", show_default=False)
     ] = None,
     key: Annotated[
         list[str] | None,

@@ -11,7 +11,7 @@ from server.cli.output import print_json, say
 def serve(config: ConfigOption = None) -> None:
     """Run the server until SIGTERM, SIGINT or SIGHUP; prints `ready URL` once it accepts.
 
-    What is being received when it stops is kept: clients resume where they were.
+    Bytes that arrive until it stops are kept: clients resume where they were.
 
     Example: dropoff-tus serve --config /srv/dropoff/config.toml
     """

@@ -55,15 +55,15 @@ def check(
         ),
     ] = None,
     no_catalog: Annotated[
-        bool, typer.Option("--no-catalog", help="The store alone, as at a backup, where no catalog is.")
+        bool, typer.Option("--no-catalog", help="Only the store, as at a backup without a catalog.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify what is stored, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
 
-    Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads the signed logs,
-    envelopes and receipts alone. With --identity everything is decrypted too, in memory, and compared with the digests
+    Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads only the signed
+    logs, envelopes and receipts. With --identity everything is decrypted too, in memory, and compared with the digests
     of the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration.
 
     Example: dropoff-tus store check --identity root-identity.txt
@@ -82,7 +82,7 @@ def check(
     keys = _verifying_keys(loaded, key or [])
 
     async def work() -> list[Finding]:
-        # Reading alone needs no syncs.
+        # Only reading needs no syncs.
         store = Store(replace(store_settings(loaded), durability="os"), keys)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
@@ -95,7 +95,7 @@ def check(
                 await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None
             ids = await store.upload_ids() if one is None else [one, *await _parts(store, one)]
-            # What has no folder is the comparison's to tell.
+            # The comparison reports uploads without a folder.
             ids = [upload_id for upload_id in ids if store.layout.of(upload_id).folder.exists()]
             with progress("check", 0 if quick else await stored_bytes(store, ids)) as advance:
                 depth = Depth(quick, identities, advance)
@@ -208,8 +208,8 @@ def trust_clock(
     """Say that this machine's clock is right, so that uploads end by time again.
 
     A server notes the time while it runs. Where the clock is more than three days beyond that, it may have jumped, so
-    nothing is ended until the clock is set right, or this is said: after a server was off for that long, say, or its
-    catalog was put back from a backup. Look at the clock first. A running server follows within a minute.
+    nothing ends until the clock is set right, or you run this: after a server was off for that long, for instance, or
+    its catalog was restored from a backup. Look at the clock first. A running server follows within a minute.
 
     Example: dropoff-tus store trust-clock
     """
@@ -222,7 +222,9 @@ def trust_clock(
         if not sys.stdin.isatty() or as_json:
             message = "there is nobody to ask; say --yes to trust the clock without asking. Nothing was changed"
             raise CommandError(message)
-        typer.confirm(f"The clock says {stamp(now)}. Is that right? What is too old at it ends", abort=True, err=True)
+        typer.confirm(
+            f"The clock says {stamp(now)}. Is that right? Uploads that are too old by it end", abort=True, err=True
+        )
 
     async def work(catalog: SqlCatalog, _conf: Config) -> datetime | None:
         from dropoff_tus.audit import Act, Event

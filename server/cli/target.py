@@ -45,7 +45,7 @@ def output_file(
     Args:
         output: The name it is to have, as `--output` gives it.
         replace: Take the place of an ordinary file that has that name.
-        otherwise: What to say that the user can do where the name is taken.
+        otherwise: The advice to the user if the name is taken.
 
     Raises:
         CommandError: It cannot be written, or the name is taken. Nothing is left of it.
@@ -81,7 +81,7 @@ def output_file(
 
 
 def _is_there(target: Path) -> bool:
-    """Say at once what would only be found out after hours of writing; what decides is `_publish`."""
+    """Say at once what would otherwise show after hours of writing; `_publish` decides."""
     try:
         mode = target.lstat().st_mode
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def _is_there(target: Path) -> bool:
 
 
 def _open(target: Path) -> tuple[BinaryIO, Path | None]:
-    """Open a new file for its owner alone, unnamed (None) or under a hidden name."""
+    """Open a new file only for its owner, unnamed (None) or under a hidden name."""
     hidden = _hidden_name(target)
     try:
         # Tried with an empty one: where the system gives it no name later, all the writing would be in vain.
@@ -135,7 +135,7 @@ def _publish(file: BinaryIO, hidden: Path | None, target: Path, *, replace: bool
         _link(file, target)
     else:
         rename_new(hidden, target)
-    with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there all the same
+    with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there anyway
         sync_folder(target.parent)
 
 

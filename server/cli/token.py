@@ -21,18 +21,17 @@ app = group("Make, list and revoke the tokens with which programs use the API.")
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who or what it is for.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Its user or use.", show_default=False)],
     scope: Annotated[
         list[str],
         typer.Option(
-            help="What it is good for: drops:read, drops:write, uploads:read, uploads:download or uploads:delete. "
-            "Repeatable.",
+            help="Its scopes: drops:read, drops:write, uploads:read, uploads:download or uploads:delete. Repeatable.",
             show_default=False,
         ),
     ],
     expires: Annotated[str | None, typer.Option(help="30d, or 2030-01-31T12:00:00Z; without: never.")] = None,
     drop: Annotated[
-        str | None, typer.Option("--drop", metavar="ID", help="For this drop-off alone; without: for all.")
+        str | None, typer.Option("--drop", metavar="ID", help="Only for this drop-off; without: for all.")
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""`upload …`: what was received."""
+"""`upload …`: received files."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def export(
     ],
     identity: IdentityOption = None,
     part: Annotated[
-        str | None, typer.Option("--range", metavar="START-END", help="These bytes alone, both ends included.")
+        str | None, typer.Option("--range", metavar="START-END", help="Only these bytes, both ends included.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     key: Annotated[
@@ -263,8 +263,8 @@ def delete(
 ) -> None:
     """Shred an upload: its keys first, then its bytes. There is no way back.
 
-    Copies in backups are not touched. What was damaged or tampered with is refused, since it may be looked into, or put
-    right from a backup; --damaged shreds it, and keeps its log, which has no content, as it was found: log.damaged.
+    Copies in backups are not touched. An upload that was damaged or tampered with is refused, since you may want to
+    investigate or restore it; --damaged shreds it, and keeps its log, which has no content, as log.damaged.
 
     Example: dropoff-tus upload delete 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --yes
     """
@@ -289,7 +289,7 @@ def delete(
         try:
             await services.uploads.ender.delete(found)
         except (UploadDamagedError, CatalogTamperedError) as error:
-            message = f"{error.message}. Look into it first; `upload delete {found} --damaged` shreds it all the same"
+            message = f"{error.message}. Look into it first; `upload delete {found} --damaged` shreds it anyway"
             raise CommandError(message) from None
         return found
 

@@ -45,7 +45,7 @@ class RootRotation:
     async def _recipients_of(self, drop_id: str) -> tuple[str, ...] | str:
         dropoff = await self._drops.dropoff(drop_id)
         if dropoff is None:
-            return f"its drop-off {drop_id} is not in the catalog, so for whom it is cannot be known"
+            return f"its drop-off {drop_id} is not in the catalog, so its recipients are unknown"
         try:
             self._store.verify_terms(dropoff)
         except DropoffError as error:

@@ -1,4 +1,4 @@
-"""What `store sweep` removes: what expired, was kept long enough, is left of ended uploads, or empty and unknown.
+"""`store sweep`: removes expired and retained uploads, leftovers of ended ones, and empty, unknown ones.
 
 First a plan, which changes nothing, then its execution. It may run beside a server: each upload is looked at again
 under its lease, and what nobody knows has to be old, since a creation in progress could look like it. Finished uploads
@@ -118,7 +118,7 @@ class Sweeper:
         return done
 
     async def _judge(self, upload_id: str, plan: Sweep) -> None:
-        """Add one upload to what goes or, with the reason, to what has to stay; what is in order is neither."""
+        """Add one upload to `items`, or with the reason to `kept`; one that is in order to none."""
         try:
             stored = await self._store.stat(upload_id)
         except DropoffError as error:
@@ -169,7 +169,7 @@ class Sweeper:
                 await lease.end(stored.ended, "repeated by the operator", now)
                 await self._rows.set_state(item.upload_id, stored.ended, now)
             elif row is not None and row.state is UploadState.COMPLETE and await self._store.unsealed(item.upload_id):
-                # Its receipt is there; what is left to do is to seal it again.
+                # Its receipt is there; it only has to be sealed again.
                 await lease.complete({}, now)
             else:
                 return False

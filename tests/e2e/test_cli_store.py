@@ -212,7 +212,7 @@ def test_sealed_upload_whose_keys_a_backup_put_back_is_sealed_again(running: Ser
     assert not envelope.exists()
     assert _problems(running, final) == {}
     envelope.write_bytes(backup)
-    assert "was put back" in _problems(running, final)[upload_id_of(final)]
+    assert "the server's envelope is back" in _problems(running, final)[upload_id_of(final)]
     assert running.cli_json("store", "sweep", "--dry-run")["leftovers"] == [upload_id_of(final)]
     assert envelope.exists()
     assert running.cli_json("store", "sweep")["leftovers"] == [upload_id_of(final)]
@@ -457,7 +457,7 @@ def test_damaged_upload_is_shredded_only_when_the_operator_says_so(running: Serv
     refused = running.cli("upload", "delete", upload_id, "--yes", check=False)
     assert refused.returncode == 1
     assert f"upload {upload_id} does not verify".encode() in refused.stderr
-    assert f"`upload delete {upload_id} --damaged` shreds it all the same".encode() in refused.stderr
+    assert f"`upload delete {upload_id} --damaged` shreds it anyway".encode() in refused.stderr
     assert (log.read_bytes(), _keys(running, upload_id) != []) == (before, True)
     done = running.cli_json("upload", "delete", upload_id, "--yes", "--damaged")
     assert done == {"id": upload_id, "state": "deleted"}
