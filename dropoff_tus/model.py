@@ -26,6 +26,10 @@ class Mode(StrEnum):
     SEALED = "sealed"
 
 
+SEALED_BY_AGE = "age"
+"""The one value of `sealed-by` in the metadata: the content is an age v1 file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """Upload-Metadata as received, less the code: ordered pairs of key and decoded value."""
@@ -56,6 +60,17 @@ class Metadata:
             if value is not None:
                 return value.decode("utf-8", "replace")
         return None
+
+    @property
+    def relative_path(self) -> str | None:
+        """The client's path of the file within the folder that it chose: `relativePath`, as text, whatever is in it."""
+        path = self.get("relativePath")
+        return None if path is None else path.decode("utf-8", "replace")
+
+    @property
+    def sealed_by(self) -> str | None:
+        """How the client sealed the content before sending: `age`, or None where `sealed-by` says nothing we know."""
+        return SEALED_BY_AGE if self.get("sealed-by") == SEALED_BY_AGE.encode() else None
 
     def __repr__(self) -> str:
         """Show how many pairs there are; values may be private."""

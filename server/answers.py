@@ -121,6 +121,12 @@ class UploadAnswer(Answer):
     drop_id: str
     state: UploadState
     filename: str | None = Field(description="As the client named it: text to show, never a path.")
+    relative_path: str | None = Field(
+        description="The path within the folder that the client chose, as it gave it: text, never to be followed."
+    )
+    sealed_by: str | None = Field(
+        description="age: the client sealed the content before sending, so length and digest are of the age file."
+    )
     length: Natural | None = Field(description="Null until the client has said it.")
     offset: Natural = Field(description="How many bytes are here.")
     sha256: str | None
@@ -139,7 +145,7 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
         row: The catalog's.
         identities: age identities that open what the server cannot.
     """
-    filename, digest, offset, reason = None, None, row.size_bytes or 0, None
+    filename, path, sealed_by, digest, offset, reason = None, None, None, None, row.size_bytes or 0, None
     with suppress(DropoffError):
         stored = await store.stat(row.id)
         check_agrees(row, stored)
@@ -149,14 +155,16 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
             receipt = await store.receipt(row.id, identities)
         if receipt is not None:
             digest, filename = receipt.get("sha256"), receipt.get("path")
-        elif stored.ended is None:
-            metadata = await store.metadata(row.id)
-            filename = metadata.filename if metadata is not None else None
+            path, sealed_by = receipt.get("relative_path"), receipt.get("sealed_by")
+        elif stored.ended is None and (metadata := await store.metadata(row.id)) is not None:
+            filename, path, sealed_by = metadata.filename, metadata.relative_path, metadata.sealed_by
     return UploadAnswer(
         id=row.id,
         drop_id=row.drop_id,
         state=row.state,
         filename=filename,
+        relative_path=path,
+        sealed_by=sealed_by,
         length=row.length,
         offset=offset,
         sha256=digest,

@@ -14,7 +14,7 @@ import typer
 from server.cli.context import ConfigOption, JsonOption, pinned_key, with_services
 from server.cli.drop import app
 from server.cli.output import CommandError, note, print_json, say, show, steps
-from server.cli.receipts import signed_line
+from server.cli.receipts import signed_text
 from server.cli.target import STDOUT, check_output, output_file
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def verify(
     from storage.audit import verify_certificate
 
     signing = pinned_key(key)
-    payload = verify_certificate(signed_line(certificate), signing)
+    payload = verify_certificate(signed_text(certificate).encode() + b"\n", signing)
     if payload is None:
         message = "the certificate was not signed by this key, or was changed since; do not rely on it"
         raise CommandError(message)

@@ -15,8 +15,11 @@ from server.cli.output import CommandError, note, print_json, progress, say, sho
 from server.cli.upload import IdentityOption, UploadArgument, app, identities_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from server.services import Services
     from server.settings.config import Config
+    from storage.keyring.signing import SigningKey
 
 _PIECE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 256 << 20
@@ -50,7 +53,9 @@ def receipt(
 
 
 def verify(
-    receipt_file: Annotated[str, typer.Argument(metavar="RECEIPT", help="A file with the receipt; - is stdin.")],
+    receipt_file: Annotated[
+        str, typer.Argument(metavar="RECEIPT", help="A file with receipts, one a line; - is stdin.")
+    ],
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The uploaded file, to compare.", show_default=False)
     ] = None,
@@ -64,33 +69,52 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify a receipt, and a file against it. Works offline, with no configuration.
+    """Verify a receipt or many, and a file against them. Works offline, with no configuration.
 
     The key is the one that you were given, once, by a way you trust (`dropoff-tus keys show` on the server). A key that
-    comes with a receipt proves nothing, so none in it is looked at.
+    comes with a receipt proves nothing, so none in it is looked at. RECEIPT may have many receipts, one a line, as the
+    upload page saves them: all have to verify, and FILE has to be what one of them is of.
 
-    Example: dropoff-tus verify-receipt receipt.txt scan.zip --key 3yI9…=
+    Example: dropoff-tus verify-receipt receipts.txt scan.zip --key 3yI9…=
+    """
+    receipts = _verified(signed_text(receipt_file), pinned_key(key))
+    compared, of_file = (None, receipts[0]) if file is None else _compare(file, receipts)
+    one = of_file if file is not None or len(receipts) == 1 else None
+    if as_json:
+        print_json({"receipt": one, "receipts": receipts, "file": compared})
+        return
+    if one is not None:
+        for name, value in one.items():
+            say(f"{name}: {show(str(value))}")
+    else:
+        for item in receipts:
+            name = item.get("relative_path") or item["path"] or "-"
+            say(f"{item['completed_at']}  {item['upload']}  {item['length']}  {show(name)}")
+    note("the signature is the server's" if len(receipts) == 1 else f"all {len(receipts)} signatures are the server's")
+    if compared is not None:
+        note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
+
+
+def _verified(text: str, signing: SigningKey) -> list[dict[str, Any]]:
+    """Return what the receipts say.
+
+    Raises:
+        CommandError: One does not verify, or there is none.
     """
     from storage.uploads.log import verify_receipt
 
-    signing = pinned_key(key)
-    payload = verify_receipt(signed_line(receipt_file), signing)
-    if payload is None:
-        message = "the receipt was not signed by this key, or was changed since; do not rely on it"
-        raise CommandError(message)
-    compared = None if file is None else _compare(file, payload)
-    if as_json:
-        print_json({"receipt": payload, "file": compared})
-    else:
-        for name, value in payload.items():
-            say(f"{name}: {show(str(value))}")
-        note("the signature is the server's")
-        if compared is not None:
-            note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    receipts = [verify_receipt(line.encode() + b"\n", signing) for line in lines]
+    for number, receipt in enumerate(receipts, 1):
+        if receipt is None:
+            which = "the receipt" if len(receipts) == 1 else f"receipt {number} of {len(receipts)}"
+            message = f"{which} was not signed by this key, or was changed since; do not rely on it"
+            raise CommandError(message)
+    return [receipt for receipt in receipts if receipt is not None]
 
 
-def signed_line(name: str) -> bytes:
-    """Return the signed line in a file, or on stdin.
+def signed_text(name: str) -> str:
+    """Return the signed lines in a file, or on stdin.
 
     Raises:
         CommandError: It cannot be read, or is no text, which is another thing than a text that was changed.
@@ -104,7 +128,7 @@ def signed_line(name: str) -> bytes:
             with Path(name).open("rb") as file:
                 raw = file.read(_MAX_LINE_BYTES)
         # Mail programs and editors add line ends, and marks; the signature is over what is between them.
-        return decode_text(raw).strip("\r\n\t ").encode() + b"\n"
+        return decode_text(raw).strip("\r\n\t ")
     except OSError as error:
         message = f"cannot read {name}: {error.strerror}"
     except ValueError as error:
@@ -112,18 +136,36 @@ def signed_line(name: str) -> bytes:
     raise CommandError(message)
 
 
-def _compare(path: Path, payload: dict[str, Any]) -> dict[str, Any]:
-    """Compare a file with a verified receipt.
+def _compare(path: Path, receipts: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compare a file with verified receipts; returns what agrees, and the receipt it agrees with.
 
     Raises:
-        CommandError: It differs, cannot be read, or the receipt has no digest to compare.
+        CommandError: It differs from all, cannot be read, or there is no digest to compare.
     """
-    from blake3 import blake3
-
-    names = sorted(_DIGESTS & payload.keys())
+    names = sorted({name for receipt in receipts for name in _DIGESTS & receipt.keys()})
     if not names:
         message = "the receipt has no digest (the server's store.digest is none), so no file can be compared with it"
         raise CommandError(message)
+    length, found = _digests(path, names)
+    alike = [receipt for receipt in receipts if receipt["length"] == length]
+    for receipt in alike:
+        agreeing = sorted(_DIGESTS & receipt.keys())
+        if agreeing and all(found[name] == receipt[name] for name in agreeing):
+            return {"path": str(path), "length": length, "digests": agreeing}, receipt
+    if len(receipts) > 1:
+        message = f"the file, of {length} bytes, is what none of the {len(receipts)} receipts is of"
+    elif not alike:
+        message = f"the file is not what was uploaded: it has {length} bytes, the receipt says {receipts[0]['length']}"
+    else:
+        wrong = [name for name in names if found[name] != receipts[0][name]]
+        message = f"the file is not what was uploaded: its {', '.join(wrong)} differs"
+    raise CommandError(message)
+
+
+def _digests(path: Path, names: Sequence[str]) -> tuple[int, dict[str, str]]:
+    """Return a file's length, and its digests in hex by their names."""
+    from blake3 import blake3
+
     hashes: dict[str, Any] = {name: blake3() if name == "blake3" else hashlib.new(name) for name in names}
     length = 0
     try:
@@ -136,11 +178,4 @@ def _compare(path: Path, payload: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise CommandError(message) from None
-    if length != payload["length"]:
-        message = f"the file is not what was uploaded: it has {length} bytes, the receipt says {payload['length']}"
-        raise CommandError(message)
-    wrong = [name for name, running in hashes.items() if running.hexdigest() != payload[name]]
-    if wrong:
-        message = f"the file is not what was uploaded: its {', '.join(wrong)} differs"
-        raise CommandError(message)
-    return {"path": str(path), "length": length, "digests": names}
+    return length, {name: running.hexdigest() for name, running in hashes.items()}

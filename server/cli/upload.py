@@ -83,7 +83,9 @@ def list_uploads(
     for item in found:
         of = "?" if item["length"] is None else item["length"]
         why = "" if item["reason"] is None else f"  ({item['reason']})"
-        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(item['filename'] or '-')}{why}")
+        sealed = "" if item["sealed_by"] is None else "  (sealed in the browser)"
+        name = item["relative_path"] or item["filename"] or "-"
+        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(name)}{sealed}{why}")
 
 
 @app.command("show")

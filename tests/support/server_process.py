@@ -41,6 +41,8 @@ class UploadRow(TypedDict):
     drop_id: str
     state: str
     filename: str | None
+    relative_path: str | None
+    sealed_by: str | None
     length: int | None
     offset: int
     sha256: str | None
