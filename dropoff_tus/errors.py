@@ -339,6 +339,12 @@ class DigestMismatchError(DropoffError):
     code, status_hint = "ERR_DIGEST_MISMATCH", 422
 
 
+class NotSealedError(DropoffError):
+    """The drop-off, or the upload's metadata, says that the browser seals the content, and it did not."""
+
+    code, status_hint = "ERR_NOT_SEALED", 422
+
+
 class UploadLockedError(DropoffError):
     """The lease was not obtained in time."""
 

@@ -120,6 +120,17 @@ class Lease(Protocol):
         """
         ...
 
+    async def begins_sealed(self) -> bool:
+        """Tell whether the content of the whole upload, of its parts if it has any, can be an age v1 file.
+
+        Its header is read, and its length fits; no key is tried. What `append` held back is committed first.
+
+        Raises:
+            KeyMissingError: No identity at hand opens the upload.
+            UploadDamagedError: What is stored does not verify.
+        """
+        ...
+
     async def write_final(self, at: datetime) -> str:
         """Verify the chain and the totals and make the final record durable; repeating it changes nothing.
 

@@ -1,4 +1,4 @@
-"""What an operator may send to whoever is to upload, in the languages of the upload page: the link, and apart from it the code."""
+"""Messages for whoever is to upload, in the languages of the upload page: the link, and apart from it the code."""
 
 from __future__ import annotations
 
@@ -35,24 +35,26 @@ _WORDS = {
     "nl": _Words(
         "{institute} vraagt u om bestanden: {name}. Verstuur ze op deze pagina, met elke webbrowser en zonder account:",
         "U wordt om bestanden gevraagd: {name}. Verstuur ze op deze pagina, met elke webbrowser en zonder account:",
-        "Valt de verbinding weg, open de pagina dan opnieuw en kies dezelfde bestanden: het gaat verder waar het ophield.",
+        "Valt de verbinding weg, open de pagina dan opnieuw en kies dezelfde bestanden: het gaat verder waar het "
+        "ophield.",
         "De pagina vraagt om een code. Die komt in een ander bericht.",
         "Dit is de code voor {page}. Typ hem daar in en geef hem niet door:",
     ),
     "de": _Words(
         "{institute} bittet Sie um Dateien: {name}. Senden Sie sie auf dieser Seite, mit jedem Browser und ohne Konto:",
         "Sie werden um Dateien gebeten: {name}. Senden Sie sie auf dieser Seite, mit jedem Browser und ohne Konto:",
-        "Bricht die Verbindung ab, öffnen Sie die Seite wieder und wählen dieselben Dateien: es geht dort weiter, wo es "
-        "aufgehört hat.",
+        "Bricht die Verbindung ab, öffnen Sie die Seite wieder und wählen dieselben Dateien: es geht dort weiter, wo "
+        "es aufgehört hat.",
         "Die Seite fragt nach einem Code. Er kommt in einer anderen Nachricht.",
         "Das ist der Code für {page}. Geben Sie ihn dort ein, und geben Sie ihn nicht weiter:",
     ),
     "fr": _Words(
-        "{institute} vous demande des fichiers : {name}. Envoyez-les sur cette page, avec n’importe quel navigateur et "
+        "{institute} vous demande des fichiers : {name}. Envoyez-les sur cette page, avec n'importe quel navigateur et "
         "sans compte :",
-        "On vous demande des fichiers : {name}. Envoyez-les sur cette page, avec n’importe quel navigateur et sans "
+        "On vous demande des fichiers : {name}. Envoyez-les sur cette page, avec n'importe quel navigateur et sans "
         "compte :",
-        "Si la connexion est coupée, rouvrez la page et choisissez les mêmes fichiers : l’envoi reprend où il s’est arrêté.",
+        "Si la connexion est coupée, rouvrez la page et choisissez les mêmes fichiers : l'envoi reprend où "
+        "il s'est arrêté.",
         "La page demande un code. Il arrive dans un autre message.",
         "Voici le code pour {page}. Saisissez-le sur cette page et ne le transmettez à personne :",
     ),

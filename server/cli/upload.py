@@ -123,7 +123,7 @@ def show_upload(
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0917 - its options
     upload: UploadArgument,
     output: Annotated[
         str, typer.Option("--output", metavar="PATH", help="A file, or - for stdout.", show_default=False)
@@ -133,6 +133,10 @@ def export(
         str | None, typer.Option("--range", metavar="START-END", help="Only these bytes, both ends included.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    keep_sealed: Annotated[
+        bool,
+        typer.Option("--keep-sealed", help="With --identity: leave what the browser sealed as it is, an age file."),
+    ] = False,
     key: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,12 +149,15 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an upload's plain bytes; the file appears only when it is whole and verified.
+    """Write an upload's bytes as they were sent; the file appears only when it is whole and verified.
 
     Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
     on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
     rest. With --key and --identity it reads a copy of store and envelopes on a machine that has neither the server's
     keys nor its catalog: a copy of the configuration will do, whose other files need not be there.
+
+    What the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened too,
+    unless --keep-sealed says otherwise.
 
     Example: dropoff-tus upload export 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --output scan.zip
     """
@@ -171,6 +178,7 @@ def export(
         found = await find_upload(catalog, store, upload)
         total = await _finished_bytes(store, catalog, found)
         start, stop = _within(wanted, total)
+        sealed, opening = await _sealing(store, found, identities, keep=keep_sealed, ranged=wanted is not None)
         if catalog is not None:
             # Before the first byte, so that none leaves unrecorded.
             drop_id = (await store.stat(found)).drop_id
@@ -180,14 +188,10 @@ def export(
             progress("export", stop - start) as advance,
             output_file(output, replace=force, otherwise="use --force to replace it") as file,
         ):
-            if output == STDOUT:
-                # In this thread, which a signal gets out of a pipe that nobody reads.
-                async for piece in pieces:
-                    file.write(piece)
-                    advance(len(piece))
-            else:
-                await _copy(file, pieces, advance)
-        return {"id": found, "output": output, "start": start, "bytes": stop - start}
+            await _write(file, _opened(pieces, identities) if opening else pieces, advance, here=output == STDOUT)
+        if sealed and not opening:
+            note("the browser sealed it: this is an age file, which `age -d -i IDENTITY` opens, or --identity here")
+        return {"id": found, "output": output, "start": start, "bytes": stop - start, "opened": opening}
 
     if key:
         done = with_copy(config, key, lambda store: work(store, None))
@@ -237,16 +241,58 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
     return stored.offset
 
 
-async def _copy(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object]) -> None:
-    """Write each piece while the next one is read and decrypted."""
+async def _sealing(
+    store: FileStore, upload_id: str, identities: list[str], *, keep: bool, ranged: bool
+) -> tuple[bool, bool]:
+    """Tell whether the browser sealed an upload, and whether it is to be opened.
+
+    Raises:
+        CommandError: A range of what is to be opened.
+    """
+    receipt = await store.receipt(upload_id, identities)
+    sealed = receipt is not None and "sealed_by" in receipt
+    opening = sealed and bool(identities) and not keep
+    if opening and ranged:
+        message = "a range is of the file as it was sealed; say --keep-sealed for that. Nothing was written"
+        raise CommandError(message)
+    return sealed, opening
+
+
+async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncIterator[bytes]:
+    """Yield what is in an age file.
+
+    Raises:
+        CommandError: It does not open, or is not what its sender sealed.
+    """
+    from storage.age import AgeError, NoMatchingIdentity, StreamOpener
+    from storage.keyring.identities import parse_identities
+
+    opener = StreamOpener(parse_identities(identities))
+    try:
+        async for piece in pieces:
+            yield await asyncio.to_thread(opener.feed, piece)
+        yield opener.close()
+    except NoMatchingIdentity:
+        message = "no identity in the file opens what the browser sealed; --keep-sealed gives it as it was sealed"
+        raise CommandError(message) from None
+    except AgeError as error:
+        message = f"what the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
+        raise CommandError(message) from None
+
+
+async def _write(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool) -> None:
+    """Write each piece while the next is read and decrypted; or `here`, where a signal gets us out of a full pipe."""
     from aiofiles.threadpool import wrap
 
     target, writing = wrap(file), None
     try:
         async for piece in pieces:
-            if writing is not None:
-                await writing
-            writing = asyncio.create_task(target.write(piece))
+            if here:
+                file.write(piece)
+            else:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(target.write(piece))
             advance(len(piece))
     finally:
         if writing is not None:

@@ -40,6 +40,9 @@ async def send(
         UploadDamagedError, KeyMissingError: Of the first bytes; later the connection is cut.
     """
     metadata = await store.metadata(stored.id)
+    name = metadata.filename if metadata is not None else None
+    if metadata is not None and metadata.sealed_by is not None:
+        name = f"{name or stored.id}.age"
     etag = f'"{stored.id}"'
     # Of HEAD a Range says nothing (RFC 9110, section 14.2).
     whole = (0, stored.offset, 200)
@@ -52,7 +55,7 @@ async def send(
             "Content-Length": str(stop - start),
             "Accept-Ranges": "bytes",
             "ETag": etag,
-            "Content-Disposition": disposition(metadata.filename if metadata is not None else None, stored.id),
+            "Content-Disposition": disposition(name, stored.id),
             "Content-Security-Policy": "sandbox; default-src 'none'",
             "X-Content-Type-Options": "nosniff",
         },

@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NoReturn
 
 from dropoff_tus import headers, protocol
 from dropoff_tus.errors import (
@@ -18,6 +19,7 @@ from dropoff_tus.errors import (
     DigestMismatchError,
     DropoffError,
     KeyMissingError,
+    NotSealedError,
     ServerShutdownError,
     UploadDamagedError,
     UploadGoneError,
@@ -35,6 +37,7 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _HOPELESS = (
     AccessDeniedError,
     DigestMismatchError,
+    NotSealedError,
     ServerShutdownError,
     UploadDamagedError,
     UploadGoneError,
@@ -158,6 +161,7 @@ class Finisher:
 
         Raises:
             DigestMismatchError: They do not agree; the upload is rejected.
+            NotSealedError: The client said that it is sealed, and it is not; the upload is rejected.
         """
         upload = lease.upload
         if upload.role is Role.PARTIAL:
@@ -169,15 +173,22 @@ class Finisher:
             # Sealed by an attempt that did not reach the catalog: the checks came before that. Should the metadata be
             # missing for another reason, there is no receipt, and `complete` refuses.
             return {}
+        # What has its final record was looked at before that, and may be too long to be looked at again.
+        if metadata.sealed_by is not None and not upload.final and not await lease.begins_sealed():
+            message = "the file is not sealed as its sender said (sealed-by: age)"
+            await self._reject(lease, "the content is no age file, as its metadata says", NotSealedError(message))
         expected = headers.digests(metadata)
         names = [digest.algorithm for digest in expected]
         values = await lease.digests(names, read_back_bytes=read_back_bytes)
         for digest in expected:
             if values is not None and not digest.matches(values[digest.algorithm]):
-                await self._reject(lease, f"the content does not match the {digest.algorithm} in its metadata")
+                why = f"the content does not match the {digest.algorithm} in its metadata"
+                message = "the file does not match the digest in its metadata"
+                await self._reject(lease, why, DigestMismatchError(message))
         return values
 
-    async def _reject(self, lease: Lease, why: str) -> None:
+    async def _reject(self, lease: Lease, why: str, error: DropoffError) -> NoReturn:
+        """End an upload for good; raises the error, which says what became of the bytes."""
         now = self._clock.now()
         await lease.end(UploadState.REJECTED, why, now)
         log_end(lease.upload.id, UploadState.REJECTED, why)
@@ -185,7 +196,8 @@ class Finisher:
             await self._catalog.set_state(lease.upload.id, UploadState.REJECTED, now)
         except CatalogUnavailableError:
             self.finish_later(lease.upload.id)
-        raise DigestMismatchError("the file does not match the digest in its metadata; it was rejected, upload it anew")
+        error.fate = "it was rejected and nothing of it is kept, upload it anew"
+        raise error
 
 
 def log_end(upload_id: str, state: UploadState, why: str) -> None:

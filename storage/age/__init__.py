@@ -16,7 +16,7 @@ from storage.age.errors import (
     NoMatchingIdentity,
     PayloadError,
 )
-from storage.age.files import SegmentSealer, check_form, decrypt, encrypt, open_header, seal_header
+from storage.age.files import SegmentSealer, StreamOpener, check_form, decrypt, encrypt, open_header, seal_header
 from storage.age.header import MAX_HEADER_BYTES, MAX_STANZAS, Buffer, Header, Stanza, parse_header
 from storage.age.recipients import FILE_KEY_BYTES, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.stream import (
@@ -55,6 +55,7 @@ __all__ = [
     "Recipient",
     "SegmentSealer",
     "Stanza",
+    "StreamOpener",
     "check_form",
     "decrypt",
     "encrypt",

@@ -11,12 +11,14 @@ Source: C2SP age.md, "Encrypted file format".
 """
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from storage.age import hybrid, x25519
-from storage.age.errors import AgeError, HeaderError, MixedRecipients, NoMatchingIdentity
+from storage.age.errors import AgeError, HeaderError, MixedRecipients, NoMatchingIdentity, PayloadError
 from storage.age.header import (
+    MAX_HEADER_BYTES,
     MAX_STANZAS,
     Buffer,
     Header,
@@ -38,6 +40,7 @@ from storage.age.stream import (
 )
 
 _NATIVE: Final = frozenset({x25519.KIND, hybrid.KIND})
+_HEADER_END: Final = re.compile(rb"\n--- [^\n]*\n")
 # The native kinds that a hybrid stanza must not be found with.
 _CLASSICAL: Final = frozenset({x25519.KIND, "scrypt", "p256tag"})
 
@@ -177,8 +180,74 @@ def decrypt(
     )
 
 
-def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS) -> list[str]:
-    """See, without a key, that a whole file has the form of one to X25519 or hybrid recipients.
+class StreamOpener:
+    """Opens an age file that comes in pieces, in constant memory.
+
+    Every byte that it gives is what the writer sealed. That there are no more of them is known when `close` returns.
+    """
+
+    __slots__ = ("_identities", "_index", "_opener", "_waiting")
+
+    def __init__(self, identities: Iterable[Identity]) -> None:
+        """Take the keys to try, in order."""
+        self._identities = tuple(identities)
+        self._waiting = bytearray()
+        self._opener: ChunkOpener | None = None
+        self._index = 0
+
+    def feed(self, piece: Buffer) -> bytes:
+        """Take the next bytes of the file; returns what can be opened by now.
+
+        Raises:
+            AgeError: as `decrypt`.
+        """
+        self._waiting += piece
+        if self._opener is None and not self._begin():
+            return b""
+        opened = []
+        # One byte more, or it may be the last chunk, which is opened as such.
+        while len(self._waiting) > SEALED_CHUNK_BYTES:
+            opened.append(self._open(SEALED_CHUNK_BYTES, last=False))
+        return b"".join(opened)
+
+    def close(self) -> bytes:
+        """Return the end of the file, and that it is the end.
+
+        Raises:
+            AgeError: as `decrypt`.
+        """
+        if self._opener is None:
+            open_header(self._waiting, self._identities)
+            msg = "the file is cut short"
+            raise PayloadError(msg)
+        return self._open(len(self._waiting), last=True)
+
+    def _begin(self) -> bool:
+        """Open the header once it is whole."""
+        end = _HEADER_END.search(self._waiting)
+        if (end is None or len(self._waiting) < end.end() + NONCE_BYTES) and len(self._waiting) <= MAX_HEADER_BYTES:
+            return False
+        file_key = open_header(self._waiting, self._identities)
+        start = parse_header(self._waiting).length + NONCE_BYTES
+        self._opener = ChunkOpener(payload_key(file_key, bytes(self._waiting[start - NONCE_BYTES : start])))
+        del self._waiting[:start]
+        return True
+
+    def _open(self, size_bytes: int, *, last: bool) -> bytes:
+        assert self._opener is not None  # noqa: S101 - both callers have begun
+        plain = self._opener.open(self._index, bytes(self._waiting[:size_bytes]), last=last)
+        del self._waiting[:size_bytes]
+        self._index += 1
+        return plain
+
+
+def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS, size_bytes: int | None = None) -> list[str]:
+    """See, without a key, that a file has the form of one to X25519 or hybrid recipients.
+
+    Args:
+        blob: the age file, or at least the whole of its header.
+        max_stanzas: the number of stanzas to accept.
+        size_bytes: the size of the file, where blob is only its beginning.
 
     Returns:
         The kind of each stanza.
@@ -190,7 +259,7 @@ def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS) -> list[str]:
     """
     header = parse_header(blob, max_stanzas=max_stanzas)
     _check_kinds(header.stanzas, only_native=True)
-    plain_size(memoryview(blob).nbytes - header.length - NONCE_BYTES)
+    plain_size((memoryview(blob).nbytes if size_bytes is None else size_bytes) - header.length - NONCE_BYTES)
     return [stanza.kind for stanza in header.stanzas]
 
 

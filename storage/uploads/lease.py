@@ -21,6 +21,7 @@ from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import Body, Completion
 from dropoff_tus.states import UploadState
+from storage.age import CHUNK_BYTES, AgeError, check_form
 from storage.backing import SyncFailedError
 from storage.threads import Threads
 from storage.uploads.append import Appender, Leased
@@ -29,7 +30,7 @@ from storage.uploads.claims import Claims
 from storage.uploads.commit import Committer
 from storage.uploads.holder import Holder
 from storage.uploads.log import LogState, SegmentEntry, next_record
-from storage.uploads.reading import ReadBack, reading_bytes
+from storage.uploads.reading import ReadBack, read_plain, reading_bytes, total_bytes
 from storage.uploads.receipts import receipt_id, write_receipt
 from storage.uploads.shredding import seal, shred, shred_part
 
@@ -149,6 +150,21 @@ class FileLease:
         finally:
             reading.close()
         return found
+
+    async def begins_sealed(self) -> bool:
+        """Look at the beginning of the content; see the port."""
+        await self._commit_pending()
+        base, state = self._base, self.state
+
+        def work() -> bool:
+            head = b"".join(read_plain(base, state.id, stop=CHUNK_BYTES, unfinished_ok=True))
+            try:
+                check_form(head, size_bytes=total_bytes(base, state))
+            except AgeError:
+                return False
+            return True
+
+        return await self._pools.run(work)
 
     async def write_final(self, at: datetime) -> str:
         """Make the final record durable; see the port."""

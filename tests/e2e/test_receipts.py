@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +175,37 @@ def test_receipt_after_a_kill_in_the_middle_has_both_copies(own_server: ServerPr
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert _payload(_get(site, url))["sha256"] == SHA256
+
+
+def test_receipts_of_many_uploads_in_one_file_verify(server: ServerProcess, tmp_path: Path) -> None:
+    """As the upload page saves them: one that does not verify fails all, and a file is what one of them is of."""
+    drop = server.create_drop()
+    contents = [f"content {number}".encode() for number in range(3)]
+    urls = [
+        drop.site.upload(content, {"Upload-Metadata": metadata(filename=f"{n}.txt", relativePath=f"a/{n}.txt")})
+        for n, content in enumerate(contents)
+    ]
+    lines = [_get(drop.site, url).body.decode() for url in urls]
+    (tmp_path / "receipts.txt").write_text("\n" + "\r\n".join(lines) + "\n")
+    (tmp_path / "file").write_bytes(contents[1])
+    (tmp_path / "other").write_bytes(b"content 7")
+    key = server.cli_json("keys", "show")["key"]
+    verify = ("verify-receipt", "receipts.txt", "--key", key)
+    told = json.loads(run_warm(*verify, "--json", folder=tmp_path).stdout)
+    assert [receipt["upload"] for receipt in told["receipts"]] == [upload_id_of(url) for url in urls]
+    assert (told["receipt"], told["file"]) == (None, None)
+    told = json.loads(run_warm(*verify, "file", "--json", folder=tmp_path).stdout)
+    assert (told["receipt"]["path"], told["receipt"]["relative_path"]) == ("1.txt", "a/1.txt")
+    assert told["file"]["length"] == len(contents[1])
+    said = run_warm(*verify, folder=tmp_path)
+    assert [line.split()[-1] for line in said.stdout.decode().splitlines()] == ["a/0.txt", "a/1.txt", "a/2.txt"]
+    assert b"all 3 signatures are the server's" in said.stderr
+    done = run_warm(*verify, "other", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"none of the 3 receipts" in done.stderr
+    forged = [*lines[:2], lines[2].replace("a/2.txt", "a/9.txt")]
+    (tmp_path / "receipts.txt").write_text("".join(forged))
+    done = run_warm(*verify, folder=tmp_path)
+    assert done.returncode == 1
+    assert b"receipt 3 of 3 was not signed by this key" in done.stderr
+    assert done.stdout == b""

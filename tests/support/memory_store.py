@@ -368,6 +368,13 @@ class MemoryLease:
             raise KeyMissingError("it is sealed")
         return {name: hashlib.new(name, content, usedforsecurity=False).digest() for name in wanted}
 
+    async def begins_sealed(self) -> bool:
+        """Tell whether the content begins as an age file does."""
+        await asyncio.sleep(0)
+        if self._kept.sealed:
+            raise KeyMissingError("it is sealed")
+        return self._store.content(self._kept.new.id).startswith(b"age-encryption.org/v1\n-> ")
+
     async def write_final(self, at: datetime) -> str:
         """Make the upload final; a concatenation needs final parts."""
         kept = self._kept

@@ -11,6 +11,7 @@ from dropoff_tus.errors import (
     CatalogUnavailableError,
     DigestMismatchError,
     InvalidDigestError,
+    NotSealedError,
     StorageFullError,
     UploadDamagedError,
     UploadFinishingError,
@@ -50,6 +51,31 @@ async def test_digest_that_matches_completes(algorithm: str, write: Callable[[Ex
         if restarted:
             await world.restart()
         assert (await world.patch(token, 3, b"34")).receipt is not None
+        assert world.state(token) is UploadState.COMPLETE
+
+
+_SEALED = Metadata((("filename", b"x"), ("sealed-by", b"age")))
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@async_test
+async def test_content_that_is_not_sealed_as_its_metadata_says_is_rejected(mode: Mode) -> None:
+    """With its creation or later; what is sealed completes, and what says nothing of it is not looked at."""
+    world = World(mode=mode)
+    token = token_of(await world.create(5, metadata=_SEALED))
+    with pytest.raises(NotSealedError) as caught:
+        await world.patch(token, 0, CONTENT)
+    assert "nothing of it is kept" in caught.value.message
+    assert world.state(token) is UploadState.REJECTED
+    assert world.store.content(upload_id(token)) == b""
+    with pytest.raises(UploadGoneError):
+        await world.head(token)
+    with pytest.raises(NotSealedError):
+        await world.create(5, CONTENT, metadata=_SEALED)
+    sealed = b"age-encryption.org/v1\n-> and so on"
+    for content, metadata in ((sealed, _SEALED), (CONTENT, Metadata((("sealed-by", b"gpg"),)))):
+        token = token_of(await world.create(len(content), metadata=metadata))
+        assert (await world.patch(token, 0, content)).receipt is not None
         assert world.state(token) is UploadState.COMPLETE
 
 
