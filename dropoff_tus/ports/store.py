@@ -286,7 +286,7 @@ class Store(Protocol):
         """Return the signed receipt for whoever has the upload's URL, or None."""
         ...
 
-    def free_bytes(self) -> int:
+    async def free_bytes(self) -> int:
         """Return what the disk has free for us, less the configured floor. May be negative.
 
         Raises:

@@ -54,7 +54,7 @@ def doctor(
     folder = config_path(config).absolute().parent
 
     async def work(services: Services, conf: Config) -> list[Result]:
-        results = _local(services, conf, folder)
+        results = await _local(services, conf, folder)
         results += await asyncio.to_thread(_monitoring, conf)
         try:
             return results + await _upload(services, conf, wanted)
@@ -78,12 +78,12 @@ def doctor(
 # ---- on this machine ------------------------------------------------------------------------------------------
 
 
-def _local(services: Services, config: Config, folder: Path) -> list[Result]:
+async def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     """Look at what can be seen without the network. That keys and catalog open has been seen by now."""
     from server.places import folders, shortages
 
     results = [Result("keys", "ok", "all of them can be read")]
-    free = services.store.free_bytes()
+    free = await services.store.free_bytes()
     if free <= 0:
         advice = "make room, or lower store.free_space_floor; until then uploads are refused with 507"
         results.append(Result("space", "problem", "free space is below store.free_space_floor", advice))

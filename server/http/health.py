@@ -100,16 +100,16 @@ def monitoring_app(
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    def look() -> list[str]:
-        below = ["free disk space is below store.free_space_floor"] if store.free_bytes() <= 0 else []
-        return below + shortages()
+    async def look() -> list[str]:
+        below = ["free disk space is below store.free_space_floor"] if await store.free_bytes() <= 0 else []
+        return below + await asyncio.to_thread(shortages)
 
     async def readyz(_request: web.Request) -> web.Response:
         try:
             await catalog.version()
             # Beside the event loop, and not for ever: a file system that hangs would hold everything up.
             async with asyncio.timeout(_LOOK_SECONDS):
-                missing = await asyncio.to_thread(look)
+                missing = await look()
         except TimeoutError:
             return web.Response(status=503, text="not ready: the disk does not answer\n")
         except (DropoffError, OSError) as error:

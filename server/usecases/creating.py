@@ -90,7 +90,7 @@ class Creator:
     async def _admit(self, row: UploadRow, request: Create, parts: Sequence[str] = ()) -> UploadRow:
         """Let the drop-off's policy decide, and reserve, in one transaction."""
         store, catalog = self._ports.store, self._ports.catalog
-        space = policy.Space(store.free_bytes(), store.coming_bytes())
+        space = policy.Space(await store.free_bytes(), store.coming_bytes())
         asked = policy.Request(row.role, row.length, row.reserved_bytes, request.metadata)
         server_max = self._ports.settings.max_upload_bytes
 

@@ -68,7 +68,7 @@ class Reservations:
     ) -> int:
         """Reserve a total of at least needed_bytes and return what it became."""
         present = await self._present(upload_id)
-        space = policy.Space(self._store.free_bytes(), self._store.coming_bytes(without=upload_id))
+        space = policy.Space(await self._store.free_bytes(), self._store.coming_bytes(without=upload_id))
         total = needed_bytes + ahead_bytes
 
         def decide(dropoff: Dropoff, usage: Usage) -> None:

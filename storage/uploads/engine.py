@@ -265,11 +265,15 @@ class FileStore:
 
     # ---- keys and space -------------------------------------------------------------------------------------
 
-    def free_bytes(self) -> int:
+    async def free_bytes(self) -> int:
         """Return what is free above the floor."""
-        # Of another volume it would say nothing; and nothing is admitted, nor called ready, while the store is away.
-        self._base.check_roots()
-        return self._base.free_bytes()
+
+        def work() -> int:
+            # Of another volume it would say nothing; and while the store is away nothing is admitted or called ready.
+            self._base.check_roots()
+            return self._base.free_bytes()
+
+        return await self.run(work)
 
     def coming_bytes(self, *, without: str = "") -> dict[str, int]:
         """Return what uploads that receive will take soon; see the port."""

@@ -247,7 +247,7 @@ class MemoryStore:
             return None
         return json.dumps({name: value.hex() for name, value in kept.receipt.items()}).encode()
 
-    def free_bytes(self) -> int:
+    async def free_bytes(self) -> int:
         """Return the number the test gave."""
         return self.free
 

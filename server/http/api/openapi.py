@@ -3,23 +3,19 @@
 Source: https://spec.openapis.org/oas/v3.1.0.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from server.answers import Answer
 from server.http.api.requests import DropId, UploadId
+from server.http.api.route import Route
 from server.http.problems import CONTENT_TYPE
-
-if TYPE_CHECKING:
-    from server.http.api.routes import Route
 
 _REF = "#/components/schemas/{model}"
 _JSON, _BYTES = "application/json", "application/octet-stream"

@@ -1,10 +1,8 @@
 """The table of routes: whom each lets in, what it takes and what it answers. The API's description is made from it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from aiohttp import hdrs, web
-from pydantic import BaseModel
 
 from dropoff_tus.errors import UnauthorizedError
 from dropoff_tus.model import Scope
@@ -12,31 +10,11 @@ from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, Upload
 from server.http.api import drops, openapi, uploads
 from server.http.api.access import LIMITED_TO
 from server.http.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
+from server.http.api.route import Route
 from server.http.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
 from server.http.forwarded import client_of
 
 ROOT = "/api/v1"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One operation. `refusals` are the statuses it may answer beside those that all may."""
-
-    method: str
-    path: str
-    name: str
-    summary: str
-    scope: Scope
-    handler: Callable[[web.Request], Awaitable[BaseModel | web.StreamResponse]]
-    answer: type[BaseModel] | None
-    status: int = 200
-    query: type[BaseModel] | None = None
-    body: type[BaseModel] | None = None
-    body_needed: bool = True
-    ranges: bool = False
-    later: bool = False
-    """Whether it may answer 202 and go on; then the same request is made again."""
-    refusals: tuple[int, ...] = ()
 
 
 _DROP, _UPLOAD = "/drops/{drop_id}", "/uploads/{upload_id}"

@@ -1,5 +1,7 @@
 """The floor of free space holds while bytes come, not only when an upload begins."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,18 @@ class _Free:
 
 def _used(kit: StoreKit) -> int:
     return sum(path.stat().st_size for path in kit.store.layout.root.rglob("*") if path.is_file())
+
+
+@async_test
+async def test_free_space_is_looked_up_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that hangs, as over a network, must not hold up every other request."""
+    kit, askers, statvfs = StoreKit(tmp_path), set[int](), os.statvfs
+    await kit.create(1)
+
+    def looked_up(path: Path) -> os.statvfs_result:
+        askers.add(threading.get_ident())
+        return statvfs(path)
+
+    monkeypatch.setattr("storage.uploads.base.os.statvfs", looked_up)
+    await kit.open().free_bytes()
+    assert len(askers - {threading.get_ident()}) == len(askers) == 1

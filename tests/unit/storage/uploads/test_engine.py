@@ -204,7 +204,7 @@ async def test_root_that_goes_away_takes_nothing_and_makes_nothing_unknown(
     with pytest.raises(StorageFailedError, match="is not there"):
         await kit.create(1, roots=False)
     with pytest.raises(StorageFailedError, match="is not there"):
-        store.free_bytes()
+        await store.free_bytes()
     for one in (upload, begun):
         with pytest.raises((StorageFailedError, KeyMissingError)):
             await kit.append(one.id, one.offset, b"x")
