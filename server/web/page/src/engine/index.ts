@@ -77,7 +77,8 @@ class PageEngine implements T.Engine {
   constructor({ page, work }: Options) {
     this.page = (page ?? location.origin + location.pathname).replace(/\/$/, "");
     this.files = `${this.page.replace(/\/d\/([^/]+)$/, "/files/$1")}/`;
-    this.#work = work ?? (async () => (await import("./seal/pool")).pool());
+    let made: Promise<Work> | null = null;
+    this.#work = work ?? (() => (made ??= import("./seal/pool").then(({ pool }) => pool())));
     this.#snapshot = this.#look();
     onWake(() => {
       this.tryNow();
@@ -221,21 +222,24 @@ class PageEngine implements T.Engine {
     if (this.#queue) return this.#sendNow();
     this.#store = await Store.open();
     this.drop = await this.#store.name(this.info.id);
-    this.#queue = new Queue(this.#list, this.#store, this, this.#workOnce());
+    this.#queue = new Queue(this.#list, this.#store, this, this.#work);
     await this.#remember();
-    const shut = shutProblem(this.info);
+    const shut = shutProblem(this.info) ?? (await this.#tryToSeal());
     this.#phase = shut ? "closed" : "about";
     this.#problem = shut;
     this.changed(true);
   }
 
-  /** One pool of workers, made when it is first asked for. */
-  #workOnce(): () => Promise<Work> {
-    let made: Promise<Work> | null = null;
-    return () => {
-      made ??= this.#work();
-      return made;
-    };
+  /** Have all that sealing needs while the line is there, and see that the recipients are good. */
+  async #tryToSeal(): Promise<T.Problem | null> {
+    if (!this.info.sealing) return null;
+    try {
+      const [work] = await Promise.all([this.#work(), import("./seal/sealed")]);
+      const begun = await work({ do: "begin", recipients: this.info.recipients });
+      return "header" in begun ? null : { kind: "cannot-seal", why: "recipient" };
+    } catch {
+      return { kind: "cannot-seal", why: "browser" };
+    }
   }
 
   /** Ask for the drop-off until there is an answer; true if it is one to go on with. */
@@ -536,7 +540,7 @@ class PageEngine implements T.Engine {
   startOver(): void {
     if (this.#phase !== "done") return;
     this.#list = new List();
-    this.#queue = new Queue(this.#list, this.#store, this, this.#workOnce());
+    this.#queue = new Queue(this.#list, this.#store, this, this.#work);
     this.#skipped = { files: 0, emptyFolders: 0, unreadable: 0, twice: 0, cleaned: 0 };
     this.#leftOut = [];
     this.#cleanedPaths = [];

@@ -8,25 +8,9 @@ import { join, resolve } from "node:path";
 import { afterAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { ChangedError, Sealed, type Secret, UnreadableError } from "../../src/engine/seal/sealed";
 import { chunkNonce, type Job, work } from "../../src/engine/seal/work";
+import { expectOneContentEach, spied } from "./support/spy";
 
-/** Everything that was encrypted: by key and nonce, the contents. */
-const { spied } = vi.hoisted(() => ({ spied: new Map<string, Set<string>>() }));
-vi.mock("@noble/ciphers/chacha.js", async (original) => {
-  const real = await original<typeof import("@noble/ciphers/chacha.js")>();
-  const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");
-  return {
-    ...real,
-    chacha20poly1305: (key: Uint8Array, nonce: Uint8Array, more?: Uint8Array) => {
-      const cipher = real.chacha20poly1305(key, nonce, more);
-      const encrypt = (plain: Uint8Array, output?: Uint8Array) => {
-        const at = `${hex(key)} ${hex(nonce)}`;
-        spied.set(at, (spied.get(at) ?? new Set()).add(hex(plain)));
-        return cipher.encrypt(plain, output);
-      };
-      return { ...cipher, encrypt };
-    },
-  };
-});
+vi.mock("@noble/ciphers/chacha.js", async (original) => (await import("./support/spy")).spyOnChacha(original));
 
 const KIB64 = 65536;
 const folder = mkdtempSync(join(tmpdir(), "engine."));
@@ -106,11 +90,6 @@ test("the counter of a nonce is of 11 bytes, big-endian, and the last chunk is f
   expect(Buffer.from(chunkNonce(258, false)).toString("hex")).toBe("000000000000000000010200");
   expect(Buffer.from(chunkNonce(2 ** 40 + 1, false)).toString("hex")).toBe("000000000001000000000100");
 });
-
-/** The heart of it: under one key and one nonce there is one content. */
-function expectOneContentEach(): void {
-  for (const contents of spied.values()) expect(contents.size).toBe(1);
-}
 
 describe("a file that is changed between two tries", () => {
   const PIECE = 8 * KIB64;

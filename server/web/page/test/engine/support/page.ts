@@ -43,7 +43,7 @@ export async function sha256(blob: Blob): Promise<string> {
 }
 
 /** What the receipts of this browser say. */
-export async function receiptsOf(engine: Engine): Promise<{ path: string; length: number; sha256: string }[]> {
+export async function receiptsOf(engine: Engine): Promise<{ upload: string; path: string; length: number; sha256: string }[]> {
   const text = (await (await engine.receipts())?.text()) ?? "";
   return text.trim().split("\n").map((line) => JSON.parse(line.slice(0, line.lastIndexOf(" "))));
 }

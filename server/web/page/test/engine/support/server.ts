@@ -83,9 +83,9 @@ export class Server {
     return JSON.parse(this.command("upload", "list", "--drop", drop.id, "--json"));
   }
 
-  exported(upload: Upload): Buffer {
-    const path = join(this.folder, `export-${upload.id}`);
-    this.command("upload", "export", upload.id, "--output", path);
+  exported(upload: string): Buffer {
+    const path = join(this.folder, `export-${upload}`);
+    this.command("upload", "export", upload, "--output", path);
     return readFileSync(path);
   }
 }
