@@ -39,7 +39,7 @@ _READ_BYTES = 1 << 18
 _LINGER_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 75.0
 _STOP_SECONDS = 10.0
-"""For requests; what comes before and after has five more."""
+"""For requests; the steps before and after have five more."""
 _MONITORING_CONNECTIONS = 64
 _SAME_SIGNAL_SECONDS = 1.0
 """`make` and `timeout` pass on to us what our process group got already."""
@@ -75,7 +75,7 @@ class Runner(web.AppRunner):
         """Let connections in."""
         assert self._hardened is not None  # noqa: S101 - `setup` made it
         for listening in sockets:
-            # A unix socket is for this machine alone, so it needs no TLS.
+            # A unix socket is only for this machine, so it needs no TLS.
             tls = None if listening.family == socket.AF_UNIX else context
             await Door(self, self._hardened, listening, tls).start()
 
@@ -146,7 +146,7 @@ async def _serve(config: Config) -> None:
         except asyncio.CancelledError:
             if not stopping.is_set():
                 raise
-            # What it had begun is taken up again by the next start.
+            # The next start takes its work up again.
             return
         # In a thread of its own, since nobody may take it.
         threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What delivers events, put together from the configuration; only the server delivers, so only it reads the secrets."""
+"""The senders of events, made from the configuration; only the server delivers, so only it reads the secrets."""
 
 import contextlib
 import unicodedata
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
-    """What signs and logs in; empty where the configuration has no use for it."""
+    """The secrets that sign and log in; empty if the configuration has no use for them."""
 
     webhook: bytes = b""
     mail: str | None = None
@@ -35,7 +35,7 @@ class Secrets:
 async def open_deliveries(
     config: Config, secrets: Secrets, services: Services, count: Callable[[SinkName, Outcome, int], None]
 ) -> AsyncIterator[list[Deliveries]]:
-    """Make one for each sink that is configured; `count` is told how events fare."""
+    """Make one for each sink that is configured; `count` gets the outcome of each."""
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         couriers: list[Courier] = []
@@ -90,7 +90,7 @@ def secrets_of(config: Config) -> Secrets:
         except KeySourceError as error:
             mistakes.append(f"{key}: {error}")
         except SecretError as error:
-            mistakes.append(f"{key}: what is there {error}")
+            mistakes.append(f"{key}: its content {error}")
         return None
 
     found = Secrets(

@@ -60,7 +60,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         )
 
         async def stop(_app: web.Application) -> None:
-            # In this order: what is checked in the background would hold its lease until it is read.
+            # In this order: an upload that is checked in the background would hold its lease until it is read.
             await purges.close()
             await opened.uploads.finisher.stop()
             await opened.store.stop_appends()

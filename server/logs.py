@@ -2,9 +2,9 @@
 
 A thread formats, masks and writes, so that nobody who logs waits for whoever reads.
 
-What clients sent in confidence is not handed to a logger in the first place. This is the second line: names that mean
-secrets are masked wherever they stand, forms that look like secrets likewise, an exception is told without its text
-(which quotes what it could not read), and an object of an unknown kind by its type alone.
+Loggers do not get clients' secrets in the first place. This is the second line: it masks names that mean secrets, and
+forms that look like secrets, wherever they stand; it logs an exception without its text (which may quote its input),
+and an object of an unknown kind only by its type.
 """
 
 import errno
@@ -145,7 +145,7 @@ def write_to(descriptor: int, text: str) -> None:
         try:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
-            # Whoever has the other end may have made it so.
+            # The process at the other end may have made it so.
             select.select((), (descriptor,), ())
 
 
@@ -217,7 +217,7 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     """Mask whatever looks like a secret, at any depth. For structlog, last before the renderer."""
     shown: dict[str, Any] = {}
     for key, value in event.items():
-        # What most lines are made of, without the general way's calls: this runs several times a request.
+        # The common values of most lines, without the general way's calls: this runs several times a request.
         name, secret = _shown_name(key)
         kind = type(value)
         if value is None or (kind in _NUMBERS and not secret):

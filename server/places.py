@@ -48,7 +48,7 @@ def why_unsynced(config: Config) -> str | None:
             name = errno.errorcode.get(error.errno or 0)
             return (
                 f"{setting}: {error.filename} cannot be synced ({name}, {error.strerror}), so a power cut could take "
-                "files from it that clients were told are safe. Nothing was changed. Put it on a file system that "
+                "files from it that clients believe to be safe. Nothing was changed. Put it on a file system that "
                 'syncs folders, or write store.durability = "os" to accept that'
             )
     return None

@@ -41,4 +41,4 @@ class Repeats(logging.Filter):
 
 
 repeats = Repeats()
-"""Of the process."""
+"""Those of the process."""

@@ -1,4 +1,4 @@
-"""What the process takes from the system: descriptors, which are raised and kept in reserve, and memory."""
+"""The process's share of the system: descriptors, which are raised and kept in reserve, and memory."""
 
 import contextlib
 import ctypes
@@ -51,8 +51,8 @@ def _fitting(descriptors: int) -> int:
 def tune_memory() -> None:
     """Spare what a server with many short requests pays for memory; see docs/performance.md.
 
-    One large block freed at start raises glibc's mmap threshold, so that body buffers are not mapped anew each time.
-    What is imported by now lives as long as the process, so the garbage collector need not walk through it; and it
+    One large block freed at start raises glibc's mmap threshold, so that body buffers are not mapped again each time.
+    Everything imported so far lives as long as the process, so the garbage collector need not walk through it; and it
     looks for cycles, of which requests leave few, less often.
     """
     block = bytearray((32 << 20) - 65536)

@@ -98,7 +98,7 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
 
 
 def sinks_of(config: Config) -> Sinks:
-    """Return who the configuration says is told of events."""
+    """Return the sinks of events in the configuration."""
     sinks: dict[SinkName, Sink] = {}
     if config.webhook.url is not None:
         sinks[SinkName.WEBHOOK] = Sink(frozenset(EventKind(name) for name in config.webhook.events))

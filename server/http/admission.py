@@ -1,4 +1,4 @@
-"""How many connections may be open, in all and from one address; at a limit one that can be spared makes place."""
+"""How many connections may be open, in all and from one address; at a limit a spare one is closed."""
 
 import socket
 from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ class Admission:
         return None if address is None or in_networks(address, self._trusted) else throttled_as(address)
 
     def has_place(self, name: str | None) -> bool:
-        """Tell whether one more may come in; where the limit is reached, make place if that is possible."""
+        """Tell whether one more may come in; at the limit, close a spare connection if there is one."""
         same = self._by_name.get(name, {}) if name is not None else {}
         if self._most_per_address and len(same) >= self._most_per_address and not _spare_one(same):
             return False

@@ -15,7 +15,7 @@ _RATE_GRACE_SECONDS = 30.0
 
 
 class Pace:
-    """What is due before a body is waited for: the go-ahead to send it, once, and a look at how fast it comes."""
+    """The steps before waiting for a body: the go-ahead to send it, once, and a look at how fast it comes."""
 
     def __init__(
         self, before_first_byte: Callable[[], Awaitable[None]] | None = None, min_bytes_per_second: float = 0

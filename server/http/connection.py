@@ -66,7 +66,7 @@ class HardenedServer(web.Server):
         return handler
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
-        """End all connections: those with a request when it has ended, or after the timeout, or when told to hurry."""
+        """End all connections: those with a request when it has ended, after the timeout, or at a call to hurry."""
         for guest in [guest for guest in self.admission.guests if not guest.busy or guest.stalled]:
             guest.drop()
         ending = asyncio.create_task(super().shutdown(timeout))
@@ -92,9 +92,9 @@ class HardenedHandler(RequestHandler):
         """Begin the deadline for the first head.
 
         Args:
-            server: Whose connection it is.
+            server: Its server.
             accepted: Its socket.
-            name: What its address counts as.
+            name: The name that its address counts under.
         """
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **server.arguments)
@@ -109,7 +109,7 @@ class HardenedHandler(RequestHandler):
     # ---- from its begin to its end ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport, and be told of every byte that the client does not take."""
+        """Keep the transport, and notice every byte that the client does not take."""
         self._wire = cast("asyncio.Transport", transport)
         self._wire.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
@@ -182,7 +182,7 @@ class HardenedHandler(RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            # What was no request is answered too.
+            # Malformed requests are answered too.
             self._answers = min(self._answers + 1, self._came)
 
     def handle_error(

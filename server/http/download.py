@@ -37,7 +37,7 @@ async def send(
 
     Raises:
         RangeError: No byte of it is in the range.
-        UploadDamagedError, KeyMissingError: Of the first bytes; later the connection is cut.
+        UploadDamagedError, KeyMissingError: The first bytes cannot be read; later the connection is cut.
     """
     metadata = await store.metadata(stored.id)
     name = metadata.filename if metadata is not None else None
@@ -72,7 +72,7 @@ async def send(
     await request.app[CATALOG].record(event)
     # Closed with the answer: left to the collector, files and buffers of a client that went away would stay open.
     async with aclosing(store.read(stored.id, start=start, stop=stop)) as pieces:
-        # What cannot be read at all is a refusal, as long as nothing has been sent.
+        # An upload that cannot be read at all is refused, as long as nothing has been sent.
         piece = await anext(pieces, b"")
         await response.prepare(request)
         try:
@@ -95,7 +95,7 @@ async def send(
 
 
 async def _has_ended(store: Store, upload_id: str) -> bool:
-    """Tell whether an upload was shredded meanwhile: what cannot be read then is no damage."""
+    """Tell whether an upload was shredded meanwhile: then a failed read is no damage."""
     try:
         return (await store.stat(upload_id)).ended is not None
     except DropoffError:
@@ -111,7 +111,7 @@ def disposition(name: str | None, other: str) -> str:
 
     Args:
         name: As the client named it; None if it did not.
-        other: What to call it where nothing is left of the name.
+        other: The name if nothing is left of the client's.
 
     Source: RFC 6266, sections 4.3 and 5, and appendix D.
     """

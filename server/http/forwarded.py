@@ -1,7 +1,7 @@
-"""What address and URL the client used, told by proxies we trust and nobody else.
+"""The address and URL of the client, as trusted proxies report them, and nobody else.
 
-Each proxy adds, on the right, whom it was asked by. So the chain is read from the right: as long as an address is a
-trusted proxy's, the next one to the left is that proxy's word; the first other address is the client, and what stands
+Each proxy adds, on the right, the address that asked it. So the chain is read from the right: as long as an address is
+a trusted proxy's, the next one to the left is that proxy's word; the first other address is the client, and what stands
 left of it is the client's invention. At nonsense the reading stops.
 
 Source: RFC 7239; docs/http.md, Behind a proxy.
@@ -30,7 +30,7 @@ _MAX_HOPS = 32
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What is known of the client. `address` is None where nobody said; scheme and host are empty likewise."""
+    """The known facts about the client. `address` is None, and scheme and host are empty, if nobody said them."""
 
     address: str | None
     scheme: str = ""

@@ -10,7 +10,7 @@ from aiohttp import StreamReader, hdrs
 from aiohttp.http import HttpProcessingError, HttpRequestParser
 
 MOST_HEAD_BYTES = 64 << 10
-"""aiohttp caps each line alone: 128 of 32 KiB are 4 MiB, which it keeps twice."""
+"""aiohttp caps only each line: 128 of 32 KiB are 4 MiB, which it keeps twice."""
 _PIECE_BYTES = 4 << 10
 
 
@@ -23,7 +23,7 @@ class HeadParser(HttpRequestParser):
         self.heads = heads
         """How many have come whole on this connection."""
         self.pending_bytes = 0
-        """What came since the last whole head, or the last byte or the end of a body."""
+        """The bytes since the last whole head, or the last byte or the end of a body."""
         self._body: StreamReader | None = None
         self._body_bytes = 0
 

@@ -20,7 +20,7 @@ _LOOK_SECONDS = 5.0
 
 
 class Metrics:
-    """What is counted."""
+    """The counters."""
 
     def __init__(self) -> None:
         """Make a registry of our own."""
@@ -116,7 +116,7 @@ def monitoring_app(
             return web.Response(status=503, text=f"not ready: {type(error).__name__}\n")
         if missing:
             return web.Response(status=503, text=f"not ready: {'; '.join(missing)}\n")
-        # Uploads are received all the same, so nobody is to be sent away; who watches should see it.
+        # Uploads are still received, so nobody is to be sent away, but monitoring should show it.
         problems = [problem for problem in (trusted.problem, metrics.audit_problem) if problem is not None]
         return web.Response(text=f"ready, but {'; '.join(problems)}\n" if problems else "ready\n")
 

@@ -48,7 +48,7 @@ def listen_on(host: str, port: int, name: str) -> list[socket.socket]:
     Args:
         host: A name or an address without brackets.
         port: From 1 to 65535.
-        name: What to call it in an error, e.g. `server.listen = 127.0.0.1:8080`.
+        name: Its name in an error, e.g. `server.listen = 127.0.0.1:8080`.
 
     Raises:
         ListenError: It has none of them, or one cannot be had; then none is kept.

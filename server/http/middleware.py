@@ -70,7 +70,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         except Exception as error:  # noqa: BLE001 - the last line of defence; its text may quote the request
             code = UnexpectedError.code
             _log.error("unexpected error", extra={"exception": describe(error)})
-            response = _refuse(request, UnexpectedError("the server failed; what was acknowledged is safe"))
+            response = _refuse(request, UnexpectedError("the server failed; acknowledged bytes are safe"))
         status = response.status
         if not response.prepared:
             decorate(request, response)
@@ -99,7 +99,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _client(request: web.Request) -> Actor:
-    """Return whom the audit names for what a request does."""
+    """Return the actor of a request for the audit."""
     address = client_of(request, request.app[CONFIG].server.trusted_proxies)
     client = request.app[ORIGINS].client(address, SystemClock().now().date())
     return Actor(f"token:{request[TOKEN_ID]}", client.origin) if TOKEN_ID in request else client
@@ -135,7 +135,7 @@ async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
 def _refuse(request: web.Request, error: DropoffError) -> web.Response:
     if is_api(request):
         return problem(error)
-    # What HEAD may answer matters for uploads alone; elsewhere aiohttp leaves the body out.
+    # The status of HEAD matters only for uploads; elsewhere aiohttp leaves the body out.
     head = "HEAD" in {request.method, request.get(METHOD)} and request.path.startswith("/files/")
     status, headers, body = wire.render_error(error, head=head)
     response = web.Response(status=status, body=body or None, content_type="text/plain", charset="utf-8")
@@ -168,7 +168,7 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _cors(request: web.Request) -> Mapping[str, str]:
-    """Return what browsers are told, who ask by whose page a request comes."""
+    """Return the CORS headers, by which browsers decide which pages may send requests."""
     config, origin = request.app[CONFIG], request.headers.get("Origin")
     allowed: dict[str, str] = {"Vary": "Origin"}
     listed = origin in config.tus.cors_origins and origin != "*"

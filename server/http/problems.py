@@ -78,7 +78,7 @@ class RangeError(DropoffError):
 
 
 class NotFinishedError(DropoffError):
-    """What is asked for exists of finished uploads alone."""
+    """Only finished uploads have this."""
 
     code, status_hint = "ERR_NOT_FINISHED", 409
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 _LOOK_SECONDS = 1.0
 _STALLED_SECONDS = 5.0
-"""After that the client makes place for another one where places are rare."""
+"""After that the client may be closed in favour of another one at a limit."""
 
 
 class Reader:

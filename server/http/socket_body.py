@@ -1,9 +1,9 @@
 """A large request body straight from its socket: the worker that seals it receives it, and the event loop only waits.
 
-For a body of known length on plain TCP or a Unix socket, which is what a proxy sends us. What aiohttp has parsed is
-drained first; then its transport is paused and the rest is read from a duplicate of the descriptor, never past the
-body's end: a pipelined request stays in the kernel. Back-pressure is the TCP window. When the whole body was taken, the
-connection goes on with a fresh parser; else it is closed, and the answer says so.
+For a body of known length on plain TCP or a Unix socket, which is what a proxy sends us. The bytes that aiohttp has
+parsed are drained first; then its transport is paused and the rest is read from a duplicate of the descriptor, never
+past the body's end: a pipelined request stays in the kernel. Back-pressure is the TCP window. When the whole body was
+taken, the connection goes on with a fresh parser; else it is closed, and the answer says so.
 
 Relies on aiohttp's `StreamReader.total_bytes`, and on a paused transport not reading;
 tests/unit/server/http/test_aiohttp.py fails if that changes.

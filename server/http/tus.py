@@ -80,7 +80,7 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
         remote_check = request.app.get(REMOTE_CHECK)
         if remote_check is not None and drop_id != PROBE_DROP_ID:
             if create.role is Role.FINAL:
-                # The site is told how long it will be. Parts of which that cannot be said are refused below.
+                # The site learns how long it will be. Parts of which that cannot be said are refused below.
                 with suppress(DropoffError):
                     create = replace(create, length=await creator.parts_bytes(grant.dropoff, create.parts))
             create = await remote_check.approve(drop_id, create, headers)

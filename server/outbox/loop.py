@@ -18,7 +18,7 @@ from dropoff_tus.ports.clock import Clock
 
 _log = logging.getLogger(__name__)
 _MARGIN_SECONDS = 2.0
-"""What a claim outlives the longest delivery by: for the mark behind it."""
+"""The time that a claim outlives the longest delivery by, for the mark behind it."""
 
 
 class DeliveryError(Exception):
@@ -26,7 +26,7 @@ class DeliveryError(Exception):
 
 
 class Courier(Protocol):
-    """What speaks to one sink."""
+    """The sender of one sink."""
 
     sink: SinkName
     timeout_seconds: float
@@ -36,7 +36,7 @@ class Courier(Protocol):
     side_by_side: int
     """How many deliveries run at a time at most."""
     rounds: int
-    """How many deliveries one after the other a claim lasts for; what had no turn by then is given back."""
+    """How many deliveries one after the other a claim lasts for; events without a turn are given back."""
 
     def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
         """Part rows into deliveries."""

@@ -1,4 +1,4 @@
-"""Mail: one message for what a drop-off received in an interval, to those whom it names.
+"""Mail: one message for the uploads of a drop-off in an interval, to the addresses that it names.
 
 Told are ids, times and sizes; names of files only where the configuration says so, for mail lies on many disks.
 """
@@ -71,7 +71,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """What the configuration says."""
+    """The configuration of mail."""
 
     host: str
     port: int
@@ -96,19 +96,19 @@ class MailCourier:
     def __init__(self, store: Store, catalog: Catalog, clock: Clock, settings: MailSettings) -> None:
         """Take where drop-offs and uploads are looked up, and the settings."""
         self._store, self._catalog, self._clock, self._settings = store, catalog, clock, settings
-        # By event: who has been told of it where others were put off. Lost with the process: then they are told again.
+        # By event: the addresses that got it while others were put off. Lost with the process: then they get it again.
         self._told: OrderedDict[str, frozenset[str]] = OrderedDict()
         self.timeout_seconds, self.max_attempts = settings.timeout_seconds, settings.max_attempts
 
     def groups(self, rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:
-        """Make one message for each drop-off; and one for what some of its addresses have been told already."""
+        """Make one message for each drop-off, and another one for events that some of its addresses know already."""
         found: dict[tuple[str, frozenset[str]], list[OutboxRow]] = {}
         for row in rows:
             found.setdefault((row.drop_id, self._told.get(row.event_id, _NOBODY)), []).append(row)
         return list(found.values())
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> None:
-        """Send one drop-off's message; whom the mail server refuses for good beside others is told to the log alone.
+        """Send one drop-off's message; addresses that are refused for good, beside others, are only logged.
 
         Raises:
             DeliveryError: It was not taken for anyone, or not yet for everyone.
@@ -124,7 +124,7 @@ class MailCourier:
             refused = await self._send(message, addresses)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise DeliveryError(_failure(error)) from None
-        # Servers put off whom they do not know yet (greylisting), and take the same a few minutes later.
+        # Servers put off unknown senders (greylisting), and accept the same message a few minutes later.
         later = {address for address, said in refused.items() if said.code in _LATER}
         if len(refused) > len(later):
             count = len(refused) - len(later)
@@ -142,7 +142,7 @@ class MailCourier:
             self._told.popitem(last=False)
 
     async def _send(self, message: EmailMessage, addresses: Sequence[str]) -> Mapping[str, aiosmtplib.SMTPResponse]:
-        """Send a message; return whom the mail server refused, and how.
+        """Send a message; return the addresses that the mail server refused, and how.
 
         `aiosmtplib.send` says goodbye also when it is cancelled, and waits for a server that answers no more.
         """
@@ -162,7 +162,7 @@ class MailCourier:
             if settings.security != "none":
                 await client.ehlo()  # without the library's second try by HELO, which could not begin TLS
             if settings.security == "starttls":
-                # Not "if the server offers it": whoever is in between could take the offer away.
+                # Not "if the server offers it": somebody in between could remove the offer.
                 await client.starttls()
             if settings.username is not None:
                 await client.login(settings.username, settings.password or "")
@@ -182,7 +182,9 @@ class MailCourier:
         try:
             self._store.verify_terms(dropoff)
         except PolicyTamperedError:
-            raise DeliveryError("the drop-off was changed in the database, so whom to notify is not known") from None
+            raise DeliveryError(
+                "the drop-off was changed in the database, so the addresses to notify are unknown"
+            ) from None
         name, count = _one_line(dropoff.terms.name), len({row.upload_id for row in rows})
         message = EmailMessage(policy=SMTP)
         # `message[…] = …` folds long and other than ASCII text so that spaces and words are lost.
@@ -244,7 +246,7 @@ def _subject(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return text that steers neither a header nor a reader: printable characters and spaces alone, not endless."""
+    """Return text that steers neither a header nor a reader: only printable characters and spaces, not endless."""
     shown = "".join(
         character
         if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"

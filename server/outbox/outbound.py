@@ -1,4 +1,4 @@
-"""Requests that we make to addresses from the configuration: what a hostile or broken receiver can do is bounded here.
+"""Requests to addresses from the configuration, with bounds on a hostile or broken receiver.
 
 The address is checked where the socket is made, so it is the one connected to, whatever a name said before. Redirects
 are not followed, proxies of the environment and cookies not used, and of an answer the status and so many bytes of the
@@ -53,7 +53,7 @@ def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is looked at of an answer. `body` is None where it is longer than was asked for."""
+    """The parts of an answer that count. `body` is None where it is longer than was asked for."""
 
     status: int
     body: bytes | None

@@ -1,7 +1,7 @@
-"""What receivers are sent: the JSON of tusd's hooks, as its version 2 writes it or its version 1.
+"""The payload: the JSON of tusd's hooks, as its version 2 writes it or its version 1.
 
-Made at delivery from ids. Never in it: the token of an upload's URL, a code, a digest that was not asked for. Of the
-client's metadata only the keys that the configuration lists, of its headers likewise.
+Made at delivery from ids. Never in it: the token of an upload's URL, a code, a digest that was not asked for. It has
+only those keys of the client's metadata, and those headers, that the configuration lists.
 
 Source: the documentation of tusd, Hooks (HookRequest; for version 1 the header `Hook-Name`).
 """
@@ -29,7 +29,7 @@ TYPES = {
     "upload.expired": "post-terminate",
     "upload.deleted": "post-terminate",
 }
-"""tusd's names of our events: what is not here any more was terminated, for whatever reason."""
+"""tusd's names of our events: an upload that is gone was terminated, for whatever reason."""
 METHODS = {"pre-create": "POST", "post-create": "POST", "post-finish": "PATCH", "post-terminate": "DELETE"}
 
 
@@ -45,7 +45,7 @@ async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
 async def is_true(store: Store, catalog: UploadRows, row: OutboxRow) -> bool:
     """Tell whether an event, and what the catalog says of its upload, is as the signed log has it.
 
-    Of an upload that cannot be read, or is gone, its ids are all that is told.
+    If the upload cannot be read, or is gone, the payload has only its ids.
     """
     try:
         stored = await store.stat(row.upload_id)
@@ -105,11 +105,11 @@ def hook_request(
 
     Args:
         hook: tusd's name of the event.
-        upload: What `upload_json` made.
-        uri: What to say that the client asked for; with the id, never the token.
+        upload: The result of `upload_json`.
+        uri: The client's path, with the id, never the token.
         version: Which of tusd's forms.
-        headers: Of the client's request.
-        ours: What tusd does not know, under `Dropoff`.
+        headers: Those of the client's request.
+        ours: Members that tusd does not know, under `Dropoff`.
     """
     event: dict[str, Any] = {
         "Upload": upload,

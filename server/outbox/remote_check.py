@@ -1,7 +1,7 @@
 """The optional question to an existing site before an upload begins: tusd's pre-create.
 
-Whoever answers may refuse, and set metadata; nothing else of an answer counts, whatever it says of ids, places or
-headers. Without a whole answer in time nothing begins.
+The site may refuse, and set metadata; nothing else of its answer counts, whatever it says of ids, places or headers.
+Without a whole answer in time nothing begins.
 """
 
 import json
@@ -51,7 +51,7 @@ _OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckSettings:
-    """What the configuration says. `headers` and `metadata` are names of what is told of the client's."""
+    """The configuration of the question. `headers` and `metadata` name those of the client's that it has."""
 
     version: Format = "v2"
     secret: bytes | None = field(default=None, repr=False)
@@ -123,7 +123,7 @@ def _forwarded(shown: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def _check_v1(answer: Answer) -> None:
-    """Read an answer as tusd 1 did: its status decides, and its body is told."""
+    """Read an answer as tusd 1 did: its status decides, and its body is the message."""
     if answer.status in _REFUSALS:
         raise RefusedBySiteError(_told((answer.body or b"").decode("utf-8", "replace")), status=answer.status)
     if answer.status not in range(200, 300):
@@ -171,7 +171,7 @@ def _changed(create: Create, metadata: Mapping[str, str] | None) -> Create:
     made = Metadata(tuple(pairs))
     written = grammar.render_metadata(made)
     try:
-        # What may be stored is what a client could have sent.
+        # Only metadata that a client could have sent is stored.
         fit = grammar.metadata_pairs(written) == made.pairs and len(written) <= grammar.MAX_METADATA_BYTES
     except DropoffError:
         fit = False

@@ -13,7 +13,7 @@ _LEAST_BYTES = 16
 
 
 class SecretError(ValueError):
-    """What was given cannot be a secret; the text says what to write, and nothing of it."""
+    """The text cannot be a secret; the message says what to write, and quotes nothing."""
 
 
 def read_secret(text: str) -> bytes:

@@ -21,7 +21,7 @@ _TAKEN = range(200, 300)
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """What the configuration says."""
+    """The configuration of webhooks."""
 
     secret: bytes = field(repr=False)
     version: Format = "v2"
@@ -71,7 +71,7 @@ class WebhookCourier:
                 raise DeliveryError(f"status {answer.status}")
 
     async def _made(self, row: OutboxRow) -> tuple[bytes, dict[str, str]]:
-        """Make body and headers from what is so now. Of an upload that is gone the ids are told."""
+        """Make body and headers from what is so now. For an upload that is gone it has only the ids."""
         settings = self._settings
         upload = await self._catalog.upload(row.upload_id)
         metadata = await metadata_of(self._store, row) if settings.metadata else None

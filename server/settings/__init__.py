@@ -1,1 +1,1 @@
-"""The configuration: what may stand in it, where it comes from, and what it means."""
+"""The configuration: its keys, their sources, and their meaning."""

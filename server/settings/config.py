@@ -1,4 +1,4 @@
-"""The configuration: one TOML file, with overrides from the environment. Every mistake is told with its key.
+"""The configuration: one TOML file, with overrides from the environment. Every mistake is reported with its key.
 
 A section is a model of typed keys (`server.settings.setting_types`); paths are relative to the file.
 """
@@ -182,7 +182,7 @@ def _check_hook(url: str, allowed: Networks) -> None:
 
 
 class WebhookSection(Section):
-    """`[webhook]`: who is told of events."""
+    """`[webhook]`: the URL that gets events."""
 
     url: HookUrl | None = Field(default=None, repr=False)  # its path or query may be a secret
     secret: KeySource | None = None
@@ -210,7 +210,7 @@ class WebhookSection(Section):
 
 
 class ChecksSection(Section):
-    """`[checks]`: who is asked before an upload begins."""
+    """`[checks]`: the site to ask before an upload begins."""
 
     webhook: HookUrl | None = Field(default=None, repr=False)
     secret: KeySource | None = None
@@ -228,7 +228,7 @@ class ChecksSection(Section):
 
 
 class MailSection(Section):
-    """`[mail]`: how those are told whom a drop-off names."""
+    """`[mail]`: how to reach the addresses of a drop-off."""
 
     server: Listen | None = None
     security: Literal["starttls", "tls", "none"] = "starttls"
@@ -310,7 +310,7 @@ def load_config(path: Path | None = None, environment: Mapping[str, str] | None 
 
     Args:
         path: The file; None means as `config_path`.
-        environment: What to take overrides from; None means the process's own.
+        environment: The source of overrides; None means the process's own.
 
     Raises:
         ConfigError: A line for each mistake: `section.key: what is wrong; write ...`.

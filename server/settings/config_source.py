@@ -1,8 +1,8 @@
 """Where the configuration's text comes from: the TOML file, and the environment laid over it.
 
 `DROPOFF_TUS__SECTION__KEY` overrides a key, `DROPOFF_TUS__SECTION__KEY_FILE` reads it from a file. A name that does not
-exist, and both forms at once, are mistakes. `explain` puts mistakes into words; what the values mean is
-`server.settings.config`'s to say.
+exist, and both forms at once, are mistakes. `explain` puts mistakes into words; `server.settings.config` gives the
+values their meaning.
 """
 
 import difflib
@@ -33,7 +33,7 @@ class SourceError(Exception):
 
 @dataclass(slots=True)
 class Overrides:
-    """What the environment said: which variable gave each key, and what was wrong with others."""
+    """The overrides of the environment: which variable gave each key, and the mistakes of others."""
 
     variables: dict[tuple[str, str], str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names) -> Overrides:
-    """Put the environment's values into the tables; what is wrong there is collected, and changes nothing."""
+    """Put the environment's values into the tables; mistakes there are collected, and change nothing."""
     done = Overrides()
     for variable in sorted(environment):
         if not variable.startswith(PREFIX):
@@ -126,7 +126,7 @@ def _parse(variable: str, names: Names) -> tuple[str, str, bool]:
 
 
 def _value(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
-    """Return what TOML would have given for a variable's text; what does not fit stays text, and is refused later."""
+    """Return the value that TOML would have given for a variable's text; other text stays, and is refused later."""
     if _is_list(kind):
         return [item.strip() for line in entries(text) for item in line.split(",") if item.strip()]
     if kind is bool:

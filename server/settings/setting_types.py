@@ -26,7 +26,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@%\\\s]+")
 _PATH = re.compile(r"[!-~]*")
 _SOCKET_PATH_BYTES = 107
-"""What the system has room for in the name of a unix socket."""
+"""The system's room for the name of a unix socket."""
 _EHLO = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,254}|\[[0-9A-Za-z.:]{1,60}\]")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
@@ -151,7 +151,7 @@ def _header_names(value: object) -> object:
         message = f"must be a list of names of headers; {help_text}"
         raise ValueError(message)
     if any(item.lower() in _NEVER_TOLD for item in value):
-        message = f"has a header that may carry a drop-off's code, which is told to nobody; {help_text}"
+        message = f"has a header that may carry a drop-off's code, which nobody may get; {help_text}"
         raise ValueError(message)
     return value
 

@@ -1,4 +1,4 @@
-"""What people write for sizes, durations and times: in the configuration, in the environment and on the command line.
+"""Sizes, durations and times as people write them: in the configuration, the environment and on the command line.
 
 Every function that reads raises ValueError with a predicate that says what to write instead, to be put behind a name.
 """
@@ -23,7 +23,7 @@ MOST_LABEL_CHARACTERS = 200
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _MOST_ADDRESS = 254
 MOST_ADDRESSES = 20
-"""Of those whom one drop-off names."""
+"""Of the addresses of one drop-off."""
 
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -40,7 +40,7 @@ def mail_address(value: object) -> str:
 
 
 def mail_addresses(values: object) -> tuple[str, ...]:
-    """Read whom a drop-off names."""
+    """Read the addresses that a drop-off names."""
     if not isinstance(values, list | tuple):
         message = 'must be a list; write e.g. ["data@example.org"]'
         raise ValueError(message)  # noqa: TRY004 - as above
@@ -106,7 +106,7 @@ def parse_time(value: object, now: datetime) -> datetime:
     """Read a time: RFC 3339 with a zone, or a duration from `now`.
 
     Args:
-        value: What was written; TOML's own dates too.
+        value: The text; TOML's own dates too.
         now: The present, aware.
     """
     if isinstance(value, datetime):

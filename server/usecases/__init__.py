@@ -1,1 +1,1 @@
-"""The use cases over the ports: what the server, the API and the commands do."""
+"""The use cases over the ports: the acts of the server, the API and the commands."""

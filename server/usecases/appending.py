@@ -28,7 +28,7 @@ class Appender:
         """Append a body at the durable offset, and finish the upload, whose URL this is, if that was all of it.
 
         Raises:
-            DropoffError: Whatever refuses or ends it; what arrived is durable, unless the error says otherwise.
+            DropoffError: It is refused or ends; arrived bytes are durable, unless the error says otherwise.
         """
         store, server_max = self._ports.store, self._ports.settings.max_upload_bytes
         if store.held(token.upload_id):
@@ -56,7 +56,7 @@ class Appender:
     async def take(self, lease: Lease, body: Body, plan: AppendPlan) -> None:
         """Reserve and append under the lease. Should the upload be whole in spite of an error, it is finished."""
         if lease.upload.length is None:
-            # Under the lease: who declares a length settles what is reserved, and another may be writing.
+            # Under the lease: declaring a length settles the reservation, and another request may be writing.
             body = await self._reservations.prepare(lease.upload, plan, body)
         if plan.declare_length is not None:
             await lease.declare_length(plan.declare_length, self._ports.clock.now())

@@ -1,4 +1,4 @@
-"""Who may create: the code of a drop-off, one answer and the same work for every wrong one."""
+"""The right to create: the code of a drop-off, with one answer and the same work for every wrong one."""
 
 import hmac
 import time
@@ -62,7 +62,7 @@ class Auth:
         Args:
             drop_id: As it stands in the URL.
             code: As it was typed; None if there was none.
-            client: What to count the client as (see `forwarded.client_of`); None where nobody knows.
+            client: The client's name for counting (see `forwarded.client_of`); None if unknown.
 
         Raises:
             AccessDeniedError: As `grant`.

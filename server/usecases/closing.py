@@ -58,8 +58,7 @@ class ClosedDropoffs:
     async def look(self) -> None:
         """Look once. Cheap while nothing has changed and nothing is left to do.
 
-        What is to be ended is ended beside the caller: an upload in use elsewhere must not keep the next drop-off
-        waiting.
+        Uploads are ended beside the caller: an upload in use elsewhere must not keep the next drop-off waiting.
 
         Raises:
             CatalogUnavailableError: Look again later.
@@ -80,7 +79,7 @@ class ClosedDropoffs:
             self._running[drop_id] = asyncio.create_task(self._end(drop_id))
 
     async def close(self) -> None:
-        """Stop; the next start begins anew."""
+        """Stop; the next start begins again."""
         running = list(self._running.values())
         for task in running:
             task.cancel()

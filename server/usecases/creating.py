@@ -49,11 +49,11 @@ class Creator:
         Args:
             grant: The proven right to.
             drop_url: The drop-off's URL, ending in a slash; the upload's is this and its token.
-            request: What was asked.
+            request: The request.
             body: The bytes, where request.body says that some come along.
 
         Raises:
-            DropoffError: Whatever refuses it. Then nothing of it lingers, unless every byte had come.
+            DropoffError: It is refused. Then nothing of it lingers, unless every byte had come.
         """
         if request.role is Role.FINAL:
             return await self._concatenate(grant.dropoff, drop_url, request)
@@ -139,7 +139,7 @@ class Creator:
             await self._appender.take(lease, body, plan)
         except DropoffError as error:
             if not lease.upload.whole:
-                error.fate = "this upload is undone and nothing of it is kept, create it anew"
+                error.fate = "this upload is undone and nothing of it is kept, create it again"
                 with suppress(DropoffError):
                     await self._ender.end(lease, UploadState.TERMINATED, "creation failed")
             raise
@@ -178,12 +178,14 @@ class Creator:
             except UploadNotFoundError:
                 raise PartNotFoundError("a part of the concatenation is no upload of this drop-off") from None
             except UploadGoneError as error:
-                message = f"a part of the concatenation is gone, upload it anew: {error.message}"
+                message = f"a part of the concatenation is gone, upload it again: {error.message}"
                 raise UploadGoneError(message) from None
             if stored.role is not Role.PARTIAL or not stored.final:
                 raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
             if stored.mode is not drop.terms.mode:
-                # What can read the whole has to read each part, and sealing takes every part's key away.
-                raise InvalidConcatError("the drop-off's mode was changed since this part began; upload the parts anew")
+                # A reader of the whole has to read each part, and sealing takes every part's key away.
+                raise InvalidConcatError(
+                    "the drop-off's mode was changed since this part began; upload the parts again"
+                )
             total += stored.offset
         return total

@@ -22,7 +22,7 @@ Checks = Callable[[Any], str | None]
 
 
 class Keys(Protocol):
-    """What the server's keys do for a drop-off."""
+    """The work of the server's keys for a drop-off."""
 
     def code_mac(self, drop_id: str, code: str) -> bytes:
         """Return what a drop-off's code is stored as."""
@@ -76,7 +76,7 @@ class Dropoffs:
     ) -> tuple[Dropoff, Usage]:
         """Change some terms of a drop-off: what is created from now on is held to them; retention also what is here.
 
-        All its terms are signed anew. Those that stay are taken from the present record, which has to be this server's
+        All its terms are signed again. Those that stay are taken from the present record, which has to be this server's
         own, or the signature would bless what somebody wrote into the database; with `confirm` the operator blesses it.
 
         Args:
@@ -94,7 +94,7 @@ class Dropoffs:
         now = self._clock.now()
         if has_code:
             raise InvalidFieldError(
-                "has_code", "can be false alone, which takes the code away; new-code makes one and shows it"
+                "has_code", "can only be false, which takes the code away; new-code makes one and shows it"
             )
 
         def change(present: Dropoff) -> Dropoff:
@@ -168,7 +168,7 @@ class Dropoffs:
 
 
 def _check_not_doctors(drop_id: str | None) -> None:
-    """Refuse to let anybody else into a drop-off of whose uploads nobody is told."""
+    """Refuse to let anybody else into a drop-off whose uploads cause no news."""
     if drop_id == PROBE_DROP_ID:
         raise InvalidFieldError("id", "is that of `dropoff-tus doctor`, which nobody else can use; take another")
 

@@ -77,14 +77,14 @@ class Ender:
     async def end(self, lease: Lease, state: UploadState, why: str, row: UploadRow | None = None) -> None:
         """End a leased upload, if given for what this row says of it. `why` is a fixed phrase.
 
-        What is complete the catalog takes back first, in the transaction that says whether a final has it: of ending a
-        part and claiming it, by whatever processes, one is refused. And a start looks at it again, should this process
-        die in between: it ends or is complete, as the store says.
+        The catalog takes a complete upload back first, in the transaction that says whether a final has it: if one
+        process ends a part while another claims it, one of them is refused. And a start looks at it again, should this
+        process die in between: it ends or is complete, as the store says.
 
         Raises:
             PartInUseError: A final has it, and would be damaged; nothing was changed.
             CatalogTamperedError: The row is not what the signed log says; nothing was changed.
-            CatalogUnavailableError: An unfinished one has ended, and the catalog is told as soon as it answers. A
+            CatalogUnavailableError: An unfinished one has ended, and the catalog learns of it as soon as it answers. A
                 finished one may be as it was.
         """
         if row is not None:
@@ -143,7 +143,7 @@ class Ender:
                 raise
         else:
             return False
-        # What the catalog says of parts, since the log cannot say it. Asked first, lest a part in use be shredded.
+        # The catalog's word on parts, since the log has none. Asked first, lest a part in use be shredded.
         await self._catalog.set_state(upload_id, UploadState.WITHDRAWN, self._clock.now())
         parts = [] if row is None else await self._catalog.parts(upload_id)
         await self._shred_damaged(upload_id)
@@ -173,7 +173,7 @@ class Ender:
     async def end_open(self, drop_id: str) -> int:
         """End everything unfinished of a drop-off; return how many uploads are open still, for another attempt.
 
-        What has all its bytes is finished as if nothing was.
+        An upload that has all its bytes is finished as usual.
         """
         rows = await self._catalog.uploads(drop_id=drop_id, states=[UploadState.OPEN])
         await self._store.interrupt([row.id for row in rows], UploadState.TERMINATED)
@@ -251,6 +251,6 @@ class Ender:
 
     def passed_over(self, row: UploadRow, error: DropoffError) -> None:
         """Log that an upload could not be ended: one bad upload stops nothing."""
-        # Whoever holds an upload receives for it, or ends or finishes it: nothing is amiss.
+        # The holder of an upload receives for it, or ends or finishes it: nothing is amiss.
         level = logging.DEBUG if isinstance(error, UploadLockedError) else logging.WARNING
         _log.log(level, "an upload could not be ended", extra={"upload_id": row.id, "code": error.code})

@@ -60,7 +60,7 @@ class Finder:
         """Return when an upload that is there expires, if nothing more comes."""
         now = self._ports.trusted.now()
         if protocol.is_overdue(stored, now, self._expire_after_seconds):
-            # It is there since somebody receives for it; it is idle from then on, not from its last commit.
+            # It is there since somebody receives for it; it is idle from the end of that, not from its last commit.
             stored = replace(stored, last_commit_at=now)
         return protocol.expires_at(stored, self._expire_after_seconds)
 

@@ -1,8 +1,8 @@
 """Finishing: the post-finish checks, repeated until they are done. The server owns this, not the client.
 
 open -> digests agree -> final record, receipt, seal (store) -> complete (catalog). A mismatch ends in rejected.
-What would have to be read back and is larger than READ_BACK_BYTES gets its final record, goes to state checking
-and is read in the background. Every step may be repeated: after a crash `reconcile` starts over.
+An upload that must be read back and is larger than READ_BACK_BYTES gets its final record, goes to state checking and is
+read in the background. Every step may be repeated: after a crash `reconcile` starts over.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class Finisher:
         Raises:
             DigestMismatchError: It is rejected now.
             UploadGoneError: It ended before.
-            UploadDamagedError: What is stored does not verify; it stays as it is.
+            UploadDamagedError: The stored upload does not verify; it stays as it is.
             CatalogUnavailableError, KeyMissingError, StorageFullError, StorageFailedError: Every byte is durable, and
                 the server repeats the rest.
         """
@@ -140,14 +140,14 @@ class Finisher:
     async def _record(
         self, upload: StoredUpload, size_bytes: int, now: datetime, final: str | None = None
     ) -> UploadState:
-        """Tell the catalog, which counts an upload once, however often it is told; return the state it has there."""
+        """Tell the catalog, which counts an upload once, however often this runs; return its state there."""
         if await self._catalog.complete_upload(upload.id, size_bytes, now, final=final, drop_id=upload.drop_id):
             _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": size_bytes})
             return UploadState.COMPLETE
         row = await self._catalog.upload(upload.id)
         if row is not None:
             return row.state
-        # The catalog is older than the store: it was put back from a copy. The store is the truth about bytes.
+        # The catalog is older than the store: it was restored from a copy. The store is the truth about bytes.
         for part_id in upload.parts:
             part = await self._store.stat(part_id)
             await self._record(part, part.offset, now)

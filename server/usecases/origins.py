@@ -1,7 +1,7 @@
-"""Who is recorded as acting: clients by a keyed hash of their address.
+"""Actors for the audit: clients by a keyed hash of their address.
 
-The key is random, lives in memory alone and is thrown away after a day: rows of one day and one process can be told to
-be of the same address, and nobody can find out later which it was, by trying all there are.
+The key is random, lives only in memory and is discarded after a day: rows of one day and one process can be matched by
+address, but nobody can recover the address later, not even by trying all there are.
 """
 
 import hmac

@@ -21,7 +21,7 @@ class Rows(DropoffRows, UploadRows, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UploadSettings:
-    """What the configuration says of uploads. 0 means no limit, or never."""
+    """The configuration of uploads. 0 means no limit, or never."""
 
     max_upload_bytes: int = 0
     expire_after_seconds: float = 7 * 86400.0

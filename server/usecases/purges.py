@@ -1,7 +1,7 @@
 """Purges that go on by themselves: begun over HTTP, waited for as long as each client likes, and asked for again.
 
-Whoever asks joins the purge that runs. What came of the last one is told again, the same certificate too, as long as no
-drop-off was changed; then, and where something was kept or failed, asking again begins anew, which repeats nothing.
+A request joins the purge that runs. As long as no drop-off was changed, a later request gets the last result again,
+with the same certificate. After a change, a failure or kept uploads it begins a new purge, which repeats nothing.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Purges:
             found = self._purges.get(drop_id)
             if found is None or not await self._holds(*found):
                 purge = Purge()
-                # Whoever begins it is who the audit names, also for what is done when that client has gone.
+                # The audit names the client that begins it, even for acts after that client has gone.
                 found = purge, asyncio.create_task(self._run(drop_id, purge))
                 found[1].add_done_callback(_retrieve)
                 self._purges[drop_id] = found
@@ -76,7 +76,7 @@ class Purges:
         return purge
 
     async def close(self) -> None:
-        """Stop; whoever asks after the next start goes on."""
+        """Stop; a request after the next start goes on."""
         tasks = [task for _, task in self._purges.values()]
         for task in tasks:
             task.cancel()
@@ -109,6 +109,6 @@ class Purges:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Look at how it ended: it is told to whoever waits, and was logged for the case that nobody does."""
+    """Look at how it ended: waiting requests get it, and it was logged in case nobody waits."""
     with contextlib.suppress(asyncio.CancelledError):
         task.exception()

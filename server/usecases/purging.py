@@ -1,7 +1,7 @@
 """Purging a drop-off: everything that it received is shredded, known to the catalog or not, whole or not.
 
 Each step may be repeated, so a purge that was cut off goes on when it is begun again, and lists everything once more:
-what it lists is read from tombstones and from the catalog's rows, and not from what this run happened to remove.
+the list is read from tombstones and the catalog's rows, not from the removals of this run.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
 
 
 class ErasableStore(Protocol):
-    """What a purge asks of the store."""
+    """The store, as a purge needs it."""
 
     async def upload_ids(self) -> list[str]:
         """Return the ids of all uploads, in order."""
@@ -65,7 +65,7 @@ class ErasableStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did. `removed` is as a certificate lists it; `kept` are ids with the reason.
+    """The result of a purge. `removed` is as a certificate lists it; `kept` are ids with the reason.
 
     `unread` are uploads of nobody knows which drop-off: neither catalog nor log says it, and keys or bytes are here.
     """
@@ -98,7 +98,7 @@ class Purger:
         self._delete, self._sign = delete, sign
 
     async def purge(self, drop_id: str, begin: Begin) -> Purged:
-        """Close a drop-off and shred all that it received; `begin` is told how many there are, and makes what counts.
+        """Close a drop-off and shred all that it received; `begin` gets their number, and makes the counter.
 
         Raises:
             DropoffNotFoundError: There is no such drop-off.
@@ -163,7 +163,7 @@ class Purger:
         return finals + others
 
     async def _remove(self, drop_id: str, upload_id: str, row: UploadRow | None) -> dict[str, Any]:
-        """Remove one upload, and return what is to be told of it."""
+        """Remove one upload, and return its entry for the certificate."""
         try:
             stored = await self._store.stat(upload_id)
             _check_drop(upload_id, stored.drop_id, drop_id)
@@ -180,7 +180,7 @@ class Purger:
             if row is not None and row.state is UploadState.OPEN and row.created_at > lost_before(now):
                 raise UploadLockedError("it is being created at this moment") from None
         _check_drop(upload_id, await self._store.claimed_drop(upload_id), drop_id)
-        # Whatever of it is here goes, and the certificate says that it was not whole.
+        # All that is here of it goes, and the certificate says that it was not whole.
         left = await self._store.leftovers(upload_id)
         with contextlib.suppress(UploadNotFoundError):
             await self._shred_damaged(upload_id)

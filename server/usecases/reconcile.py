@@ -21,9 +21,9 @@ _AHEAD = 32
 
 @dataclass(slots=True)
 class ReconcileReport:
-    """What `reconcile` did. `problems` are (upload id, error code) of what it had to leave as it is.
+    """The result of `reconcile`. `problems` are (upload id, error code) of uploads that it left as they are.
 
-    `later` counts what the background finishes, because it has to be read back and is large.
+    `later` counts large uploads that must be read back, which the background finishes.
     """
 
     finished: int = 0
@@ -52,7 +52,7 @@ class Reconciler:
         """
         report, store = ReconcileReport(), self._ports.store
         before = lost_before or self._ports.clock.now()
-        # What may be read back before the first request, in all: the start must not take longer for it.
+        # The bytes that may be read back before the first request, in all: the start must not take longer for it.
         left_bytes = self._finisher.read_back_bytes
         rows = await self._ports.catalog.uploads(states=UNFINISHED)
         # Of very many, all but a few: nothing is to be done for them.

@@ -8,7 +8,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.ports.catalog import AuditRows
 
 MOST_ORIGINS = 500
-"""How many rows may name where something came from; beyond, what came from elsewhere is one row more."""
+"""How many rows may name an origin; one more row counts all others."""
 
 
 class Refusals:

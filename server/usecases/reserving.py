@@ -21,13 +21,13 @@ class _LessRoomError(Exception):
 
 
 class Reservations:
-    """What uploads with a deferred length have reserved, and how they get more."""
+    """The reservations of uploads with a deferred length, and how they get more."""
 
     def __init__(self, ports: Ports) -> None:
         """Take the ports."""
         self._store, self._catalog = ports.store, ports.catalog
         self._max_upload_bytes = ports.settings.max_upload_bytes
-        # A cache: what it has lost is in the catalog.
+        # A cache: the catalog has the entries that it lost.
         self._reserved: OrderedDict[str, int] = OrderedDict()
 
     async def prepare(self, upload: StoredUpload, plan: AppendPlan, body: Body) -> Body:
@@ -89,7 +89,7 @@ class Reservations:
             try:
                 await self._catalog.reserve(upload_id, total, decide, length=length)
             except _LessRoomError as less:
-                # Usage may change again before the next attempt; what is needed stays, so this comes to an end.
+                # Usage may change again before the next attempt; the need stays the same, so this comes to an end.
                 total = less.total_bytes
             else:
                 break

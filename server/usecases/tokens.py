@@ -91,8 +91,8 @@ class TokenGuard:
 
         Args:
             authorization: The request's one Authorization header.
-            client: What to count the client as (see `forwarded.client_of`); None where nobody knows.
-            scope: What the request needs; None where any token will do.
+            client: The client's name for counting (see `forwarded.client_of`); None if unknown.
+            scope: The scope that the request needs; None if any token will do.
 
         Raises:
             UnauthorizedError: There is none; or it is unknown, expired or revoked: the same error after the same work.
@@ -125,7 +125,7 @@ class TokenGuard:
 
 
 def _fault(token: ApiToken | None, now: datetime, *, right: bool, revoked: Container[str]) -> str | None:
-    """Say in a word, for the audit alone, why a token is not let in; None if it is."""
+    """Say in a word, only for the audit, why a token is not let in; None if it is."""
     if token is None:
         return "unknown"
     if not right:

@@ -96,7 +96,7 @@ def _terms(wanted: BaseModel) -> dict[str, Any]:
 
 
 async def close_drop(request: web.Request) -> BaseModel:
-    """Take no new uploads; what has begun may finish, unless it is to end now."""
+    """Take no new uploads; uploads that have begun may finish, unless they are to end now."""
     drop_id = _drop_id(request)
     now = (await read_body(request, Closing, optional=True)).now
     await set_closed(request.app[CATALOG], request.app[ENDED_DROPS], drop_id, closed=True, end_open=now)
@@ -117,12 +117,12 @@ class Kept(Answer):
 
 
 class PurgedAnswer(Answer):
-    """What was shredded of a drop-off; with status 202, how far that is."""
+    """The shredded uploads of a drop-off; with status 202, the progress."""
 
     id: str
     total: int = Field(ge=0, description="How many uploads there are to look at; 0 until they are counted.")
     removed: int = Field(ge=0)
-    kept: list[Kept] = Field(description="What could not be had now; purge again.")
+    kept: list[Kept] = Field(description="Uploads that were in use; purge again.")
     unread: list[str] = Field(description="Uploads in the store of which nobody can say whose they are.")
     certificate: str | None = Field(description="The signed line, once nothing is kept.")
 

@@ -43,7 +43,7 @@ class Problem(BaseModel):
 
 
 class _Ids(BaseModel):
-    """What stands in paths."""
+    """Parts of paths."""
 
     drop_id: DropId
     upload_id: UploadId
@@ -86,7 +86,7 @@ def _operation(
             _parameter(name, schema) for name, schema in schemas["$defs"][route.query.__name__]["properties"].items()
         ]
     if route.ranges:
-        # No pattern: what is no range of bytes is passed over, as RFC 9110 wants it, and not refused.
+        # No pattern: a value that is no range of bytes is ignored, as RFC 9110 wants it, and not refused.
         told = "One range, such as bytes=0-1023; anything else is answered with the whole."
         schema = {"type": "string", "examples": ["bytes=0-1023", "bytes=-5"]}
         parameters.append({"name": "Range", "in": "header", "required": False, "description": told, "schema": schema})
@@ -122,7 +122,7 @@ def _operation(
 
 
 def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a query parameter; what a model allows to be null is one that may be left out."""
+    """Return a query parameter; one that may be null in the model may be left out."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     alone = {key: value for key, value in schema.items() if key not in {"anyOf", "default", "description", "title"}}
     return {

@@ -1,4 +1,4 @@
-"""What operators send: parameters and bodies as models, from which the API's description is made too."""
+"""Requests of operators: parameters and bodies as models, from which the API's description is made too."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ DropCursor = Annotated[
 
 
 class Request(BaseModel):
-    """What all have in common: nothing is guessed, and nothing unknown is passed over."""
+    """The common settings of all models: nothing is guessed, and nothing unknown is ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -59,14 +59,14 @@ _EDITING: dict[str, Any] = {
 
 
 class DropCreation(create_model("_Creation", __base__=Request, **_CREATION)):  # type: ignore[misc]
-    """A drop-off to be made. What is left out comes from the server's section [dropoffs]."""
+    """A drop-off to be made. Missing members come from the server's section [dropoffs]."""
 
     id: DropId | None = Field(None, description="A UUIDv4 you have already.")
     has_code: bool = Field(default=True, description="False lets anyone who has the URL upload.")
 
 
 class DropEditing(create_model("_Editing", __base__=Request, **_EDITING)):  # type: ignore[misc]
-    """What is to be changed of a drop-off. What is left out stays; nothing comes from the server's configuration."""
+    """Changes to a drop-off. Missing members stay; nothing comes from the server's configuration."""
 
     has_code: bool = Field(
         default_factory=bool,
@@ -199,5 +199,5 @@ def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def _place(part: int | str) -> str:
-    """Return a part of a place; the name of an unknown member is the client's own, so only what is a word is told."""
+    """Return a part of a place; the name of an unknown member is the client's, so only a word is shown."""
     return str(part) if isinstance(part, int) or _WORD.fullmatch(part) else "(a name)"

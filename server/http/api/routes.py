@@ -1,4 +1,4 @@
-"""The table of routes: whom each lets in, what it takes and what it answers. The API's description is made from it."""
+"""The table of routes: the scope, the request and the answer of each. The API's description is made from it."""
 
 from collections.abc import Awaitable, Callable
 
@@ -56,7 +56,7 @@ ROUTES = (
         "PATCH",
         _DROP,
         "editDrop",
-        "Change what a drop-off takes, for whom it is, and how long",
+        "Change the terms of a drop-off",
         Scope.DROPS_WRITE,
         drops.edit_drop,
         DropUsageAnswer,

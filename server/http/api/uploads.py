@@ -1,4 +1,4 @@
-"""Uploads over HTTP. Ids alone name them here: an upload's token is no operator's to hold."""
+"""Uploads over HTTP. Only ids name them here: operators have no use for an upload's token."""
 
 import asyncio
 from contextlib import suppress
@@ -101,7 +101,7 @@ async def _row(request: web.Request) -> UploadRow:
     row = await request.app[CATALOG].upload(_upload_id(request))
     if row is None or outside(request, row.drop_id):
         raise _absent()
-    # What does not verify is shown as the catalog has it, and what is to be read of it fails there.
+    # An upload that does not verify is shown as the catalog has it; reading it fails later.
     with suppress(UploadNotFoundError, UploadDamagedError):
         check_agrees(row, await request.app[STORE].stat(row.id))
     request[DROP_ID] = row.drop_id
