@@ -1,7 +1,7 @@
-"""What the server signs about the past: checkpoints of the audit, and certificates of erasure. Each has its own domain.
+"""Signed lines about the past: checkpoints of the audit, and certificates of erasure. Each has its own domain.
 
 A checkpoint has the hash of the rows since the one before it, and that one's hash: so the newest stands for all. Kept
-elsewhere, it shows what is done to the rows later, also by someone who can write the whole table anew.
+elsewhere, it shows later changes of the rows, even by someone who can rewrite the whole table.
 
 Source: docs/audit.md.
 """
@@ -38,7 +38,7 @@ class Checkpoint:
 
     @property
     def hash(self) -> str:
-        """What the next one names."""
+        """The hash that the next one names."""
         return hashlib.sha256(self.line.encode("ascii")).hexdigest()
 
     def follows(self, other: "Checkpoint") -> bool:

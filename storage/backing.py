@@ -1,5 +1,5 @@
-"""What the engine stands on."""
+"""The base of the engine."""
 
 
 class SyncFailedError(OSError):
-    """A sync failed: what the file holds on the medium is unknown."""
+    """A sync failed: the file's content on the medium is unknown."""

@@ -1,8 +1,8 @@
 """Signing checkpoints of the audit, and remembering the last one outside the database.
 
-Who can write to the database, and has no key, can write the rows anew and take the checkpoints away. So the last one is
-remembered in a file beside the keys. Where the database does not have it, nothing is signed any more, until an operator
-accepts what is there. Servers and commands on one store take turns, by a kernel lock on the file's folder.
+Somebody who can write to the database, without the key, can rewrite the rows and remove the checkpoints. So the last
+one is remembered in a file beside the keys. Where the database does not have it, nothing is signed any more, until an
+operator accepts what is there. Servers and commands on one store take turns, by a kernel lock on the file's folder.
 
 A row may be committed behind others with greater numbers. A checkpoint goes as far as `audit_end` says: up to
 there no row comes any more.
@@ -35,7 +35,7 @@ _ACCEPT = "`dropoff-tus audit verify` says more, `audit accept` goes on with wha
 
 
 class _Audit(Protocol):
-    """What a catalog has of the audit."""
+    """The audit in a catalog."""
 
     async def audit_rows(self, after: int, to: int, most: int) -> list[tuple[int, str]]: ...
     async def audit_end(self) -> int: ...
@@ -106,7 +106,7 @@ class Checkpoints:
         return newest
 
     async def accept(self) -> Checkpoint | None:
-        """Sign all rows as they are, whatever was signed before; from then on that is where the audit begins."""
+        """Sign all rows as they are, whatever was signed before; the audit begins there."""
         async with self._alone():
             numbers = [0]
             with contextlib.suppress(AuditBrokenError):
@@ -144,7 +144,7 @@ class Checkpoints:
         for missing, name in wanted.items():
             message = (
                 f"{name} is number {missing.number}, of rows up to {missing.to}, and the database does not have it: "
-                "rows were cut off, or written anew"
+                "rows were cut off, or rewritten"
             )
             raise AuditBrokenError(message)
 

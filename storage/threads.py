@@ -67,7 +67,7 @@ class Workers:
 
         Args:
             count: How many threads at most.
-            name: What they are called.
+            name: Their name.
         """
         self._count, self._name = count, name
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -126,8 +126,8 @@ class Workers:
 class Threads:
     """Runs blocking work beside the event loop.
 
-    Whoever awaits it gets control back when the work has ended, also when cancelled: what the work uses, descriptors
-    and buffers, may be let go of afterwards.
+    The caller gets control back when the work has ended, even if it was cancelled: then it may release the descriptors
+    and buffers of the work.
     """
 
     def __init__(self, *, sync: bool = True) -> None:
@@ -164,7 +164,7 @@ class Threads:
         """Hash beside the calling worker, where that helps: a large piece, and a core that no other worker uses.
 
         Returns:
-            What waits for the end of it; the bytes stay as they are until then.
+            A function that waits for the end of it; the bytes stay as they are until then.
         """
         if data.nbytes < _BESIDE_BYTES or self._turns >= self._cores:
             work(data)

@@ -5,7 +5,7 @@ Small files go through `encrypt` and `decrypt`.
 
 One rule is stricter than the format: a header with a hybrid stanza and one of another native kind is refused. The
 format only asks writers not to do it ("SHOULD NOT"), and old tools open such files, but a file key that is also
-wrapped classically is not protected against a quantum computer, whatever its recipients were told.
+wrapped classically is not protected against a quantum computer, whatever its recipients believe.
 
 Source: C2SP age.md, "Encrypted file format".
 """

@@ -130,7 +130,7 @@ class _Lines:
 
 
 def parse_header(data: Buffer, *, max_stanzas: int = MAX_STANZAS) -> Header:
-    """Parse the header at the start of `data`; what follows it is not looked at.
+    """Parse the header at the start of `data`; the rest is ignored.
 
     Args:
         data: an age file, or at least the whole of its header.
@@ -203,7 +203,7 @@ def verify_mac(data: Buffer, header: Header, file_key: bytes) -> None:
     """Verify the MAC over the bytes as they were read.
 
     Args:
-        data: what `header` was parsed from.
+        data: the bytes that `header` was parsed from.
         header: the parsed header.
         file_key: 16 bytes, unwrapped from one of its stanzas.
 

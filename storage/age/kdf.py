@@ -17,7 +17,7 @@ def derive(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
     Args:
         secret: the input keying material.
         salt: may be empty.
-        info: what the key is for.
+        info: the use of the key.
 
     Returns:
         The key.

@@ -29,7 +29,7 @@ class KeyType(StrEnum):
 
 
 class _PublicKey(Protocol):
-    """What each kind of public key can do."""
+    """The abilities of each kind of public key."""
 
     raw: bytes
 
@@ -39,7 +39,7 @@ class _PublicKey(Protocol):
 
 
 class _PrivateKey(Protocol):
-    """What each kind of private key can do."""
+    """The abilities of each kind of private key."""
 
     @property
     def public(self) -> _PublicKey:
@@ -242,7 +242,7 @@ class Identity:
         return self._key.unwrap(stanza)
 
     def __repr__(self) -> str:
-        """Return the kind alone."""
+        """Return only the kind."""
         return f"Identity({self._key_type.value}, redacted)"
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:

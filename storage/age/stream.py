@@ -169,7 +169,7 @@ class ChunkOpener:
         Args:
             index: the chunk's place in the payload, from 0.
             ciphertext: the whole sealed chunk, 16 to 65,552 bytes.
-            last: whether it is the last one. A reader that gets this wrong is told of tampering, so a length that
+            last: whether it is the last one. A reader that gets this wrong sees tampering, so a length that
                 decides it should itself be authenticated, or the last chunk be opened first.
 
         Returns:

@@ -18,7 +18,7 @@ POINT_BYTES: Final = 32
 WRAPPED_BYTES: Final = 32  # a file key of 16 bytes and a tag of 16
 
 _INFO: Final = b"age-encryption.org/v1/X25519"
-# Fixed is right here: the wrap key is derived anew for every stanza and seals one message.
+# Fixed is right here: the wrap key is derived for every stanza and seals one message.
 _ZERO_NONCE: Final = bytes(12)
 
 _PRIME: Final = 2**255 - 19

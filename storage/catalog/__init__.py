@@ -53,7 +53,7 @@ async def open_catalog(url: str, *, durable: bool = True, sinks: Sinks | None = 
     Args:
         url: Where it is.
         durable: Whether an answer has to survive a power cut. A crash of the process never loses one.
-        sinks: Who is told of what happens to uploads; rows for them are written with each change.
+        sinks: The receivers of events; rows for them are written with each change.
 
     Raises:
         CatalogError: It cannot be opened, or `dropoff-tus migrate` has to be run.

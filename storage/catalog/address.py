@@ -1,4 +1,4 @@
-"""The catalog's URL: what is wrong with one, and where it leads. No text made here repeats a URL, nor its password."""
+"""The catalog's URL: its mistakes, and where it leads. No text made here repeats a URL, nor its password."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ _POSTGRES_OPTIONS = frozenset({"host", "port", "passfile", "sslmode", "sslrootce
 
 
 def check_url(url: str) -> str | None:
-    """Say what is wrong with a catalog URL, or None. Looks at the text alone and never repeats it."""
+    """Say what is wrong with a catalog URL, or None. Looks only at the text and never repeats it."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -57,7 +57,7 @@ def _check_postgres(url: URL) -> str | None:
     port = str(url.query.get("port", "1" if url.port is None else url.port))
     refusals = {
         f"names no database; write {_POSTGRES_EXAMPLE}": not url.database,
-        # What is written twice, or holds an unescaped character, would lead somewhere else than it seems to.
+        # A part that stands there twice, or holds an unescaped character, would lead somewhere else than it seems to.
         f"has something behind ? other than, each once, {', '.join(sorted(_POSTGRES_OPTIONS))}": (
             any(not isinstance(value, str) for value in url.query.values())
             or not _POSTGRES_OPTIONS.issuperset(url.query)

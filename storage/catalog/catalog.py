@@ -25,7 +25,7 @@ class Engine(Protocol):
     """
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run an operation and commit; what it raises undoes it and comes out here."""
+        """Run an operation and commit; an exception undoes it and comes out here."""
         ...
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
@@ -45,7 +45,7 @@ class SqlCatalog:
     """
 
     def __init__(self, engine: Engine, sinks: Sinks | None = None) -> None:
-        """Take the database, and who is told of changes; `outbox` has what is to be told."""
+        """Take the database, and the receivers of events; `outbox` has the events."""
         self._engine = engine
         self._sinks: Sinks = sinks or {}
         self.outbox = SqlOutbox(engine)

@@ -1,6 +1,6 @@
 """The drop-offs, and what the catalog keeps of itself: the port's operations, each over one transaction.
 
-What a drop-off's uploads do to its counters is in `uploads`.
+`uploads` has the effect of a drop-off's uploads on its counters.
 """
 
 from datetime import datetime

@@ -1,5 +1,5 @@
-"""What the operator has to hear of a catalog that cannot be used as it is."""
+"""Errors for the operator about a catalog that cannot be used as it is."""
 
 
 class CatalogError(Exception):
-    """The catalog cannot be opened or migrated; the text is a sentence that says what to do."""
+    """The catalog cannot be opened or migrated; the text says what to do."""

@@ -24,7 +24,7 @@ _NEWER = "the catalog's tables were made by a newer version; install that one (`
 
 
 def migrate_sqlite(path: Path) -> list[str]:
-    """Make or update a database file, for the owner alone; return the revisions applied.
+    """Make or update a database file, only for its owner; return the revisions applied.
 
     Raises:
         CatalogError: Its folder is missing, the file is no database of ours, or it is newer than this program.
@@ -43,14 +43,14 @@ def migrate_sqlite(path: Path) -> list[str]:
 
 
 def _migrate_sqlite(connection: Connection) -> list[str]:
-    # A table made anew would drop what refers to the old one; checked as a whole instead, before the commit.
+    # Replacing a table would drop rows that refer to the old one; checked as a whole instead, before the commit.
     connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         applied = upgrade(connection)
         _check_references(connection)
     except BaseException:
-        # A disk that is full, say, has undone everything already; what is to be told is that.
+        # A full disk, for instance, has undone everything already; report that.
         with contextlib.suppress(SQLAlchemyError):
             connection.exec_driver_sql("ROLLBACK")
         raise

@@ -1,7 +1,6 @@
 """The outbox: events written with the change that they tell of, and claimed by whoever delivers them.
 
-A claim is a deadline in the row. `attempts` is what fences: whoever was too slow, so that a row was claimed again,
-changes it no more.
+A claim is a deadline in the row. `attempts` fences: a slow worker, whose row was claimed again, changes it no more.
 
 Source: dropoff_tus.ports.catalog.Outbox.
 """
@@ -104,7 +103,7 @@ def events(transaction: Transaction, *, dead_only: bool) -> list[OutboxRow]:
 
 
 def resend(transaction: Transaction, event_ids: Sequence[str] | None, now: datetime, by: Actor) -> int:
-    """Begin anew."""
+    """Begin again."""
     until = to_micros(now)
     if event_ids is None:
         count = transaction.run(statements.RESEND_DEAD, until=until)
@@ -161,6 +160,6 @@ class SqlOutbox:
         return await self._engine.read_many(lambda transaction: events(transaction, dead_only=dead_only))
 
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
-        """Begin anew."""
+        """Begin again."""
         by = actor()
         return await self._engine.write(lambda transaction: resend(transaction, event_ids, now, by))

@@ -12,7 +12,7 @@ refuses it, the group is undone and each of its operations is run by itself. Sho
 lose the connection before COMMIT was sent, it is repeated a few times.
 
 An operation is an ordinary function, as on SQLite (see `postgres_transaction`). A call ends in bounded time, whatever
-the database does: what does not answer has its connection cut. A connection is made when it is needed, so when the
+the database does: a connection that does not answer is cut. A connection is made when it is needed, so when the
 database is back nothing has to be restarted.
 """
 
@@ -102,7 +102,7 @@ class Lane:
         future: asyncio.Future[T] = self._loop.create_future()
         deadline = self._loop.time() + self._seconds
         self._queue.put_nowait(Request(work, future, deadline))
-        # Its worker gives up at the deadline; this is for those whose turn has not come by then.
+        # Its worker gives up at the deadline; this is for operations that wait for their turn.
         overdue = self._loop.call_at(deadline + 0.1, _give_up, future)
         try:
             return await future
@@ -200,7 +200,7 @@ class _Worker:
             _SpoiltError: Nothing came of any, and each is to be run by itself.
         """
         try:
-            # Whoever may not wait as long as the last of them is refused without us.
+            # An operation that may not wait as long as the last of them is refused without us.
             async with asyncio.timeout_at(group[-1].deadline):
                 await self._until_done(group)
         except _SpoiltError:

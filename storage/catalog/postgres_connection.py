@@ -19,7 +19,7 @@ class OptionError(Exception):
 
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, OptionError)
-"""Whatever comes of a connection when the database does not do what it was asked."""
+"""The errors of a connection when the database does not do its work."""
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.InvalidAuthorizationSpecificationError, "it refuses the user or the password"),
     (asyncpg.InvalidCatalogNameError, "it has no database of this name; make it with createdb"),

@@ -60,7 +60,7 @@ class PostgresTransaction:
         """Whether the present operation has sent a change, so that only the database can undo it."""
 
     def begin(self) -> None:
-        """Forget the operation before: what it has not sent is not to happen."""
+        """Forget the operation before: changes that it has not sent must not happen."""
         self.changed = False
         self._posted = {}
 

@@ -33,7 +33,7 @@ _FIXED = dropoffs.c.keys().index("used_uploads")
 
 
 class Row(Protocol):
-    """What both drivers' rows are: values by the name of their column, or all in their order."""
+    """The common form of both drivers' rows: values by the name of their column, or all in their order."""
 
     def __iter__(self) -> Iterator[Any]:
         """Go through the values."""

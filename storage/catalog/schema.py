@@ -1,4 +1,4 @@
-"""The tables. What may never stand in them: file names and other client metadata, plaintext digests, tokens, codes.
+"""The tables. They never hold file names and other client metadata, plaintext digests, tokens, codes.
 
 Only types that every driver takes and gives as they are: text, 64-bit integers, bytes. Times are microseconds since
 1970 in UTC, flags are 0 or 1, lists and a drop-off's terms are JSON. So a statement needs no conversion per value, on
@@ -35,7 +35,7 @@ from dropoff_tus.outbox import EventKind, SinkName
 from dropoff_tus.states import ENDED, UNFINISHED, UploadState
 
 REVISION = "0001"
-"""The newest migration: what these tables are."""
+"""The newest migration, which makes these tables."""
 
 
 def among(name: str, values: Iterable[StrEnum]) -> str:
@@ -95,7 +95,7 @@ uploads = Table(
     CheckConstraint("final_id IS NULL OR role = 'partial'", name="final"),
 )
 
-# What is listed page by page.
+# The order of pages.
 Index("ix_dropoffs_created_at", dropoffs.c.created_at, dropoffs.c.id)
 Index("ix_uploads_created_at", uploads.c.created_at, uploads.c.id)
 

@@ -2,9 +2,9 @@
 
 The writer takes all that is queued, runs it in one `BEGIN IMMEDIATE` transaction, commits once, and only then answers.
 With WAL and synchronous=FULL an answer is durable, and a commit's sync is shared by all that came while the one before
-it ran. A request that raises undoes itself alone: if one does, the group is run anew with a savepoint for each, which
-those that raise nothing need not pay for. If the commit fails, all of the group hear that the catalog is unavailable,
-refusals too, since they may rest on what was undone.
+it ran. A request that raises undoes only itself: the group is then run again with a savepoint for each, whose cost
+groups without errors are spared. If the commit fails, all of the group hear that the catalog is unavailable, refusals
+too, since they may rest on what was undone.
 
 A short question is a few rows by their key: microseconds on the event loop, less than handing it to a thread would
 take. In WAL mode it waits for no writer, in whatever process, and it sees what was committed last. In the rare moments
@@ -123,7 +123,7 @@ _PROBE_BYTES = 64 << 10
 
 
 def unavailable(error: sqlite3.Error, path: Path) -> CatalogUnavailableError:
-    """Make the refusal for a database that does not answer, the original chained; its text is for the log alone."""
+    """Make the refusal for a database that does not answer, the original chained; its text is only for the log."""
     name = str(getattr(error, "sqlite_errorname", type(error).__name__))
     cause = why_not_written(error, path)
     code = None if cause is None else errno.errorcode.get(cause.errno or 0)
@@ -143,7 +143,7 @@ def why_not_written(error: sqlite3.Error, path: Path) -> OSError | None:
     """Find out by a file beside it what the system says where the database names no more than its own error.
 
     Returns:
-        What it said, with the folder's path; None if the error is none of the disk's, or a file can be written there.
+        The error, with the folder's path; None if it is none of the disk's, or a file can be written there.
     """
     if not str(getattr(error, "sqlite_errorname", "")).startswith(_OF_THE_DISK):
         return None
@@ -201,7 +201,7 @@ class Lane:
         self._transaction = SqliteTransaction(connection)
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
-        # A daemon, so that a program that forgets to close can end; what was answered is durable anyway.
+        # A daemon, so that a program that forgets to close can end; answered changes are durable anyway.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -301,14 +301,14 @@ class WriterLane(Lane):
             self._undo()
 
     def _is_spoilt(self, request: Request, before: int) -> bool:
-        """Tell whether a request has left something to be undone; whoever refuses has hardly ever changed a row."""
+        """Tell whether a request has left something to be undone; a refusal has hardly ever changed a row."""
         if request.error is None:
             return False
         broken = isinstance(request.error, sqlite3.Error | CatalogUnavailableError)
         return broken or self._connection.total_changes != before
 
     def _run_apart(self, group: list[Request]) -> None:
-        """Run each request so that it can be undone alone."""
+        """Run each request so that it can be undone by itself."""
         execute = self._connection.execute
         for request in group:
             execute("SAVEPOINT request")

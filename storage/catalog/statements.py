@@ -29,7 +29,7 @@ from dropoff_tus.states import UploadState
 from storage.catalog.schema import api_tokens, audit, catalog_state, checkpoints, dropoffs, outbox, uploads
 
 Statement: TypeAlias = Select[*tuple[Any, ...]] | UpdateBase
-"""Whatever stands below."""
+"""Any statement below."""
 
 _drop_id = bindparam("drop_id", type_=dropoffs.c.id.type)
 _upload_id = bindparam("upload_id", type_=uploads.c.id.type)
@@ -43,7 +43,7 @@ _after = bindparam("after", type_=BigInteger)
 
 def _at_most(found: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return the first rows of a statement, as many as the value `most` says."""
-    # Without an offset SQLite's dialect writes one all the same, as a value under a name of its own.
+    # Without an offset SQLite's dialect still writes one, as a value under a name of its own.
     return found.limit(bindparam("most", type_=BigInteger)).offset(_ZERO)
 
 
@@ -229,7 +229,7 @@ def list_uploads(
     """Return the statement for one kind of list, oldest first.
 
     Values: drop_id if of_dropoff, before if created_before, after_at and after_id if after, most if limited. The states
-    stand in the text, since there are few kinds of lists, and a list of bound values would be compiled anew each time.
+    stand in the text, since there are few kinds of lists, and a list of bound values would be compiled each time.
     """
     conditions: list[ColumnElement[bool]] = []
     if of_dropoff:
@@ -339,4 +339,4 @@ REVOKE_TOKEN = (
     .where(api_tokens.c.id == _token_id, api_tokens.c.revoked_at.is_(None))
     .values(revoked_at=bindparam("at", type_=BigInteger))
 )
-"""Whoever was first says when."""
+"""The first one says when."""

@@ -1,4 +1,4 @@
-"""What an operation needs of a database, and how one waits for its turn."""
+"""The database as operations see it, and how one waits for its turn."""
 
 import asyncio
 import math

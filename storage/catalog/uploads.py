@@ -1,7 +1,7 @@
 """The uploads' rows: the port's operations on them, each over one transaction.
 
 The accounting is here and nowhere else: a drop-off's counters move in step with its uploads' rows (see `schema`), and
-`_Change` alone moves them. Whoever runs an operation that raises undoes what it did.
+only `_Change` moves them. The caller undoes an operation that raises.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from storage.catalog.rows import Row, page_values, read_dropoff, read_upload, re
 from storage.catalog.transaction import Transaction
 
 _MOST_BYTES = (1 << 63) - 1
-"""What a column can hold."""
+"""The most that a column can hold."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ def add(
     transaction.post(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
     for part in parts:
         transaction.post(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
-    # What a final uses, its parts used until now: that counter stays.
+    # A final takes over the usage of its parts, so that counter stays.
     change = _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes, attempts=_attempts(row, row.state))
     change.apply(transaction, row.drop_id)
     outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
@@ -107,7 +107,7 @@ def _claimable(transaction: Transaction, row: UploadRow, parts: Sequence[str]) -
             raise PartNotFoundError("a part of the concatenation does not exist in this drop-off")
         found.append(part)
     if any(part.state in ENDED for part in found):
-        raise UploadGoneError("a part of the concatenation is gone, upload it anew")
+        raise UploadGoneError("a part of the concatenation is gone, upload it again")
     if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
         raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
     if any(part.final_id is not None for part in found):
@@ -187,7 +187,7 @@ def complete(
     transaction.post(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])
-    # What was only taken back, to be ended, has been announced.
+    # An upload that was only taken back, to be ended, has been announced.
     if row["completed_at"] is None:
         outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
         note(Event(Act.UPLOAD_COMPLETE, row["drop_id"], upload_id, row["role"], size_bytes, final))

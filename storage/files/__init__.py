@@ -1,1 +1,1 @@
-"""What the engine stands on, on local folders: the durable layer, layout, marker, marks, owner, threads."""
+"""The base of the engine, on local folders: the durable layer, layout, marker, marks, owner, threads."""

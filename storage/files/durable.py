@@ -4,8 +4,9 @@ Ordering, which every caller follows: bytes of `data` are durable before the log
 envelopes and folders before its first log line that acknowledges anything. A failed sync is never repeated as if it had
 worked (the kernel may have dropped the dirty pages): `SyncFailedError` tells the caller to stop trusting that file.
 
-Below the roots of a store nothing is reached through a symbolic link, neither a file nor a folder on the way to it: who
-can write to the store could else let us cut or remove files elsewhere. The roots may be links, to volumes.
+Below the roots of a store nothing is reached through a symbolic link, neither a file nor a folder on the way to it:
+otherwise somebody who can write to the store could let us cut or remove files elsewhere. The roots may be links, to
+volumes.
 
 Source: docs/format.md, Order of writes.
 """
@@ -28,7 +29,7 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 _NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
-"""What file systems that sync no folders answer, as some network shares do."""
+"""The error of file systems that sync no folders, such as some network shares."""
 
 
 def _named(error: OSError, descriptor: int) -> OSError:
@@ -113,7 +114,7 @@ def rename_new(path: Path, target: Path) -> None:
     (exFAT, folders shared with a virtual machine): there an empty file takes the name first, and a crash may leave it.
 
     Raises:
-        FileExistsError: The name is taken; what has it stays.
+        FileExistsError: The name is taken; the other file stays.
         OSError: The disk failed.
     """
     try:
@@ -149,7 +150,7 @@ def _rename_over_empty(path: Path, target: Path) -> None:
 
 
 calls = Calls()
-"""What every `Disk` of the process goes through. Tests put another one here."""
+"""The calls of every `Disk` of the process. Tests put another one here."""
 
 
 class Disk:
@@ -187,7 +188,7 @@ class Disk:
                 os.close(descriptor)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder (and its parents) for the owner alone; there already is fine. Nothing is synced."""
+        """Make a folder (and its parents) only for the owner; an existing one is fine. Nothing is synced."""
         if path.is_dir():
             return
         self.make_folder(path.parent)
@@ -308,7 +309,7 @@ class Disk:
         """Write a small file whole: temporary name, sync, rename, sync of the folder.
 
         Args:
-            path: What to replace, or to make.
+            path: The file to replace, or to make.
             data: All of it.
             before_rename: Called with the temporary file; raising leaves the old one.
         """
@@ -327,7 +328,7 @@ class Disk:
         """Give a file a name that must be free; it may keep the other one too. Nothing is synced.
 
         Raises:
-            FileExistsError: The name is taken; what has it stays.
+            FileExistsError: The name is taken; the other file stays.
         """
         failpoint("rename-new")
         calls.rename_new(path, target)

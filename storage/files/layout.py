@@ -1,4 +1,4 @@
-"""Where an upload's files lie. Names are made of ids alone; nothing a client chose is ever a path.
+"""Where an upload's files lie. Names consist only of ids; nothing a client chose is ever a path.
 
 Source: docs/format.md, Files.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from dropoff_tus.model import Mode
 
 NEW_SUFFIX = ".new"
-"""Of a file that is written beside the one it will replace."""
+"""The suffix of a file that is written beside the one it will replace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Layout:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The folders that may be links; what lies below them may not."""
+        """The folders that may be links; files and folders below them may not."""
         return (self.uploads, self.keys_dir, self.ingest_dir)
 
     def log_of(self, upload_id: str) -> Path:
-        """Return the path of a log alone, quicker than `of` for very many uploads."""
+        """Return only the path of a log, quicker than `of` for very many uploads."""
         return Path(f"{self.root}/uploads/{upload_id[:2]}/{upload_id}/log")
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019 - one object a process; paths cost more to make than to keep

@@ -90,7 +90,7 @@ def _no_id(setting: str, folder: Path, expected: str) -> str:
     what = f"there is no folder {folder}" if not folder.is_dir() else f"{folder} is not the store's: it has no {NAME}"
     return (
         f"{what}. It looks like a volume that is not mounted, or a wrong {setting}: mount it, or correct the setting. "
-        f"Nothing was changed. If it is the right one all the same (put back from a copy, say), write the line "
+        f"Nothing was changed. If it is the right one (restored from a copy, for instance), write the line "
         f"{expected} into {folder / NAME}"
     )
 

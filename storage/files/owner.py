@@ -1,4 +1,4 @@
-"""Whose the store is: nobody else works in it, since the files that they leave would be closed to its owner.
+"""The owner of the store: nobody else works in it, since its owner could not read the files that they leave.
 
 The owner is who made the ids and the catalog's file; the folders around them may be anybody's, as a volume's often is.
 """

@@ -53,13 +53,13 @@ class Created(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What is in an envelope, opened."""
+    """The content of an opened envelope."""
 
     upload_id: str
     identity: Identity
     salt: bytes = field(repr=False)
     receipt_identity: Identity
-    """Of the identity that opens the uploader's copy of the receipt; derived from the upload's token."""
+    """The identity that opens the uploader's copy of the receipt; derived from the upload's token."""
     metadata: Metadata = field(repr=False)
 
     def commitment(self) -> str:

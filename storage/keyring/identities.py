@@ -108,7 +108,7 @@ def new_root_identity(key_type: str) -> tuple[str, str]:
 
 
 def generate_root_identity(path: Path, key_type: str) -> str:
-    """Make a root identity in a new file of the owner's alone, and return its recipient."""
+    """Make a root identity in a new file only for its owner, and return its recipient."""
     text, recipient = new_root_identity(key_type)
     write_owner_only(path, text)
     return recipient

@@ -1,4 +1,4 @@
-"""The journal of a rotation of the roots: which file an upload's envelope was replaced by, and for whom it is wrapped.
+"""The journal of a rotation of the roots: the file that replaced an upload's envelope, and its recipients.
 
 A line is durable before the rename that makes it true and names the new file's hash, so it holds whenever the process
 dies. An envelope that the journal does not name is the one of its creation, wrapped for what its create record says.
@@ -77,7 +77,7 @@ class Journal:
 
 
 class Written:
-    """What rotations wrote; the journal is read anew when it has grown."""
+    """The lines that rotations wrote; the journal is read again when it has grown."""
 
     def __init__(self, path: Path) -> None:
         """Take the journal's path; there may be none."""

@@ -1,4 +1,4 @@
-"""Where the server's secrets come from, and how they are written: whole, durable, for their owner alone.
+"""Where the server's secrets come from, and how they are written: whole, durable, only for their owner.
 
 A key's *source* is tried in this order: `$CREDENTIALS_DIRECTORY/<name>` (systemd), then what the configuration says: a
 file that nobody else can use (`check_owner_only`), or `command:…`, which prints the key.
@@ -39,8 +39,8 @@ def read_source(name: str, source: str) -> str:
     """Return the text of a key.
 
     Args:
-        name: What the key is called, also below `$CREDENTIALS_DIRECTORY`.
-        source: What the configuration says.
+        name: The key's name, also below `$CREDENTIALS_DIRECTORY`.
+        source: The entry in the configuration.
 
     Raises:
         KeySourceError: It is not to be had there.
@@ -110,7 +110,7 @@ def check_owner_only(path: Path, name: str) -> None:
 
     Args:
         path: Where it is, or a link to it.
-        name: What to call it.
+        name: Its name in messages.
 
     Raises:
         KeySourceError: It cannot be read, is no file, or others may use it; the sentence says what to do.

@@ -1,4 +1,4 @@
-"""The signing key: what signs, what only verifies, and the text that holds both.
+"""The signing key: the key that signs, the keys that only verify, and the text that holds both.
 
 Source: docs/format.md, Keys.
 """
@@ -24,7 +24,7 @@ _SIGNING_WORD, _NEXT_WORD, _RETIRED_WORD = "ed25519-private", "ed25519-next-priv
 class SigningKey:
     """The Ed25519 key that signs, and the others that only verify.
 
-    Keys have an order, from the oldest retired one to the one that signs; `newer` is for a rotation alone.
+    Keys have an order, from the oldest retired one to the one that signs; `newer` is only for a rotation.
     """
 
     def __init__(self, private: bytes | None, retired: Sequence[bytes] = (), newer: Sequence[bytes] = ()) -> None:
@@ -38,7 +38,7 @@ class SigningKey:
         self.id = key_id(self.public_bytes) if self.public_bytes else ""
 
     def __repr__(self) -> str:
-        """Show the id alone."""
+        """Show only the id."""
         return f"SigningKey({self.id or 'verifies only'}, redacted)"
 
     def sign(self, message: bytes) -> bytes:
@@ -79,7 +79,7 @@ def key_id(public: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyFile:
-    """The text of a signing key: what signs, what verifies only, and in the middle of a rotation what comes next."""
+    """The text of a signing key: the one that signs, those that only verify, and during a rotation the next one."""
 
     private: bytes | None = field(repr=False)
     retired: tuple[bytes, ...] = ()
@@ -134,7 +134,7 @@ def public_of(private: bytes) -> bytes:
 
 
 def load_signing_key(source: str) -> SigningKey:
-    """Load the signing key alone.
+    """Load only the signing key.
 
     Raises:
         KeySourceError: It cannot be had, or a rotation of it was interrupted.
@@ -160,7 +160,7 @@ def decode_key(text: str, name: str) -> bytes:
         KeySourceError: They are not; the sentence calls the key by its name.
     """
     try:
-        # Who selects a key with a double click leaves the padding behind.
+        # A double click on a key leaves the padding behind.
         raw = base64.b64decode(text.strip().rstrip("=") + "=", validate=True)
     except (binascii.Error, ValueError):
         raw = b""

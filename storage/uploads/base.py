@@ -1,7 +1,7 @@
-"""What every part of the store stands on: settings, keys, paths, the disk, and what is known of uploads.
+"""The base of every part of the store: settings, keys, paths, the disk, and a memory of uploads.
 
-What an upload's log says is kept in a bounded cache and believed while the log has the size it had, so another process
-may write between two requests.
+The content of an upload's log is kept in a bounded cache and believed while the log has the same size, so another
+process may write between two requests.
 
 Source: docs/format.md.
 """
@@ -36,12 +36,12 @@ from storage.uploads.recovery import not_found, read_chain, read_durable, waitin
 _log = logging.getLogger(__name__)
 _CACHE_ENTRIES = 4096
 _MOST_KEY_FILE_BYTES = 1 << 20
-"""More than an envelope or a receipt ever has; what stands in its place may be anything."""
+"""More than an envelope or a receipt ever has; the file in its place may be anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """What the configuration says of the store."""
+    """The configuration of the store."""
 
     root: Path
     keys_dir: Path
@@ -53,7 +53,7 @@ class StoreSettings:
 
 @dataclass(slots=True)
 class Known:
-    """What this process remembers of an upload. `vouched` means: it made or opened the envelope itself."""
+    """The memory of an upload in this process. `vouched` means: it made or opened the envelope itself."""
 
     state: LogState
     hashes: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Known:
 
 
 class KnownUploads:
-    """A bounded memory of uploads; what it has lost is read again. Any thread may use it."""
+    """A bounded memory of uploads; forgotten ones are read again. Any thread may use it."""
 
     def __init__(self) -> None:
         """Start knowing nothing."""
@@ -118,8 +118,8 @@ class StoreBase:
     def check_roots(self) -> None:
         """Refuse to take the roots for the store's when they are other folders than at the start.
 
-        A volume that was unmounted leaves an empty folder, or none: what it holds is not unknown, and what would be
-        stored there would be hidden when it comes back.
+        An unmounted volume leaves an empty folder, or none: its uploads are not unknown, and new ones in that folder
+        would be hidden when it comes back.
 
         Raises:
             StorageFailedError: They are not there, or others.
@@ -137,7 +137,7 @@ class StoreBase:
                 if (found.st_dev, found.st_ino) == known:
                     continue
             log_failure(error or OSError(errno.ESTALE, "another folder is in its place"), root)
-            message = "the store's folder is not there; what was acknowledged is safe, try again when it is back"
+            message = "the store's folder is not there; acknowledged bytes are safe, try again when it is back"
             raise StorageFailedError(message) from error
 
     def _present_roots(self) -> dict[Path, tuple[int, int]] | None:
@@ -207,7 +207,7 @@ class StoreBase:
             raise self.failed(upload_id, error) from error
 
     def waits(self, upload_id: str) -> bool:
-        """Tell whether an upload plainly waits for bytes, by its last record alone; False also in any doubt."""
+        """Tell whether an upload plainly waits for bytes, only by its last record; False in any doubt."""
         if not is_upload_id(upload_id):
             return False
         try:
@@ -226,7 +226,7 @@ class StoreBase:
             self.known.forget(upload_id)
             log_failure(error, self.layout.of(upload_id).folder)
             return distrusted()
-        text = f" under upload {upload_id} ({error.strerror}); what is stored stays"
+        text = f" under upload {upload_id} ({error.strerror}); stored bytes stay"
         return refused(error, text, self.layout.of(upload_id).folder)
 
     def read_key_file(self, upload_id: str, path: Path) -> bytes:
@@ -287,15 +287,15 @@ class StoreBase:
 
 
 def refused(error: OSError, text: str, place: Path) -> StorageFailedError | StorageFullError:
-    """Make the refusal for what the disk did not do: it is full, or it failed. Its path is for the log alone.
+    """Make the refusal for what the disk did not do: it is full, or it failed. Its path is only for the log.
 
     Args:
-        error: What the system said.
-        text: What follows the words for that.
+        error: The system's error.
+        text: The text after the words for that.
         place: Where it was, for an error that names no path.
     """
     log_failure(error, place)
-    # A sync that failed may have lost bytes, whatever the reason: room alone does not mend that.
+    # A sync that failed may have lost bytes, whatever the reason: more room does not mend that.
     if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, SyncFailedError):
         return StorageFullError(f"the disk is full{text}")
     return StorageFailedError(f"the disk failed{text}")

@@ -1,4 +1,4 @@
-"""What was verified of logs, remembered: a request for one byte of a long upload reads one block of its log.
+"""A memory of verified logs: a request for one byte of a long upload reads one block of its log.
 
 Source: docs/format.md, Recovery.
 """
@@ -16,7 +16,7 @@ from storage.uploads.recovery import read_chain
 _MOST_MARKS = 50_000
 """Some 16 MiB, which stand for 3 GiB of logs."""
 _STATE_MARKS = 16
-"""What a chain costs beside its marks, in marks."""
+"""The cost of a chain beside its marks, in marks."""
 
 
 class Chains:
@@ -30,11 +30,11 @@ class Chains:
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def read(self, log: int, upload_id: str, key: SigningKey) -> Chain:
-        """Verify a log, or what was added to it since it was verified. Whoever asks meanwhile waits for it.
+        """Verify a log, or what was added to it since it was verified. Other callers wait for it.
 
         Args:
             log: Open descriptor.
-            upload_id: Whose log it should be.
+            upload_id: The upload that it should belong to.
             key: Verifies.
 
         Raises:

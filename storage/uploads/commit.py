@@ -123,6 +123,6 @@ class Committer:
         failpoint("after-data-sync")
 
     def _distrust(self) -> None:
-        """Refuse the upload, whose state on disk is unknown, until a restart has read it anew."""
+        """Refuse the upload, whose state on disk is unknown, until a restart has read it again."""
         self._base.distrusted.add(self.state.id)
         self._base.known.forget(self.state.id)

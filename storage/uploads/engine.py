@@ -57,7 +57,7 @@ class FileStore:
 
     @property
     def base(self) -> StoreBase:
-        """What the store stands on, for what looks after it beside the ports."""
+        """The base of the store, for its maintenance beside the ports."""
         return self._base
 
     @property

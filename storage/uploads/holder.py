@@ -1,4 +1,4 @@
-"""What other requests see of a lease's holder, and how they ask it to stop or to commit. On the event loop alone."""
+"""A lease's holder as other requests see it, and how they ask it to stop or to commit. Only on the event loop."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ class Holder:
         return future
 
     def take_asked(self) -> list[asyncio.Future[None]]:
-        """Return who asked until now; whoever asks later is not answered by the commit that follows."""
+        """Return those who asked until now; the commit that follows does not answer later ones."""
         asked, self.commit_asked = self.commit_asked, []
         return asked
 

@@ -36,7 +36,7 @@ from storage.uploads.shredding import seal, shred, shred_part
 
 
 class FileLease:
-    """A lease on local files. Made by `storage.uploads.leases` alone."""
+    """A lease on local files. Made only by `storage.uploads.leases`."""
 
     def __init__(
         self, base: StoreBase, pools: Threads, claims: Claims, holder: Holder, state: LogState, log: int, data: int
@@ -199,7 +199,7 @@ class FileLease:
             self._lose_digests()
             raise self._committer.failed(error) from error
         except DropoffError:
-            # Nothing is added to a log that was tampered with; what was held back is cut by whoever comes next.
+            # Nothing is added to a log that was tampered with; the next holder cuts the bytes that were held back.
             self._lose_digests()
             raise
 
@@ -233,7 +233,7 @@ class FileLease:
     async def release(self) -> None:
         """Keep what was held back, and close the descriptors; the kernel lets go of the lock."""
         try:
-            # Whoever held it back has an error to tell already, and nobody was told of these bytes.
+            # The request that held it back has an error to answer already, and no answer named these bytes.
             with contextlib.suppress(DropoffError):
                 await self._commit_pending()
         finally:

@@ -1,4 +1,4 @@
-"""Who holds which lease: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
+"""The leases: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
 
 A newcomer asks the present holder to stop; the holder commits what it has and lets go. Across processes the lease is
 `flock` on `log`, which the kernel lets go of when a process dies.
@@ -92,7 +92,7 @@ class Leases:
         """Say that a server runs here, until this process ends; see `FileStore`."""
         self._announced = open_folder(self._base.settings.keys_dir)
         alone = try_lock(self._announced)
-        # Whoever has it alone does so for this moment.
+        # An exclusive holder has it only for this moment.
         lock(self._announced, shared=True)
         return alone
 
@@ -269,7 +269,7 @@ class Leases:
                     repair(base.disk, base.layout.of(upload_id), log, data, state, 0)
             else:
                 state, torn = read_durable(base.disk, log, upload_id, base.keys.signing)
-                # Before anything is cut: the totals of the last record alone could be those of a record moved there.
+                # Before anything is cut: the last record could have been moved there, and its totals with it.
                 base.verified(log, upload_id)
                 repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
                 known = Known(state)
@@ -304,7 +304,7 @@ class Leases:
             raise not_found()
 
     def _without_envelope(self, state: LogState) -> DropoffError:
-        """Tell a creation that a power cut took an envelope from, from a folder that is away and may be put back."""
+        """Tell a creation that a power cut took an envelope from, from a folder that is away and may come back."""
         if state.mode is Mode.SEALED and not self._base.layout.ingest_dir.is_dir():
             return KeyMissingError("the folder keys.ingest_dir is not there; its bytes are safe, put the folder back")
         return self._base.absent()
@@ -314,7 +314,7 @@ class Leases:
         try:
             envelope = open_own_envelope(self._base, state)
         except KeyMissingError:
-            # A key that is missing may be put back; an envelope that is missing will not come again.
+            # A missing key may be restored; a missing envelope will not come again.
             if state.segments == 0 and not self._base.layout.of(state.id).own_envelope(state.mode).exists():
                 raise self._without_envelope(state) from None
             raise

@@ -108,7 +108,7 @@ def _read_verified(
 def _read_parts(
     base: StoreBase, state: LogState, start: int, stop: int | None, identities: tuple[str, ...]
 ) -> Iterator[bytes]:
-    # The final's own envelope holds its metadata alone, but it must open: the right to read is the final's.
+    # The final's own envelope holds only its metadata, but it must open: the right to read is the final's.
     open_with(base, state, identities)
     end = total_bytes(base, state) if stop is None else stop
     committed = state.final_parts or tuple((p[0], p[1], p[2]) for p in final_parts(base, state))

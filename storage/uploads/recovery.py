@@ -25,7 +25,7 @@ _TAIL_BYTES = 16 << 10
 _LAST_BYTES = 4 << 10
 """Has the last record in it, and mostly the whole log of an upload that has just begun."""
 _SECTOR_BYTES = 512
-"""What a disk writes whole or not at all."""
+"""The unit that a disk writes whole or not at all."""
 _NAMED_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 
 
@@ -51,7 +51,7 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
 
     Args:
         log: Open descriptor.
-        upload_id: Whose log it should be.
+        upload_id: The upload that it should belong to.
         key: Verifies.
 
     Returns:
@@ -105,10 +105,10 @@ def read_create(log: int, upload_id: str, key: SigningKey) -> LogState | None:
 
 
 def waiting_at(log: int, key: SigningKey) -> int | None:
-    """Return the offset of an upload that plainly waits for more bytes, by its last record alone.
+    """Return the offset of an upload that plainly waits for more bytes, only by its last record.
 
     For a start with very many uploads, which has nothing to do for such a one. It reads and verifies a third of what
-    `read_state` does. What it does not see, whoever comes for the upload does.
+    `read_state` does. The first request for the upload sees the rest.
 
     Returns:
         The offset; None where it may be whole, ended, torn or damaged, so that `read_state` has to say.
@@ -137,13 +137,13 @@ def waiting_at(log: int, key: SigningKey) -> int | None:
 
 
 def read_durable(disk: Disk, log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:
-    """Read the state as `read_state` does, and make sure that what it says is durable before anybody is told.
+    """Read the state as `read_state` does, and make sure that it is durable before any answer.
 
     A process that died, or one that is in the middle of a commit, may have left a line that is not: it would be
     acknowledged here, and lost in a power cut.
 
     Raises:
-        SyncFailedError: What the log holds on the medium is unknown.
+        SyncFailedError: The log's content on the medium is unknown.
         OSError: It cannot be read.
         UploadNotFoundError, UploadDamagedError, KeyMissingError: As `read_state`.
     """
@@ -163,10 +163,10 @@ def read_chain(
 
     Args:
         log: Open descriptor.
-        upload_id: Whose log it should be.
+        upload_id: The upload that it should belong to.
         key: Verifies.
-        every_signature: Verify all of them, and that all records add up; else that is seen when they are read.
-        known: What was verified before, so that only what came since is read.
+        every_signature: Verify all of them, and that all records add up; otherwise reading them shows that.
+        known: The part that was verified before, so that only newer lines are read.
 
     Raises:
         UploadNotFoundError, UploadDamagedError: As `read_state`; also where the log does not continue what is known.
@@ -291,7 +291,7 @@ def _refuse_lost_beginning(log: int, size: int, upload_id: str, key: SigningKey)
     """Refuse a log that lacks sectors of its create record and goes on past a first commit.
 
     A crash leaves no more than one line behind such a record: that commit's sync makes both whole before anything
-    follows. What did follow was acknowledged.
+    follows. Everything that followed was acknowledged.
     """
     have = min(size, 2 * MAX_LINE_BYTES)
     _, *after = read_exactly(log, 0, have, upload_id).split(b"\n", 3)

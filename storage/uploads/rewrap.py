@@ -1,10 +1,10 @@
-"""Rotating the roots: wrapping envelopes anew for other recipients. Data, logs and identities stay as they are.
+"""Rotating the roots: rewrapping envelopes for other recipients. Data, logs and identities stay as they are.
 
-What an envelope is wrapped for cannot be seen from outside, so a journal beside the envelopes says it
+The recipients of an envelope cannot be seen from outside, so a journal beside the envelopes has them
 (`storage.keyring.journal`), and a second run goes on where the first one ended.
 
 A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record durable and removes the
-envelope after that; we rename and look for an end record after that. Whoever comes second removes it.
+envelope after that; we rename and look for an end record after that. The second one removes it.
 
 Source: docs/format.md, Rotation.
 """
@@ -31,7 +31,7 @@ from storage.uploads.reading import open_own_envelope
 
 
 class Outcome(StrEnum):
-    """What became of one upload."""
+    """The outcome for one upload."""
 
     REWRAPPED = "rewrapped"
     CURRENT = "current"

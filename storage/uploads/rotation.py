@@ -1,6 +1,6 @@
 """Handing unfinished logs over to a new signing key, while no server uses the store. The key file has steps of its own.
 
-Every unfinished upload's log gets a `key` record, signed by the old key and naming the new one. What is finished stays
+Every unfinished upload's log gets a `key` record, signed by the old key and naming the new one. A finished upload stays
 under the key that finished it.
 
 Source: docs/format.md, Rotation.
@@ -83,7 +83,7 @@ class SigningRotation(KeyRotation):
 
     def _append(self, state: LogState, log: int, torn: int) -> None:
         paths = self._base.layout.of(state.id)
-        # Before anything is cut or signed: the totals of the last record alone could be those of a record moved there.
+        # Before anything is cut or signed: the last record could have been moved there, and its totals with it.
         read_chain(log, state.id, self._base.keys.signing, every_signature=False)
         data = self._disk.open_existing(paths.data, write=True)
         try:
@@ -91,7 +91,7 @@ class SigningRotation(KeyRotation):
         finally:
             os.close(data)
         if state.log_bytes == state.create_bytes:
-            # What a first commit does: it is no longer the second line, by which the commit would know.
+            # As a first commit does: it is no longer the second line, by which the commit would know.
             sync_creation(self._base, state)
         line = sign_line(key_record(state, self.new_public, self._base.now()), self._base.keys.signing)
         try:

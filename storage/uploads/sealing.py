@@ -98,7 +98,7 @@ class Sealing:
             message = "the body is too long for one checksum; send it in several requests"
             raise TooManySegmentsError(message)
         if self._index >= MAX_SEGMENTS:
-            message = f"the upload has {MAX_SEGMENTS} pieces; create it anew and send larger chunks"
+            message = f"the upload has {MAX_SEGMENTS} pieces; create it again and send larger chunks"
             raise TooManySegmentsError(message)
         self._started_at = time.monotonic()
         return SegmentWriter(self._recipient, index=self._index, offset=self._offset, data_offset=self._data_offset)

@@ -44,7 +44,7 @@ def seal(base: StoreBase, state: LogState) -> None:
 def unsealed(base: StoreBase, state: LogState) -> bool:
     """Tell whether an envelope to the server lies beside a sealed upload that is finished, or beside a part of it.
 
-    While it is being finished that is so; later a copy was put back.
+    That is so while it is being finished; later it means that a copy was restored.
     """
     if not state.final or state.mode is not Mode.SEALED or state.role is Role.PARTIAL:
         return False
@@ -87,7 +87,7 @@ def shred_damaged(base: StoreBase, upload_id: str, state: UploadState, why: str,
     Raises:
         UploadNotFoundError: There is nothing of it.
         UploadLockedError: Another process writes it.
-        OSError: The disk failed; what is there is as it was, or goes with another attempt.
+        OSError: The disk failed; the files are as they were, or go with another attempt.
     """
     paths = base.layout.of(upload_id)
     if not paths.folder.is_dir():

@@ -447,7 +447,7 @@ def test_audit_written_anew_without_the_key_is_found_and_never_signed(server: _T
     for options in ((), ("--anchor", str(export))):
         told = json.loads(server.cli("audit", "verify", "--json", *options, check=False).stdout)
         assert not told["whole"]
-        assert "rows were cut off, or written anew" in told["problem"]
+        assert "rows were cut off, or rewritten" in told["problem"]
     exported = server.cli("audit", "export", "--output", str(after), check=False)
     assert (exported.returncode, b"no checkpoint was signed" in exported.stderr) == (1, True)
     assert not after.exists()

@@ -83,7 +83,7 @@ def test_creation_that_fails_with_its_body_is_told_that_nothing_is_kept(server: 
     headers = {"Upload-Length": "5", "Content-Type": OCTETS, **_checksum(b"other")}
     answer = site.post(headers, b"01234")
     assert answer.status == 460
-    assert b"nothing of it is kept, create it anew" in answer.body
+    assert b"nothing of it is kept, create it again" in answer.body
     assert b"resume" not in answer.body
     assert b"go on" not in answer.body
 
@@ -118,7 +118,7 @@ def test_concatenation_of_parts_that_expired_is_answered_410(server: ServerProce
         time.sleep(0.5)
     answer = site.post({"Upload-Concat": f"final;{' '.join(parts)}"})
     assert (answer.status, answer.error_code) == (410, "ERR_UPLOAD_GONE")
-    assert b"upload it anew" in answer.body
+    assert b"upload it again" in answer.body
 
 
 def test_every_end_keeps_its_reason_and_is_a_line_of_the_log(server: ServerProcess) -> None:

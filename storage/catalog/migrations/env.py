@@ -12,7 +12,7 @@ context.configure(
     on_version_apply=context.config.attributes["on_version_apply"],
     target_metadata=metadata,
     transactional_ddl=True,
-    render_as_batch=True,  # SQLite alters most things by making the table anew
+    render_as_batch=True,  # SQLite alters most things by replacing the table
 )
 with context.begin_transaction():
     context.run_migrations()

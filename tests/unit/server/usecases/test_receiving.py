@@ -186,5 +186,5 @@ async def test_concatenation_of_a_part_that_expired_is_gone() -> None:
     world.clock.advance(_EXPIRE_SECONDS + 1)
     for ended in (0, 2):
         assert ended == 0 or await world.uploads.expirer.expire() == ended
-        with pytest.raises(UploadGoneError, match="upload it anew"):
+        with pytest.raises(UploadGoneError, match="upload it again"):
             await world.create(None, role=Role.FINAL, parts=[done, idle])
