@@ -1,1 +1,1 @@
-"""Hypothesis: what must hold for every input and every order of events."""
+"""Hypothesis: properties of every input and every order of events."""

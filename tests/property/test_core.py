@@ -141,7 +141,7 @@ def _drop(limits: DropTerms) -> Dropoff:
 def test_admitted_uploads_never_exceed_the_limits(
     limits: DropTerms, asked: list[tuple[Role, int]], server_max: int, free: int
 ) -> None:
-    """Whatever is asked in whatever order, each once what came before is on the disk: number, bytes and disk hold."""
+    """For any requests in any order, each once the bytes before are on the disk: number, bytes and disk hold."""
     uploads = total = 0
     for role, length in asked:
         # A final takes over bytes that its parts have; here it is asked for with what there is.
@@ -171,7 +171,7 @@ def test_admitted_uploads_never_exceed_the_limits(
 def test_next_reservation_is_enough_and_within_every_limit(
     limits: DropTerms, others: int, present: int, stored: int, needed: int, ahead: int, server_max: int, free: int
 ) -> None:
-    """What is granted covers the need, never exceeds the step, and breaks no limit."""
+    """A grant covers the need, never exceeds the step, and breaks no limit."""
     stored = min(stored, present)
     try:
         granted = policy.next_reservation(

@@ -58,7 +58,7 @@ def _fuzz(target: Target, examples: int) -> None:
     inputs = _changed(tuple(target.seeds)) | st.binary(max_size=300)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     limits = settings(max_examples=examples, deadline=None, suppress_health_check=checks, database=None)
-    # Hypothesis asks for a function that takes the input alone.
+    # Hypothesis asks for a function that takes only the input.
     cast("Callable[[], None]", limits(given(inputs)(lambda data: target.run(data))))()  # noqa: PLW0108
 
 

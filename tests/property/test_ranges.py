@@ -1,4 +1,4 @@
-"""Any range of an upload or of a concatenation is the slice of what was sent, at the cost of that range alone."""
+"""Any range of an upload or of a concatenation is the slice of what was sent, at the cost of only that range."""
 
 import asyncio
 import os
@@ -110,7 +110,7 @@ def test_append_reads_nothing_of_what_was_stored_before(tmp_path: Path) -> None:
 
 
 def test_head_after_a_restart_reads_two_records(tmp_path: Path) -> None:
-    """Where an upload stands is told by its first and its last record, however many lie between."""
+    """The first and the last record show where an upload stands, however many lie between."""
     kit = StoreKit(tmp_path, durability="os")
 
     async def work() -> None:

@@ -61,7 +61,7 @@ _SEEDS = st.integers(0, 2**32)
 
 @dataclass
 class _Model:
-    """What an upload should be."""
+    """The expected state of an upload."""
 
     id: str
     mode: Mode
@@ -189,7 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open_ones())
     @rule(data=st.data(), size=_SIZES, seed=_SEEDS)
     def patch_past_the_limit(self, data: st.DataObject, size: int, seed: int) -> None:
-        """Send a chunked body that goes on too long: what fits is kept."""
+        """Send a chunked body that goes on too long: the bytes that fit are kept."""
         upload = self.pick(data, self.open_ones())
         room = self.room(upload, size)
         body = random.Random(seed).randbytes(room + 5)
@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
             part.claimed = True
 
     def endable(self) -> list[_Model]:
-        """Return what may be ended: a claimed part ends with its final alone."""
+        """Return the uploads that may be ended: a claimed part ends only with its final."""
         return [upload for upload in self.uploads if upload.ended is None and not upload.claimed]
 
     @precondition(lambda self: self.endable())
@@ -385,7 +385,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(upload.finished and not upload.ended for upload in self.uploads))
     @rule(data=st.data(), with_root=st.booleans())
     def read_a_range(self, data: st.DataObject, with_root: bool) -> None:
-        """Any range of what is finished is the slice of what was sent; what is sealed opens with the root alone."""
+        """Any range of a finished upload is the slice of the sent bytes; a sealed one opens only with the root."""
         upload = self.pick(data, [upload for upload in self.uploads if upload.finished and not upload.ended])
         whole = upload.mode is Mode.SEALED and upload.role is not Role.PARTIAL
         if not with_root and (whole or upload.claimed):

@@ -18,7 +18,7 @@ _STEPS = 60
 
 @dataclass
 class _Client:
-    """One client, and what it was told."""
+    """One client, and the answers it got."""
 
     token: str
     content: bytes
@@ -92,7 +92,7 @@ class _Run:
 @pytest.mark.parametrize("mode", list(Mode))
 @async_test
 async def test_uploads_through_anything_end_once_and_whole(mode: Mode, seed: int) -> None:
-    """What a client was told stays true, and the catalog's sums are those of what is in the store."""
+    """Answers to clients stay true, and the catalog's sums are those of the store."""
     # Some bodies stand still on purpose, and are waited for in real time.
     settings = replace(SETTINGS, body_idle_timeout_seconds=1)
     run = _Run(World(mode=mode, read_back_bytes=3, settings=settings), random.Random(seed))

@@ -1,1 +1,1 @@
-"""What tests share: simulators, the fake clock, helpers to start programs."""
+"""Shared parts of tests: simulators, the fake clock, helpers to start programs."""

@@ -1,4 +1,4 @@
-"""A client of the operators' API, which sends what it is told and reads one answer."""
+"""A client of the operators' API, which sends the given request and reads one answer."""
 
 import http.client
 import json

@@ -17,8 +17,8 @@ _MAGIC = b"age-encryption.org/v1\n"
 def opened(*folders: Path) -> set[str]:
     """Return the names of all age files below these folders that keys below them open.
 
-    Whatever opens is searched for further keys. Secrets of other kinds are tried as if they were identities. A segment
-    within a larger file is named by the file and its offset.
+    Every file that opens is searched for further keys. Secrets of other kinds are tried as if they were identities. A
+    segment within a larger file is named by the file and its offset.
     """
     files = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     closed = {

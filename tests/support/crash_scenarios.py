@@ -1,4 +1,4 @@
-"""What a client does, what it was told, and what must hold of it in whatever state a crash has left."""
+"""A client's acts, the answers it got, and the truths about both in any state that a crash has left."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ _READ_BACK_BYTES = 1 << 30
 
 @dataclass
 class Told:
-    """What the client was told of one upload, or has asked for."""
+    """The answers that the client got for one upload, and its requests."""
 
     offset: int = 0
     finished: bool = False
@@ -49,7 +49,7 @@ def copy_of(sent: dict[str, Sent]) -> dict[str, Sent]:
 
 
 class Client:
-    """Acts on a store, and remembers what it was told. `note` is called with a copy of that after every answer."""
+    """Acts on a store, and remembers the answers. `note` is called with a copy of that after every answer."""
 
     def __init__(self, kit: StoreKit, note: Callable[[dict[str, Sent]], None] = lambda _: None) -> None:
         """Take the store and who is to know."""
@@ -120,7 +120,7 @@ class Client:
         self.noted()
 
     async def ask(self) -> None:
-        """HEAD of every upload: what is answered is acknowledged."""
+        """HEAD of every upload: the answer acknowledges its bytes."""
         for upload_id, sent in list(self.sent.items()):
             try:
                 stored = await self.kit.store.stat(upload_id)
@@ -137,7 +137,7 @@ class Client:
 
 
 async def verify(client: Client) -> None:
-    """Hold a fresh store against what the client was told, then resume, finish and read everything."""
+    """Compare a fresh store with the client's answers, then resume, finish and read everything."""
     kit = client.kit
     make_roots(kit.store)
     problems = {found.upload_id: found.problem async for found in check_store(kit.store) if found.problem is not None}

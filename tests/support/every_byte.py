@@ -1,7 +1,7 @@
 """A small upload's store, killed after each byte it writes: `python -m tests.support.every_byte FOLDER [STEP [FIRST]]`.
 
 For each byte a fork of this process creates an upload, appends twice and finishes, and dies at once after that byte.
-Then the store is opened anew: what was acknowledged has to be there, the rest can be sent, and all of it is read back
+Then the store is opened again: acknowledged bytes have to be there, the rest can be sent, and all of it is read back
 with the root identity. Prints JSON: how many kills there were, and how many bytes are written without one.
 """
 
@@ -133,7 +133,7 @@ async def _check(kit: StoreKit, before: set[str], acknowledged: list[str]) -> se
 def main() -> None:
     """Run."""
     folder, step, first = Path(sys.argv[1]), *(int(text) for text in (*sys.argv[2:], "1", "1")[:2])
-    # A kill takes nothing from the kernel, so syncs would show nothing here; what a power cut takes is tested apart.
+    # A kill takes nothing from the kernel, so syncs would show nothing here; power cuts are tested apart.
     kit = StoreKit(folder, durability="os")
     told, whole_bytes = _die_after(kit, 0)
     ids = _ids_after(kit, set(), told)

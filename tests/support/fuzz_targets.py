@@ -82,7 +82,7 @@ async def _upload(folder: Path) -> _Upload:
 def _age_header(data: bytes) -> None:
     with contextlib.suppress(AgeError):
         header = age.parse_header(data)
-        # What parses is written in one way only.
+        # A text that parses is written in one way only.
         written = b"".join(stanza.serialize() for stanza in header.stanzas)
         assert data[: header.length].startswith(b"age-encryption.org/v1\n" + written + b"--- ")
 
@@ -169,7 +169,7 @@ def _envelope(data: bytes, upload: _Upload) -> None:
 
 
 def _envelope_content(data: bytes, upload: _Upload) -> None:
-    """Recipients are public: whoever can write to the folder can seal any content."""
+    """Recipients are public: anybody who can write to the folder can seal any content."""
     identity = Identity.parse(upload.kit.identities[0])
     _envelope(age.encrypt(data, identity.recipient), upload)
 
@@ -211,7 +211,7 @@ def _headers(data: bytes) -> None:
     """Headers as a server hands them over: a name, a colon, a value."""
     pairs = [line.partition(":") for line in data.decode("latin-1").split("\n")]
     headers = [(name, value.strip(" \t")) for name, _, value in pairs]
-    # Each header also alone: the first that is wrong hides the others.
+    # Each header also by itself: the first wrong one hides the others.
     for some in (headers, *([pair] for pair in headers)):
         presented = wire.presented_code(some)
         for read in (

@@ -17,7 +17,7 @@ class Killer:
         self.died = False
 
     def __call__(self, _point: str) -> None:
-        """Pass a failpoint; whoever is dead passes none."""
+        """Pass a failpoint; a dead process passes none."""
         if self._left is not None:
             self._left -= 1
             if self._left <= 0:

@@ -1,4 +1,4 @@
-"""A catalog in memory, honest to the contract of `dropoff_tus.ports.catalog`. Usage is counted anew each time."""
+"""A catalog in memory, honest to the contract of `dropoff_tus.ports.catalog`. Usage is counted each time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class MemoryCatalog:
         self.events: list[Event] = []
 
     async def _begin(self) -> None:
-        # Others run meanwhile, as with a real database; what follows in each method is one transaction.
+        # Others run meanwhile, as with a real database; the rest of each method is one transaction.
         await asyncio.sleep(0)
         self.asked += 1
         if self.down:

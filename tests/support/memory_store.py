@@ -1,6 +1,6 @@
 """A store in memory, honest to the contract of `dropoff_tus.ports.store.Store`: leases, take-over, commits, sealing.
 
-What it leaves out is cryptography and disks. Its data survives a "restart" (`reopened`), leases do not.
+It leaves out cryptography and disks. Its data survives a "restart" (`reopened`), leases do not.
 """
 
 import asyncio
@@ -269,7 +269,7 @@ class MemoryStore:
 
 
 class MemoryLease:
-    """Implements `dropoff_tus.ports.store.Lease`. Made by `MemoryStore.lease` alone."""
+    """Implements `dropoff_tus.ports.store.Lease`. Made only by `MemoryStore.lease`."""
 
     def __init__(self, store: MemoryStore, kept: Kept, holder: _Holder) -> None:
         """Take hold of one upload."""

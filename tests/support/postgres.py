@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: its own cluster in a temporary folder, reached by a socket alone.
+"""A real PostgreSQL for tests: its own cluster in a temporary folder, reached only by a socket.
 
 PostgreSQL refuses to run as root, so where tests do, it runs as the user that Debian's package made, or else as nobody.
 """
@@ -40,7 +40,7 @@ class PostgresServer:
         # The folder that has initdb has the rest, also where only initdb is linked to from elsewhere.
         self._programs = require_program("initdb").resolve().parent
         self._as: dict[str, Any] = {}
-        # Not pytest's temporary folder, which is for its user alone; and a socket's path must be short.
+        # Not pytest's temporary folder, which is only for its user; and a socket's path must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="dropoff-pg-"))
         if os.geteuid() == 0:
             user = _unprivileged()

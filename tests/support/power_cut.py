@@ -1,9 +1,9 @@
-"""What a power cut may leave behind: records every change that storage makes, and builds any state that may survive.
+"""A power cut: records every change that storage makes, and builds any state that may survive.
 
 A `Recorder` takes the place of `storage.files.durable.calls`. Its journal is replayed in memory up to any point, and a
 state is drawn from what a disk may hold then: a name that was not synced is there or not, a file that was not synced
 has any of its sizes (bytes that did not make it are NUL) and each of its 512-byte sectors is as it was after any of the
-writes. What was synced is there. Names are drawn one by one, so no order among them is taken for granted.
+writes. Synced bytes and names are there. Names are drawn one by one, so no order among them is taken for granted.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Recorder(UnsyncedCalls):
         self.start = list(_snapshot(root))
 
     def note(self, what: object) -> None:
-        """Write down what the test was told, such as an offset."""
+        """Write down an answer, such as an offset."""
         self.journal.append(Change("note", note=what))
 
     def revive(self) -> None:
@@ -161,7 +161,7 @@ class _File:
 
 @dataclass(eq=False)
 class _Folder:
-    """A folder: what each name may stand for since the last sync, the durable one first."""
+    """A folder: the possible files of each name since the last sync, the durable one first."""
 
     entries: dict[str, "list[_File | _Folder | None]"] = field(default_factory=dict)
 
@@ -278,7 +278,7 @@ def _content(file: _File, chance: random.Random, luck: float) -> bytes:
     size = chance.choice([*sizes, chance.randint(min(sizes), max(sizes))])
     longest = max(sizes)
     padded = [version.ljust(longest, b"\0") for version in versions]
-    # Some draws keep nearly all sectors and some nearly none: independent coins alone would always tear everything.
+    # Some draws keep nearly all sectors and some nearly none: independent coins would always tear everything.
     keep = chance.random()
     sectors = []
     for start in range(0, size, SECTOR_BYTES):

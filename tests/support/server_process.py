@@ -53,7 +53,7 @@ class UploadRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What `drop create --json` prints; the code is shown this once."""
+    """The answer of `drop create --json`; the code is shown only now."""
 
     id: str
     name: str
@@ -95,7 +95,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = dict(environment or {})
         self.prefix: Sequence[str] = ()
-        """What `serve` is run by: a command that takes another user's part, say."""
+        """The command that runs `serve`, for instance as another user."""
         self._out = folder / "serve.stdout"
         self._err = folder / "serve.stderr"
         self._process: subprocess.Popen[bytes] | None = None
@@ -304,7 +304,7 @@ class ServerProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
         kept.pop("DROPOFF_TUS_CONFIG", None)
         overrides = {f"DROPOFF_TUS__{name}": value for name, value in self.environment.items()}
-        # As pytest's own filterwarnings; what warns in a request is answered with 500.
+        # As pytest's own filterwarnings; a warning in a request gives a 500.
         return {**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", **overrides}
 
     def _run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:

@@ -79,7 +79,7 @@ class StoreKit:
         self.store = self.open()
 
     def open(self) -> FileStore:
-        """Open the store anew, with nothing remembered."""
+        """Open the store again, with nothing remembered."""
         self.store_keys = load_server_keys(self.places)
         self.store = FileStore(self.settings, self.store_keys)
         return self.store
@@ -96,7 +96,7 @@ class StoreKit:
         )
 
     def at(self, folder: Path) -> "StoreKit":
-        """Return the same store and keys in a copy of the folder, opened anew."""
+        """Return the same store and keys in a copy of the folder, opened again."""
         other = copy.copy(self)
         other.folder = folder
         secrets = {

@@ -1,4 +1,4 @@
-"""A tus client on a bare socket: it sends what it is told, malformed or half, and reads one response at once.
+"""A tus client on a bare socket: it sends the given bytes, malformed or half, and reads one response at once.
 
 Nothing here checks the protocol or retries: the tests do. A header given as None is left out, so that a test
 can drop one of the usual ones.
@@ -157,7 +157,7 @@ class RawConnection:
         self._socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Break the connection: what the kernel has not sent is thrown away."""
+        """Break the connection: the kernel throws unsent bytes away."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
@@ -246,7 +246,7 @@ class TusSite:
     def request(self, method: str, url: str, headers: Headers, body: bytes = b"") -> Response:
         """Send one request on a connection of its own and read the answer, also if it comes early."""
         with self.connect() as connection:
-            # An early refusal closes while we still send; the answer is there to be read all the same.
+            # An early refusal closes while we still send; the answer is there to be read anyway.
             with contextlib.suppress(ConnectionError):
                 connection.send(self.message(method, url, headers, body))
             return connection.read_response(to_head=method == "HEAD")

@@ -1,6 +1,6 @@
 """System calls that change files as the store's own do, but wait for no disk.
 
-What a killed process leaves does not depend on syncs; what a power cut leaves does, and `power_cut` replays that.
+A killed process leaves the same with and without syncs; a power cut does not, and `power_cut` replays that.
 """
 
 from storage.files.durable import Calls

@@ -25,7 +25,7 @@ class WarmCommandLine:
         """Start the process.
 
         Args:
-            environment: What the import needs, such as PYTHONPATH; commands have their own.
+            environment: Variables for the import, such as PYTHONPATH; commands have their own.
         """
         self._environment = dict(environment)
         self._process = self._start()

@@ -1,7 +1,7 @@
 """The real server without its start-up time: imported once, forked for each start, so that it can be killed often.
 
 Run as a script it is the process that forks: a JSON line in, the child's process id out. The child runs the program's
-own `main`, and may be told to die by SIGKILL at a failpoint or once it has written a number of bytes.
+own `main`, and may die by SIGKILL at a failpoint or once it has written a number of bytes.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class WarmServer:
                 return process
             time.sleep(0.01)
         if failpoint or die_at_byte:
-            return process  # it died while starting, as it was told
+            return process  # it died while starting, as it should
         said = output.read_text()[-2000:] if output.exists() else ""
         message = f"the server did not start: {said}"
         raise AssertionError(message)

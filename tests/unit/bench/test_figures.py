@@ -1,4 +1,4 @@
-"""The bench's arithmetic: what it reads, and what it makes of it."""
+"""The bench's arithmetic."""
 
 import os
 import time

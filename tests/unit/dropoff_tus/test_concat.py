@@ -40,7 +40,7 @@ def test_concat_final_finds_the_tokens_in_order(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "final", "final;", "final; ", "partial;", "Partial", "whole", "final,x"])
 def test_concat_malformed_is_refused(value: str) -> None:
-    """What is neither form makes no upload."""
+    """A value of neither form makes no upload."""
     with pytest.raises(InvalidConcatError):
         concat.parse(value, DROP)
 
@@ -51,7 +51,7 @@ def test_concat_malformed_is_refused(value: str) -> None:
     ids=["other-drop-off", "no-token", "token-alone", "no-hex", "below", "no-url"],
 )
 def test_concat_of_what_is_no_upload_here_is_not_found(url: str) -> None:
-    """Parts are looked for in this drop-off alone."""
+    """Parts are looked for only in this drop-off."""
     with pytest.raises(PartNotFoundError):
         concat.parse(f"final;/files/{DROP}/{TWO} {url}", DROP)
 

@@ -42,7 +42,7 @@ def _b64(content: bytes) -> str:
     ids=["zero", "five", "leading-zeros", "many-zeros", "largest", "blanks-around"],
 )
 def test_upload_length_of_ascii_digits_is_read(text: str, value: int) -> None:
-    """Whatever `^[0-9]+$` allows up to 2^63-1 is a length."""
+    """Any text of `^[0-9]+$` up to 2^63-1 is a length."""
     assert headers.upload_length([("upload-length", text)]) == value
 
 
@@ -52,7 +52,7 @@ def test_upload_length_of_ascii_digits_is_read(text: str, value: int) -> None:
     ids=range(14),
 )
 def test_upload_length_of_anything_else_is_refused(text: str) -> None:
-    """What `int()` would forgive is still no length."""
+    """Texts that only `int()` would forgive are no length."""
     with pytest.raises(InvalidUploadLengthError):
         headers.upload_length([("Upload-Length", text)])
 
@@ -136,7 +136,7 @@ def test_metadata_well_formed_is_read_in_order(text: str, pairs: tuple[tuple[str
     ids=range(16),
 )
 def test_metadata_malformed_is_refused(text: str) -> None:
-    """What cannot be understood is not guessed at, padding included."""
+    """A malformed value is not guessed at, padding included."""
     with pytest.raises(InvalidMetadataError):
         headers.metadata_pairs(text)
 

@@ -151,7 +151,7 @@ def test_admit_holds_the_name_patterns(name: bytes, taken: bool) -> None:
     ],
 )
 def test_admit_compares_names_as_people_read_them(pattern: str, name: str) -> None:
-    """In one character or in parts (macOS), in either case, and a name matches itself; what was sent stays so."""
+    """In one character or in parts (macOS), in either case, and a name matches itself; the sent name stays."""
     metadata = Metadata((("filename", name.encode()),))
     _admit(_limited(name_patterns=("*.never", pattern)), metadata=metadata)
     assert metadata.filename == name
@@ -162,7 +162,7 @@ def test_admit_compares_names_as_people_read_them(pattern: str, name: str) -> No
 
 @given(st.text(min_size=1), st.sampled_from(("NFC", "NFD")))
 def test_admit_takes_the_name_that_a_drop_off_names(name: str, form: Literal["NFC", "NFD"]) -> None:
-    """Whatever it is made of, and however it comes."""
+    """Any text, in any form."""
     metadata = Metadata((("filename", unicodedata.normalize(form, name).encode()),))
     _admit(_limited(name_patterns=(name,)), metadata=metadata)
 
@@ -298,7 +298,7 @@ def test_admit_of_final_holds_size_number_and_type() -> None:
     ids=range(12),
 )
 def test_admit_keeps_room_for_what_is_coming_in_shares(free: int, coming: dict[str, int], taken: bool) -> None:
-    """What uploads receive now is kept for them, but of other drop-offs no more than an equal share each."""
+    """Receiving uploads keep their bytes free, but other drop-offs no more than an equal share each."""
     if taken:
         _admit(space=policy.Space(free, coming))
     else:
@@ -307,7 +307,7 @@ def test_admit_keeps_room_for_what_is_coming_in_shares(free: int, coming: dict[s
 
 
 def test_admit_bounds_parts_and_attempts_by_the_number_of_uploads() -> None:
-    """Empty parts, and creations that are given up, leave files too; the whole of many parts is let in all the same."""
+    """Empty parts, and creations that are given up, leave files too; the whole of many parts is still let in."""
     dropoff = _limited(max_uploads=2)
     last = Usage(0, 0, 2 * policy.ATTEMPTS_PER_UPLOAD - 1)
     for role in (Role.PARTIAL, Role.REGULAR):
@@ -319,7 +319,7 @@ def test_admit_bounds_parts_and_attempts_by_the_number_of_uploads() -> None:
 
 
 def test_admit_tells_the_refusals_in_order() -> None:
-    """Each rule in turn is the one that is told, once those before it hold."""
+    """The refusal names the first rule that does not hold."""
     dropoff = replace(
         _limited(max_upload_bytes=4, max_total_bytes=4, max_uploads=1, allowed_types=("image/*",)), closed=True
     )
@@ -381,7 +381,7 @@ def test_next_reservation_takes_what_is_left_of_the_limit(dropoff: Dropoff) -> N
 
 
 def test_next_reservation_takes_what_is_left_of_the_disk() -> None:
-    """What the upload has on the disk is not to be found again there; what it has reserved beyond is."""
+    """Bytes of the upload on the disk need no space again; those that it has only reserved do."""
     space = policy.Space(40, {"other": 10})
     assert _next(present=50, stored=50, needed=51, space=space) == 80
     assert _next(present=50, stored=20, needed=51, space=policy.Space(40)) == 60

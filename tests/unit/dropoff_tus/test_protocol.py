@@ -53,7 +53,7 @@ def test_patch_on_open_upload_is_planned(upload: StoredUpload, request_: Patch, 
 
 
 def test_patch_chunked_past_a_declared_length_ends_in_its_own_error() -> None:
-    """The engine is told which error a body that goes on ends in."""
+    """The plan names the error for a body that goes on."""
     assert protocol.decide_patch(OPEN, _patch(3, None), 0).past_limit == "ERR_UPLOAD_SIZE_EXCEEDED"
     plan = protocol.decide_patch(DEFERRED, _patch(3, None), 20)
     assert (plan.past_limit, plan.limit_bytes) == ("ERR_MAX_SIZE_EXCEEDED", 17)
@@ -158,7 +158,7 @@ def test_expiry_slides_from_the_last_commit_and_can_be_off() -> None:
 @pytest.mark.parametrize("state", [None, *UploadState])
 @pytest.mark.parametrize("upload", [OPEN, DEFERRED])
 def test_head_of_an_open_upload_is_answered(upload: StoredUpload, state: UploadState | None) -> None:
-    """The store is the truth about bytes: what the catalog says matters where all are here."""
+    """The store is the truth about bytes: the catalog's state matters only once all are here."""
     protocol.decide_head(upload, state)
 
 
@@ -186,7 +186,7 @@ def test_delete_of_open_upload_is_allowed(upload: StoredUpload) -> None:
 
 @pytest.mark.parametrize("upload", [WHOLE, FINISHED, FINAL])
 def test_delete_of_whole_upload_needs_the_operators_leave(upload: StoredUpload) -> None:
-    """What was handed in stays, unless the configuration says otherwise."""
+    """A finished upload stays, unless the configuration says otherwise."""
     protocol.check_delete(upload, terminate_finished=True)
     with pytest.raises(errors.TerminateFinishedError):
         protocol.check_delete(upload, terminate_finished=False)
@@ -214,7 +214,7 @@ def _check_pieces(overhead: int, body: int | None, *, length: int | None = 10**9
 def test_pieces_may_cost_a_share_and_the_last_may_end_it(
     length: int | None, body: int | None, declare: int | None, most: int
 ) -> None:
-    """What an upload takes beyond its plaintext is bounded; a piece that is large enough always goes on."""
+    """The overhead of an upload is bounded; a piece that is large enough always goes on."""
     _check_pieces(most, body, length=length, declare=declare)
     with pytest.raises(errors.TooManySegmentsError, match="larger pieces"):
         _check_pieces(most + 1, body, length=length, declare=declare)

@@ -81,7 +81,7 @@ def test_code_as_people_type_it_is_normalised(typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["", "-- --", "\u2013\ud800", "\x00", "\ufdfa" * 5000])
 def test_code_that_is_none_is_normalised_to_none(typed: str) -> None:
-    """Whatever is typed, nothing fails, and what is no code becomes none."""
+    """No text fails, and one that is no code becomes none."""
     assert "ABCDEFGH1JK0MNPQ" not in ids.normalise_code(typed)
 
 

@@ -189,7 +189,7 @@ def test_create_malformed_is_refused_by_its_kind(
 
 
 def test_create_with_data_carries_its_length_and_checksum() -> None:
-    """Creation-with-upload is told by the type."""
+    """The type marks a creation-with-upload."""
     request = _create(("Upload-Length", "5"), ("Content-Length", "3"), OCTETS, SHA256)
     assert request.body is not None
     assert request.body.length == 3
@@ -209,7 +209,7 @@ def test_create_with_data_carries_its_length_and_checksum() -> None:
     ids=["type-alone", "zero", "other-type-without-body"],
 )
 def test_create_without_data_has_no_body(headers: list[tuple[str, str]]) -> None:
-    """What clients and proxies add without meaning data is not data."""
+    """Additions of clients and proxies without data are no data."""
     assert _create(("Upload-Length", "5"), *headers).body is None
 
 

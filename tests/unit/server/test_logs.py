@@ -1,4 +1,4 @@
-"""What reaches a log: nothing that was sent in confidence, wherever in a record it stands."""
+"""Logs hold nothing that was sent in confidence, wherever in a record it stands."""
 
 import contextlib
 import errno
@@ -145,7 +145,7 @@ def test_what_is_no_secret_stays(log: _Log) -> None:
 
 
 def test_uncaught_errors_are_logged_without_their_text() -> None:
-    """What Python itself would print, at the end or from a thread, goes the same way."""
+    """Errors that Python itself would print, at the end or from a thread, go the same way."""
     program = f"""
 import sys, threading
 from server import logs
@@ -167,7 +167,7 @@ raise RuntimeError("{_URL}")
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator["_SlowReader"]:
-    """Return a logger whose lines somebody takes when told to, with room for few."""
+    """Return a logger whose lines are taken on demand, with room for few."""
     monkeypatch.setattr(logs, "_MAX_KEPT", 5)
     reader = _SlowReader()
     with contextlib.closing(logs.make_handler("json", reader.write)) as handler:
@@ -178,7 +178,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator["_SlowReader"]:
 
 
 class _SlowReader:
-    """Takes lines when it is told to, and may fail."""
+    """Takes lines on demand, and may fail."""
 
     def __init__(self) -> None:
         """Take nothing yet."""
@@ -203,7 +203,7 @@ class _SlowReader:
 
 
 def test_lines_that_nobody_takes_are_dropped_and_counted_where_they_are_missing(slow: _SlowReader) -> None:
-    """Whoever logs never waits, from several threads either; when somebody reads again, all is as before."""
+    """Logging never waits, from several threads either; when somebody reads again, all is as before."""
     slow.logger.info("first")
     assert slow.waited_for.wait(20)
     for number in range(5):
@@ -230,7 +230,7 @@ def test_lines_that_cannot_be_written_are_counted_when_it_is_possible_again(slow
 
 
 def test_end_waits_for_a_slow_reader_but_not_for_none() -> None:
-    """All that was logged comes out at the end if somebody takes it; else the program ends all the same."""
+    """All that was logged comes out at the end if somebody takes it; else the program ends anyway."""
     program = """
 import logging
 from server import logs
@@ -246,7 +246,7 @@ for number in range(2000): logging.getLogger("server.test").info("line", extra={
 
 
 def test_lines_are_written_whole_to_what_does_not_wait() -> None:
-    """Whoever has the other end may have made it so; then a full pipe is an error, not a wait."""
+    """The process at the other end may have made it so; then a full pipe is an error, not a wait."""
     with unread_pipe(full=False) as (read, write), ThreadPoolExecutor(1) as pool:
         os.set_blocking(write, False)
         written = pool.submit(logs.write_to, write, "x" * 100_000)

@@ -24,7 +24,7 @@ def _record(**told: object) -> logging.LogRecord:
 def test_lines_that_anybody_can_cause_are_counted_beyond_so_many(
     told: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However they differ in what a client may choose, they are of one kind; the count is told, once."""
+    """However they differ in a client's choices, they are of one kind; the count is logged once."""
     repeats = Repeats()
     written = sum(repeats.filter(_record(**told, request_id=str(number))) for number in range(5000))
     assert written == MOST_OF_A_KIND
@@ -40,7 +40,7 @@ def test_lines_that_anybody_can_cause_are_counted_beyond_so_many(
 
 @pytest.mark.parametrize("proof", ["upload_id", "token_id"])
 def test_lines_of_whoever_was_let_in_are_all_written(proof: str) -> None:
-    """What happened to an upload is in the log, line by line."""
+    """Changes of an upload are in the log, line by line."""
     repeats = Repeats()
     told: dict[str, object] = {"method": "PATCH", "route": "upload", "status": 204, proof: "1"}
     assert all(repeats.filter(_record(**told)) for _ in range(5000))

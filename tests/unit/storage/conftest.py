@@ -1,4 +1,4 @@
-"""What holds for all tests of the store's parts."""
+"""Common to all tests of the store's parts."""
 
 import pytest
 

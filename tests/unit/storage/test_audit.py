@@ -21,7 +21,7 @@ _OTHER = SigningKey(bytes(32))
 
 
 class _Table:
-    """What a catalog has of the audit, in memory, for tests that change it."""
+    """The audit of a catalog, in memory, for tests that change it."""
 
     def __init__(self) -> None:
         self.rows: dict[int, str] = {}
@@ -99,7 +99,7 @@ def _join(table: _Table) -> None:
 
 
 def _anew(table: _Table) -> None:
-    """Write rows anew without the key, and take away every checkpoint."""
+    """Rewrite rows without the key, and take away every checkpoint."""
     table.rows = {number: text for number, text in table.rows.items() if number not in {2, 5}}
     table.lines.clear()
 
@@ -150,7 +150,7 @@ def _doubled_beginning(table: _Table) -> None:
 async def test_audit_that_was_tampered_with_is_refused(
     tmp_path: Path, tamper: Callable[[_Table], object], why: str
 ) -> None:
-    """Rows and checkpoints that are removed, changed, moved, repeated, or written anew without the key."""
+    """Rows and checkpoints that are removed, changed, moved, repeated, or rewritten without the key."""
     table, checkpoints, _ = await _signed(tmp_path)
     tamper(table)
     with pytest.raises(AuditBrokenError, match=why):
@@ -249,7 +249,7 @@ async def test_rows_signed_with_another_key_are_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoint_and_certificate_hold_for_their_own_domain_alone() -> None:
-    """What is signed as one thing is never another; retired keys still verify."""
+    """A line that is signed as one thing is never another; retired keys still verify."""
     rows = RowsHash()
     rows.add(7, json.dumps({}))
     made = sign_checkpoint(1, None, 7, rows, _NOW, _KEY)

@@ -1,4 +1,4 @@
-"""An upload comes back with sh, age, dd and grep alone, as docs/recovery.md tells, for both types of key."""
+"""An upload comes back with only sh, age, dd and grep, as docs/operate/recovery.md says, for both types of key."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def _export(
 @pytest.mark.parametrize("key_type", ["x25519", "hybrid"])
 @async_test
 async def test_sealed_upload_of_several_segments_comes_back(tmp_path: Path, key_type: str) -> None:
-    """Byte for byte, checked against its receipt; also after the roots were rotated, then with the new one alone."""
+    """Byte for byte, checked against its receipt; also after the roots were rotated, then only with the new one."""
     age = _age(key_type)
     kit = StoreKit(tmp_path, key_type=key_type, mode=Mode.SEALED)
     data = os.urandom(200_000)

@@ -1,4 +1,4 @@
-"""The last commit, which a lease holds back for the final record: what becomes of it in every case."""
+"""The last commit, which a lease holds back for the final record, in every case."""
 
 import asyncio
 import errno
@@ -57,7 +57,7 @@ async def test_held_commit_is_one_line_with_the_final_record(tmp_path: Path) -> 
     async with kit.store.lease(upload.id, offset=0) as lease:
         await _held(lease)
         assert lease.upload.offset == len(_DATA)
-        assert (await kit.store.stat(upload.id)).offset == 0, "nobody may be told before it is durable"
+        assert (await kit.store.stat(upload.id)).offset == 0, "no answer before it is durable"
         await _finish(lease)
     assert kit.store.layout.of(upload.id).log.read_bytes().count(b"\n") == 2
     assert await _read(kit, upload.id) == _DATA
@@ -65,7 +65,7 @@ async def test_held_commit_is_one_line_with_the_final_record(tmp_path: Path) -> 
 
 @async_test
 async def test_held_commit_is_committed_when_the_lease_ends_without_a_final_record(tmp_path: Path) -> None:
-    """Whatever kept the checks from passing, the bytes that came are kept, and the digests go on."""
+    """If the checks do not pass, for any reason, the bytes that came are kept, and the digests go on."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(len(_DATA))
     async with kit.store.lease(upload.id, offset=0) as lease:
@@ -100,7 +100,7 @@ async def test_held_commit_that_the_full_disk_refuses_leaves_what_was_committed(
 
 @async_test
 async def test_held_commit_adds_nothing_to_a_log_that_was_changed(tmp_path: Path) -> None:
-    """What was changed on the disk since it was written is refused and left as it is."""
+    """Bytes that changed on the disk since they were written are refused and left as they are."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(len(_DATA))
     await kit.append(upload.id, 0, _DATA[:1000])

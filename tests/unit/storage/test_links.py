@@ -87,13 +87,13 @@ _ATTEMPTS = (_append, _torn, _end, _shred_damaged, _forget, _rotate)
 async def test_link_in_place_of_a_folder_lets_nothing_elsewhere_change(
     tmp_path: Path, place: str, work: Callable[[StoreKit, str], Awaitable[None]]
 ) -> None:
-    """Whatever is done to an upload: it is refused, and a file named `data` elsewhere is not cut to what it knows."""
+    """Any use of the upload is refused, and a file named `data` elsewhere is not cut to its committed length."""
     kit = StoreKit(tmp_path, durability="os")
     _, upload = await kit.create(10)
     await kit.append(upload.id, 0, b"12345")
     trap = _Trap(kit, kit.store.layout.of(upload.id), place)
     kit.open()
-    # What the keys' folder is needed for later only, is not yet refused; nothing may change there all the same.
+    # Uses that need the keys' folder only later are not refused yet; nothing may change there anyway.
     with contextlib.suppress(DropoffError, OSError):
         await work(kit, upload.id)
     trap.check()

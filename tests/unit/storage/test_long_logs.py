@@ -102,7 +102,7 @@ async def test_log_is_verified_once_for_many_ranges(tmp_path: Path, read_bytes: 
 async def test_of_a_log_that_grew_only_what_was_added_is_verified(
     tmp_path: Path, read_bytes: Callable[[Path], int]
 ) -> None:
-    """What was verified at a takeover is remembered for the reading after the end."""
+    """Blocks that a takeover verified are remembered for the reading after the end."""
     kit = StoreKit(tmp_path, durability="os")
     upload_id = await _upload(kit, _SOME, length=_SOME + 1)
     await kit.append(upload_id, _SOME, b"y")
@@ -216,7 +216,7 @@ async def test_very_many_segments_are_not_read_back_while_a_client_waits(tmp_pat
 
 @async_test
 async def test_line_longer_than_any_record_is_refused_before_it_is_all_read(tmp_path: Path) -> None:
-    """Whoever can write to the store cannot fill the memory with it."""
+    """Somebody who can write to the store cannot fill the memory with it."""
     kit = StoreKit(tmp_path, durability="os")
     upload_id = await _upload(kit, 3)
     path = kit.store.layout.of(upload_id).log

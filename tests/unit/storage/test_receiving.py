@@ -1,4 +1,4 @@
-"""Whether somebody receives for an upload, and what an interrupted writer is told, on real files."""
+"""Whether somebody receives for an upload, and the answer to an interrupted writer, on real files."""
 
 import asyncio
 import hashlib
@@ -83,7 +83,7 @@ async def test_lease_for_the_idle_leaves_a_writer_of_any_process_alone(tmp_path:
 async def test_interrupted_writer_is_told_why_and_what_became_of_its_bytes(
     tmp_path: Path, why: str, checksum: ExpectedChecksum | None
 ) -> None:
-    """Whoever interrupts: the reason is the real one, and what is said of the bytes is what HEAD answers then."""
+    """For any interruption the reason is the real one, and the fate of the bytes agrees with HEAD."""
     kit = StoreKit(tmp_path)
     _token, upload = await kit.create(len(_CONTENT))
     body, task = await _receiving(kit, upload.id, checksum, 0.2 if why == "silent" else 30)
@@ -115,7 +115,7 @@ async def test_interrupted_writer_is_told_why_and_what_became_of_its_bytes(
 
 @async_test
 async def test_body_that_nothing_more_is_reserved_for_is_told_that_what_came_is_kept(tmp_path: Path) -> None:
-    """A deferred length: what is true of a request that is refused at once is not of one that is interrupted."""
+    """A deferred length: a request that is refused at once differs from one that is interrupted."""
     kit = StoreKit(tmp_path)
     _token, upload = await kit.create(None)
 

@@ -58,7 +58,7 @@ async def test_managed_upload_opens_so_that_the_search_is_worth_something(tmp_pa
     await kit.append(upload.id, 0, b"12345")
     await kit.finish(upload.id)
     names = {name.rpartition("/")[2] for name in _all(kit)}
-    # The root's own envelope alone stays closed; the receipt opens with the key beside the upload's.
+    # The root's own envelope by itself stays closed; the receipt opens with the key beside the upload's.
     assert names == {"data@0", *(f"{upload.id}.{kind}.age@0" for kind in ("server", "receipt"))}
 
 
@@ -92,7 +92,7 @@ async def test_ended_sealed_upload_opens_with_no_key_at_all(tmp_path: Path, stat
 @pytest.mark.parametrize("concatenated", [False, True])
 @async_test
 async def test_finishing_killed_at_any_step_ends_sealed(tmp_path: Path, killer: Killer, concatenated: bool) -> None:
-    """Whatever step it dies at, finishing it again after a restart leaves nothing that opens."""
+    """After a death at any step, finishing it again after a restart leaves nothing that opens."""
     step, killer.died = 0, True
     while killer.died:
         step += 4 if concatenated else 1
@@ -162,7 +162,7 @@ async def test_missing_ingest_identity_refuses_and_loses_nothing(tmp_path: Path)
     assert await kit.store.metadata(begun.id) is None
     assert (await kit.store.stat(begun.id)).offset == 5
     assert _tree(kit) == before
-    # What comes meanwhile makes the folder anew, and the old files do not disturb it.
+    # Later uploads make the folder again, and the old files do not disturb it.
     _, between = await kit.create(2)
     for path in away.iterdir():
         path.rename(folder / path.name)
@@ -201,7 +201,7 @@ async def test_other_managed_identity_refuses_and_loses_nothing(tmp_path: Path) 
 
 @async_test
 async def test_store_without_roots_takes_nothing_and_goes_on(tmp_path: Path) -> None:
-    """A new upload is refused before anything of it is written; what has begun may finish."""
+    """A new upload is refused before anything of it is written; uploads that have begun may finish."""
     kit = StoreKit(tmp_path)
     _, begun = await kit.create(10)
     await kit.append(begun.id, 0, b"12345")
@@ -236,7 +236,7 @@ async def test_envelope_for_the_most_recipients_reads_back_and_for_more_is_never
 
 
 async def _finish_again(kit: StoreKit, upload_id: str) -> None:
-    """Finish as the server does after a restart: what is sealed already was checked before."""
+    """Finish as the server does after a restart: a sealed upload was checked before."""
     if await kit.store.metadata(upload_id) is not None:
         await kit.finish(upload_id)
         return

@@ -112,7 +112,7 @@ class Vault:
                     await lease.append(BytesBody(b"x"), AppendPlan(sent.told.offset, 1, 1), idle_timeout_seconds=5)
                 return "it was appended to"
             if (await store.stat(upload)).length is not None and not (await store.stat(upload)).final:
-                # What lost its final record looks open: whoever goes on with it must not cut what was finished.
+                # An upload that lost its final record looks open: a next request must not cut the finished bytes.
                 async with store.lease(upload):
                     return "it was taken over"
             pieces = [piece async for piece in store.read(upload, identities=self.kit.identities)]
@@ -273,7 +273,7 @@ async def test_tampering_with_chunks_is_refused(vault: Vault) -> None:
 
 @async_test
 async def test_tampering_by_whoever_has_the_uploads_identity_is_refused(vault: Vault) -> None:
-    """A segment sealed anew to U, or under the very file key, is not the one that was committed."""
+    """A segment sealed again to U, or under the very file key, is not the one that was committed."""
     paths = vault.kit.store.layout.of(vault.finished)
     data, entry = vault.bytes_of(paths.data), _entries(vault.bytes_of(paths.log))[-1]
     envelope = decrypt(vault.bytes_of(paths.root_envelope), [Identity.parse(text) for text in vault.kit.identities])
@@ -283,7 +283,7 @@ async def test_tampering_by_whoever_has_the_uploads_identity_is_refused(vault: V
     forged = encrypt(bytes(reversed(plain)), identity.recipient)
     assert len(forged) == stop - start
     assert await vault.refused(vault.finished, {paths.data: data[:start] + forged + data[stop:]}) is None
-    # Of a part of a segment the hash of its header alone tells.
+    # Only the hash of its header shows a part of a segment.
     paths.data.write_bytes(data[:start] + forged + data[stop:])
     store = vault.kit.open()
     part = store.read(vault.finished, start=149_990, stop=149_995, identities=vault.kit.identities)
@@ -412,7 +412,7 @@ async def test_tampering_forged_receipts_are_refused(vault: Vault) -> None:
 
 @async_test
 async def test_tampering_found_while_appending_leaves_the_offset(vault: Vault) -> None:
-    """Whoever finds an open upload changed can put it right: nothing was cut, and it goes on."""
+    """A changed open upload can be restored: nothing was cut, and it goes on."""
     kit = vault.kit
     paths = kit.store.layout.of(vault.open)
     raw = bytearray(vault.bytes_of(paths.log))
@@ -425,7 +425,7 @@ async def test_tampering_found_while_appending_leaves_the_offset(vault: Vault) -
 
 @async_test
 async def test_tampering_sealed_upload_does_not_become_managed(tmp_path: Path) -> None:
-    """The mode is in the signed create record: what the files say cannot be turned."""
+    """The mode is in the signed create record, so changed files cannot turn it."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
     _, upload = await kit.create(100)
     await kit.append(upload.id, 0, bytes(100))

@@ -20,7 +20,7 @@ def workers() -> Iterator[Workers]:
 
 @async_test
 async def test_results_and_errors_come_back(workers: Workers) -> None:
-    """What work returns or raises reaches whoever awaits it."""
+    """The result or exception of work reaches its caller."""
     assert await workers.run(lambda a, b: a + b, 1, 2) == 3
     with pytest.raises(ZeroDivisionError):
         await workers.run(lambda: 1 // 0)
@@ -68,7 +68,7 @@ async def test_cancelled_before_it_began_it_is_not_done(workers: Workers) -> Non
 
 @async_test
 async def test_cancelled_after_it_began_the_caller_waits(workers: Workers) -> None:
-    """What work uses may be let go of once its caller has returned, also when cancelled twice."""
+    """Resources of work may be released once its caller has returned, even when cancelled twice."""
     began, gate, ended = threading.Event(), threading.Event(), []
 
     def work() -> None:

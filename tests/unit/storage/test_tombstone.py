@@ -1,4 +1,4 @@
-"""What has ended keeps two records, however long its log was, and says the same as before."""
+"""An ended upload keeps two records, however long its log was, and says the same as before."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +50,7 @@ async def _assert_tombstone(kit: StoreKit, upload_id: str) -> None:
 @pytest.mark.parametrize("finished", [False, True])
 @async_test
 async def test_end_leaves_two_records_that_tell_what_was(tmp_path: Path, finished: bool) -> None:
-    """State, reason, size and the final record's hash are told as before, also by another process, and again."""
+    """State, reason, size and the final record's hash stay the same, in another process too, and again."""
     kit = StoreKit(tmp_path)
     upload_id = await _made(kit, finished=finished)
     final_hash = kit.store.load(upload_id).final_hash

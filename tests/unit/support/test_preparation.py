@@ -73,7 +73,7 @@ def test_make_takes_the_newest_python_that_was_built_with_optimisation(
 
 
 def test_make_makes_an_environment_anew_whose_python_is_gone(programs: Path) -> None:
-    """As behind an upgrade of Debian: what was installed for the Python of before is of no use to the next."""
+    """As after an upgrade of Debian: packages for the Python of before are of no use to the next."""
     made = programs / "made"
     (made / "bin").mkdir(parents=True)
     (made / "bin/python").symlink_to("/usr/bin/python3.gone")
@@ -123,7 +123,7 @@ def test_missing_packages_are_named_where_they_may_not_be_installed(programs: Pa
 
 
 def test_missing_packages_are_only_named_under_allow_missing(programs: Path) -> None:
-    """Who allows that they are missing has nothing installed, root neither."""
+    """With ALLOW_MISSING nothing is installed, not even for root."""
     done = _packages(programs, uid=0, sudo=True, ALLOW_MISSING="1")
     assert (done.returncode, done.stdout) == (0, "")
     assert "apt-get install age; the tests that need them are skipped" in done.stderr

@@ -1,4 +1,4 @@
-"""What we use of aiohttp beyond its documentation. If one of these fails after an update, read the module it names."""
+"""Our use of aiohttp beyond its documentation. If one of these fails after an update, read the module it names."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ async def test_stream_reader_that_failed_still_holds_what_arrived() -> None:
 
 @async_test
 async def test_stream_reader_counts_every_byte_it_was_fed() -> None:
-    """What is left in the socket is what the parser has not seen: read or not, its bytes are counted."""
+    """The socket has exactly the bytes that the parser has not seen: read or not, its bytes are counted."""
     loop = asyncio.get_running_loop()
     stream = StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
     stream.feed_data(b"one")
@@ -116,7 +116,7 @@ _REQUEST = b"PATCH / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello"
 
 @async_test
 async def test_request_that_begins_after_its_connection_was_lost_is_cut_at_once() -> None:
-    """A request that has begun is told by aiohttp; one that begins then must not wait for a body that never comes."""
+    """The library knows a request that has begun; one that begins later must not wait for a body that never comes."""
     stream = StreamReader(BaseProtocol(asyncio.get_running_loop()), 1 << 16, loop=asyncio.get_running_loop())
     stream.feed_data(b"hello")
     request = make_mocked_request("PATCH", "/", {"Content-Length": "10"}, payload=stream)
@@ -152,7 +152,7 @@ async def test_body_whose_connection_is_lost_keeps_what_came(tmp_path: Path, *, 
 
 @async_test
 async def test_connection_is_idle_between_requests_and_busy_within() -> None:
-    """What decides about the header deadline and about a client's end follows aiohttp's own course."""
+    """The header deadline and the check for a client's end follow aiohttp's own course."""
     site = _Site()
     async with site.listen() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

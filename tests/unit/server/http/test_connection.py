@@ -72,7 +72,7 @@ class _Accepted:
 )
 @async_test
 async def test_connections_of_one_address_are_capped_and_others_are_let_in(first: str, same: str, other: str) -> None:
-    """One client, or one IPv6 customer, cannot take all places; what is closed is free again."""
+    """One client, or one IPv6 customer, cannot take all places; a closed connection's place is free again."""
     door = _Door(100, 2)
     assert door.come(first)
     second = door.come(same)
@@ -135,7 +135,7 @@ _COMPLETE = [
 
 @async_test
 async def test_half_headers_behind_whole_requests_end_in_time() -> None:
-    """The deadline for headers is the same behind other requests; whole ones alone may wait for the next."""
+    """The deadline for headers is the same behind other requests; only after a whole one a connection may wait."""
 
     async def closes(port: int, packets: list[bytes], within_seconds: float) -> bool:
         reader, writer = await asyncio.open_connection(HOST, port)
@@ -254,7 +254,7 @@ async def test_connections_in_their_tls_handshake_are_counted_and_make_place(tmp
 
 @async_test_on_both_loops
 async def test_tls_handshake_has_the_deadline_of_a_head(tmp_path: Path) -> None:
-    """Who connects and says nothing, or half a handshake, is closed in time, and counted out."""
+    """A client that connects and says nothing, or half a handshake, is closed in time, and counted out."""
     certificate, key = make_certificate(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
@@ -333,7 +333,7 @@ async def test_head_within_its_cap_is_read_however_it_comes() -> None:
 
 @async_test
 async def test_trailers_beyond_the_cap_of_a_head_are_not_kept() -> None:
-    """What follows a chunked body is limited like what precedes one."""
+    """The trailers of a chunked body have the limits of its head."""
     held: list[HeadParser] = []
 
     async def hold(request: web.BaseRequest) -> web.StreamResponse:
@@ -397,7 +397,7 @@ async def test_client_that_reads_slowly_gets_all_of_its_answer() -> None:
 
 @async_test_on_both_loops
 async def test_clients_that_do_not_read_make_place_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has taken nothing for a while goes before a newcomer is refused."""
+    """A client that has taken nothing for a while goes before a newcomer is refused."""
     monkeypatch.setattr("server.http.reader._STALLED_SECONDS", 0.5)
 
     async def answer(_request: web.BaseRequest) -> web.StreamResponse:

@@ -44,7 +44,7 @@ def test_disposition_of_a_name(name: str | None, plain: str, whole: str) -> None
 
 @given(st.text())
 def test_disposition_is_one_header_without_a_path(name: str) -> None:
-    """Whatever is in the name."""
+    """For any name."""
     plain, whole = _names(name)
     assert not {*plain} & {*'/\\:*?"<>|%;'}
     assert plain.strip(" .") == plain

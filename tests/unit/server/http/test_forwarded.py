@@ -1,4 +1,4 @@
-"""Who the client is, behind proxies and in spite of strangers."""
+"""The client's address, behind proxies and in spite of strangers."""
 
 import ipaddress
 
@@ -83,13 +83,13 @@ def test_origin_reads_forwarded_and_it_wins(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "for", "for=1.1.1.1 x", "=;", ";;", '"for=1.1.1.1"', 'for="1.1.1.1', "🧪"])
 def test_origin_ignores_a_forwarded_header_that_is_nonsense(value: str) -> None:
-    """What does not follow the grammar is as if absent."""
+    """A value that breaks the grammar counts as absent."""
     told = _told("127.0.0.1", ("Forwarded", value), ("X-Forwarded-For", "203.0.113.9"))
     assert told.address == "203.0.113.9"
 
 
 def test_origin_of_x_forwarded_proto_is_that_of_the_outermost_trusted_hop() -> None:
-    """Two proxies in a row: what counts is how the client reached the first."""
+    """Two proxies in a row: the client's way to the first counts."""
     chain = [("X-Forwarded-For", "203.0.113.9, 10.0.0.1"), ("X-Forwarded-Proto", "https, http")]
     assert _told("127.0.0.1", *chain) == Origin("203.0.113.9", "https")
     assert _told("127.0.0.1", ("X-Forwarded-Proto", "https, http")).scheme == "http"

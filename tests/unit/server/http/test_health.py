@@ -1,4 +1,4 @@
-"""What `/readyz` looks at: beside the event loop, and not for ever."""
+"""The checks of `/readyz`: beside the event loop, and not for ever."""
 
 import asyncio
 import threading
@@ -56,7 +56,7 @@ async def test_volumes_that_do_not_answer_yet_hold_up_nothing_else() -> None:
 
 @async_test
 async def test_volumes_that_never_answer_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks is answered."""
+    """Every request is answered."""
     monkeypatch.setattr(health, "_LOOK_SECONDS", 0.1)
     volumes = _Volumes()
     async with TestClient(TestServer(_app(volumes))) as client:

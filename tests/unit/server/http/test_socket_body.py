@@ -101,7 +101,7 @@ async def test_whole_bodies_and_the_requests_behind_them_are_answered_in_order()
 @pytest.mark.parametrize("sent_bytes", [0, 100, 2 * LEAST_BYTES + 7])
 @async_test_on_both_loops
 async def test_end_in_the_middle_is_a_cut_with_every_byte(sent_bytes: int) -> None:
-    """The client closes its side: what it sent is there, it is answered, and its connection is closed."""
+    """The client closes its side: its bytes are there, it is answered, and its connection is closed."""
     site, content = _Site(), random.randbytes(sent_bytes)
     async with site.listen() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -172,7 +172,7 @@ async def test_cancelled_handler_leaves_no_reader_and_no_descriptor() -> None:
 
 @async_test_on_both_loops
 async def test_wake_ends_a_wait_at_once_and_a_later_one_not() -> None:
-    """Who wants the upload does not wait for the client; and waking is not remembered twice."""
+    """Another request for the upload does not wait for the client; and waking is not remembered twice."""
     site = _Site()
     async with site.listen() as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -214,7 +214,7 @@ async def test_closing_connection_is_never_taken_over(monkeypatch: pytest.Monkey
 
 @async_test_on_both_loops
 async def test_body_without_a_free_descriptor_comes_through_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second descriptor makes it faster; where there is none, it is received all the same."""
+    """A second descriptor makes it faster; without one, it is still received."""
 
     def none_left(descriptor: int) -> int:
         raise OSError(24, f"no descriptor is left for {descriptor}")

@@ -1,4 +1,4 @@
-"""The digest: what one message says of many uploads, and how a mail server's refusals are told."""
+"""The digest: one message for many uploads, and the reports of a mail server's refusals."""
 
 import asyncio
 import base64
@@ -116,7 +116,7 @@ async def test_event_that_the_signed_log_belies_is_sent_to_nobody(post: _Post) -
 
 @async_test
 async def test_address_that_is_put_off_is_told_later_and_nobody_twice(post: _Post) -> None:
-    """A greylisting server takes a message for some and not yet for others; who is unknown to it is not asked again."""
+    """A greylisting server takes a message for some and not yet for others; unknown addresses are not tried again."""
     names = ("a@example.org", "b@example.org", "unknown@example.org")
     post.catalog.drops[post.drop.id] = changed(post.drop, notify=names)
     courier = MailCourier(_NamedStore(post.clock), post.catalog, post.clock, post.settings)
@@ -124,7 +124,7 @@ async def test_address_that_is_put_off_is_told_later_and_nobody_twice(post: _Pos
     post.server.put_off = {"b@example.org"}
     with pytest.raises(DeliveryError, match="puts off 1 of 3"):
         await courier.deliver([first])
-    # What came meanwhile is for all of them, and so another message.
+    # Later uploads are for all of them, and so another message.
     assert courier.groups([first, second]) == [[first], [second]]
     with pytest.raises(DeliveryError, match="answered 451 at RCPT: it puts off every address"):
         await courier.deliver([first])
@@ -256,7 +256,7 @@ def test_subject_decodes_to_the_name_in_any_reader(post: _Post) -> None:
 
 @async_test
 async def test_mail_server_that_answers_no_more_holds_up_nothing(post: _Post) -> None:
-    """Who ends a delivery, because its time is up or the program stops, keeps nothing and waits for no goodbye."""
+    """A delivery that ends, because its time is up or the program stops, keeps nothing and waits for no goodbye."""
     post.server.silent = True
     try:
         before = time.monotonic()

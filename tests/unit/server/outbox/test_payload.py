@@ -1,4 +1,4 @@
-"""What receivers are sent, in both of tusd's forms, and how it is signed."""
+"""The payload, in both of tusd's forms, and its signature."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The question before an upload: what counts of an answer, and that a hostile one gains nothing."""
+"""The question before an upload: the parts of an answer that count, and that a hostile one gains nothing."""
 
 import asyncio
 import ipaddress
@@ -122,7 +122,7 @@ async def test_name_that_leads_elsewhere_the_second_time_is_refused_there(
 
 @async_test
 async def test_metadata_of_the_site_takes_the_place_of_the_clients_but_for_digests(site: HookServer) -> None:
-    """What it says of ids, places and headers counts for nothing."""
+    """Its words on ids, places and headers count for nothing."""
     tree = {
         "HTTPResponse": {
             "StatusCode": 302,
@@ -188,7 +188,7 @@ async def _drip(request: web.Request) -> web.StreamResponse:
 
 @async_test
 async def test_endless_answer_in_the_first_form_lets_nothing_begin(site: HookServer) -> None:
-    """Though its status would do: what was not read to its end is no answer."""
+    """Even with a good status: an answer that was not read to its end is none."""
     with pytest.raises(SiteUnavailableError):
         await _ask(site, _endless, version="v1")
 
@@ -276,7 +276,7 @@ async def test_body_is_read_up_to_what_was_asked_for(site: HookServer) -> None:
 )
 @async_test
 async def test_answer_without_end_is_read_so_far_and_no_further(start: bytes, more: bytes) -> None:
-    """Whatever part of it goes on for ever: no receiver keeps the server busy until the time is over."""
+    """With any endless part: no receiver keeps the server busy until the time is over."""
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

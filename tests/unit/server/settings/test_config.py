@@ -1,4 +1,4 @@
-"""The configuration: what is read, and what each mistake is answered with."""
+"""The configuration: its values, and the answer to each mistake."""
 
 import json
 import os
@@ -191,7 +191,7 @@ def test_value_in_a_file_that_is_utf16_is_named(load: Load, tmp_path: Path) -> N
 
 
 def test_password_of_the_catalog_is_in_no_repr(load: Load) -> None:
-    """Whatever shows the configuration shows no secret of its URL."""
+    """No view of the configuration shows a secret of its URL."""
     config = load(environment={"DROPOFF_TUS__CATALOG__URL": "postgresql://user:hunter2@host/db"})
     assert "hunter2" in config.catalog.url
     for shown in (config, config.catalog):
@@ -317,7 +317,7 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_mistake_in_the_file_names_the_key_and_what_to_write(load: Load, text: str, said: str) -> None:
-    """Whoever reads it can mend it without looking anything up."""
+    """A reader can mend it without looking anything up."""
     (line,) = _mistakes(load, text + "\n")
     assert line.startswith(said)
 
@@ -364,7 +364,7 @@ def test_all_mistakes_are_told_at_once(load: Load) -> None:
             '[monitoring]\nlisten = "127.0.0.1:8080"\n[log]\nlevel = "x"\n',
             ["log.level", "monitoring.listen is the same"],
         ),
-        # What follows from another mistake is none of its own.
+        # A consequence of another mistake is none of its own.
         ('[server]\ntls_cert = 5\ntls_key = "k.pem"\n', ["server.tls_cert"]),
         ('[mail]\nserver = "mail.example:25"\nsender = "nobody"\n', ["mail.sender"]),
         ('[monitoring]\nlisten = "127.0.0.1:8080"\n[server]\nlisten = "x"\n', ["server.listen"]),

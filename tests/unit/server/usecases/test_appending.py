@@ -1,4 +1,4 @@
-"""PATCH and HEAD: what is refused before the lease and under it, deferred lengths and their reservations."""
+"""PATCH and HEAD: refusals before the lease and under it, deferred lengths and their reservations."""
 
 import asyncio
 from dataclasses import replace
@@ -29,7 +29,7 @@ from tests.unit.server.usecases.world import SETTINGS, World, token_of
 
 @async_test
 async def test_patches_in_the_middle_ask_no_catalog() -> None:
-    """The catalog is asked at creation and at the end alone."""
+    """The catalog is asked only at creation and at the end."""
     world = World()
     token = token_of(await world.create(6))
     asked = world.catalog.asked
@@ -107,7 +107,7 @@ async def test_patch_on_complete_upload_at_its_end_is_answered_as_before() -> No
 
 @async_test
 async def test_interrupted_patch_keeps_what_came_and_the_newcomer_goes_on() -> None:
-    """The first is told 409, the second goes on from the offset that HEAD showed."""
+    """The first gets 409, the second goes on from the offset that HEAD showed."""
     world = World()
     token = token_of(await world.create(6))
     body = MemoryBody(b"012", ended=False)
@@ -136,7 +136,7 @@ async def test_patch_that_is_cut_or_stands_still_keeps_what_came(cut: bool) -> N
 
 @async_test
 async def test_body_that_is_cut_after_its_last_byte_is_finished_all_the_same() -> None:
-    """Every byte is here: what becomes of it is the server's business."""
+    """Every byte is here: the rest is the server's business."""
     world = World()
     token = token_of(await world.create(3))
     body = MemoryBody(b"012", ended=False)
@@ -192,7 +192,7 @@ async def test_deferred_length_once_declared_is_fixed() -> None:
 )
 @async_test
 async def test_deferred_length_gets_no_byte_beyond_the_limit(limit: str, error: type[Exception], chunked: bool) -> None:
-    """Neither by many small bodies nor by a large one; what fits is kept."""
+    """Neither by many small bodies nor by a large one; the bytes that fit are kept."""
     world = World()
     world.change_drop(**{limit: 5})
     token = token_of(await world.create(None, b"012"))
@@ -207,7 +207,7 @@ async def test_deferred_length_gets_no_byte_beyond_the_limit(limit: str, error: 
 
 @async_test
 async def test_deferred_length_declared_beside_a_running_patch_takes_no_reservation_away() -> None:
-    """A PATCH that cannot win settles nothing: what the running one may still bring stays reserved."""
+    """A PATCH that cannot win settles nothing: the bytes of the running one stay reserved."""
     world = World(max_total_bytes=100)
     token = token_of(await world.create(None))
     body = MemoryBody(b"0" * 50, ended=False)

@@ -113,7 +113,7 @@ async def test_wrong_codes_for_one_drop_off_are_slowed_from_all_clients() -> Non
 
 @async_test
 async def test_client_over_its_limit_takes_nothing_from_the_drop_off() -> None:
-    """One guesser alone does not make others, who mistype, wait."""
+    """One guesser does not make others, who mistype, wait."""
     door = _Door()
     for _ in range(_LIMIT):
         await door.answer("wrong", drop_id=_OTHER_ID)

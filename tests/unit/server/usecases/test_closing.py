@@ -85,7 +85,7 @@ async def test_closed_drop_off_that_cannot_be_ended_is_tried_less_and_less_often
 
 @async_test
 async def test_closed_drop_off_that_is_opened_again_keeps_what_is_left() -> None:
-    """What was not ended before the operator thought better of it goes on."""
+    """An upload that was not ended before the operator reopened goes on."""
     watched = _Watched()
     await watched.catalog.set_closed(_FIRST, closed=True, end_open=True)
     watched.left = 1
@@ -111,7 +111,7 @@ async def test_closed_drop_off_that_takes_long_does_not_keep_others_waiting() ->
 
 @async_test
 async def test_watch_that_closes_leaves_no_task_behind() -> None:
-    """What is not done at the stop is done after the next start."""
+    """The next start does the work that the stop left."""
     watched = _Watched()
     watched.stuck[_FIRST] = asyncio.Event()
     await watched.catalog.set_closed(_FIRST, closed=True, end_open=True)
@@ -122,7 +122,7 @@ async def test_watch_that_closes_leaves_no_task_behind() -> None:
 
 @async_test
 async def test_drop_off_that_only_its_row_calls_ended_keeps_what_is_open() -> None:
-    """Whoever can write to the database, and not beside the keys, ends nothing; a reopening takes the mark off."""
+    """Writing to the database, but not beside the keys, ends nothing; a reopening takes the mark off."""
     watched = _Watched()
     watched.marked.clear()
     await watched.catalog.set_closed(_FIRST, closed=True, end_open=True)

@@ -67,7 +67,7 @@ async def test_same_parts_in_the_same_order_again_are_the_same_final() -> None:
 
 @async_test
 async def test_same_parts_in_another_drop_off_are_no_uploads_of_it() -> None:
-    """Whoever holds another drop-off's code and the parts' tokens learns nothing, and gets no address of that one."""
+    """With another drop-off's code and the parts' tokens nobody learns anything, or gets an address of that one."""
     world = World()
     parts = [await world.part(b"01"), await world.part(b"23")]
     await _final(world, *parts)
@@ -139,7 +139,7 @@ async def test_sum_above_the_limit_is_refused_and_the_parts_stay_free() -> None:
 
 @async_test
 async def test_final_needs_no_bytes_of_its_own_but_counts_in_number() -> None:
-    """What its parts have reserved is enough, also where the quota is used up by them."""
+    """The reservation of its parts is enough, even if they use up the quota."""
     world = World(max_total_bytes=4, max_uploads=1)
     parts = [await world.part(b"01"), await world.part(b"23")]
     with pytest.raises(QuotaError):

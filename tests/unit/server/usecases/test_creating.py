@@ -1,4 +1,4 @@
-"""Creating: the catalog admits and reserves, then the store makes it; what fails leaves nothing that counts."""
+"""Creating: the catalog admits and reserves, then the store makes it; a failure leaves nothing that counts."""
 
 import asyncio
 
@@ -56,7 +56,7 @@ async def test_create_of_length_0_is_complete_once() -> None:
 
 @async_test
 async def test_create_with_part_of_the_body_goes_on_with_patch() -> None:
-    """The offset is told, and the rest completes it."""
+    """The answer has the offset, and the rest completes it."""
     world = World()
     created = await world.create(5, b"012")
     assert (created.offset, created.receipt) == (3, None)
@@ -88,7 +88,7 @@ async def test_create_with_a_body_past_the_length_is_refused_before_it() -> None
 @pytest.mark.parametrize("chunked", [False, True])
 @async_test
 async def test_create_whose_body_is_cut_leaves_nothing_that_counts(chunked: bool) -> None:
-    """The client never learned the URL: what it reserved is given back."""
+    """The client never learned the URL: its reservation is given back."""
     world = World()
     body = MemoryBody(b"012", ended=False)
     body.cut()

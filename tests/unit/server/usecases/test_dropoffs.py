@@ -1,4 +1,4 @@
-"""Changing drop-offs, over a catalog and a clock in memory: what is checked, and what is signed."""
+"""Changing drop-offs, over a catalog and a clock in memory: checks and signatures."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -100,7 +100,7 @@ async def test_edit_signs_nothing_that_somebody_wrote_into_the_database() -> Non
 )
 @async_test
 async def test_every_term_of_a_dropoff_is_signed(term: str) -> None:
-    """Whatever field somebody changes in the database, also one that is added some day, nothing verifies any more."""
+    """After a change of any field in the database, even one that is added some day, nothing verifies any more."""
     world = _World()
     made = await world.make()
     world.keys.verify_terms(made)

@@ -97,7 +97,7 @@ async def test_terminate_of_finished_upload_is_for_the_operator_to_allow(allowed
 
 @async_test
 async def test_terminate_with_the_catalog_away_is_told_to_it_later() -> None:
-    """The store has ended it; what it had reserved is given back without another request."""
+    """The store has ended it; its reservation is given back without another request."""
     world = World()
     token = token_of(await world.create(5, b"012"))
     world.catalog.down = True
@@ -136,7 +136,7 @@ async def test_expire_ends_what_was_idle_for_too_long_and_nothing_else() -> None
 
 @async_test
 async def test_expire_of_a_patch_that_goes_on_keeps_it() -> None:
-    """Old but not idle: what it brought is committed, and it is not ended."""
+    """Old but not idle: its bytes are committed, and it is not ended."""
     world = World()
     token = token_of(await world.create(5))
     world.clock.advance(EXPIRE_SECONDS - 1)
@@ -222,7 +222,7 @@ async def test_lost_creation_is_one_without_a_byte_and_old() -> None:
 
 @async_test
 async def test_every_end_by_time_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Whose it was, and which rule ended it."""
+    """Its drop-off, and the rule that ended it."""
     caplog.set_level("INFO")
     world = World()
     world.change_drop(retain_seconds=100)
@@ -439,7 +439,7 @@ async def test_delete_of_what_is_damaged_is_refused_unless_asked_for() -> None:
 @pytest.mark.parametrize("which", ["final", "part", "log of the final gone"])
 @async_test
 async def test_delete_of_a_damaged_concatenation_takes_all_its_parts(which: str) -> None:
-    """Whichever of them is damaged; a damaged part alone is refused, since its final would be lost with it."""
+    """Whichever of them is damaged; a damaged part by itself is refused, since its final would be lost with it."""
     world = World()
     parts = [await world.part(b"01"), await world.part(b"23")]
     final = token_of(await world.create(None, role=Role.FINAL, parts=parts))

@@ -138,7 +138,7 @@ async def test_catalog_away_at_the_end_is_told_when_it_is_back() -> None:
 
 @async_test
 async def test_catalog_away_at_a_rejection_learns_of_it_later() -> None:
-    """The client is told 422 all the same: the store has decided."""
+    """The client still gets 422: the store has decided."""
     world = World()
     token = token_of(await world.create(5, metadata=with_digest(_digest("sha256", b"other"))))
     world.catalog.down = True
@@ -198,7 +198,7 @@ async def test_finishing_many_times_at_once_is_one_completion(mode: Mode) -> Non
 
 @async_test
 async def test_upload_that_an_older_catalog_lacks_is_added_and_complete() -> None:
-    """Success is never told of what no operator would find."""
+    """Success is never reported for an upload that no operator would find."""
     world = World()
     token = token_of(await world.create(5, b"012"))
     world.catalog.rows.clear()
@@ -210,7 +210,7 @@ async def test_upload_that_an_older_catalog_lacks_is_added_and_complete() -> Non
 
 @async_test
 async def test_whole_upload_that_an_older_catalog_lacks_is_found_by_head() -> None:
-    """It is finished again rather than told to be unknown."""
+    """It is finished again rather than called unknown."""
     world = World()
     token = token_of(await world.create(5, CONTENT))
     world.catalog.rows.clear()

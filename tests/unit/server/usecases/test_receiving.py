@@ -1,4 +1,4 @@
-"""Who receives for an upload is not idle, however old its last commit is, whoever asks; nor are the part's siblings."""
+"""A receiving upload is not idle, however old its last commit is, whoever asks; nor are a part's siblings."""
 
 import asyncio
 import hashlib

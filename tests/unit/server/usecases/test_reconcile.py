@@ -91,7 +91,7 @@ async def test_final_record_without_receipt_is_finished() -> None:
 
 @async_test
 async def test_sealed_upload_without_receipt_that_cannot_be_read_is_not_called_complete() -> None:
-    """A missing key is not `sealed earlier`: what was never checked is no success."""
+    """A missing key is not `sealed earlier`: an unchecked upload is no success."""
     world = World(mode=Mode.SEALED)
     token = token_of(await world.create(5, CONTENT))
     world.set_state(token, UploadState.OPEN)
@@ -105,7 +105,7 @@ async def test_sealed_upload_without_receipt_that_cannot_be_read_is_not_called_c
 
 @async_test
 async def test_mismatch_found_after_a_crash_is_rejected() -> None:
-    """The operator sees it, and the client is told that it is gone."""
+    """The operator sees it, and the client learns that it is gone."""
     world = World()
     wrong = with_digest(ExpectedDigest("sha256", hashlib.sha256(b"other").digest()))
     token = await _whole_but_unfinished(world, wrong)
@@ -131,7 +131,7 @@ async def test_end_that_the_catalog_does_not_know_of_is_recorded(state: UploadSt
 
 @async_test
 async def test_upload_that_another_server_is_creating_is_left_to_it() -> None:
-    """The row comes before the files: what is young may have no files yet, and is dropped once it is old."""
+    """The row comes before the files: a young upload may have no files yet, and is dropped once it is old."""
     world = World()
     made = token_of(await world.create(5))
     kept = world.store.kept.pop(upload_id(made))
@@ -214,7 +214,7 @@ async def test_disk_that_is_full_at_the_start_is_tried_again() -> None:
 
 @async_test
 async def test_start_reads_back_no_more_than_its_budget() -> None:
-    """What is beyond is finished in the background, so that the first request need not wait for it."""
+    """The rest is finished in the background, so that the first request need not wait for it."""
     world = World(read_back_bytes=7)
     first = await _whole_but_unfinished(world)
     world.clock.advance(1)

@@ -7,7 +7,7 @@ from server.usecases.throttle import Throttle
 
 
 def test_throttle_lets_an_hours_worth_pass_at_once_and_then_says_when() -> None:
-    """Who mistypes is not bothered; who guesses waits as long as one code takes."""
+    """A typing mistake costs nothing; a guesser waits as long as one code takes."""
     throttle = Throttle(30)
     assert [throttle.count("a", 1000.0) for _ in range(30)] == [0] * 30
     assert throttle.count("a", 1000.0) == 120
@@ -15,7 +15,7 @@ def test_throttle_lets_an_hours_worth_pass_at_once_and_then_says_when() -> None:
 
 
 def test_throttle_refills_evenly_and_refusals_cost_nothing() -> None:
-    """Whoever waits as he was told to is let through, however often he asked meanwhile."""
+    """A client that waits as long as Retry-After says is let through, however often it asked meanwhile."""
     throttle = Throttle(30)
     for _ in range(30):
         throttle.count("a", 0.0)
@@ -52,7 +52,7 @@ def test_throttle_table_is_bounded_and_forgets_who_was_wrong_longest_ago() -> No
     gaps=st.lists(st.floats(0, 600), min_size=1, max_size=200),
 )
 def test_throttle_never_passes_more_than_twice_its_limit_in_an_hour(per_hour: int, gaps: list[float]) -> None:
-    """Whatever the times: a full bucket and what refilled meanwhile is all that passes in any hour."""
+    """At any times: in any hour no more passes than a full bucket and its refill."""
     throttle, now, passed = Throttle(per_hour), 0.0, list[float]()
     for gap in gaps:
         now += gap

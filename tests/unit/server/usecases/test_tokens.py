@@ -1,4 +1,4 @@
-"""API tokens: what is made, what is let in, and what is not, over a catalog and a clock in memory."""
+"""API tokens, made, let in and refused, over a catalog and a clock in memory."""
 
 import hmac
 import json
@@ -87,7 +87,7 @@ async def test_token_unknown_expired_or_revoked_has_one_answer() -> None:
 
 @async_test
 async def test_token_expires_at_the_moment_it_names() -> None:
-    """Until then it is let in, and from then on no more."""
+    """Until then it is let in, and then no more."""
     world = _World()
     _, secret = await world.make(Scope.DROPS_READ, days=1)
     world.clock.advance(86400 - 1)
@@ -109,7 +109,7 @@ async def test_token_expires_at_the_moment_it_names() -> None:
 )
 @async_test
 async def test_token_changed_in_the_database_is_refused(change: dict[str, Any]) -> None:
-    """Whoever can write to the catalog can neither widen nor prolong a token, nor make one."""
+    """Write access to the catalog neither widens nor prolongs a token, nor makes one."""
     world = _World()
     made, secret = await world.make(Scope.DROPS_READ, days=1, drop_id=_DROP)
     assert await world.check(secret) == made
@@ -120,7 +120,7 @@ async def test_token_changed_in_the_database_is_refused(change: dict[str, Any]) 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "dropoff_00"])
 @async_test
 async def test_token_missing_is_told_apart_and_not_counted(header: str | None) -> None:
-    """A request without a token is no guess, so it is told what is missing and slows nobody."""
+    """A request without a token is no guess, so the answer names the missing token and slows nobody."""
     world = _World(wrong_per_hour=1)
     for _ in range(5):
         with pytest.raises(UnauthorizedError) as refusal:
@@ -138,7 +138,7 @@ async def test_token_scheme_is_read_in_any_case() -> None:
 
 @async_test
 async def test_wrong_tokens_are_slowed_per_address_and_a_right_one_never() -> None:
-    """After the limit an address has to wait, others do not, and a good token is let in from there all the same."""
+    """After the limit an address has to wait, others do not, and a good token is still let in from there."""
     world = _World(wrong_per_hour=3)
     made, secret = await world.make(Scope.DROPS_READ)
     for _ in range(3):
@@ -155,7 +155,7 @@ async def test_wrong_tokens_are_slowed_per_address_and_a_right_one_never() -> No
 
 @async_test
 async def test_create_token_stores_no_secret() -> None:
-    """What the catalog has of a token is neither the token nor a plain hash of it."""
+    """The catalog has neither the token nor a plain hash of it."""
     world = _World()
     made, secret = await world.make(Scope.DROPS_READ)
     assert secret.startswith("dropoff_")
@@ -172,7 +172,7 @@ async def test_create_token_stores_no_secret() -> None:
 )
 @async_test
 async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: list[str], field: str) -> None:
-    """A mistake is told with its place, and nothing is made."""
+    """A mistake is reported with its place, and nothing is made."""
     world = _World()
     with pytest.raises(InvalidFieldError) as refusal:
         await create_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
@@ -182,7 +182,7 @@ async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: li
 
 @async_test
 async def test_token_of_before_there_were_drop_offs_in_it_is_still_good() -> None:
-    """What an older version stored opens what it did: its keyed hash is over three terms."""
+    """A token of an older version opens the same as then: its keyed hash is over three terms."""
     world = _World()
     secret = format_api_token(bytes(range(32)))
     terms = json.dumps([secret, ["drops:read"], None]).encode()
@@ -193,7 +193,7 @@ async def test_token_of_before_there_were_drop_offs_in_it_is_still_good() -> Non
 
 @async_test
 async def test_token_for_a_drop_off_that_is_none_is_not_made() -> None:
-    """A typing mistake is told, and no token is left that is good for nothing."""
+    """A typing mistake is reported, and no token is left that is good for nothing."""
     world = _World()
     with pytest.raises(InvalidFieldError) as refusal:
         await create_token(world.catalog, _mac, world.clock, name="x", scopes=["drops:read"], drop_id=_DROP)
@@ -231,7 +231,7 @@ async def test_refused_tokens_are_recorded_with_why_and_whence_and_never_themsel
 
 @async_test
 async def test_refusals_of_a_flood_stay_few_and_wait_for_the_catalog() -> None:
-    """Beyond a number of addresses one row stands for all others; what could not be recorded is recorded later."""
+    """After a number of addresses one row stands for all others; failed records are recorded later."""
     world = _World()
     for number in range(MOST_ORIGINS + 100):
         with acting(lambda origin=str(number): Actor("client", origin)):  # type: ignore[misc]

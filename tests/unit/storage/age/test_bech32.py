@@ -61,13 +61,13 @@ def _reference(prefix: str, values: list[int]) -> str:
 
 @pytest.mark.parametrize("text", _VALID)
 def test_decode_valid_text_encodes_to_itself(text: str) -> None:
-    """What the standard accepts is read and written back, in its own case."""
+    """Texts that the standard accepts are read and written back, in their own case."""
     assert bech32.encode(*bech32.decode(text)) == text
 
 
 @pytest.mark.parametrize("text", _INVALID.values(), ids=_INVALID.keys())
 def test_decode_invalid_text_raises(text: str) -> None:
-    """What the standard refuses is refused."""
+    """Texts that the standard refuses are refused."""
     with pytest.raises(KeyTextError):
         bech32.decode(text)
 
@@ -129,7 +129,7 @@ def test_decode_one_changed_character_raises(data: bytes, place: int, char: str)
 
 @given(st.text(max_size=60))
 def test_decode_any_text_raises_only_key_text_errors(text: str) -> None:
-    """Whatever is pasted in is a text that is written back the same, or a `KeyTextError`."""
+    """Any pasted text is written back the same, or is a `KeyTextError`."""
     try:
         prefix, data = bech32.decode(text)
     except KeyTextError:

@@ -1,4 +1,4 @@
-"""Whole files: what is refused before a key is tried, and every way to damage a file."""
+"""Whole files: refusals before a key is tried, and every way to damage a file."""
 
 import os
 import threading
@@ -62,7 +62,7 @@ def test_decrypt_encrypted_file_gives_the_plaintext(identity: Identity, size: in
 
 @given(size=st.integers(0, len(_PATTERN)), cuts=st.lists(st.integers(0, 4), max_size=4))
 def test_segment_sealer_fed_in_any_parts_is_one_age_file(size: int, cuts: list[int]) -> None:
-    """Whatever batches the data comes in, the bytes are a file that opens as a whole and chunk by chunk."""
+    """In any batches of data, the bytes are a file that opens as a whole and chunk by chunk."""
     plain = memoryview(_PATTERN)[:size]
     sealer = SegmentSealer([_X25519.recipient])
     out = memoryview(bytearray(age.sealed_size(size)))
@@ -240,7 +240,7 @@ def test_decrypt_any_flipped_bit_raises(identity: Identity) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_decrypt_garbage_in_a_real_file_raises_only_age_errors(garbage: bytes, place: int) -> None:
-    """Whatever is written over a file, nothing but `AgeError` escapes."""
+    """After any damage to a file, nothing but `AgeError` escapes."""
     blob = age.encrypt(b"private" * 30, [_X25519.recipient])
     changed = blob[:place] + garbage + blob[place + len(garbage) :]
     try:
@@ -250,7 +250,7 @@ def test_decrypt_garbage_in_a_real_file_raises_only_age_errors(garbage: bytes, p
 
 
 def test_seal_header_is_all_that_a_segment_needs() -> None:
-    """Header and key derivation are usable alone, as the emergency tools use them."""
+    """Header and key derivation are usable by themselves, as the emergency tools use them."""
     file_key, nonce = os.urandom(FILE_KEY_BYTES), os.urandom(NONCE_BYTES)
     head = age.seal_header(_HYBRID.recipient, file_key)
     assert open_header(head, [_HYBRID]) == file_key

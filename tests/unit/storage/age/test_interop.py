@@ -62,7 +62,7 @@ def _npm_age(job: dict[str, list[str]], files: list[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("size", _SIZES)
 def test_x25519_file_of_ours_is_read_by_debian_age(debian_age: Path, tmp_path: Path, size: int) -> None:
-    """What we seal, age opens."""
+    """Our files open with age."""
     identity = Identity.generate(KeyType.X25519)
     blob = age.encrypt(_plain(size), [Identity.generate(KeyType.X25519).recipient, identity.recipient])
     assert _run(debian_age, "-d", "-i", _identity_file(tmp_path, identity), data=blob) == _plain(size)
@@ -70,7 +70,7 @@ def test_x25519_file_of_ours_is_read_by_debian_age(debian_age: Path, tmp_path: P
 
 @pytest.mark.parametrize("size", _SIZES)
 def test_x25519_file_of_debian_age_is_read_by_us(debian_age: Path, size: int) -> None:
-    """What age seals, we open, whatever grease it adds."""
+    """We open files of age, whatever grease it adds."""
     identity = Identity.generate(KeyType.X25519)
     blob = _run(debian_age, "-r", str(identity.recipient), data=_plain(size))
     assert age.decrypt(blob, [identity]) == _plain(size)
@@ -85,7 +85,7 @@ def test_identity_file_of_age_keygen_is_read_by_us(debian_age: Path) -> None:
 
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_file_of_ours_is_read_by_current_age(current_age: Path, tmp_path: Path, key_type: KeyType) -> None:
-    """What we seal, for either kind of key and of any size, a current age opens."""
+    """A current age opens our files, for either kind of key and of any size."""
     identity = Identity.generate(key_type)
     for size in _SIZES:
         blob = age.encrypt(_plain(size), [Identity.generate(key_type).recipient, identity.recipient])
@@ -94,7 +94,7 @@ def test_file_of_ours_is_read_by_current_age(current_age: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_file_of_current_age_is_read_by_us(current_age: Path, key_type: KeyType) -> None:
-    """What a current age seals, for either kind of key and of any size, we open."""
+    """We open files of a current age, for either kind of key and of any size."""
     identity = Identity.generate(key_type)
     for size in _SIZES:
         blob = _run(current_age, "-r", str(identity.recipient), data=_plain(size))
@@ -117,7 +117,7 @@ def test_hybrid_identity_file_of_current_age_keygen_is_read_by_us(current_age: P
 
 
 def test_file_to_mixed_recipients_is_opened_by_debian_age_and_refused_by_us(debian_age: Path, tmp_path: Path) -> None:
-    """What no current writer makes and old readers open, a file key wrapped for both kinds, is refused by us."""
+    """We refuse a file key wrapped for both kinds, which no current writer makes and old readers open."""
     classical, hybrid = Identity.generate(KeyType.X25519), Identity.generate(KeyType.HYBRID)
     file_key, nonce = bytes(range(16)), bytes(16)
     stanzas = [classical.recipient.wrap(file_key), hybrid.recipient.wrap(file_key)]
@@ -145,7 +145,7 @@ def test_mixed_recipients_are_refused_by_current_age_too(current_age: Path) -> N
 
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_file_of_ours_is_read_by_npm_age_encryption(key_type: KeyType) -> None:
-    """What we seal, for either kind of key and of any size, the JavaScript implementation opens."""
+    """The JavaScript implementation opens our files, for either kind of key and of any size."""
     identity = Identity.generate(key_type)
     recipients = [Identity.generate(key_type).recipient, identity.recipient]
     blobs = [age.encrypt(_plain(size), recipients) for size in _SIZES]
@@ -154,7 +154,7 @@ def test_file_of_ours_is_read_by_npm_age_encryption(key_type: KeyType) -> None:
 
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_file_of_npm_age_encryption_is_read_by_us(key_type: KeyType) -> None:
-    """What the JavaScript implementation seals, for either kind of key and of any size, we open."""
+    """We open files of the JavaScript implementation, for either kind of key and of any size."""
     identity = Identity.generate(key_type)
     blobs = _npm_age({"encrypt": [str(identity.recipient)]}, [_plain(size) for size in _SIZES])
     opened = [age.decrypt(blob, [identity], only_native=True) for blob in blobs]

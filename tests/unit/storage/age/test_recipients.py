@@ -190,7 +190,7 @@ def test_recipient_malformed_bytes_raise(key_type: KeyType, raw: bytes) -> None:
     ],
 )
 def test_recipient_parse_unusable_text_raises_without_showing_it(text: str) -> None:
-    """What is no recipient is refused, and never echoed: it may be a secret in the wrong place."""
+    """A text that is no recipient is refused, and never echoed: it may be a secret in the wrong place."""
     with pytest.raises(age.KeyTextError) as caught:
         Recipient.parse(text)
     assert len(text) == 0 or text not in str(caught.value)
@@ -210,7 +210,7 @@ def test_recipient_parse_unusable_text_raises_without_showing_it(text: str) -> N
     ],
 )
 def test_identity_parse_unusable_text_raises_without_showing_it(text: str) -> None:
-    """What is no identity is refused without a word of it in message or cause."""
+    """A text that is no identity is refused without a word of it in message or cause."""
     with pytest.raises(age.KeyTextError) as caught:
         Identity.parse(text)
     assert len(text) == 0 or text.strip() not in str(caught.value)

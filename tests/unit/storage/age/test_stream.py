@@ -100,7 +100,7 @@ def test_seal_wrong_buffer_sizes_raise_and_take_no_index() -> None:
 
 
 def test_open_any_order_gives_each_chunk() -> None:
-    """Chunks are opened alone, wherever they stand."""
+    """Chunks are opened one by one, wherever they stand."""
     plain = b"a" * CHUNK_BYTES + b"b" * CHUNK_BYTES + b"c"
     sealed = _seal(plain)
     opener = ChunkOpener(_KEY)

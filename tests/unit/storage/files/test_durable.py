@@ -1,4 +1,4 @@
-"""The one place that changes files: nothing of storage goes past it, and what fails there is told."""
+"""The one place that changes files: nothing of storage goes past it, and it reports each failure."""
 
 import ast
 import errno
@@ -64,7 +64,7 @@ def test_durable_write_is_completed_however_little_each_call_takes(
 
 
 def test_durable_failed_sync_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever catches it must stop trusting the file, which another error does not ask for."""
+    """The caller must stop trusting the file, which no other error asks for."""
 
     class Failing(durable.Calls):
         def fdatasync(self, descriptor: int) -> None:

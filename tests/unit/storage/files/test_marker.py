@@ -114,7 +114,7 @@ def test_check_names_the_root_that_is_not_the_stores(
 
 
 def test_check_says_the_line_that_makes_a_folder_put_back_the_right_one(tmp_path: Path) -> None:
-    """What the refusal advises works."""
+    """The refusal's advice works."""
     layout = _used(tmp_path)
     store_id = adopt_store(layout, in_use=True)
     file = layout.keys_dir / NAME
@@ -132,7 +132,7 @@ def test_check_without_any_id_believes_a_store_from_before(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("in_use", [False, True])
 def test_adopting_that_was_killed_anywhere_is_gone_on_with(tmp_path: Path, killer: Killer, in_use: bool) -> None:
-    """Whatever the step, the next start finds or makes one id in both roots."""
+    """After any step, the next start finds or makes one id in both roots."""
     steps = 0
     while True:
         folder = tmp_path / str(steps)

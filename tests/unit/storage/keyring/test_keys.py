@@ -113,7 +113,7 @@ def test_identities_and_signing_keys_are_not_pickled(keys: ServerKeys) -> None:
 
 
 def test_policy_of_a_retired_key_still_verifies(keys: ServerKeys) -> None:
-    """What was signed before a rotation stays valid; what another key signed is refused."""
+    """Signatures from before a rotation stay valid; those of another key are refused."""
     signed = keys.sign_terms(Dropoff(DROP, datetime.now(UTC), DropTerms("x", mode=Mode.SEALED, recipients=("age1x",))))
     rotated = SigningKey(new_signing_key(), [keys.signing.public_bytes])
     other = SigningKey(new_signing_key())
@@ -138,7 +138,7 @@ def test_keys_have_an_order_from_the_oldest_retired_on() -> None:
 
 
 def test_key_that_only_verifies_signs_nothing(keys: ServerKeys, tmp_path: Path) -> None:
-    """A machine with public keys alone reads and refuses to write."""
+    """A machine with only public keys reads and refuses to write."""
     public = base64.b64encode(keys.signing.public_bytes).decode()
     only = verifying_keys([public.rstrip("=")], tmp_path)
     assert only.signing.verify(b"m", keys.signing.sign(b"m")) == keys.signing.id
@@ -162,7 +162,7 @@ def test_key_that_only_verifies_signs_nothing(keys: ServerKeys, tmp_path: Path) 
     ],
 )
 def test_malformed_signing_key_is_a_sentence_without_the_key(places: KeyPlaces, text: str) -> None:
-    """Whatever is wrong with it, nothing of it is in the message."""
+    """With any mistake in it, nothing of it is in the message."""
     good = base64.b64encode(new_signing_key()).decode()
     Path(places.signing_key).write_text(text.format(good=good))
     with pytest.raises(KeySourceError, match=r"signing.key") as caught:
@@ -182,7 +182,7 @@ def test_earlier_managed_identities_in_the_file_still_open(places: KeyPlaces, ke
 
 @pytest.mark.parametrize("name", ["signing_key", "code_key", "managed_identity"])
 def test_every_key_that_is_missing_is_named(places: KeyPlaces, name: str) -> None:
-    """The start is refused with the key's name and place; put back, everything is as before."""
+    """The start is refused with the key's name and place; after its return everything is as before."""
     path = Path(getattr(places, name))
     kept = path.rename(path.with_suffix(".away"))
     with pytest.raises(KeySourceError, match=f"cannot read the {name.replace('_', '-')} at {path}"):

@@ -33,7 +33,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Path:
-    """Return a file that its owner alone can read."""
+    """Return a file that only its owner can read."""
     path = tmp_path / "signing-key"
     write_owner_only(path, SECRET + "\n")
     return path
@@ -68,7 +68,7 @@ def test_link_to_a_file_of_the_owner_alone_is_read(secret_file: Path, tmp_path: 
 
 
 def test_missing_file_folder_and_pipe_are_sentences(tmp_path: Path) -> None:
-    """Whatever is in a key's place, the answer names the key and the path, and does not hang."""
+    """With any file in a key's place, the answer names the key and the path, and does not hang."""
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in ("missing", "pipe", "."):
         with pytest.raises(KeySourceError, match="cannot read the code-key at"):
@@ -201,7 +201,7 @@ def test_who_may_use_a_secret_file(
 def test_credentials_folder_comes_first(
     source: str, secret_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What systemd hands over wins over whatever the configuration says, for the keys that it has."""
+    """Credentials of systemd win over the configuration, for the keys that they have."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "code-key").write_text("from systemd")
@@ -242,7 +242,7 @@ def test_new_secret_is_whole_for_whoever_sees_it(tmp_path: Path) -> None:
 def test_replacing_that_dies_before_the_rename_leaves_the_old(
     secret_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new text appears whole or not at all, and again for the owner alone."""
+    """The new text appears whole or not at all, and again only for the owner."""
 
     def die(point: str) -> None:
         if point == "rename":

@@ -1,4 +1,4 @@
-"""Failures while a body is being received: what was acknowledged stays, what follows is right, digests included."""
+"""Failures while a body is being received: acknowledged bytes stay, later ones are right, digests included."""
 
 import asyncio
 import errno
@@ -122,7 +122,7 @@ async def test_full_disk_at_a_commit_beside_keeps_the_ones_before(
 async def test_commit_that_fails_unexpectedly_is_followed_by_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever stops a commit beside, no later segment gets into the log without the ones before it."""
+    """If anything stops a commit beside, no later segment gets into the log without the ones before it."""
     kit, content = StoreKit(tmp_path), os.urandom(_LENGTH)
     _token, upload = await kit.create(_LENGTH)
     monkeypatch.setattr(durable, "calls", _FailingDisk(2, _raise(MemoryError("none left")), kind="data"))
@@ -218,7 +218,7 @@ async def test_append_never_reads_back_what_was_written(tmp_path: Path, monkeypa
 async def test_append_beyond_the_most_segments_is_refused_and_keeps_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small pieces cost more than they hold; an upload of as many as may be is whole all the same."""
+    """Small pieces cost more than they hold; an upload of as many as allowed is still whole."""
     assert MAX_SEGMENTS == 4_000_000
     monkeypatch.setattr(sealing, "MAX_SEGMENTS", 3)
     kit = StoreKit(tmp_path)

@@ -107,7 +107,7 @@ async def test_check_with_a_root_sees_a_receipt_that_is_anothers_or_forged(tmp_p
 
 @async_test
 async def test_check_without_a_key_believes_no_journal_line_for_what_is_no_envelope(tmp_path: Path) -> None:
-    """Whoever writes beside the envelopes can write the journal of rotations too, which nobody signs."""
+    """Somebody who writes beside the envelopes can write the journal of rotations too, which nobody signs."""
     kit = StoreKit(tmp_path, durability="os")
     mine, _, upload_id = await _two(kit, finish=True)
     mine.root_envelope.write_bytes(b"garbage")

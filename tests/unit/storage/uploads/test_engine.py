@@ -35,7 +35,7 @@ from tests.support.store_kit import BytesBody, StoreKit, make_roots
 @pytest.mark.parametrize("key_type", ["x25519", "hybrid"])
 @async_test
 async def test_upload_in_pieces_with_a_cut_reads_back_whole(tmp_path: Path, key_type: str) -> None:
-    """What came before a cut is kept, and any range of the whole reads back."""
+    """Bytes before a cut are kept, and any range of the whole reads back."""
     kit = StoreKit(tmp_path, key_type=key_type)
     data = os.urandom(700_001)
     _token, upload = await kit.create(len(data))
@@ -54,7 +54,7 @@ async def test_upload_in_pieces_with_a_cut_reads_back_whole(tmp_path: Path, key_
 
 @async_test
 async def test_two_processes_join_one_after_the_other_and_know_of_each_other(tmp_path: Path) -> None:
-    """Kernel locks: who joins has its turn alone, and a server that starts learns whether another one runs."""
+    """Kernel locks: a server joins by itself, and a server that starts learns whether another one runs."""
     kit = StoreKit(tmp_path)
     await kit.create(1)
     one, other = kit.store, kit.open()
@@ -191,7 +191,7 @@ async def test_concatenation_reads_its_parts_in_order(tmp_path: Path) -> None:
 async def test_root_that_goes_away_takes_nothing_and_makes_nothing_unknown(
     tmp_path: Path, root: str, replaced: bool
 ) -> None:
-    """An unmounted volume leaves an empty folder, or none: nothing is stored there, nobody is told to begin anew."""
+    """An unmounted volume leaves an empty folder, or none: nothing is stored there, no client has to begin again."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(10)
     _, begun = await kit.create(10)
@@ -222,7 +222,7 @@ async def test_root_that_goes_away_takes_nothing_and_makes_nothing_unknown(
 
 @async_test
 async def test_concatenation_made_by_two_processes_at_once_is_one(tmp_path: Path) -> None:
-    """Its token is not random: whoever comes second finds what the first one made, and takes nothing away."""
+    """Its token is not random: the second one finds the first one's upload, and takes nothing away."""
     kit = StoreKit(tmp_path, durability="os")
     _, part = await kit.create(0, role=Role.PARTIAL)
     await kit.finish(part.id)
@@ -239,7 +239,7 @@ async def test_concatenation_made_by_two_processes_at_once_is_one(tmp_path: Path
 
 @async_test
 async def test_concatenation_whose_maker_died_is_made_anew(tmp_path: Path) -> None:
-    """What is left of it, whole files or parts, is in nobody's way."""
+    """Its remains, whole files or parts, are in nobody's way."""
     kit = StoreKit(tmp_path)
     _, part = await kit.create(0, role=Role.PARTIAL)
     await kit.finish(part.id)
@@ -284,7 +284,7 @@ async def test_part_put_back_and_finished_anew_is_refused_by_its_final(tmp_path:
 async def test_end_whose_keys_cannot_be_removed_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is told that an upload is safe of which half is gone; the same again takes the rest."""
+    """No answer calls an upload safe of which half is gone; repeating it takes the rest."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(5)
     await kit.append(upload.id, 0, b"hello")

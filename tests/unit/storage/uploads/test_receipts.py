@@ -1,4 +1,4 @@
-"""Receipts: what they say, who can read them, and that nothing unchecked gets one."""
+"""Receipts: their content and readers, and that nothing unchecked gets one."""
 
 import base64
 import dataclasses
@@ -84,7 +84,7 @@ async def test_receipt_says_what_the_format_says(tmp_path: Path, key_type: str, 
 
 @async_test
 async def test_receipt_of_a_name_that_is_no_text_has_its_bytes(tmp_path: Path) -> None:
-    """What the client gave is neither lost nor guessed."""
+    """The client's name is neither lost nor guessed."""
     kit = StoreKit(tmp_path)
     _, upload_id = await _finished(kit, name=b"\xffname")
     payload = await kit.store.receipt(upload_id)

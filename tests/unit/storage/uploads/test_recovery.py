@@ -1,4 +1,4 @@
-"""What is torn and what is tampering: a changed bit never costs acknowledged bytes; nothing unsigned is believed."""
+"""Torn or tampered with: a changed bit never costs acknowledged bytes; nothing unsigned is believed."""
 
 import asyncio
 import tempfile
@@ -112,7 +112,7 @@ def test_last_line_with_sectors_that_were_never_written_is_torn(log: _Log) -> No
 
 
 def test_last_line_cut_anywhere_is_torn(log: _Log) -> None:
-    """Whatever of its end is missing, the commits before it stand."""
+    """If any part of its end is missing, the commits before it stand."""
     for missing in range(1, len(log.lines[-1])):
         state, torn = log.read(log.raw[:-missing])
         assert (state.offset, torn) == (log.state.offset - 1, len(log.lines[-1]) - missing)
@@ -207,7 +207,7 @@ async def test_start_looks_closer_where_the_create_record_may_not_have_reached_t
 
 @async_test
 async def test_start_looks_closer_where_the_log_goes_on_under_a_key_that_is_missing(tmp_path: Path) -> None:
-    """Else nobody would be told before the uploader comes back."""
+    """Otherwise nobody would know before the uploader comes back."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(None)
     await kit.append(upload.id, 0, b"x")

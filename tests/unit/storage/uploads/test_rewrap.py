@@ -166,7 +166,7 @@ async def test_concatenation_and_its_parts_open_with_the_new_root(tmp_path: Path
 
 @async_test
 async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, killer: Killer) -> None:
-    """After every kill each envelope is whole, and the next run leaves all of them with the new root alone."""
+    """After every kill each envelope is whole, and the next run leaves all of them with only the new root."""
     step, killer.died = 0, True
     while killer.died:
         step += 1

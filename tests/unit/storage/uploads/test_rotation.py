@@ -134,7 +134,7 @@ async def test_upload_whose_key_was_replaced_without_a_rotation_is_refused_until
 
 @async_test
 async def test_log_signed_by_a_stranger_names_the_key_that_is_missing(tmp_path: Path) -> None:
-    """A wrong signing key is told apart from tampering by the name in the create record, and nothing is cut."""
+    """The name in the create record tells a wrong signing key from tampering, and nothing is cut."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(10)
     await kit.append(upload.id, 0, b"12345")
@@ -149,7 +149,7 @@ async def test_log_signed_by_a_stranger_names_the_key_that_is_missing(tmp_path: 
 
 @async_test
 async def test_record_of_an_older_key_is_refused(tmp_path: Path) -> None:
-    """Whoever steals a retired key cannot go on with a log that began under a newer one, nor with one handed over."""
+    """A thief of a retired key cannot go on with a log that began under a newer one, nor with one handed over."""
     kit = StoreKit(tmp_path)
     thief = load_server_keys(kit.places).signing
     _, handed = await kit.create(10)
@@ -199,7 +199,7 @@ async def test_new_key_alone_does_not_take_a_log_over(tmp_path: Path) -> None:
 
 @async_test
 async def test_log_handed_to_a_key_that_is_not_here_waits_for_it(tmp_path: Path) -> None:
-    """A restored old key file is a sentence, and nothing is changed."""
+    """A restored old key file gives a sentence, and nothing is changed."""
     kit = StoreKit(tmp_path)
     _, upload = await kit.create(10)
     await kit.append(upload.id, 0, b"12345")
@@ -217,7 +217,7 @@ async def test_log_handed_to_a_key_that_is_not_here_waits_for_it(tmp_path: Path)
 
 @async_test
 async def test_rotation_killed_at_any_step_is_gone_on_from(tmp_path: Path, killer: Killer) -> None:
-    """Whatever step it dies at, the next run finishes it and the upload goes on; until then no server starts."""
+    """After a death at any step, the next run finishes it and the upload goes on; until then no server starts."""
     step, refused = 0, 0
     while True:
         step += 1
