@@ -15,7 +15,7 @@ from storage.catalog.errors import CatalogError
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
 from storage.catalog.sqlite import SqliteEngine
 
-__all__ = ["CatalogError", "SqlCatalog", "catalog_file", "check_url", "migrate", "open_catalog"]
+__all__ = ["CatalogError", "SqlCatalog", "catalog_file", "check_url", "migrate", "open_catalog", "open_engine"]
 
 # asyncpg and what belongs to it are imported where they are needed: a command on SQLite starts without them.
 
@@ -58,34 +58,33 @@ async def open_catalog(url: str, *, durable: bool = True, sinks: Sinks | None = 
     Raises:
         CatalogError: It cannot be opened, or `dropoff-tus migrate` has to be run.
     """
-    parsed = parse_url(url)
-    opened = _open_sqlite(parsed, durable) if parsed.drivername == "sqlite" else _open_postgres(parsed, durable)
-    async with opened as engine:
+    async with open_engine(url, durable=durable) as engine:
         yield SqlCatalog(engine, sinks)
 
 
 @contextlib.asynccontextmanager
-async def _open_sqlite(url: URL, durable: bool) -> AsyncGenerator[Engine]:  # noqa: FBT001 - handed on
-    path = sqlite_file(url)
-    await asyncio.to_thread(check_sqlite, path)
-    try:
-        engine = SqliteEngine(path, durable=durable)
-    except sqlite3.Error as error:
-        raise CatalogError(f"cannot open the catalog {path}: {reason(error, path)}") from error
+async def open_engine(url: str, *, durable: bool = True) -> AsyncGenerator[Engine]:
+    """Open what runs a catalog's operations. Args and errors: as `open_catalog`."""
+    parsed = parse_url(url)
+    engine = await (_open_sqlite if parsed.drivername == "sqlite" else _open_postgres)(parsed, durable)
     try:
         yield engine
     finally:
         await engine.close()
 
 
-@contextlib.asynccontextmanager
-async def _open_postgres(url: URL, durable: bool) -> AsyncGenerator[Engine]:  # noqa: FBT001 - handed on
+async def _open_sqlite(url: URL, durable: bool) -> Engine:  # noqa: FBT001 - handed on
+    path = sqlite_file(url)
+    await asyncio.to_thread(check_sqlite, path)
+    try:
+        return SqliteEngine(path, durable=durable)
+    except sqlite3.Error as error:
+        raise CatalogError(f"cannot open the catalog {path}: {reason(error, path)}") from error
+
+
+async def _open_postgres(url: URL, durable: bool) -> Engine:  # noqa: FBT001 - handed on
     from storage.catalog.postgres import PostgresEngine  # noqa: PLC0415 - see above
     from storage.catalog.postgres_migration import check_postgres  # noqa: PLC0415 - see above
 
     await check_postgres(url)
-    engine = PostgresEngine(url, durable=durable)
-    try:
-        yield engine
-    finally:
-        await engine.close()
+    return await PostgresEngine.open(url, durable=durable)

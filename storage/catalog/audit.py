@@ -16,7 +16,7 @@ def append(transaction: Transaction, events: Sequence[Event], by: Actor) -> None
     """Add rows."""
     at = datetime.now(UTC)
     for event in events:
-        transaction.post(statements.INSERT_AUDIT, record=write_row(event, by, at))
+        transaction.run(statements.INSERT_AUDIT, record=write_row(event, by, at))
 
 
 def rows_between(transaction: Transaction, after: int, to: int, most: int) -> list[tuple[int, str]]:
@@ -25,9 +25,9 @@ def rows_between(transaction: Transaction, after: int, to: int, most: int) -> li
 
 
 def end(transaction: Transaction) -> int:
-    """Return the greatest number of a row, to a transaction that writes: no row with a smaller one comes any more.
+    """Return the greatest number of a row. While nobody else writes, no row with a smaller one comes any more.
 
-    Another one that writes has either committed, so that its rows are seen here, or takes its numbers after this.
+    Whoever wrote before has committed, so that the rows are seen here, and who comes later gets greater numbers.
     """
     found: int = transaction.rows(statements.AUDIT_END)[0]["last"]
     return found
@@ -46,7 +46,7 @@ def last_checkpoint(transaction: Transaction) -> tuple[int, str] | None:
 
 def add_checkpoint(transaction: Transaction, number: int, line: str) -> None:
     """Add a checkpoint; its number must be free."""
-    transaction.post(statements.INSERT_CHECKPOINT, number=number, line=line)
+    transaction.run(statements.INSERT_CHECKPOINT, number=number, line=line)
 
 
 def _numbered(rows: Sequence[Row], number: str, text: str) -> list[tuple[int, str]]:

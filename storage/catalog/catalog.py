@@ -28,12 +28,20 @@ class Engine(Protocol):
         """Run an operation and commit; an exception undoes it and comes out here."""
         ...
 
+    async def settled(self, work: Callable[[Transaction], T]) -> T:
+        """Run a question when all who began to write have committed or gave up, and nobody begins meanwhile."""
+        ...
+
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run an operation that changes nothing and touches few rows."""
         ...
 
     async def read_many(self, work: Callable[[Transaction], T]) -> T:
         """Run an operation that changes nothing and may take long, without standing in the way of `read`."""
+        ...
+
+    async def close(self) -> None:
+        """Take nothing more; finish what was asked and close."""
         ...
 
 
@@ -221,7 +229,7 @@ class SqlCatalog:
 
     async def audit_end(self) -> int:
         """Return the greatest number of a row, 0 if there is none; up to it no row comes any more."""
-        return await self._engine.write(audit.end)
+        return await self._engine.settled(audit.end)
 
     async def checkpoints(self, after: int, most: int) -> list[tuple[int, str]]:
         """Return some checkpoints after a number: each one's number and signed line."""

@@ -25,8 +25,8 @@ def add(transaction: Transaction, dropoff: Dropoff, note: Note) -> None:
     """Insert a drop-off."""
     if transaction.rows(statements.DROPOFF, drop_id=dropoff.id):
         raise ValueError("a drop-off with this id exists already")
-    transaction.post(statements.RAISE_VERSION)
-    transaction.post(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
+    transaction.run(statements.RAISE_VERSION)
+    transaction.run(statements.INSERT_DROPOFF, **dropoff_values(dropoff))
     note(creation_of(dropoff))
 
 
@@ -67,12 +67,12 @@ def usage(transaction: Transaction, drop_id: str) -> Usage:
 
 def set_closed(transaction: Transaction, drop_id: str, note: Note, *, closed: bool, end_open: bool) -> bool:
     """Close or reopen; closing again without end_open takes no `ended` back."""
+    transaction.run(statements.RAISE_VERSION)  # first, as above
     present = one(transaction, drop_id)
     if present is None:
         return False
-    transaction.post(statements.RAISE_VERSION)
     ended = closed and (end_open or present.ended)
-    transaction.post(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
+    transaction.run(statements.SET_CLOSED, drop_id=drop_id, now_closed=int(closed), now_ended=int(ended))
     act = Act.DROP_CLOSE if closed else Act.DROP_REOPEN
     note(Event(act, drop_id, result="now" if closed and end_open else None))
     return True
@@ -98,7 +98,7 @@ def noted_time(transaction: Transaction) -> datetime | None:
 
 def note_time(transaction: Transaction, at: datetime) -> None:
     """Note that a server runs now."""
-    transaction.post(statements.NOTE_TIME, at=to_micros(at))
+    transaction.run(statements.NOTE_TIME, at=to_micros(at))
 
 
 def keep_store_id(transaction: Transaction, new: str) -> str:

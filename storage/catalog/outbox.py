@@ -6,6 +6,7 @@ Source: dropoff_tus.ports.catalog.Outbox.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -28,7 +29,7 @@ def note(transaction: Transaction, sinks: Sinks, kind: EventKind, upload: Upload
     for name, sink in sinks.items():
         if kind not in sink.kinds:
             continue
-        transaction.post(
+        transaction.run(
             statements.INSERT_NOTIFIED_EVENT if sink.notified_only else statements.INSERT_EVENT,
             event_id=found,
             sink=name.value,
@@ -50,16 +51,17 @@ def is_due(transaction: Transaction, sink: SinkName, now: datetime) -> bool:
 
 def claim(transaction: Transaction, sink: SinkName, now: datetime, until: datetime, limit: int) -> list[OutboxRow]:
     """Take what is due."""
-    due = {"sink": sink.value, "now": to_micros(now), "most": limit}
-    found = transaction.rows(statements.DUE, **due)
-    transaction.post(statements.HOLD_DUE, until=to_micros(until), **due)
-    return [read_event(row, attempts=row["attempts"] + 1) for row in found]
+    found = transaction.rows(statements.FREE_DUE, sink=sink.value, now=to_micros(now), most=limit)
+    due = [read_event(row) for row in found]
+    for row in due:
+        transaction.run(statements.HOLD_EVENT, until=to_micros(until), **_claimed(row))
+    return [replace(row, attempts=row.attempts + 1) for row in due]
 
 
 def delivered(transaction: Transaction, rows: Sequence[OutboxRow]) -> None:
     """Forget rows."""
     for row in rows:
-        transaction.post(statements.DELETE_EVENT, **_claimed(row))
+        transaction.run(statements.DELETE_EVENT, **_claimed(row))
 
 
 def failed(
@@ -89,7 +91,7 @@ def failed(
 def release(transaction: Transaction, rows: Sequence[OutboxRow], now: datetime) -> None:
     """Give rows back."""
     for row in rows:
-        transaction.post(statements.RELEASE_EVENT, until=to_micros(now), **_claimed(row))
+        transaction.run(statements.RELEASE_EVENT, until=to_micros(now), **_claimed(row))
 
 
 def backlog(transaction: Transaction) -> list[Backlog]:

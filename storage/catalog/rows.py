@@ -185,8 +185,8 @@ def read_upload(row: Row) -> UploadRow:
     )
 
 
-def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:
-    """Read an event that waits, with another number of attempts if given."""
+def read_event(row: Row) -> OutboxRow:
+    """Read an event that waits."""
     return OutboxRow(
         event_id=row["event_id"],
         sink=SinkName(row["sink"]),
@@ -195,7 +195,7 @@ def read_event(row: Row, *, attempts: int | None = None) -> OutboxRow:
         upload_id=row["upload_id"],
         at=from_micros(row["at"]),
         next_at=from_micros(row["next_at"]),
-        attempts=row["attempts"] if attempts is None else attempts,
+        attempts=row["attempts"],
         dead=bool(row["dead"]),
         problem=row["problem"],
     )

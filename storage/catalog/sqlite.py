@@ -1,10 +1,9 @@
 """SQLite: one thread that writes, with group commit, and one for long questions; short ones are asked at once.
 
-The writer takes all that is queued, runs it in one `BEGIN IMMEDIATE` transaction, commits once, and only then answers.
+The writer takes all that waits, runs it in one `BEGIN IMMEDIATE` transaction, commits once, and only then answers.
 With WAL and synchronous=FULL an answer is durable, and a commit's sync is shared by all that came while the one before
-it ran. A request that raises undoes only itself: the group is then run again with a savepoint for each, whose cost
-groups without errors are spared. If the commit fails, all of the group hear that the catalog is unavailable, refusals
-too, since they may rest on what was undone.
+it ran. Each operation has a savepoint, so one that raises undoes only itself. If the commit fails, all of the group
+hear that the catalog is unavailable, refusals too, since they may rest on what was undone.
 
 A short question is a few rows by their key: microseconds on the event loop, less than handing it to a thread would
 take. In WAL mode it waits for no writer, in whatever process, and it sees what was committed last. In the rare moments
@@ -20,21 +19,20 @@ import errno
 import functools
 import logging
 import os
-import queue
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
-from sqlalchemy import UpdateBase
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from storage.catalog.statements import Statement
-from storage.catalog.transaction import Request, Transaction
+from storage.catalog.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -45,6 +43,8 @@ _GROUP = 256
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process before the catalog counts as unavailable."""
+
+_LOOK_AGAIN_SECONDS = 0.001
 
 LOOK_SECONDS = 1.0
 """How often to look whether the file is where it was: with each operation it would cost some of them a tenth."""
@@ -60,13 +60,16 @@ _PRAGMAS = (
 )
 
 
-def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw", durable: bool = True) -> sqlite3.Connection:
+def connect(
+    path: Path, *, mode: Literal["rw", "ro"] = "rw", durable: bool = True, wait_seconds: float | None = None
+) -> sqlite3.Connection:
     """Open a database that exists; transactions are the caller's. Never makes a file.
 
     Args:
         path: The file.
         mode: Whether to write.
         durable: Whether a commit is synced. Without, a power cut loses the newest ones, and the file stays sound.
+        wait_seconds: How long to wait for another process, if not as long as BUSY_SECONDS says.
 
     Raises:
         sqlite3.Error: It cannot be opened.
@@ -74,7 +77,7 @@ def connect(path: Path, *, mode: Literal["rw", "ro"] = "rw", durable: bool = Tru
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=BUSY_SECONDS if wait_seconds is None else wait_seconds,
         isolation_level=None,  # the driver begins nothing on its own
         check_same_thread=False,  # opened by one thread, handed to another
     )
@@ -108,10 +111,6 @@ class SqliteTransaction:
     def run(self, statement: Statement, **values: object) -> int:
         """Run a statement and return how many rows it changed."""
         return self._run(statement, values).rowcount
-
-    def post(self, statement: UpdateBase, **values: object) -> None:
-        """Run it at once, which costs no more."""
-        self._run(statement, values)
 
     def _run(self, statement: Statement, values: dict[str, object]) -> sqlite3.Cursor:
         return self._cursor.execute(compiled(statement), values)
@@ -190,195 +189,158 @@ class OpenedFile:
         return found.st_dev, found.st_ino
 
 
-class Lane:
-    """A thread with a connection and a queue. Runs what is queued in groups; answers a group at a time."""
+@dataclass(slots=True, eq=False)
+class _Request:
+    """An operation that waits for its turn to write, and what came of it."""
 
-    def __init__(self, name: str, connection: sqlite3.Connection, path: Path) -> None:
-        """Take over a connection to the file at path. Call on the running loop, which gets the answers."""
-        self._path = path
-        self._loop = asyncio.get_running_loop()
-        self._connection = connection
+    work: Callable[[Transaction], Any]
+    future: asyncio.Future[Any]
+    result: object = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        """Give the caller the result, on the event loop; a caller that went away needs none."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        elif isinstance(self.error, StopIteration):  # which a future does not take
+            self.future.set_exception(RuntimeError("an operation raised StopIteration"))
+        else:
+            self.future.set_exception(self.error)
+
+
+class _Writer:
+    """A connection that writes; everything here runs in its thread."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
         self._transaction = SqliteTransaction(connection)
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._closed = False
-        # A daemon, so that a program that forgets to close can end; answered changes are durable anyway.
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
 
-    async def run(self, work: Callable[[Transaction], T]) -> T:
-        """Queue an operation and wait for its answer.
-
-        A caller cancelled before its turn has changed nothing; one cancelled later may have.
-
-        Raises:
-            CatalogUnavailableError: The database does not answer, or the catalog is closed.
-        """
-        if self._closed:
-            raise CatalogUnavailableError("the catalog is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(Request(work, future))
-        return await future
-
-    def stop(self) -> None:
-        """Take nothing more. The thread runs what is queued, closes its connection and ends."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-
-    async def stopped(self) -> None:
-        """Return once the thread has ended."""
-        await asyncio.to_thread(self._thread.join)
-
-    # ---- in the thread ----------------------------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        more = True
-        while more:
-            group, more = self._take()
-            if group:
-                self._run_group(group)
-                # The loop may have been closed by someone who did not wait; there is nobody left to tell.
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(_answer, group)
-        self._connection.close()
-
-    def _take(self) -> tuple[list[Request], bool]:
-        """Wait for a request and take all that are queued; False once there will be no more."""
-        group: list[Request] = []
-        request = self._queue.get()
-        while request is not None:
-            if not request.future.cancelled():
-                group.append(request)
-            if len(group) == _GROUP:
-                return group, True
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
-
-    def _run_group(self, group: list[Request]) -> None:
-        """Run each request by itself: a reader needs no transaction, its statements are one each."""
-        for request in group:
-            self._attempt(request)
-
-    def _attempt(self, request: Request) -> None:
-        """Run a request and keep what came of it."""
-        request.result = request.error = None
+    def run(self, group: Sequence[_Request]) -> None:
+        """Run requests in one transaction and keep what came of each."""
         try:
-            request.result = request.work(self._transaction)
-        except sqlite3.IntegrityError as error:
-            request.error = error  # this request broke a constraint: a mistake of ours, and the database is well
-        except sqlite3.Error as error:
-            request.error = unavailable(error, self._path)
-        except BaseException as error:  # noqa: BLE001 - the thread must go on, and the caller hears of it
-            request.error = error
-
-
-class WriterLane(Lane):
-    """The lane whose groups are transactions."""
-
-    def _run_group(self, group: list[Request]) -> None:
-        execute = self._connection.execute
-        try:
-            execute("BEGIN IMMEDIATE")
+            self._begin()
             for request in group:
-                before = self._connection.total_changes
-                self._attempt(request)
-                if self._is_spoilt(request, before):
-                    self._undo()
-                    if len(group) == 1:
-                        return
-                    execute("BEGIN IMMEDIATE")
-                    self._run_apart(group)
-                    break
-            execute("COMMIT")
+                if not request.future.cancelled():
+                    self._attempt(request)
+            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            # Also when the database undid everything on its own (disk full): the next savepoint finds no transaction.
+            # Also when the database undid everything on its own (disk full): then there is no savepoint any more.
             refusal = unavailable(error, self._path)
             for request in group:
                 request.result, request.error = None, refusal
-            self._undo()
+            if self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
 
-    def _is_spoilt(self, request: Request, before: int) -> bool:
-        """Tell whether a request has left something to be undone; a refusal has hardly ever changed a row."""
-        if request.error is None:
-            return False
-        broken = isinstance(request.error, sqlite3.Error | CatalogUnavailableError)
-        return broken or self._connection.total_changes != before
+    def _begin(self) -> None:
+        """Begin when no other process writes, asked every millisecond: SQLite's own way sleeps for up to 100."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_AGAIN_SECONDS)
+            else:
+                return
 
-    def _run_apart(self, group: list[Request]) -> None:
-        """Run each request so that it can be undone by itself."""
+    def _attempt(self, request: _Request) -> None:
         execute = self._connection.execute
-        for request in group:
-            execute("SAVEPOINT request")
-            self._attempt(request)
-            if request.error is not None:
-                execute("ROLLBACK TO request")
-            execute("RELEASE request")
-
-    def _undo(self) -> None:
-        if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-
-
-def _answer(group: list[Request]) -> None:
-    for request in group:
-        request.answer()
+        execute("SAVEPOINT request")
+        try:
+            request.result = request.work(self._transaction)
+        except BaseException as error:  # noqa: BLE001 - the thread must go on, and the caller hears of it
+            request.error = error
+            # A broken constraint is a mistake of ours, and the database is well.
+            if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+                request.error = unavailable(error, self._path)
+            execute("ROLLBACK TO request")
+        execute("RELEASE request")
 
 
 class SqliteEngine:
     """Implements `catalog.Engine`."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        """Open three connections to a database that exists and is migrated.
+        """Open three connections to a database that exists and is migrated. Call on the running loop.
 
         Raises:
             sqlite3.Error: It cannot be opened.
         """
-        self._file = OpenedFile(path)
-        connections: list[sqlite3.Connection] = []
-        try:
-            connections.extend(connect(path, durable=durable) for _ in range(3))
-        except sqlite3.Error:
-            for connection in connections:
-                connection.close()
-            raise
-        for connection in connections[1:]:
-            connection.execute("PRAGMA query_only = ON").fetchall()
-        self._writer = WriterLane("catalog-writer", connections[0], path)
-        connections[1].execute("PRAGMA busy_timeout = 0").fetchall()
-        self._near_connection, self._near = connections[1], SqliteTransaction(connections[1])
+        self._path, self._file = path, OpenedFile(path)
+        self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            opened = [
+                stack.enter_context(contextlib.closing(connect(path, durable=durable, wait_seconds=seconds)))
+                for seconds in (0, 0, BUSY_SECONDS)
+            ]
+            for connection in opened[1:]:
+                connection.execute("PRAGMA query_only = ON").fetchall()
+            stack.pop_all()
+        self._connections = opened
+        self._writer = _Writer(opened[0], path)
+        self._near, self._listing = SqliteTransaction(opened[1]), SqliteTransaction(opened[2])
+        self._threads = [ThreadPoolExecutor(1, f"catalog-{name}") for name in ("writer", "lister")]
+        self._waiting: list[_Request] = []
+        self._writing: asyncio.Task[None] | None = None
         self._closed = False
-        self._lister = Lane("catalog-lister", connections[2], path)
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run an operation on the writer's thread."""
-        self._file.check()
-        return await self._writer.run(work)
+        """Run an operation on the writer's thread.
+
+        A caller cancelled before its turn has changed nothing; one cancelled later may have.
+        """
+        self._check()
+        request = _Request(work, self._loop.create_future())
+        self._waiting.append(request)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_all())
+        return cast("T", await request.future)
+
+    async def settled(self, work: Callable[[Transaction], T]) -> T:
+        """Run a question as a writer, which is alone."""
+        return await self.write(work)
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a short question here and now."""
-        self._file.check()
-        if not self._closed:
-            try:
-                return work(self._near)
-            except sqlite3.Error:
-                pass  # to wait, or to fail as everything does
-        return await self._lister.run(work)
+        self._check()
+        try:
+            return work(self._near)
+        except sqlite3.Error:
+            return await self.read_many(work)  # to wait, or to fail as everything does
 
     async def read_many(self, work: Callable[[Transaction], T]) -> T:
         """Run a long question on a thread of its own."""
-        self._file.check()
-        return await self._lister.run(work)
+        self._check()
+        try:
+            return await self._loop.run_in_executor(self._threads[1], work, self._listing)
+        except sqlite3.Error as error:
+            raise unavailable(error, self._path) from error
 
     async def close(self) -> None:
-        """Finish what is queued and close."""
+        """Finish what was asked and close."""
+        self._closed = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         # One after the other, the writer last: the last connection copies the log into the file and removes it, and two
         # that close at once each take the other for one still open.
-        self._closed = True
-        self._near_connection.close()
-        for lane in (self._lister, self._writer):
-            lane.stop()
-            await lane.stopped()
+        writer, near, lister = self._connections
+        near.close()
+        for thread, connection in ((self._threads[1], lister), (self._threads[0], writer)):
+            await self._loop.run_in_executor(thread, connection.close)
+            thread.shutdown()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise CatalogUnavailableError("the catalog is closed")
+        self._file.check()
+
+    async def _write_all(self) -> None:
+        while group := self._waiting[:_GROUP]:
+            del self._waiting[:_GROUP]
+            await self._loop.run_in_executor(self._threads[0], self._writer.run, group)
+            for request in group:
+                request.answer()

@@ -82,7 +82,15 @@ ADMISSION = select(
     dropoffs,
     select(uploads.c.id).where(uploads.c.id == _upload_id).scalar_subquery().label("present_id"),
 ).where(dropoffs.c.id == _drop_id)
-"""All that the creation of an upload is decided on, in one."""
+ADMISSION = ADMISSION.with_for_update(key_share=True)
+"""All that the creation of an upload is decided on, in one; locks the drop-off."""
+
+DROPOFF_OF_UPLOAD = (
+    select(dropoffs)
+    .where(dropoffs.c.id == select(uploads.c.drop_id).where(uploads.c.id == _upload_id).scalar_subquery())
+    .with_for_update(key_share=True)
+)
+"""Locks the drop-off, so that what is asked behind this does not change any more."""
 
 COUNT = (
     update(dropoffs)
@@ -279,12 +287,11 @@ DUE = _at_most(
 )
 """Values: sink, now, most."""
 
-HOLD_DUE = (
-    update(outbox)
-    .where(outbox.c.sink == _sink, outbox.c.event_id.in_(DUE.with_only_columns(outbox.c.event_id)))
-    .values(next_at=_until, attempts=outbox.c.attempts + literal_column("1"))
-)
-"""Values: as DUE, until."""
+FREE_DUE = DUE.with_for_update(skip_locked=True)
+"""The same, but for those that somebody claims at this moment; locks them."""
+
+HOLD_EVENT = update(outbox).where(_claimed).values(next_at=_until, attempts=outbox.c.attempts + literal_column("1"))
+"""Values: as DELETE_EVENT, until."""
 
 DELETE_EVENT = delete(outbox).where(_claimed)
 """Values: held_id, held_sink, held_attempts."""

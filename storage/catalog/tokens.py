@@ -11,7 +11,7 @@ from storage.catalog.transaction import Transaction
 
 def add(transaction: Transaction, token: ApiToken, note: Note) -> None:
     """Insert an API token."""
-    transaction.post(statements.INSERT_TOKEN, **token_values(token))
+    transaction.run(statements.INSERT_TOKEN, **token_values(token))
     note(Event(Act.TOKEN_CREATE, token.drop_id, result=" ".join(token.scopes), token_id=token.id))
 
 

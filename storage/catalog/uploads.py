@@ -41,7 +41,7 @@ class _Change:
     attempts: int = 0
 
     def apply(self, transaction: Transaction, drop_id: str) -> None:
-        transaction.post(
+        transaction.run(
             statements.COUNT,
             drop_id=drop_id,
             uploads_by=self.uploads,
@@ -74,9 +74,9 @@ def add(
         raise ValueError("only a final has parts")
     decide(read_dropoff(rows[0]), read_usage(rows[0], without_bytes=used_bytes))
     _check_countable(rows[0], row.reserved_bytes)
-    transaction.post(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
+    transaction.run(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
     for part in parts:
-        transaction.post(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
+        transaction.run(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
     # A final takes over the usage of its parts, so that counter stays.
     change = _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes, attempts=_attempts(row, row.state))
     change.apply(transaction, row.drop_id)
@@ -124,8 +124,9 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
     Raises:
         UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
     """
+    drops = transaction.rows(statements.DROPOFF_OF_UPLOAD, upload_id=upload_id)
     present = one(transaction, upload_id)
-    if present is None:
+    if not drops or present is None:
         raise UploadNotFoundError("the catalog has nothing of this upload")
     if present.state in ENDED:
         raise UploadGoneError("this upload has ended")
@@ -133,17 +134,16 @@ def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decid
         return
     if present.role is Role.FINAL:
         return
-    row = transaction.rows(statements.DROPOFF, drop_id=present.drop_id)[0]
-    decide(read_dropoff(row), read_usage(row, without_reserved_bytes=present.reserved_bytes))
+    decide(read_dropoff(drops[0]), read_usage(drops[0], without_reserved_bytes=present.reserved_bytes))
     more = reserved_bytes - present.reserved_bytes
-    _check_countable(row, more)
-    transaction.post(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
+    _check_countable(drops[0], more)
+    transaction.run(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
     _Change(reserved_bytes=more).apply(transaction, present.drop_id)
 
 
 def forget(transaction: Transaction, upload_id: str, note: Note) -> None:
     """Forget an upload; a final's parts are as they were before it."""
-    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    rows = _locked(transaction, upload_id)
     if not rows:
         return
     present = read_upload(rows[0])
@@ -153,9 +153,9 @@ def forget(transaction: Transaction, upload_id: str, note: Note) -> None:
         for part in transaction.rows(statements.PARTS, final_id=upload_id):
             if part["state"] == UploadState.COMPLETE.value:
                 change.used_bytes += part["size_bytes"]
-        transaction.post(statements.RELEASE_PARTS, final_id=upload_id)
-    transaction.post(statements.DELETE_EVENTS, upload_id=upload_id)
-    transaction.post(statements.DELETE_UPLOAD, upload_id=upload_id)
+        transaction.run(statements.RELEASE_PARTS, final_id=upload_id)
+    transaction.run(statements.DELETE_EVENTS, upload_id=upload_id)
+    transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
     change.apply(transaction, present.drop_id)
     note(Event(Act.UPLOAD_FORGET, present.drop_id, upload_id))
 
@@ -174,7 +174,7 @@ def complete(
     note: Note,
 ) -> bool:
     """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
-    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    rows = _locked(transaction, upload_id)
     if not rows or UploadState(rows[0]["state"]) not in UNFINISHED:
         return False
     row = rows[0]
@@ -184,7 +184,7 @@ def complete(
             f"the catalog says that upload {upload_id} is of another drop-off than its signed log: the "
             "catalog was changed. Its bytes are safe; `store check` says which; it is finished once the row is right"
         )
-    transaction.post(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
+    transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
     change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
     change.apply(transaction, row["drop_id"])
     # An upload that was only taken back, to be ended, has been announced.
@@ -206,7 +206,7 @@ def set_state(
     """
     if state in {UploadState.OPEN, UploadState.COMPLETE}:
         raise ValueError("this state is not for set_state")
-    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
+    rows = _locked(transaction, upload_id)
     if not rows:
         return False
     present = read_upload(rows[0])
@@ -217,13 +217,13 @@ def set_state(
     values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
     if state not in ENDED:
         used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
-        transaction.post(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
+        transaction.run(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
         return True
-    transaction.post(statements.SET_STATE, used=0, reserved=0, **values)
+    transaction.run(statements.SET_STATE, used=0, reserved=0, **values)
     ended = [present]
     if present.role is Role.FINAL:
         ended += parts(transaction, upload_id)
-        transaction.post(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
+        transaction.run(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
     change = _given_back(rows[0], present)
     change.attempts = sum(_attempts(one, state) - _attempts(one, one.state) for one in ended)
     change.apply(transaction, present.drop_id)
@@ -279,6 +279,12 @@ def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
 
 
 # ---- helpers ----------------------------------------------------------------------------------------------------
+
+
+def _locked(transaction: Transaction, upload_id: str) -> Sequence[Row]:
+    """Return an upload's row, or none, behind the lock of its drop-off."""
+    transaction.rows(statements.DROPOFF_OF_UPLOAD, upload_id=upload_id)
+    return transaction.rows(statements.UPLOAD, upload_id=upload_id)
 
 
 def _counted(upload: UploadRow) -> int:

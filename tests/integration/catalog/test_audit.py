@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy.util import await_
 
 from dropoff_tus.audit import Act, Actor, Event, acting
-from dropoff_tus.errors import DropoffFullError
+from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError
 from dropoff_tus.model import ApiToken, Role, Scope
 from dropoff_tus.states import UploadState
 from storage.audit import Verifier
-from storage.catalog import SqlCatalog, audit, open_catalog
+from storage.catalog import SqlCatalog, audit, open_catalog, open_engine
 from storage.catalog.address import parse_url
-from storage.catalog.postgres import PostgresEngine
+from storage.catalog.postgres_connection import connect
 from storage.catalog.transaction import Transaction
 from storage.checkpoints import Checkpoints
 from storage.keyring.signing import SigningKey
@@ -159,46 +159,74 @@ async def test_checkpoints_beside_writers_in_two_processes_sign_every_row_once(
 
 
 @async_test
-async def test_row_that_is_committed_behind_a_later_one_is_in_a_checkpoint(postgres_url: str, tmp_path: Path) -> None:
+async def test_row_that_is_committed_behind_a_later_one_is_in_a_checkpoint(catalog_url: str, tmp_path: Path) -> None:
     """Two processes write at once, and the first to get a number commits last: no checkpoint leaves it out for ever."""
-    slow = PostgresEngine(parse_url(postgres_url))
-    taken, go_on = asyncio.Event(), asyncio.Event()
+    taken, go_on, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
 
     def write(transaction: Transaction) -> None:
         audit.append(transaction, [Event(Act.WRONG_CODES, "first")], Actor("server"))
-        assert audit.end(transaction) > 0  # so that the row was sent
-        taken.set()
-        await_(go_on.wait())
+        loop.call_soon_threadsafe(taken.set)
+        if catalog_url.startswith("sqlite"):
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+        else:
+            await_(go_on.wait())
 
-    try:
-        async with open_catalog(postgres_url) as catalog:
-            checkpoints = Checkpoints(catalog, _KEY, tmp_path)
-            work = [asyncio.ensure_future(slow.write(write))]
-            await taken.wait()
-            work.append(asyncio.ensure_future(catalog.record(Event(Act.WRONG_CODES, "second"))))
-            signing = asyncio.ensure_future(checkpoints.sign())
-            # As long as it takes where nobody waits for the first; else they all wait for it.
-            await asyncio.wait([*work[1:], signing], timeout=1)
-            go_on.set()
-            await asyncio.gather(*work)
-            await signing
-            assert {row["drop"] for row in await _verified(catalog, checkpoints)} == {"first", "second"}
-    finally:
-        await slow.close()
+    async with open_engine(catalog_url) as slow, open_catalog(catalog_url) as catalog:
+        checkpoints = Checkpoints(catalog, _KEY, tmp_path)
+        first = asyncio.ensure_future(slow.write(write))
+        await taken.wait()
+        second = asyncio.ensure_future(catalog.record(Event(Act.WRONG_CODES, "second")))
+        # As long as it takes where nobody waits for the first; SQLite has one writer at a time.
+        await asyncio.wait([second], timeout=0.5)
+        assert second.done() != catalog_url.startswith("sqlite")
+        signing = asyncio.ensure_future(checkpoints.sign())
+        ended = asyncio.ensure_future(catalog.audit_end())
+        await asyncio.wait([signing, ended], timeout=0.5)
+        assert not signing.done()
+        assert not ended.done()
+        go_on.set()
+        await asyncio.gather(first, second, signing)
+        rows = await catalog.audit_rows(0, await ended, 9)
+        assert {json.loads(text)["drop"] for _, text in rows} >= {"first"}
+        assert {row["drop"] for row in await _verified(catalog, checkpoints)} == {"first", "second"}
+
+
+@async_test
+async def test_last_number_is_not_waited_for_long_where_somebody_holds_up_a_writer(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """A stranger's lock on one drop-off: others are let in between, and the checkpoint comes the next time."""
+    held, free = make_dropoff(), make_dropoff()
+    async with open_catalog(postgres_url) as catalog:
+        for dropoff in (held, free):
+            await catalog.add_dropoff(dropoff)
+        stranger = await connect(parse_url(postgres.url(SHARED)))
+        try:
+            await stranger.execute("BEGIN")
+            await stranger.execute("SELECT 1 FROM dropoffs WHERE id = $1 FOR UPDATE", held.id)
+            waiting = asyncio.ensure_future(catalog.add_upload(make_upload(held), allow))
+            await asyncio.sleep(0.1)
+            with pytest.raises(CatalogUnavailableError):
+                await catalog.audit_end()
+            assert not waiting.done()
+            await catalog.add_upload(make_upload(free), allow)
+        finally:
+            await stranger.close()
+        await waiting
+        assert await catalog.audit_end() > 0
 
 
 @async_test
 async def test_number_of_a_row_that_was_undone_is_left_out(postgres_url: str, tmp_path: Path) -> None:
     """PostgreSQL gives it to no other row, and nothing takes the hole for a row that was removed."""
-    opened = PostgresEngine(parse_url(postgres_url))
-    catalog = SqlCatalog(opened)
 
     def undone(transaction: Transaction) -> None:
         audit.append(transaction, [Event(Act.WRONG_CODES)], Actor("server"))
         audit.end(transaction)
         raise ZeroDivisionError
 
-    try:
+    async with open_engine(postgres_url) as opened:
+        catalog = SqlCatalog(opened)
         await catalog.record(Event(Act.WRONG_CODES))
         with pytest.raises(ZeroDivisionError):
             await opened.write(undone)
@@ -206,8 +234,6 @@ async def test_number_of_a_row_that_was_undone_is_left_out(postgres_url: str, tm
         (first, _), (last, _) = await catalog.audit_rows(0, 1 << 62, 9)
         assert last > first + 1
         assert len(await _verified(catalog, Checkpoints(catalog, _KEY, tmp_path))) == 2
-    finally:
-        await opened.close()
 
 
 def test_runtime_role_may_only_read_and_add(postgres: PostgresServer, postgres_url: str) -> None:

@@ -48,6 +48,52 @@ async def test_finals_racing_for_a_part_leave_one_winner(catalog_url: str) -> No
 
 
 @async_test
+async def test_two_processes_adding_at_once_against_a_limit_fill_it_exactly(catalog_url: str) -> None:
+    """What one decides on cannot be changed by the other before it is committed."""
+    dropoff = make_dropoff(limits=Limits(max_uploads=30))
+    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
+        await one.add_dropoff(dropoff)
+        attempts = [
+            each.add_upload(make_upload(dropoff, 10), _within_limits) for _ in range(30) for each in (one, other)
+        ]
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        assert sum(isinstance(result, DropoffFullError) for result in results) == 30
+        assert await one.usage(dropoff.id) == await summed_usage(other, dropoff.id) == Usage(30, 300)
+
+
+@async_test
+async def test_two_processes_adding_the_same_upload_at_once_add_it_once(catalog_url: str) -> None:
+    """Who comes second finds the row of the first, and counts nothing."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
+        await one.add_dropoff(dropoff)
+        for _ in range(10):
+            row = make_upload(dropoff, 10)
+            assert await asyncio.gather(*(each.add_upload(row, allow) for each in (one, other) * 2)) == [row] * 4
+        assert await one.usage(dropoff.id) == Usage(10, 100)
+
+
+@async_test
+async def test_parts_ended_while_they_are_claimed_are_counted_once(catalog_url: str) -> None:
+    """Completing, claiming and ending parts by two processes: whoever is first wins, and nobody waits in a circle."""
+    dropoff = make_dropoff()
+    async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
+        await one.add_dropoff(dropoff)
+        for _ in range(5):
+            parts = [await one.add_upload(make_upload(dropoff, 10, Role.PARTIAL), allow) for _ in range(3)]
+            await asyncio.gather(*(one.complete_upload(part.id, 10, NOW) for part in parts))
+            final = make_upload(dropoff, role=Role.FINAL)
+            await asyncio.gather(
+                one.add_upload(final, allow, parts=[part.id for part in parts]),
+                *(other.set_state(part.id, UploadState.TERMINATED, NOW) for part in reversed(parts)),
+                one.set_state(final.id, UploadState.EXPIRED, NOW),
+                other.drop_upload(final.id),
+                return_exceptions=True,
+            )
+            assert await one.usage(dropoff.id) == await summed_usage(other, dropoff.id)
+
+
+@async_test
 async def test_finishes_racing_with_ends_count_each_upload_once(catalog_url: str) -> None:
     """Completing, ending and dropping the same uploads at once leave counters that match the rows."""
     dropoff = make_dropoff()

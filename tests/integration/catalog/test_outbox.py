@@ -163,3 +163,21 @@ async def test_released_row_is_as_if_it_had_not_been_claimed_and_backlog_tells_w
         assert [row.attempts for row in await outbox.claim(HOOK, LATER, UNTIL, 2)] == [2, 2]
         await outbox.failed([row for row in claimed if row.upload_id == first.id], "status 500", UNTIL, max_attempts=1)
         assert await outbox.backlog() == [Backlog(HOOK, 1, second.created_at, 1)]
+
+
+@async_test
+async def test_processes_that_claim_at_once_share_what_is_due(catalog_url: str) -> None:
+    """Each row is claimed by one of them, and by nobody twice."""
+    async with open_catalog(catalog_url, sinks=SINKS) as one, open_catalog(catalog_url, sinks=SINKS) as other:
+        drop = make_dropoff()
+        await one.add_dropoff(drop)
+        for _ in range(4):
+            added = [(await one.add_upload(make_upload(drop), allow)).id for _ in range(8)]
+            claims = await asyncio.gather(*(each.outbox.claim(HOOK, LATER, UNTIL, 3) for each in (one, other) * 3))
+            claimed = [row for claim in claims for row in claim]
+            while more := await one.outbox.claim(HOOK, LATER, UNTIL, 9):  # those that were passed by meanwhile
+                claimed += more
+            assert sorted(row.upload_id for row in claimed) == sorted(added)
+            assert {row.attempts for row in claimed} == {1}
+            await one.outbox.delivered(claimed)
+            assert await other.outbox.rows() == []

@@ -43,8 +43,9 @@ async def test_database_files_are_the_owners_alone(sqlite_url: str) -> None:
 async def test_catalog_closed_leaves_no_thread_and_one_file(sqlite_url: str) -> None:
     """Everything that opening made is gone again."""
     async with open_catalog(sqlite_url) as catalog:
-        assert len(_threads()) == 2
         await catalog.add_dropoff(make_dropoff())
+        assert len(await catalog.dropoffs()) == 1
+        assert len(_threads()) == 2
     assert _threads() == []
     assert [path.name for path in _file(sqlite_url).parent.iterdir()] == ["catalog.sqlite3"]
 
