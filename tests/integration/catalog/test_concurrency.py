@@ -50,7 +50,7 @@ async def test_finals_racing_for_a_part_leave_one_winner(catalog_url: str) -> No
 @async_test
 async def test_two_processes_adding_at_once_against_a_limit_fill_it_exactly(catalog_url: str) -> None:
     """What one decides on cannot be changed by the other before it is committed."""
-    dropoff = make_dropoff(limits=Limits(max_uploads=30))
+    dropoff = make_dropoff(max_uploads=30)
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         await one.add_dropoff(dropoff)
         attempts = [
