@@ -32,14 +32,14 @@ def _first(built: Path) -> list[Path]:
     return [built / "index.html", *named, max(words, key=lambda path: len(gzip.compress(path.read_bytes())))]
 
 
-def test_first_load(built: Path) -> None:
+def test_first_load_is_within_budget(built: Path) -> None:
     """The first load is 60 KB at most, compressed."""
     sizes = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in _first(built)}
     assert len(sizes) == 5  # page, icon, script, style, words
     assert sum(sizes.values()) <= _BUDGET, sizes
 
 
-def test_compressed_copies(built: Path) -> None:
+def test_asset_has_compressed_copies_and_a_hash(built: Path) -> None:
     """Each asset has a .gz and a .br beside it, and the first is the same bytes."""
     assets = [path for path in (built / "assets").iterdir() if path.suffix in {".js", ".css", ".svg"}]
     assert assets
@@ -49,7 +49,7 @@ def test_compressed_copies(built: Path) -> None:
         assert re.fullmatch(r"[\w-]+-[\w-]{8}\.(js|css|svg)", path.name), "a name holds a hash"
 
 
-def test_nothing_inline(built: Path) -> None:
+def test_page_has_nothing_inline_and_nothing_of_tests(built: Path) -> None:
     """The page has no script or style of its own, no data: address, and no source map leads anywhere."""
     html = (built / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|data:|https?:", html)

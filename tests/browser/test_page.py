@@ -63,7 +63,7 @@ def test_focus_follows_steps_and_never_progress(page: Page, states: StatesSite) 
     assert _asked(page) == ["pause", "resume"]
 
 
-def test_typing_a_name(page: Page, states: StatesSite) -> None:
+def test_name_with_spaces_stays_as_typed(page: Page, states: StatesSite) -> None:
     """What is typed stays as typed, spaces too, whatever the engine makes of it."""
     show(page, states.url("09-review"))
     page.evaluate("() => { engine.setSender = name => engine.set({ sender: { name: name.trim(), message: '' } }); }")
@@ -71,7 +71,7 @@ def test_typing_a_name(page: Page, states: StatesSite) -> None:
     expect(page.get_by_label("Your name")).to_have_value("Jane van Dam")
 
 
-def test_code_of_the_link(page: Page, states: StatesSite) -> None:
+def test_code_of_link_while_it_is_checked_is_not_asked_for(page: Page, states: StatesSite) -> None:
     """While the link's code is being checked nobody is asked for a code, also where the server keeps them waiting."""
     show(page, states.url("29-code-waits"))
     expect(page.locator("h1")).to_have_text("One moment …")
@@ -83,7 +83,7 @@ def test_code_of_the_link(page: Page, states: StatesSite) -> None:
     expect(page.get_by_role("alert")).to_be_focused()
 
 
-def test_wrong_code(page: Page, states: StatesSite) -> None:
+def test_code_when_wrong_has_focus_and_leads_to_field(page: Page, states: StatesSite) -> None:
     """An error has the focus, comes first in the title, and leads to the field, which keeps what was typed."""
     show(page, states.url("01-code"))
     page.get_by_label("Code").fill("7k3q m9tx 2vbd h5rr")
@@ -116,7 +116,7 @@ def test_wrong_code(page: Page, states: StatesSite) -> None:
         ("21-unreadable", "Leave it out", "leaveOut"),
     ],
 )
-def test_buttons_by_keyboard(page: Page, states: StatesSite, state: str, button: str, asked: str) -> None:
+def test_button_by_keyboard_does_its_act(page: Page, states: StatesSite, state: str, button: str, asked: str) -> None:
     """Each act is reached with Tab and done with Enter."""
     show(page, states.url(state))
     wanted = page.get_by_role("button", name=button)
@@ -128,7 +128,7 @@ def test_buttons_by_keyboard(page: Page, states: StatesSite, state: str, button:
     assert _asked(page)[-1].split()[0] == asked
 
 
-def test_choosing_by_button(page: Page, states: StatesSite) -> None:
+def test_choosing_by_button_opens_window_of_browser(page: Page, states: StatesSite) -> None:
     """The buttons open the browser's own window for files and for folders, and the same file can be chosen twice."""
     show(page, states.url("06-choose"))
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_choosing_by_button(page: Page, states: StatesSite) -> None:
     assert chooser.value.element.evaluate("input => input.webkitdirectory")
 
 
-def test_dropping(page: Page, states: StatesSite) -> None:
+def test_drop_anywhere_is_taken_only_while_choosing(page: Page, states: StatesSite) -> None:
     """Files may be dropped anywhere while choosing; elsewhere a drop does nothing, above all not leave the page."""
     show(page, states.url("06-choose"))
     drop = """name => {
@@ -162,7 +162,7 @@ def test_dropping(page: Page, states: StatesSite) -> None:
     assert _asked(page) == []
 
 
-def test_removing_keeps_a_place(page: Page, states: StatesSite) -> None:
+def test_removing_a_file_keeps_a_place_for_the_focus(page: Page, states: StatesSite) -> None:
     """After a file is taken out the focus is on the next one's button, in the end on a heading, and it is said."""
     show(page, states.url("07-choose-files"))
     page.get_by_role("button", name="Remove scan.zip").press("Enter")
@@ -174,7 +174,7 @@ def test_removing_keeps_a_place(page: Page, states: StatesSite) -> None:
     expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
-def test_names_are_text(page: Page, states: StatesSite) -> None:
+def test_name_that_is_markup_is_shown_as_text(page: Page, states: StatesSite) -> None:
     """A name that is markup or turns the direction is shown as it is, kept apart from what stands around it."""
     show(page, states.url("07-choose-files"))
     page.evaluate(
@@ -192,7 +192,7 @@ def test_names_are_text(page: Page, states: StatesSite) -> None:
     assert page.evaluate("() => window.hit") is None
 
 
-def test_twenty_thousand_files(page: Page, states: StatesSite) -> None:
+def test_twenty_thousand_files_cost_less_than_a_frame(page: Page, states: StatesSite) -> None:
     """No snapshot, filter or turn of the list of 20,000 files costs the processor as much as a frame may take."""
     show(page, states.url("15-sending-all"))
     page.evaluate("() => { const rows = many(20000, 9000, true); engine.set({ counts: countsOf(rows, 1) }, rows); }")
@@ -223,7 +223,7 @@ def test_twenty_thousand_files(page: Page, states: StatesSite) -> None:
     expect(page.locator(".rows li")).to_have_count(3)
 
 
-def test_list_in_pages(page: Page, states: StatesSite) -> None:
+def test_list_of_many_comes_in_pages(page: Page, states: StatesSite) -> None:
     """The next hundred come with the focus on their list, which says which they are; the filter starts anew."""
     show(page, states.url("14-sending-failed"))
     expect(page.locator(".rows li")).to_have_count(100)
@@ -235,7 +235,7 @@ def test_list_in_pages(page: Page, states: StatesSite) -> None:
 
 
 @pytest.mark.parametrize("language", _LANGUAGES)
-def test_languages(chromium: Browser, states: StatesSite, language: str) -> None:
+def test_language_of_person_is_loaded_alone_and_fits(chromium: Browser, states: StatesSite, language: str) -> None:
     """The person's language is taken, only its words are loaded, and it fits into a narrow window in each state."""
     page = open_page(chromium, locale=language, width=320)
     loaded: list[str] = []
@@ -255,7 +255,7 @@ def test_languages(chromium: Browser, states: StatesSite, language: str) -> None
     page.context.close()
 
 
-def test_other_language(page: Page, states: StatesSite) -> None:
+def test_language_chosen_while_sending_changes_only_words(page: Page, states: StatesSite) -> None:
     """A language can be chosen at any step; nothing else changes, and the heading has the focus."""
     show(page, states.url("10-sending"))
     page.get_by_role("button", name="Deutsch").click()
@@ -266,7 +266,7 @@ def test_other_language(page: Page, states: StatesSite) -> None:
     assert _asked(page) == []
 
 
-def test_receipt_on_paper(page: Page, states: StatesSite) -> None:
+def test_receipt_on_paper_and_as_file_is_whole(page: Page, states: StatesSite) -> None:
     """Paper shows letterhead and receipt, and nothing to press; the download is one file with the receipt's number."""
     show(page, states.url("17-done"))
     with page.expect_download() as download:
@@ -278,7 +278,7 @@ def test_receipt_on_paper(page: Page, states: StatesSite) -> None:
     assert page.locator("button:visible, a:visible, footer:visible").count() == 0
 
 
-def test_said_is_enough(page: Page, states: StatesSite) -> None:
+def test_progress_is_told_in_a_region_that_stays(page: Page, states: StatesSite) -> None:
     """The bar has words of its own, and what happens by itself is told in a region that is always there."""
     show(page, states.url("09-review"))
     status = page.get_by_role("status").element_handle()

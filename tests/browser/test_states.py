@@ -37,7 +37,7 @@ def _violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_state(looks: dict[tuple[str, str], Page], states: StatesSite, state: str) -> None:
+def test_state_in_each_look_has_no_finding(looks: dict[tuple[str, str], Page], states: StatesSite, state: str) -> None:
     """Each state: nothing refused by the policy, no axe finding, nothing wider than the window."""
     _SCREENS.mkdir(parents=True, exist_ok=True)
     for (device, scheme), page in looks.items():

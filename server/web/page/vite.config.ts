@@ -23,18 +23,37 @@ const compressed: Plugin = {
   },
 };
 
+/** Writes the licences of what may be bundled: of the page's dependencies and theirs, since Vite leaves out the worker's. */
+const licenses: Plugin = {
+  name: "licenses",
+  writeBundle({ dir }) {
+    const texts = new Map<string, string>();
+    const add = (name: string) => {
+      const folder = join("node_modules", name);
+      const about = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+      if (texts.has(name)) return;
+      const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
+      const text = file ? readFileSync(join(folder, file), "utf8").trim() : about.license;
+      texts.set(name, `## ${name} ${about.version} (${about.license})\n\n${text}\n`);
+      Object.keys(about.dependencies ?? {}).forEach(add);
+    };
+    const { dependencies } = JSON.parse(readFileSync("package.json", "utf8"));
+    Object.keys(dependencies).filter((name) => name !== "vite").forEach(add);
+    writeFileSync(join(dir!, "licenses.md"), `# Licenses\n\n${[...texts.values()].join("\n")}`);
+  },
+};
+
 /** `vite build` makes what is shipped; `vite build --mode states` a page for tests that shows any state without a server. */
 export default defineConfig(({ mode }) => {
   const states = mode === "states";
   return {
     base: "./", // the page is PREFIX/d/<id> and its assets are PREFIX/d/assets/, whatever the prefix
-    plugins: [brandPlace, compressed],
+    plugins: [brandPlace, compressed, ...(states ? [] : [licenses])],
     oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
     build: {
       outDir: states ? "../../../build/states" : "../built",
       emptyOutDir: true,
       target: ["chrome111", "firefox115", "safari16.4"],
-      license: states ? false : { fileName: "licenses.md" },
       modulePreload: { polyfill: false },
       assetsInlineLimit: 0, // nothing from data: URLs
       rolldownOptions: { input: states ? "states.html" : "index.html", checks: { pluginTimings: false } },
