@@ -1,4 +1,4 @@
-"""What holds for all tests: a reproducible Hypothesis, and markers that follow the folders."""
+"""Common to all tests: a reproducible Hypothesis, and markers that follow the folders."""
 
 import os
 from pathlib import Path

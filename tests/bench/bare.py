@@ -4,7 +4,7 @@
 
 No HTTP library, code, catalog, log line, digest, lease or sync, no answer but to POST and PATCH, no connection that
 breaks: a thread for each connection receives, seals, hashes and writes. For small uploads this is what the format costs
-on this Python and processor; whoever is ahead of it cannot be caught up with by work on the rest of this product.
+on this Python and processor; work on the rest of this product cannot beat a contestant that is ahead of it.
 """
 
 import os

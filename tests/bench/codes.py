@@ -3,7 +3,7 @@
     python -m tests.bench.codes [--count 3000] [--catalog sqlite]
 
 Unknown drop-offs, wrong codes and missing ones, in a random order on one connection. For each pair: the share of
-comparisons that the first one loses by being slower, 0.5 if nobody can tell, and what chance alone makes of it.
+comparisons that the first one loses by being slower, 0.5 if nobody can tell, and the deviation that chance makes.
 """
 
 import argparse

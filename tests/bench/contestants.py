@@ -134,9 +134,9 @@ class Product(Contestant):
         """Make its folder with `init`, and its tables in a PostgreSQL of its own if a variant wants them there.
 
         Args:
-            name: Of the contestant.
+            name: The contestant's.
             folder: An empty one.
-            command: What runs the program.
+            command: The command that runs the program.
             options: Words of the variant: durability, digest, key type, catalog.
         """
         super().__init__(name, folder)
@@ -277,7 +277,7 @@ class TusJs(Contestant):
 
 
 class Bare(Contestant):
-    """The ciphers, keys and files alone: the bound of this Python and processor."""
+    """Only the ciphers, keys and files: the bound of this Python and processor."""
 
     def __init__(self, name: str, folder: Path) -> None:
         """Make its folder."""

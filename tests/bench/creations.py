@@ -1,10 +1,10 @@
-"""What a creation costs the code check and the catalog, and whether quotas stay exact when many come each second.
+"""The cost of a creation in code check and catalog, and whether quotas stay exact when many come each second.
 
     python -m tests.bench.creations [--catalog sqlite,postgresql] [--count 4000] [--rate 1000] [--seconds 10]
 
 The cost is processor time per creation, this process and PostgreSQL told apart; nothing of HTTP, the store or a client
-is in it. Then several processes offer creations at a pace, in drop-offs that have room for about half of them; what was
-let in has to be exactly what there was room for, by the counters and by the rows.
+is in it. Then several processes offer creations at a pace, in drop-offs that have room for about half of them; the
+accepted ones have to fill exactly that room, by the counters and by the rows.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def _mac(_drop_id: str, code: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A migrated catalog, and whom its work is billed to besides us."""
+    """A migrated catalog, and the processes that its work is billed to besides us."""
 
     url: str
     pids: tuple[int, ...] = ()

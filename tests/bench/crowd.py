@@ -4,7 +4,7 @@
 
 The server runs as it is shipped, with a soft limit of 1024 descriptors. The crowd comes from 20 addresses of this
 machine: silent connections, half-sent heads, clients that ask and do not read, and clients that send one byte a second
-to uploads of their own. Of those that the server closes, so many a second come back. Beside them others upload, and
+to uploads of their own. So many a second of those that the server closes come back. Beside them others upload, and
 `/healthz` is asked all the time; then the server is stopped, started again, and asked for what it had acknowledged.
 """
 
@@ -79,7 +79,7 @@ class _Uploads:
 
 
 class _Crowd:
-    """Connections that are held; what each sends once, and whether it goes on with a byte a second."""
+    """Connections that are held; the bytes that each sends once, and whether it goes on with a byte a second."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -180,7 +180,7 @@ def _health(port: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What uploads and `/healthz` had of the server for a while."""
+    """The figures of uploads and `/healthz` for a while."""
 
     speed: float
     cpu_ms: float

@@ -24,7 +24,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of one contestant measured."""
+    """The figures of one round of one contestant."""
 
     wall_seconds: float
     requests: int

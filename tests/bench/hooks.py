@@ -1,4 +1,4 @@
-"""The endpoint of tusd's hooks: what this product checks inline, as an institute wrote it beside tusd before.
+"""The endpoint of tusd's hooks: this product's inline checks, as an institute wrote them beside tusd before.
 
     BENCH_CODE=... python -m tests.bench.hooks PORT DATABASE
 

@@ -1,4 +1,4 @@
-"""What servers use: processor time and memory, from /proc, with their children."""
+"""The use of servers: processor time and memory, from /proc, with their children."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def memory(pids: Iterable[int]) -> tuple[int, int]:
 
 
 def forget_peak(pids: Iterable[int]) -> None:
-    """Let the peak begin anew at the present memory, where the kernel lets us."""
+    """Let the peak begin again at the present memory, where the kernel lets us."""
     for pid in family(pids):
         with contextlib.suppress(OSError):
             Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")

@@ -20,7 +20,7 @@ _PACKAGES = ("aiohttp", "blake3", "cryptography", "SQLAlchemy", "uvloop")
 
 @dataclass(slots=True)
 class Outcome:
-    """What a scenario gave: rounds by contestant, and why some took no part."""
+    """The result of a scenario: rounds by contestant, and why some took no part."""
 
     scenario: Scenario
     rounds: dict[str, list[Round]] = field(default_factory=dict)

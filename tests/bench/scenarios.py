@@ -1,4 +1,4 @@
-"""What is measured: each scenario is one function that runs one round against one contestant."""
+"""The scenarios: each is one function that runs one round against one contestant."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ class Sizes:
 
 @dataclass(slots=True)
 class Bench:
-    """What a round needs besides the contestant."""
+    """The setting of a round besides the contestant."""
 
     client: Path
     sizes: Sizes
@@ -49,7 +49,7 @@ Run = Callable[[Bench, Contestant], Round]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario: its name, what it does, in which unit its speed is told."""
+    """A scenario: its name, its work, the unit of its speed."""
 
     name: str
     what: str

@@ -1,4 +1,4 @@
-"""What the end of a sealed upload costs in CPU: its final record, its receipt, and taking the server's key away.
+"""The CPU time of a sealed upload's end: its final record, its receipt, and the removal of the server's key.
 
 python -m tests.bench.sealing [UPLOADS]
 """
@@ -34,7 +34,7 @@ async def _measure(kit: StoreKit, uploads: int) -> tuple[list[float], list[float
             await lease.complete(digests or {}, datetime.now(UTC))
             ending.append(_cpu_ms() - before)
         before = _cpu_ms()
-        # Once more alone: it does the same steps, with nothing left to unlink.
+        # Once more by itself: it does the same steps, with nothing left to unlink.
         seal(kit.store.base, kit.store.load(upload.id))
         sealing.append(_cpu_ms() - before)
     return ending[_WARM_UPS:], sealing[_WARM_UPS:]

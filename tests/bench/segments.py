@@ -117,7 +117,7 @@ def main(segments: int, *, check: bool) -> None:
 
 
 def _commands(server: ServerProcess, upload_id: str, *, check: bool) -> None:
-    """Export, and check, each in a process of its own, of which the memory is told."""
+    """Export, and check, each in a process of its own, and report its memory."""
     check_store = ["store", "check"]
     runs = [("upload export", ["upload", "export", upload_id, "--output", str(server.folder / "out")])]
     if check:

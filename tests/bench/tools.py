@@ -1,4 +1,4 @@
-"""What the bench needs besides Python: the client, which is compiled, and the servers it races against.
+"""The bench's programs besides Python: the client, which is compiled, and the servers it races against.
 
 Everything is made below `build/bench`, which git ignores, and kept there for the next run.
 """

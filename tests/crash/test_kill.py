@@ -115,7 +115,7 @@ def _round(server: _Server, folder: Path, chance: random.Random) -> None:
         response = server.request("HEAD", path, {})
         if response.status == 404:
             # Nothing of it had been acknowledged but its creation, which needs no sync before a crash of the machine;
-            # a killed process alone must not lose it.
+            # only a killed process must not lose it.
             pytest.fail("an upload vanished")
         offset = server.head(path)
         assert offset >= acknowledged
@@ -172,7 +172,7 @@ def test_kill_at_random_bytes_many_rounds(server: _Server, tmp_path: Path) -> No
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("point", ["before-data-sync", "after-data-sync", "after-log-write", "after-log-sync"])
 def test_kill_at_a_step_of_the_commit_is_recovered(server: _Server, tmp_path: Path, point: str) -> None:
-    """Whatever step of a commit the process dies at, the upload resumes and ends whole."""
+    """After a death at any step of a commit, the upload resumes and ends whole."""
     server.start(failpoint=f"{point}:1")
     data = os.urandom(200_000)
     path = server.create(len(data))

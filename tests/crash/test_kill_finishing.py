@@ -1,4 +1,4 @@
-"""Kill the real process at each step of finishing: what follows is one completion and one receipt."""
+"""Kill the real process at each step of finishing: one completion and one receipt follow."""
 
 import hashlib
 import json
@@ -157,7 +157,7 @@ def test_kill_at_a_step_of_finishing_managed_is_one_completion(
 
 @pytest.mark.parametrize("step", _steps(REJECTING_STEPS))
 def test_kill_at_a_step_of_rejecting_is_rejected(server: ServerProcess, hooks: HookServer, step: str) -> None:
-    """Whatever the client was told before, nobody is told of success, and nothing of it is left but its end."""
+    """After any answer before, nobody hears of success, and nothing of it is left but its end."""
     drop = server.create_drop(name=step)
     server.start(failpoint=f"{step}:1")
     digest = hashlib.sha256(b"another").hexdigest()
@@ -167,7 +167,7 @@ def test_kill_at_a_step_of_rejecting_is_rejected(server: ServerProcess, hooks: H
     try:
         answer = _settled(drop.site, url)
         if answer.status == 200:
-            # It died before the bytes or their end were durable: the client goes on, and is told.
+            # It died before the bytes or their end were durable: the client goes on, and gets the answer.
             answer = drop.site.patch(url, answer.offset, CONTENT[answer.offset :])
             assert (answer.status, answer.error_code) == (422, "ERR_DIGEST_MISMATCH")
         assert drop.site.head(url).status == 410

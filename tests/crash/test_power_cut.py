@@ -47,7 +47,7 @@ async def _record(plan: _Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     try:
         await SCENARIOS[plan.name](client)
     except (KilledError, DropoffError, RuntimeError):
-        # What a dying process makes of its own death is nobody's concern.
+        # The reports of a dying process about its own death are nobody's concern.
         if not recorder.dead:
             raise
         await kit.store.close()

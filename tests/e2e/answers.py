@@ -1,4 +1,4 @@
-"""What holds for every answer below /files, whatever was asked."""
+"""Common to every answer below /files, to any request."""
 
 from tests.support.tus_raw import Response
 

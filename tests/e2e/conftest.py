@@ -1,4 +1,4 @@
-"""Servers that many modules share; what changes settings or stops a server starts one of its own."""
+"""Servers that many modules share; tests that change settings or stop a server start one of their own."""
 
 from collections.abc import Iterator
 

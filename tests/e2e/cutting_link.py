@@ -17,8 +17,8 @@ class CuttingLink:
         """Listen on a free port.
 
         Args:
-            port: Where the server listens.
-            cut_after_bytes: What one connection may carry to the server before it is cut, headers included.
+            port: The server's.
+            cut_after_bytes: The bytes that one connection may carry to the server before it is cut, headers included.
         """
         self._target = port
         self._cut_after_bytes = cut_after_bytes
@@ -66,7 +66,7 @@ class CuttingLink:
                 far.sendall(block)
                 carried += len(block)
                 if carried >= self._cut_after_bytes and self._may_cut():
-                    # A reset, as a firewall or a train's tunnel gives: what is in flight is lost.
+                    # A reset, as of a firewall or a train's tunnel: bytes in flight are lost.
                     near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self._end(near, far)
                     return

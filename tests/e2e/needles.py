@@ -43,7 +43,7 @@ def find(needles: Iterable[bytes], places: Iterable[Path]) -> list[str]:
     """Search files, and the files' names, and name what was found where.
 
     Args:
-        needles: What to look for.
+        needles: The bytes to look for.
         places: Files, and folders with all that is below.
     """
     wanted = tuple(needles)

@@ -1,4 +1,4 @@
-"""What has to hold once a client believes that its upload succeeded."""
+"""The truths once a client believes that its upload succeeded."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ def assert_received(
         server: The running server.
         drop: The managed drop-off that the upload went to.
         upload_url: The upload's URL, as the client learned it.
-        content: What was sent.
+        content: The sent bytes.
         filename: The name in the metadata, None if there was none.
     """
     assert upload_url is not None

@@ -138,7 +138,7 @@ def test_wrong_tokens_answer_429_and_a_right_one_is_let_in(server: ServerProcess
 
 
 def test_token_list_shows_no_secret(server: ServerProcess) -> None:
-    """What was shown once is not shown again."""
+    """A code that was shown once is not shown again."""
     made = server.cli_json("token", "create", "--name", "listed", "--scope", "drops:read", "--expires", "1d")
     rows = [row for row in server.cli_json("token", "list") if row["id"] == made["id"]]
     assert rows == [{key: value for key, value in made.items() if key != "token"}]
@@ -224,7 +224,7 @@ def test_drop_closed_now_ends_what_is_open(server: ServerProcess, api: Api) -> N
     ],
 )
 def test_drop_that_cannot_be_is_refused_with_the_place(api: Api, body: object, status: int, at: str | None) -> None:
-    """Each mistake is told with the member it is in, and no drop-off is made."""
+    """Each mistake is reported with its member, and no drop-off is made."""
     before = len(api("GET", "/drops").json["drops"])
     headers = {"Content-Type": "text/plain"} if body == b"" else None
     refused = api("POST", "/drops", body or {} if body != b"" else b"x", headers)
@@ -243,7 +243,7 @@ def test_drop_with_a_taken_id_is_refused(server: ServerProcess, api: Api) -> Non
 
 
 def test_uploads_in_pages_are_those_of_the_command_line(server: ServerProcess, api: Api) -> None:
-    """All pages together, filtered likewise, are what `upload list` shows."""
+    """All pages together, with the same filters, equal `upload list`."""
     drop = server.create_drop()
     for number in range(5):
         _upload(drop.site, b"x" * number, f"{number}.txt")
@@ -379,7 +379,7 @@ def test_content_and_receipts_are_saved_by_curl_under_names_of_their_own(
         if kind == "content":
             assert sorted(saved.values()) == sorted(name.encode() for name in names)
             assert {"one.txt", "a_b_c.zip", "x", "y", "-z", "curlrc"} < set(saved)
-        # What is there already is no file of ours to write over.
+        # An existing file is not ours to write over.
         again = subprocess.run([curl, "-sSJO", *command[2:4], urls[0]], cwd=folder, check=False, capture_output=True)
         assert again.returncode
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == saved
@@ -412,7 +412,7 @@ def test_content_that_does_not_verify_is_cut_off(server: ServerProcess, api: Api
 
 
 def test_content_that_is_deleted_meanwhile_is_cut_off_and_not_called_damaged(server: ServerProcess, api: Api) -> None:
-    """Who looks into the log for damage finds none."""
+    """The log shows no damage."""
     content = random.Random(9).randbytes(12_000_000)
     found = _upload(server.drop.site, content)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)

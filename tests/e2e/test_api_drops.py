@@ -43,7 +43,7 @@ def _rows(server: ServerProcess) -> list[dict[str, Any]]:
 
 
 def test_drop_off_takes_what_is_configured_whoever_makes_it(server: ServerProcess, api: Api) -> None:
-    """Retention, contact and whom it notifies: by `init`, by the command line, and by the API."""
+    """Retention, contact and notified addresses: by `init`, by the command line, and by the API."""
     made = [server.drop.id, server.create_drop().id, api("POST", "/drops", {"name": "x"}).json["id"]]
     for drop_id in made:
         shown = api("GET", f"/drops/{drop_id}").json
@@ -138,7 +138,7 @@ def test_drop_edited_over_http_and_by_the_command_line_is_the_same(server: Serve
 
 
 def test_drop_edited_holds_for_the_next_upload(server: ServerProcess, api: Api) -> None:
-    """A running server follows at once; what it was told of by a signature it takes: the next upload is sealed."""
+    """A running server follows at once and accepts the signed terms: the next upload is sealed."""
     drop = server.create_drop()
     first = drop.site.create(5)
     assert api("PATCH", f"/drops/{drop.id}", {"max_upload_bytes": 4, "mode": "sealed"}).status == 200
@@ -207,7 +207,7 @@ def test_parts_of_before_the_mode_was_changed_are_not_joined(server: ServerProce
 def test_drop_edit_that_cannot_be_is_refused_with_the_place(
     server: ServerProcess, api: Api, body: dict[str, object], at: str
 ) -> None:
-    """Nothing is changed, and the mistake is told with the member it is in."""
+    """Nothing is changed, and the mistake is reported with its member."""
     before = api("GET", f"/drops/{server.drop.id}").json
     refused = api("PATCH", f"/drops/{server.drop.id}", body)
     assert (refused.status, [mistake["at"] for mistake in refused.json["errors"]]) == (422, [at])
@@ -252,7 +252,7 @@ def _finished(drop: Drop) -> str:
 
 
 def test_token_of_one_drop_off_finds_nothing_of_another(server: ServerProcess) -> None:
-    """What is another's, and what is not there at all, has one answer to the letter; its own it may use as any."""
+    """Another's and an absent one have one answer to the letter; its own it may use as any."""
     drop, other = server.create_drop(), server.create_drop()
     mine, foreign = _finished(drop), _finished(other)
     api = Api.with_scopes(server, options=("--drop", drop.id))
@@ -300,7 +300,7 @@ def test_token_for_no_drop_off_is_not_made(server: ServerProcess) -> None:
 
 
 def test_tokens_and_what_is_done_with_them_are_in_the_audit(server: ServerProcess) -> None:
-    """Made, used, refused and revoked: each names the token's id, none the token, and clients by a hash alone."""
+    """Made, used, refused and revoked: each names the token's id, none the token, and clients only by a hash."""
     drop, other = server.create_drop(), server.create_drop()
     upload = _finished(drop)
     options = ("--scope", "drops:write", "--scope", "uploads:download", "--scope", "uploads:delete", "--drop", drop.id)
@@ -382,7 +382,7 @@ def _listed(certificate: str) -> set[str]:
 
 
 def test_purge_over_http_tells_how_far_it_is_and_gives_one_certificate(server: ServerProcess, api: Api) -> None:
-    """Who asks meanwhile joins it; who asks later gets the same certificate, until there is something new to shred."""
+    """A request meanwhile joins it; a later one gets the same certificate, until there is something new to shred."""
     drop = server.create_drop()
     uploads = {_finished(drop) for _ in range(20)}
     path = f"/drops/{drop.id}/purge"

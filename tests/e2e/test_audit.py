@@ -1,4 +1,4 @@
-"""`audit export` and `audit verify` beside a real server: what was done is in it, and what is done to it is found."""
+"""`audit export` and `audit verify` beside a real server: each act is in it, and each change of it is found."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def _sql(server: ServerProcess, statement: str) -> list[tuple[Any, ...]]:
 
 
 def test_audit_of_an_upload_tells_who_did_what(server: ServerProcess, tmp_path: Path) -> None:
-    """Clients, operators and the server are told apart, from the creation to the download, the export and the end."""
+    """Clients, operators and the server have their names, from the creation to the download, the export and the end."""
     drop = server.create_drop()
     url = drop.site.create(5)
     assert drop.site.patch(url, 0, b"hello").status == 204
@@ -120,7 +120,7 @@ def test_audit_that_nothing_ever_signed_is_a_finding_once_it_is_old(tmp_path: Pa
 
 
 def test_anchor_that_is_none_is_refused(server: ServerProcess, tmp_path: Path) -> None:
-    """A file of another kind, one that this server did not sign, and one that is not there are sentences."""
+    """A file of another kind, one that this server did not sign, and a missing one give sentences."""
     other = tmp_path / "other"
     for content in ("", "hello", "}\n", '{"a": 1}', "[" * 100_000 + "\n}\n"):
         other.write_text(content)

@@ -1,4 +1,4 @@
-"""Whom the audit names for a command: the user that ran it, and the person behind it, with what says so."""
+"""The actor of a command in the audit: the user that ran it, and the person behind it, with the source of the name."""
 
 import os
 import pwd
@@ -47,7 +47,7 @@ def test_audit_names_the_person_behind_the_user(
     done = run_warm(*arguments, folder=server.folder, environment={"SUDO_USER": "", **environment})
     assert done.returncode == 0, done.stderr
     who = _who(server)[-1]
-    # Whoever runs the tests may have logged in as somebody else.
+    # The user of these tests may have logged in as somebody else.
     logged_in = _LOGIN.exists() and _LOGIN.read_text() != _NO_LOGIN
     assert (who.split("/login:")[0] if logged_in else who) == f"operator:{_ME}{person}"
 

@@ -123,7 +123,7 @@ def _keys(server: _Tampered, url: str) -> dict[str, bytes]:
 
 @_on_both("what", ("mode",), ("recipients",), ("policy of another",))
 def test_drop_off_changed_behind_the_server_takes_nothing(server: _Tampered, what: str) -> None:
-    """Mode, recipients, signature, another one's policy: no creation; what has begun goes on as it was signed."""
+    """Mode, recipients, signature, another one's policy: no creation; uploads that have begun go on as signed."""
     drop = server.create_drop("--sealed")
     begun = drop.site.create(len(_CONTENT))
     drop.site.patch(begun, 0, _CONTENT[:_HALF])
@@ -418,7 +418,7 @@ def _monitoring(server: _Tampered, path: str) -> str:
 
 @_on_both("")
 def test_audit_written_anew_without_the_key_is_found_and_never_signed(server: _Tampered, tmp_path: Path) -> None:
-    """A row is left out, the rows are written anew, and the checkpoints are gone: verified with and without an anchor.
+    """A row is left out, the rows are rewritten, and the checkpoints are gone: verified with and without an anchor.
 
     The server does not sign what was forged; an operator who looked at it may, and the audit says who did.
     """

@@ -1,4 +1,4 @@
-"""The command line: what it answers, and that nothing a person can type or break ends in a traceback."""
+"""The command line: its answers, and that nothing a person can type or break ends in a traceback."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_nonsense_without_a_configuration_is_answered_with_a_sentence(tmp_path: 
 
 
 def test_wrong_command_line_exits_with_2_and_points_at_help(tmp_path: Path) -> None:
-    """What no command understands is told from what one could not do."""
+    """A wrong command line differs from work that failed."""
     for line in ("nonsense", "drop nonsense", "drop create", "drop list --nonsense"):
         done = run_warm(*line.split(), folder=tmp_path)
         assert done.returncode == 2, line
@@ -107,7 +107,7 @@ def test_wrong_command_line_exits_with_2_and_points_at_help(tmp_path: Path) -> N
 
 
 def test_unreadable_configuration_keys_and_folders_are_sentences(tmp_path: Path) -> None:
-    """Damage around the program is told with the file's name."""
+    """Damage around the program is reported with the file's name."""
     server = ServerProcess(tmp_path)
     secret = server.data / "secrets" / "signing-key"
     secret.chmod(0o644)
@@ -180,7 +180,7 @@ def test_config_is_taken_before_and_after_the_command(tmp_path: Path) -> None:
 
 
 def test_init_stays_in_its_folder_whatever_the_environment_says(tmp_path: Path) -> None:
-    """Overrides are for the server that runs; what is made must be whole and where it was asked for."""
+    """Overrides are for the running server; new files must be whole and in their folder."""
     outside = tmp_path / "outside"
     overrides = {
         "STORE__DIR": str(outside / "store"),
@@ -225,7 +225,7 @@ def test_check_config_tells_every_mistake(tmp_path: Path) -> None:
 
 
 def test_check_config_tells_mistakes_of_every_depth_in_one_run(tmp_path: Path) -> None:
-    """A misspelt key does not hide a wrong one, nor that one a key that cannot be read; nothing is told twice."""
+    """A misspelt key does not hide a wrong one, nor that one a key that cannot be read; nothing is reported twice."""
     server = ServerProcess(tmp_path)
     text = server.config.read_text().replace(
         "[server]\n", '[server]\ntls_cert = "none"\ntls_key = "none"\nlissten = 1\n'
@@ -274,7 +274,7 @@ def test_check_config_names_a_folder_that_is_missing_or_another_stores(tmp_path:
 
 
 def test_check_config_names_folders_and_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Where nothing can be made, and by whom mail servers are vouched for: else the first upload or mail would tell."""
+    """Unusable folders and mail authorities: otherwise the first upload or mail would show them."""
     server = ServerProcess(tmp_path)
     (tmp_path / "none.pem").write_text("none")
     server.environment = {
@@ -291,7 +291,7 @@ def test_check_config_names_folders_and_files_that_cannot_be_used(tmp_path: Path
 
 
 def test_check_config_asks_the_catalog(tmp_path: Path) -> None:
-    """One that has no tables, is damaged, or does not answer keeps the server from starting, and is told before."""
+    """One that has no tables, is damaged, or does not answer keeps the server from starting, and is reported before."""
     server = ServerProcess(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         closed = socket.create_server(("127.0.0.1", 0))
@@ -335,7 +335,7 @@ def test_name_of_a_dropoff_is_shown_escaped(limited: ServerProcess) -> None:
 
 
 def test_dropoff_is_shown_in_words(limited: ServerProcess) -> None:
-    """What nobody set says what then holds, not how a program writes it."""
+    """An unset value shows its meaning, not a program's notation."""
     made = limited.create_drop("--allow-type", "text/csv", "--allow-type", "image/*")
     shown = limited.cli("drop", "show", made.id).stdout.decode().splitlines()
     assert {"closed: no", "allowed_types: text/csv, image/*", "name_patterns: any", "contact: -"} <= set(shown)
@@ -380,7 +380,7 @@ def test_help_does_not_load_what_it_does_not_need(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_command_without_a_traceback(limited: ServerProcess, number: signal.Signals) -> None:
-    """The exit code says which; what it was making is gone (here: a file that waits for its reader)."""
+    """The exit code says which; its unfinished file is gone (here: one that waits for its reader)."""
     url = limited.drop.site.upload(os.urandom(3_000_000))
     command = [*program(), "--config", str(limited.config), "upload", "export", url, "--output", "-"]
     with subprocess.Popen(

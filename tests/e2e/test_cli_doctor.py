@@ -108,7 +108,7 @@ def test_doctor_of_a_healthy_server_makes_an_upload_and_leaves_nothing(
 
 
 def test_doctor_asks_and_tells_nobody_outside(tmp_path: Path) -> None:
-    """A site that is asked before uploads, or told of them, would take the doctor's for somebody's."""
+    """A site that gets questions or events would take the doctor's upload for somebody's."""
     secret = tmp_path / "secret"
     secret.write_text("a secret that is long enough")
     secret.chmod(0o600)

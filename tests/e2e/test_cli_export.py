@@ -223,7 +223,7 @@ def test_receipt_with_another_file_does_not_verify(tmp_path: Path, receipt: Path
 def test_receipt_of_another_key_or_changed_does_not_verify(
     tmp_path: Path, receipt: Path, public: str, other_key: str
 ) -> None:
-    """Whatever key it names or brings along: only the pinned one counts."""
+    """With any key that it names or brings along: only the pinned one counts."""
     line = receipt.read_bytes()
     forged = line.replace(b'"length":256000', b'"length":256001')
     assert forged != line

@@ -91,7 +91,7 @@ def test_check_of_a_sound_store_finds_nothing_and_needs_no_secret(running: Serve
 
 
 def test_check_of_a_copy_needs_neither_catalog_nor_secrets(running: ServerProcess, tmp_path: Path) -> None:
-    """The public key alone, at a backup: what is sound is, what rotted there is found, another volume is refused."""
+    """With only the public key, at a backup: sound files pass, rotted ones are found, another volume is refused."""
     upload_id = upload_id_of(running.drop.site.upload(b"hello" * 1000))
     public = running.cli("keys", "show").stdout.decode().strip()
     copy = tmp_path / "copy"
@@ -116,7 +116,7 @@ def test_check_of_a_copy_needs_neither_catalog_nor_secrets(running: ServerProces
 
 
 def test_check_finds_a_flipped_byte_and_quick_does_not_look(running: ServerProcess) -> None:
-    """Every byte of ciphertext is read, of a sealed upload too; --quick reads logs alone, and finds a flip there."""
+    """Every byte of ciphertext is read, of a sealed upload too; --quick reads only logs, and finds a flip there."""
     for drop in (running.drop, running.create_drop("--sealed", name="s")):
         upload_id = upload_id_of(drop.site.upload(os.urandom(150_000)))
         data, log = _folder(running, upload_id) / "data", _folder(running, upload_id) / "log"
@@ -185,7 +185,7 @@ def test_check_of_a_concatenation_reads_its_parts(running: ServerProcess) -> Non
 
 
 def test_upload_whose_data_is_gone_is_damaged_not_unknown(running: ServerProcess, tmp_path: Path) -> None:
-    """Nobody is told to begin anew, nor that the target of an export could not be written; put back, it goes on."""
+    """Nobody has to begin again, or reads that an export could not be written; after its return it goes on."""
     url, finished = running.drop.site.create(10), running.drop.site.upload(b"hello")
     assert running.drop.site.patch(url, 0, b"hello").status == 204
     for one in (url, finished):
@@ -244,7 +244,7 @@ def test_check_tells_where_store_and_catalog_disagree(running: ServerProcess, tm
 
 
 def test_check_beside_a_busy_server_finds_nothing(running: ServerProcess) -> None:
-    """What is being written while it is looked at is no finding."""
+    """Files that are being written are no finding."""
     site = running.drop.site
     for _ in range(3):
         url = site.create(3_000_000)
@@ -396,7 +396,7 @@ def test_sweep_expires_what_was_idle_and_shreds_what_is_left_of_ended_ones(tmp_p
         assert site.delete(ended).status == 204
         for path, content in copies.items():
             path.write_bytes(content)
-        # As in a catalog that was put back from before the end.
+        # As in a catalog that was restored from before the end.
         _sql(server, "UPDATE uploads SET state = 'complete' WHERE id = ?", upload_id_of(ended))
         server.environment["TUS__EXPIRE_AFTER"] = "1ms"
         planned = server.cli_json("store", "sweep", "--dry-run")
@@ -413,7 +413,7 @@ def test_sweep_expires_what_was_idle_and_shreds_what_is_left_of_ended_ones(tmp_p
 
 
 def test_sweep_says_before_what_retention_takes(stopped: ServerProcess) -> None:
-    """What was completed longer ago than its drop-off keeps it; nothing younger, nor of one without a limit."""
+    """Uploads that are older than their drop-off keeps them; no younger ones, nor those of one without a limit."""
     with stopped as server:
         brief, keeping = server.create_drop("--retain", "1s"), server.create_drop("--retain", "1d")
         old, young = brief.site.upload(b"old"), keeping.site.upload(b"young")
@@ -430,7 +430,7 @@ def test_sweep_says_before_what_retention_takes(stopped: ServerProcess) -> None:
 
 
 def test_sweep_leaves_an_orphan_that_another_process_holds(stopped: ServerProcess) -> None:
-    """Whoever has the lease may be about to make something of it; without it the upload goes."""
+    """A holder of the lease may be about to make something of it; without one the upload goes."""
     made = _make(stopped)
     log = os.open(_folder(stopped, made.empty) / "log", os.O_RDWR)
     fcntl.flock(log, fcntl.LOCK_EX)

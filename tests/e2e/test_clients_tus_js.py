@@ -30,7 +30,7 @@ class Sent(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What `upload.mjs` prints."""
+    """The output of `upload.mjs`."""
 
     outcome: str
     url: str | None

@@ -48,7 +48,7 @@ class _Shifted:
         return [self.server.row(url)["state"] for url in (self.kept, self.idle)]
 
     def ready(self) -> str:
-        """Return what monitoring is told, with 200."""
+        """Return the answer to monitoring, with 200."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.server.port + 1}/readyz", timeout=20) as answer:
             return str(answer.read().decode())
 
@@ -93,7 +93,7 @@ def test_clock_that_jumps_ends_nothing(shifted: _Shifted) -> None:
     head = site.head(shifted.idle)
     assert head.status == 200
     assert parsedate_to_datetime(head.needed("Upload-Expires")).timestamp() < time.time() + _YEAR_SECONDS
-    # What is written under the wrong clock does not make it right.
+    # Records under the wrong clock do not make it right.
     site.upload(b"under the wrong clock")
     server.restart()
     _until(lambda: "nothing is ended by time" in server.log_text)

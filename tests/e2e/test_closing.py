@@ -1,4 +1,4 @@
-"""What another process changes holds for a running server: `drop close --now`, `reopen`, `new-code`."""
+"""Changes by another process hold for a running server: `drop close --now`, `reopen`, `new-code`."""
 
 import fcntl
 import time
@@ -27,7 +27,7 @@ def drop(server: ServerProcess) -> Drop:
 
 
 def test_close_now_stops_creation_at_once_and_running_patches_soon(server: ServerProcess, drop: Drop) -> None:
-    """The next POST is refused; a PATCH that runs gets its 410 within five seconds; what is finished stays."""
+    """The next POST is refused; a PATCH that runs gets its 410 within five seconds; finished uploads stay."""
     site = drop.site
     finished, idle, running = site.upload(b"hello"), site.create(10), site.create(1_000_000)
     with site.connect() as connection:
@@ -47,7 +47,7 @@ def test_close_now_stops_creation_at_once_and_running_patches_soon(server: Serve
 
 
 def test_close_now_and_reopen_takes_new_uploads_only(server: ServerProcess, drop: Drop) -> None:
-    """What was ended stays so."""
+    """Ended uploads stay so."""
     url = drop.site.create(5)
     server.cli("drop", "close", drop.id, "--now")
     _wait_for_410(drop.site, url)
@@ -57,7 +57,7 @@ def test_close_now_and_reopen_takes_new_uploads_only(server: ServerProcess, drop
 
 
 def test_new_code_holds_at_once(server: ServerProcess, drop: Drop) -> None:
-    """The old code creates nothing more and the new one does; what has begun needs no code."""
+    """The old code creates nothing more and the new one does; running uploads need no code."""
     url = drop.site.create(5)
     said = server.cli_json("drop", "new-code", drop.id)
     assert_refused(drop.site.post({"Upload-Length": "5"}), 403, "ERR_ACCESS_DENIED")

@@ -1,4 +1,4 @@
-"""Several requests for one upload at once, clients that hold connections open, and a server told to stop."""
+"""Several requests for one upload at once, clients that hold connections open, and a server that stops."""
 
 import contextlib
 import random
@@ -150,7 +150,7 @@ def test_hopeless_patch_does_not_interrupt_a_running_one(server: ServerProcess, 
 
 @pytest.mark.parametrize("size", [1000, 1_500_000], ids=["small", "large"])
 def test_two_patches_racing_at_one_offset_never_interleave(server: ServerProcess, site: TusSite, size: int) -> None:
-    """Of two racing PATCHes one at most wins, and what is stored is the beginning of one of them alone."""
+    """At most one of two racing PATCHes wins, and the stored bytes are the beginning of only one of them."""
     with ThreadPoolExecutor(2) as pool:
         for _ in range(4):
             url = site.create(size)
@@ -266,7 +266,7 @@ def test_sigterm_during_patch_keeps_what_arrived_and_answers_503(
 
 
 def test_kill_during_patch_loses_no_acknowledged_byte(server: ServerProcess, drop: Drop, site: TusSite) -> None:
-    """What a 204 or a HEAD has promised is there after a kill, and the upload goes on from there."""
+    """Bytes that a 204 or a HEAD has promised are there after a kill, and the upload goes on from there."""
     content = random.randbytes(3_000_000)
     url = site.create(len(content), {"Upload-Metadata": metadata(filename="kill.bin")})
     assert site.patch(url, 0, content[:1_000_000]).status == 204

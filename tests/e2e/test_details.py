@@ -1,4 +1,4 @@
-"""Details that break real clients: what odd but honest clients send, and what the answers must look like."""
+"""Details that break real clients: requests of odd but honest clients, and the answers they need."""
 
 import base64
 import random
@@ -63,7 +63,7 @@ def test_metadata_empty_header_is_as_if_absent(site: TusSite) -> None:
     ids=["alphabet", "padding", "twice", "hole", "three-words", "key", "tab", "comma"],
 )
 def test_metadata_malformed_answers_400(site: TusSite, value: str) -> None:
-    """What cannot be understood is refused, not guessed at."""
+    """Malformed values are refused, not guessed at."""
     assert site.post({"Upload-Length": "5", "Upload-Metadata": value}).status == 400
 
 
@@ -296,7 +296,7 @@ def test_receipt_is_where_the_last_answer_says(site: TusSite) -> None:
 
 
 def test_every_answer_below_files_says_which_tus_it_is(site: TusSite) -> None:
-    """Whatever is asked of whatever: the version, and that the type is not to be guessed; never what we run on."""
+    """On any request: the version, and that the type is not to be guessed; never the name of our software."""
     url = site.upload(b"hello")
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
         for path in ("", "x", "0" * 32, url.rpartition("/")[2], f"{url.rpartition('/')[2]}/receipt", "a/b/c/d"):
@@ -346,7 +346,7 @@ def test_body_that_trickles_in_is_one_patch(limited: ServerProcess, site: TusSit
 def test_half_body_is_kept_when_the_client_goes_away(
     limited: ServerProcess, site: TusSite, form: str, sent_bytes: int
 ) -> None:
-    """What arrived before the cut counts, and the upload goes on from there."""
+    """Bytes before the cut count, and the upload goes on from there."""
     content = random.randbytes(sent_bytes + 100)
     url = site.create(len(content))
     extra = {"Transfer-Encoding": "chunked"} if form == "chunked" else {"Content-Length": str(len(content))}

@@ -1,4 +1,4 @@
-"""What can be guessed is not confirmed: no digest of a segment, a file or a metadata value is in the clear anywhere.
+"""Guessable content is not confirmed: no digest of a segment, a file or a metadata value is in the clear anywhere.
 
 A plain digest of low-entropy content gives the content back. It goes in byte by byte, each byte a commit of its own and
 with a checksum that the client sends along; then store, keys, catalog and everything that the server said are searched.

@@ -1,4 +1,4 @@
-"""What `drop create` can ask of uploads: a window, types and names; and how a mistake is told."""
+"""Conditions of `drop create` on uploads: a window, types and names; and the reports of mistakes."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_drop_off_that_is_not_open_yet_answers_403(server: ServerProcess) -> Non
 def test_drop_off_takes_the_types_and_names_it_was_made_for(
     server: ServerProcess, sent: str | None, status: int
 ) -> None:
-    """What the client says of the file is held against the lists, without case."""
+    """The client's words on the file are compared with the lists, without case."""
     options = ("--allow-type", "text/csv", "--allow-type", "image/*", "--allow-name", "*.csv")
     answer = server.create_drop(*options).site.post({"Upload-Length": "1", "Upload-Metadata": sent})
     assert answer.status == status
@@ -81,7 +81,7 @@ def test_drop_create_with_a_mistake_says_which_and_makes_nothing(
 
 
 def test_retention_and_contact_are_shown(server: ServerProcess) -> None:
-    """To the operator, and to whoever has the code; by default there is neither."""
+    """To the operator, and to everybody who has the code; by default there is none."""
     plain, drop = server.create_drop(), server.create_drop("--retain", "90d", "--contact", "Ada, room 7")
     for one, retain_seconds, contact in ((plain, 0, ""), (drop, 90 * 86400, "Ada, room 7")):
         shown = server.cli_json("drop", "show", one.id)

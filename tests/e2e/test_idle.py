@@ -31,7 +31,7 @@ def _checksum(content: bytes) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("method", ["PATCH", "POST"])
 def test_upload_that_still_arrives_does_not_expire(server: ServerProcess, method: str) -> None:
-    """Twice the time without a commit: HEAD says so and no 410, `store sweep` leaves it alone, and it completes."""
+    """Twice the time without a commit: HEAD says so and no 410, `store sweep` does not touch it, and it completes."""
     site = server.create_drop("--max-uploads", "1").site
     url = None
     headers = site.post_headers({"Upload-Length": str(len(_CONTENT)), "Content-Type": OCTETS})
@@ -109,7 +109,7 @@ def test_parts_of_a_file_live_as_long_as_the_last_of_them_arrives(server: Server
 
 
 def test_concatenation_of_parts_that_expired_is_answered_410(server: ServerProcess) -> None:
-    """Nothing goes on: both go, and their client is told so."""
+    """Nothing goes on: both go, and their client learns it."""
     site = server.create_drop().site
     parts = [site.create(1024, {"Upload-Concat": "partial"}) for _ in range(2)]
     assert site.patch(parts[0], 0, _CONTENT).status == 204
@@ -122,7 +122,7 @@ def test_concatenation_of_parts_that_expired_is_answered_410(server: ServerProce
 
 
 def test_every_end_keeps_its_reason_and_is_a_line_of_the_log(server: ServerProcess) -> None:
-    """Retention is told from expiry, a rejection says which digest, by command line and API alike."""
+    """Retention differs from expiry, a rejection says which digest, by command line and API alike."""
     drop = server.create_drop("--retain", "1s")
     site, api = drop.site, Api.with_scopes(server)
     wrong = {"Upload-Metadata": f"sha256 {base64.b64encode(b'0' * 64).decode()}"}

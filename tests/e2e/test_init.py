@@ -77,7 +77,7 @@ def test_init_takes_a_folder_of_ours_below_one_that_is_not() -> None:
     """As an administrator hands it out; without that folder it is one sentence, and nothing is made."""
     if os.geteuid() != 0:
         pytest.skip("another user needs root")
-    # May read everything, so that it finds the program wherever a checkout lies, and write what is its own alone.
+    # May read everything, so that it finds the program wherever a checkout lies, and write only its own files.
     rights = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
     as_stranger = [str(require_program("setpriv")), f"--reuid={_STRANGER}", "--clear-groups", *rights, *program()]
     with TemporaryDirectory() as place:
@@ -96,7 +96,7 @@ def test_init_takes_a_folder_of_ours_below_one_that_is_not() -> None:
 
 @pytest.mark.parametrize("taken", ["file", "folder", "link to a file"])
 def test_init_leaves_what_is_there(tmp_path: Path, taken: str) -> None:
-    """Whatever it is, and whatever it holds."""
+    """Any file, with any content."""
     target, mine = tmp_path / "target", tmp_path / "mine"
     if taken == "folder":
         target.mkdir()
@@ -165,7 +165,7 @@ def test_init_takes_a_mount_point_with_a_database(volume: Path, postgres: Postgr
 
 
 def test_init_keeps_the_keys_once_the_database_has_the_drop_off(tmp_path: Path, postgres: PostgresServer) -> None:
-    """What fails behind it says what there is, and the drop-off is good."""
+    """A later failure lists what there is, and the drop-off is good."""
     url, target = _database(postgres, "kept"), tmp_path / "target"
     assert _init(target, "--catalog-url", url, DROPOFF_TUS__DROPOFFS__CONTACT="x" * 300).returncode == 1
     postgres.sql("ALTER TABLE catalog_state ADD CHECK (store_id IS NULL)", database="kept")

@@ -39,7 +39,7 @@ _LOW_ENTROPY = b"diagnosis: positive"
 
 
 class Confidences:
-    """What was sent, and what came back."""
+    """The sent bytes, and the answers."""
 
     def __init__(self, server: ServerProcess) -> None:
         """Begin with what belongs to the drop-off."""
@@ -125,7 +125,7 @@ def _upload_by_every_path(told: Confidences) -> None:
         told.keep(site.patch(part, 0, _CONTENT))
     told.create({"Upload-Concat": "final;" + " ".join(parts)})
     told.contents |= {_CONTENT * 2, _CONTENT[::-1], _CONTENT[:20]}
-    # What can be guessed must not be confirmed: small pieces, each committed for itself.
+    # Guessable content must not be confirmed: small pieces, each committed for itself.
     url = told.create({"Upload-Length": str(len(_LOW_ENTROPY))})
     for offset in range(len(_LOW_ENTROPY)):
         piece = _LOW_ENTROPY[offset : offset + 1]
@@ -252,7 +252,7 @@ def test_needles_find_a_secret_in_any_form(tmp_path: Path) -> None:
 
 
 def test_leak_search_sees_the_store_the_catalog_and_the_log(told: Confidences) -> None:
-    """What may be there is found: the drop-off's id in the catalog, an upload's in the store and the log."""
+    """Allowed values are found: the drop-off's id in the catalog, an upload's in the store and the log."""
     upload = told.server.uploads(told.server.drop)[0]["id"].encode()
     drop = told.server.drop.id.encode()
     assert any("/uploads/" in line for line in needles.find([upload], told.places))

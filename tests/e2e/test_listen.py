@@ -59,7 +59,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerProcess:
 def test_addresses_that_exist_are_served(
     made: ServerProcess, monkeypatch: pytest.MonkeyPatch, listen: str, ipv6: bool, answers: dict[str, int | str]
 ) -> None:
-    """Of a name's two the one that is there; `[::]` is both families, and where there is one family, that."""
+    """A name's address that exists; `[::]` is both families, or the one there is."""
     monkeypatch.setenv("DROPOFF_TUS__SERVER__LISTEN", f"{listen}:{_PORT}")
     done = in_own_network([sys.executable, "-c", _SERVE, program()[0], *answers], made.folder, ipv6=ipv6)
     told = "".join(f"{address} {answer}\n" for address, answer in answers.items())
@@ -89,7 +89,7 @@ def test_address_that_cannot_be_had_is_a_sentence(
 
 
 def test_kernel_without_ipv6_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has not even a socket for it; an error that is none of the known ones is told as it is."""
+    """It has not even a socket for it; an unknown error is shown as it is."""
     real = socket.socket
 
     def without(family: int = -1, *arguments: int) -> socket.socket:

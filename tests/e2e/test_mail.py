@@ -50,7 +50,7 @@ def mailing(
 
 
 def test_those_whom_a_drop_off_names_get_mail_without_names_of_files(mailing: ServerProcess, mail: MailServer) -> None:
-    """One message, with the id by which the operator finds the upload; nobody else is told."""
+    """One message, with the id by which the operator finds the upload; nobody else gets one."""
     drop = mailing.create_drop("--notify", "data@example.org", "--notify", "second@example.org", name="Cohort 7")
     assert mailing.cli_json("drop", "show", drop.id)["notify"] == ["data@example.org", "second@example.org"]
     urls = []

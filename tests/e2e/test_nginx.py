@@ -166,7 +166,7 @@ def test_nginx_keeps_others_from_the_api_where_it_is_told_to(proxy: Proxy, tmp_p
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_nginx_takes_neither_code_nor_content_without_tls(proxy: Proxy, site: TusSite, host: str) -> None:
-    """People are sent on to the page by TLS; what is confidential is refused, unread, and reaches no server."""
+    """People are redirected to the page by TLS; confidential requests are refused, unread, and reach no server."""
     if host == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("there is no IPv6")
     url = site.create(5)
@@ -201,7 +201,7 @@ def test_nginx_takes_neither_code_nor_content_without_tls(proxy: Proxy, site: Tu
 
 
 def test_nginx_lets_certificates_be_renewed_without_tls(proxy: Proxy) -> None:
-    """Whoever signs them looks for a file there."""
+    """The certificate's authority looks for a file there."""
     folder = proxy.prefix / ".well-known" / "acme-challenge"
     folder.mkdir(parents=True)
     (folder / "x").write_bytes(b"answer")
@@ -339,7 +339,7 @@ def test_nginx_logs_no_token_and_no_code(proxy: Proxy, site: TusSite) -> None:
 
 
 def test_nginx_answers_head_in_a_restart_with_423(proxy: Proxy, site: TusSite) -> None:
-    """While the server is away clients are told to wait, and afterwards go on where they were."""
+    """While the server is away clients have to wait, and afterwards go on where they were."""
     url = site.create(10)
     assert site.patch(url, 0, b"hello").status == 204
     proxy.server.stop()

@@ -101,7 +101,7 @@ def test_output_that_is_no_ordinary_file_is_left_and_stdout_is_named(
 
 @_LINES
 def test_output_is_a_new_file_or_stdout(limited: ServerProcess, tmp_path: Path, line: Line) -> None:
-    """Both have the same kind of content, the file is its owner's alone, and no file gets the name `-`."""
+    """Both have the same kind of content, the file is only for its owner, and no file gets the name `-`."""
     limited.cli(*line(limited), "--output", str(tmp_path / "new"))
     written = limited.cli(*line(limited), "--output", "-")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
@@ -113,7 +113,7 @@ def test_output_is_a_new_file_or_stdout(limited: ServerProcess, tmp_path: Path, 
 
 @_LINES
 def test_output_in_place_of_a_file_is_refused_or_forced(limited: ServerProcess, tmp_path: Path, line: Line) -> None:
-    """What is there stays; `upload export` alone may replace it, if told so."""
+    """An existing file stays; only `upload export` may replace it, with --force."""
     target = tmp_path / "there"
     target.write_bytes(b"mine")
     done = limited.cli(*line(limited), "--output", str(target), check=False)
@@ -156,7 +156,7 @@ def test_signing_key_to_stdout_is_refused_since_a_second_run_needs_it(limited: S
 
 
 def test_output_to_a_process_substitution_names_the_way(limited: ServerProcess, tmp_path: Path) -> None:
-    """What a shell makes of `>(…)` is a link to a pipe; through `-` the bytes get there."""
+    """A shell's `>(…)` is a link to a pipe; through `-` the bytes get there."""
     line = [*program(), "--config", str(limited.config), *_export(limited)]
     refused = subprocess.run(
         ["bash", "-c", '"$@" --output >(cat >refused) --force', "bash", *line],

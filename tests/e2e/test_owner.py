@@ -1,7 +1,7 @@
 """Commands by another user than the store's owner: refused in a sentence, and nothing of theirs is left.
 
 The owner is a user of the kernel without a name, which may read everything, so that it finds the program wherever a
-checkout lies, and write what is its own alone.
+checkout lies, and write only its own files.
 """
 
 import os
@@ -99,7 +99,7 @@ def test_every_command_is_listed_here() -> None:
 
 @pytest.mark.parametrize("command", [*_ARGUMENTS, "keys rotate --signing", "keys rotate --dry-run"])
 def test_command_by_another_user_is_refused_and_leaves_nothing(foreign: ServerProcess, command: str) -> None:
-    """Root could write everything, and what it wrote would be closed to the owner: it is told whose the store is."""
+    """Root could write everything, and its files would be closed to the owner: the refusal names the owner."""
     before = _found(foreign.data)
     done = foreign.cli(*command.split(), *_ARGUMENTS.get(command, []), check=False)
     said = done.stderr.decode()
@@ -158,7 +158,7 @@ def owners_folder() -> Iterator[Path]:
 
 @pytest.mark.timeout(120)
 def test_owner_serves_and_works_beside_root_which_is_refused(owners_folder: Path) -> None:
-    """A server runs as the owner. Root is refused, and the owner is not; what is received stays the owner's."""
+    """A server runs as the owner. Root is refused, and the owner is not; received files stay the owner's."""
     server = ServerProcess(owners_folder)
     _give(server.data, _OWNER)
     server.prefix = _as_owner()

@@ -71,7 +71,7 @@ def test_upload_goes_on_while_the_database_is_away_and_completes_after(
 
 
 def test_server_does_not_start_without_its_database(running: ServerProcess, postgres: PostgresServer) -> None:
-    """A database that is not there is a sentence, and nothing gets ready."""
+    """A missing database gives a sentence, and nothing gets ready."""
     running.stop()
     postgres.stop()
     try:
@@ -89,7 +89,7 @@ def test_server_does_not_start_without_its_database(running: ServerProcess, post
 
 
 def test_commands_work_beside_the_server(running: ServerProcess) -> None:
-    """What the command line changes holds for the next request at once."""
+    """Changes by the command line hold for the next request at once."""
     assert b"up to date" in running.cli("migrate").stdout
     running.cli("check-config")
     drop = running.create_drop(name="other")

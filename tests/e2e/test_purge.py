@@ -47,7 +47,7 @@ def _joined(drop: Drop) -> tuple[str, str]:
 
 
 def _forget(server: ServerProcess, *uploads: str) -> None:
-    """Take rows out of the catalog, as one that was put back from an older copy lacks them."""
+    """Take rows out of the catalog, as in one that was restored from an older copy."""
     with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3", isolation_level=None)) as database:
         for upload in uploads:
             database.execute("DELETE FROM uploads WHERE id = ?", (upload,))
@@ -102,7 +102,7 @@ def test_purge_leaves_tombstones_and_a_certificate(server: ServerProcess, tmp_pa
 
 
 def test_purge_finds_what_the_catalog_has_lost(server: ServerProcess, tmp_path: Path) -> None:
-    """Finished, joined and begun uploads without a row go too, those of other drop-offs stay, and all of it is told."""
+    """Finished, joined and begun uploads without a row go too, other drop-offs' stay, and the answer has all of it."""
     drop, other, out = server.create_drop(), server.create_drop(), tmp_path / "erasure.txt"
     finished, known, foreign = _finished(drop), _finished(drop), _finished(other)
     part, joined = _joined(drop)

@@ -43,7 +43,7 @@ def test_quota_of_uploads_lets_exactly_so_many_of_a_crowd_in(crowded: ServerProc
 
 
 def test_quota_of_bytes_lets_exactly_so_many_of_a_crowd_in(crowded: ServerProcess) -> None:
-    """Whole uploads in one request each: what is complete counts like what is reserved."""
+    """Whole uploads in one request each: complete bytes count like reserved ones."""
     content = b"0123456789"
     drop = crowded.create_drop("--max-total-bytes", str(len(content) * ROOM))
     headers: dict[str, str | None] = {"Upload-Length": str(len(content)), "Content-Type": OCTETS}
@@ -89,7 +89,7 @@ def test_quota_holds_for_a_deferred_length_with_creation_data(site: TusSite) -> 
 
 
 def test_quota_holds_for_a_deferred_length_that_is_declared(site: TusSite) -> None:
-    """Declaring more than there is room for changes nothing; what fits completes."""
+    """Declaring more than there is room for changes nothing; an upload that fits completes."""
     url = site.post({"Upload-Defer-Length": "1"}).needed("Location")
     assert site.patch(url, 0, b"01").status == 204
     assert site.patch(url, 2, b"", {"Upload-Length": "5"}).error_code == "ERR_QUOTA"

@@ -144,7 +144,7 @@ def test_receipt_is_for_the_whole_url_alone(drops: dict[str, Drop]) -> None:
 
 
 def test_receipt_of_an_ended_upload_is_gone(server: ServerProcess, drops: dict[str, Drop]) -> None:
-    """What was shredded is told to nobody."""
+    """Nobody gets the receipt of a shredded upload."""
     site = drops["managed-hybrid"].site
     url = site.upload(CONTENT)
     server.cli("upload", "delete", url, "--yes")

@@ -138,7 +138,7 @@ def test_curl_shows_our_sentence_where_it_is_refused(server: ServerProcess, tmp_
 
 
 def test_curl_shows_our_sentence_where_the_bytes_are_refused(server: ServerProcess, tmp_path: Path) -> None:
-    """Of a file that has grown, say; the other command of the document then asks what is there."""
+    """For a file that has grown; the other command of the document then asks for the offset."""
     require_program("curl")
     asked = re.search(r"`(curl -I [^`]*)`", (_UPLOAD / "curl.md").read_text("utf-8"))
     assert asked is not None

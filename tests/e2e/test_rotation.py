@@ -93,7 +93,7 @@ def test_rotation_of_one_drop_off_or_upload_leaves_the_others(server: ServerProc
 
 
 def test_killed_rotation_of_the_roots_is_gone_on_from(server: ServerProcess) -> None:
-    """Killed with -9 in the middle, a second run does the rest, with the old identity alone."""
+    """Killed with -9 in the middle, a second run does the rest, with only the old identity."""
     drop = server.create_drop("--sealed", name="sealed")
     contents = [bytes([number]) * 100 for number in range(3)]
     urls = [drop.site.upload(content) for content in contents]
@@ -158,7 +158,7 @@ def test_killed_rotation_of_the_signing_key_is_gone_on_from(server: ServerProces
 
 
 def test_mistakes_are_sentences(server: ServerProcess) -> None:
-    """What does not go together says so, and changes nothing."""
+    """Options that exclude each other are refused, and nothing changes."""
     mixed = (
         "age1lvyvwawkr0mcnnnncaghunadrqkmuf9e6507x9y920xxpp866cnql7dp2z,"
         + server.cli_json("keys", "show")["recipients"][0]

@@ -1,4 +1,4 @@
-"""Sealed uploads of the real program: opened elsewhere with the root alone, and by nothing that the server has."""
+"""Sealed uploads of the real program: opened elsewhere with only the root, and by nothing that the server has."""
 
 import shutil
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def test_sealed_upload_is_exported_where_no_key_of_the_server_is(
 
 @pytest.mark.parametrize("name", ["signing-key", "code-key", "managed-identity.txt"])
 def test_server_does_not_start_without_a_key_and_does_with_it(server: ServerProcess, name: str) -> None:
-    """The sentence names the key; put back, everything is as it was."""
+    """The sentence names the key; after its return everything is as it was."""
     url = server.drop.site.create(10)
     assert server.drop.site.patch(url, 0, b"12345").status == 204
     server.stop()

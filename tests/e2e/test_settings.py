@@ -1,4 +1,4 @@
-"""What depends on the configuration and shows over HTTP: each module-wide server runs with other settings."""
+"""Effects of the configuration that show over HTTP: each module-wide server runs with other settings."""
 
 import contextlib
 import sqlite3
@@ -87,7 +87,7 @@ def test_cors_headers_are_on_every_answer_also_errors(site: TusSite) -> None:
 
 
 def test_cors_of_other_origin_is_not_allowed(site: TusSite) -> None:
-    """An origin that is not listed, or only looks alike, reads nothing; caches are told that it matters."""
+    """An origin that is not listed, or only looks alike, reads nothing; caches learn that it matters."""
     for origin in ("https://evil.example", f"{_ORIGIN}.evil.example", "null", "http://upload.example"):
         answer = site.post({"Upload-Length": "5", "Origin": origin})
         assert answer.header("Access-Control-Allow-Origin") is None
@@ -221,7 +221,7 @@ def test_download_of_range_past_the_end_answers_416(site: TusSite) -> None:
 
 
 def test_download_without_code_or_before_the_end_is_refused(site: TusSite) -> None:
-    """The upload URL alone reads nothing back, and an unfinished upload is nobody's to read."""
+    """The upload URL by itself reads nothing back, and nobody can read an unfinished upload."""
     url = site.upload(b"hello")
     for headers in ({}, {"Dropoff-Code": "wrong"}):
         answer = site.request("GET", url, headers)
@@ -246,7 +246,7 @@ def test_terminate_finished_when_allowed_answers_204_then_410(site: TusSite) -> 
 
 @pytest.mark.parametrize("sent_bytes", [3, 1_500_000], ids=["few", "many"])
 def test_body_idle_too_long_answers_503_and_keeps_what_arrived(site: TusSite, sent_bytes: int) -> None:
-    """A body that stands still is ended by the server: kept, told to come back, closed."""
+    """The server ends a body that stands still: kept, 503 with Retry-After, closed."""
     url = site.create(2_000_000)
     with site.connect(timeout_seconds=10) as connection:
         headers = site.patch_headers(0, {"Content-Length": "2000000"})
@@ -279,7 +279,7 @@ def test_expired_upload_answers_410(configured: ServerProcess) -> None:
 
 
 def test_disk_below_its_floor_answers_507(configured: ServerProcess) -> None:
-    """Where the free space is not enough nothing new begins, and clients are told to come back."""
+    """Without enough free space nothing new begins, and clients have to come back later."""
     before = dict(configured.environment)
     configured.restart(environment={**before, "STORE__FREE_SPACE_FLOOR": "1000000GiB"})
     try:

@@ -1,4 +1,4 @@
-"""Signals: what was ignored at the start stays ignored; else each is an orderly stop."""
+"""Signals: one that was ignored at the start stays ignored; any other is an orderly stop."""
 
 import contextlib
 import signal
@@ -44,7 +44,7 @@ def test_serve_goes_on_at_signals_that_were_ignored_at_its_start(server: ServerP
 def test_serve_stops_in_order_at_every_signal_of_a_terminal(
     server: ServerProcess, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """One that closes is as good as SIGTERM: what came is committed, and the client hears 503."""
+    """One that closes is as good as SIGTERM: the bytes are committed, and the client gets 503."""
     with _serving(server, tmp_path) as process:
         _stop_in_order(server, process, number)
 

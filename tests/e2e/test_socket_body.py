@@ -134,7 +134,7 @@ def _finish(site: TusSite, url: str, content: bytes) -> None:
 def test_half_closed_connection_keeps_every_byte_and_is_answered(
     server: ServerProcess, site: TusSite, content: bytes, sent_bytes: int
 ) -> None:
-    """A client that ends its side in the middle of its body is told, and all that it sent is there."""
+    """A client that ends its side in the middle of its body gets an answer, and all that it sent is there."""
     url = site.create(_LENGTH)
     with site.connect() as connection:
         _begin(connection, site, url, content[:sent_bytes], _LENGTH)
@@ -169,7 +169,7 @@ def test_disconnects_at_random_offsets_lose_nothing(server: ServerProcess, site:
 def test_reset_connection_keeps_what_arrived(
     server: ServerProcess, site: TusSite, content: bytes, sent_bytes: int
 ) -> None:
-    """A reset ends the body at once; what the server had received is there, and the upload goes on."""
+    """A reset ends the body at once; the received bytes are there, and the upload goes on."""
     url = site.create(_LENGTH)
     connection = site.connect()
     _begin(connection, site, url, content[:sent_bytes], _LENGTH)
@@ -206,7 +206,7 @@ def test_connections_that_come_and_break_leave_no_descriptor(
 
 
 def test_stalled_body_is_ended_with_503_and_kept(server: ServerProcess, site: TusSite, content: bytes) -> None:
-    """When no byte comes for too long, what arrived is kept, the client is told, and the connection is closed."""
+    """When no byte comes for too long, the bytes are kept, the client gets an answer, and the connection is closed."""
     url = site.create(_LENGTH)
     with site.connect() as connection:
         _begin(connection, site, url, content[: _MIB + 100], _LENGTH)
@@ -223,7 +223,7 @@ def test_stalled_body_is_ended_with_503_and_kept(server: ServerProcess, site: Tu
 def test_slow_body_is_not_timed_out_and_head_sees_all_of_it(
     server: ServerProcess, site: TusSite, content: bytes
 ) -> None:
-    """Bytes that never fill the kernel's low-water mark count all the same, for the deadline and for HEAD."""
+    """Bytes that never fill the kernel's low-water mark count too, for the deadline and for HEAD."""
     url = site.create(_LENGTH)
     piece, pieces = 10_000, 5 * (_IDLE_SECONDS + 2)
     slow = piece * pieces
@@ -245,7 +245,7 @@ def test_slow_body_is_not_timed_out_and_head_sees_all_of_it(
 def test_head_of_a_stalled_body_sees_the_bytes_in_the_kernel(
     server: ServerProcess, site: TusSite, content: bytes
 ) -> None:
-    """What came after a long silence and nobody has received yet is in HEAD's answer within two seconds."""
+    """Bytes after a long silence that nobody has received yet are in HEAD's answer within two seconds."""
     url, sent = site.create(_LENGTH), 0
     with site.connect() as connection:
         _begin(connection, site, url, b"", _LENGTH)
@@ -291,7 +291,7 @@ def _processor_seconds(server: ServerProcess) -> float:
 def test_second_patch_takes_a_running_one_over_without_interleaving(
     server: ServerProcess, site: TusSite, content: bytes
 ) -> None:
-    """The first is interrupted within two seconds, and what follows its last kept byte is the second's alone."""
+    """The first is interrupted within two seconds, and only the second's bytes follow its last kept one."""
     url = site.create(_LENGTH)
     with site.connect() as first:
         _begin(first, site, url, content[: 2 * _MIB], _LENGTH)
@@ -345,7 +345,7 @@ def test_many_patches_fight_for_one_upload_and_nothing_interleaves(site: TusSite
 
 
 def test_delete_ends_a_large_body(server: ServerProcess, site: TusSite, content: bytes) -> None:
-    """The upload is gone at once, and its client is told that its connection ends."""
+    """The upload is gone at once, and its client learns that its connection ends."""
     url = site.create(_LENGTH)
     with site.connect() as connection:
         _begin(connection, site, url, content[:_MIB], _LENGTH)
@@ -360,7 +360,7 @@ def test_delete_ends_a_large_body(server: ServerProcess, site: TusSite, content:
 
 @pytest.mark.slow
 def test_closing_the_dropoff_ends_a_large_body(server: ServerProcess, content: bytes) -> None:
-    """`drop close --now` reaches the worker, and the client is told that its connection ends."""
+    """`drop close --now` reaches the worker, and the client learns that its connection ends."""
     drop = server.create_drop(name="closing")
     url = drop.site.create(_LENGTH)
     with drop.site.connect() as connection:
@@ -384,7 +384,7 @@ def _response_within(connection: RawConnection, seconds: float) -> Response:
 
 
 def test_sigterm_keeps_what_arrived_in_a_large_body(server: ServerProcess, site: TusSite, content: bytes) -> None:
-    """A stop answers 503 and closes, while the client still sends; what arrived is durable."""
+    """A stop answers 503 and closes, while the client still sends; the arrived bytes are durable."""
     url = site.create(_LENGTH)
     with site.connect() as connection:
         _begin(connection, site, url, content[: 2 * _MIB + 3], _LENGTH)
@@ -431,7 +431,7 @@ def test_bytes_behind_a_large_body_are_the_next_request(server: ServerProcess, s
 
 
 def test_small_request_before_a_large_body_in_one_stream(server: ServerProcess, site: TusSite, content: bytes) -> None:
-    """What aiohttp has parsed of a large body while it answered another request is not lost."""
+    """The part of a large body that aiohttp parsed while it answered another request is not lost."""
     url, other = site.create(_LENGTH), site.create(5)
     with site.connect() as connection:
         connection.send(
@@ -539,7 +539,7 @@ def test_large_body_waits_for_100_continue(server: ServerProcess, site: TusSite,
 def test_headers_and_body_may_be_cut_into_packets_anywhere(
     server: ServerProcess, site: TusSite, content: bytes, first_bytes: int
 ) -> None:
-    """Whatever part of the body comes in the headers' packet, or with only half of them, nothing is lost."""
+    """If any part of the body comes in the headers' packet, or with only half of them, nothing is lost."""
     url = site.create(_LENGTH)
     whole = site.message("PATCH", url, site.patch_headers(0), content)
     head = len(whole) - len(content)
@@ -593,7 +593,7 @@ def test_chunked_large_body_goes_the_parsers_way(server: ServerProcess, site: Tu
 
 
 def test_large_body_over_tls_goes_the_parsers_way(tmp_path: Path, content: bytes) -> None:
-    """What is on the wire is not what is meant, so the socket is never taken from TLS; a cut keeps what arrived."""
+    """The wire has ciphertext, so the socket is never taken from TLS; a cut keeps the arrived bytes."""
     certificate, key = make_certificate(tmp_path)
     settings = {"SERVER__TLS_CERT": str(certificate), "SERVER__TLS_KEY": str(key)}
     folder = tmp_path / "server"

@@ -31,7 +31,7 @@ def server(made: ServerProcess, tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def test_client_that_comes_before_ready_waits_and_is_served(server: ServerProcess, tmp_path: Path) -> None:
-    """The address is taken first and `ready` comes last; who connects in between is not turned away."""
+    """The address is taken first and `ready` comes last; a client in between is not turned away."""
     server.launch()
     _wait_for(tmp_path / "asked")
     site = server.drop.site

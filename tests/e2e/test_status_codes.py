@@ -1,8 +1,8 @@
 """The table of status codes, row by row, over a bare socket. Each test is named after its row.
 
-Here: what one request says and one upload answers. test_status_concat has concatenation, test_status_dropoff
-what a drop-off refuses, test_settings what depends on the configuration, test_concurrency the stopping.
-Rows that no client can bring about (423 while finishing) are for unit tests.
+Here: one request to one upload. test_status_concat has concatenation, test_status_dropoff the refusals of a drop-off,
+test_settings the effects of the configuration, test_concurrency the stopping. Rows that no client can bring about (423
+while finishing) are for unit tests.
 """
 
 import base64
@@ -228,7 +228,7 @@ def test_patch_on_final_answers_403_at_any_offset(site: TusSite, offset: int) ->
 
 @pytest.mark.parametrize("token", ["0" * 32, "ABCDEF" * 5 + "00", "x", "0" * 31, "0" * 33, "%2e%2e", "a/b"])
 def test_unknown_upload_answers_404(site: TusSite, token: str) -> None:
-    """What is no token, or nobody's, is not found by any method."""
+    """A text that is no token, or nobody's, is not found by any method."""
     url = site.upload_url + token
     assert_head(site.head(url), 404)
     assert_refused(site.patch(url, 0, b""), 404)
@@ -268,7 +268,7 @@ def test_ended_upload_answers_410(limited: ServerProcess) -> None:
 
 
 def test_delete_of_finished_upload_answers_403(limited: ServerProcess, site: TusSite) -> None:
-    """What was handed in cannot be taken back, unless the operator allows it."""
+    """A finished upload cannot be taken back, unless the operator allows it."""
     url = site.upload(b"hello")
     assert_refused(site.delete(url), 403)
     assert limited.export(url) == b"hello"
@@ -355,7 +355,7 @@ def test_upload_checksum_mismatch_on_creation_answers_460(site: TusSite) -> None
 
 
 def test_lease_not_obtained_answers_423(limited: ServerProcess, site: TusSite) -> None:
-    """While another process holds the upload's log, a PATCH is told to come back; HEAD answers."""
+    """While another process holds the upload's log, a PATCH has to come back; HEAD answers."""
     url = site.create(5)
     assert site.patch(url, 0, b"he").status == 204
     (log,) = limited.data.glob(f"**/uploads/*/{upload_id_of(url)}/log")
@@ -420,7 +420,7 @@ _KNOWN_TO_THE_PARSER = [
 
 @pytest.mark.parametrize("method", _KNOWN_TO_THE_PARSER)
 def test_method_of_other_protocols_answers_405_with_allow(site: TusSite, method: str) -> None:
-    """Whatever the parser lets through is told what this resource knows."""
+    """Any method that the parser lets through gets the list of known ones."""
     for url in (site.upload_url, site.upload_url + "0" * 32):
         assert "OPTIONS" in assert_refused(site.request(method, url, {}), 405).needed("Allow")
 
@@ -439,7 +439,7 @@ def test_method_unknown_to_the_parser_answers_the_fixed_400(site: TusSite, metho
 def test_expect_100_continue_of_hopeless_request_gets_its_refusal_at_once(
     site: TusSite, offset: int, length: int, status: int
 ) -> None:
-    """A client that asks first is not told to go on with what will be refused."""
+    """A client that asks first gets no go-ahead for a body that will be refused."""
     url = site.create(5)
     with site.connect(timeout_seconds=5) as connection:
         _expect(connection, site, url, offset, length)

@@ -47,7 +47,7 @@ def test_concat_of_part_named_twice_answers_400(site: TusSite) -> None:
 
 @pytest.mark.parametrize("value", ["final", "final;", "final; ", "partial;", "whole", "final;x y"])
 def test_concat_malformed_answers_400_or_404(site: TusSite, value: str) -> None:
-    """What is no list of uploads makes no upload."""
+    """A value that is no list of uploads makes no upload."""
     answer = site.post({"Upload-Concat": value, "Upload-Length": "5"})
     assert answer.status in ({400, 404} if value == "final;x y" else {400})
     assert answer.header("Location") is None
@@ -59,7 +59,7 @@ def test_concat_of_missing_part_answers_404(site: TusSite) -> None:
 
 
 def test_concat_of_part_of_another_drop_off_answers_404(site: TusSite, other_site: TusSite) -> None:
-    """Parts are looked for in this drop-off alone, whatever their URL says."""
+    """Parts are looked for only in this drop-off, whatever their URL says."""
     part = _partial(other_site, b"hello")
     assert_refused(site.post(_final(part)), 404)
     assert_refused(site.post(_final(site.upload_url + token_of(part))), 404)

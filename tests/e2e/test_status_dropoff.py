@@ -66,7 +66,7 @@ def test_right_code_as_people_type_it_answers_201(site: TusSite, form: str) -> N
 
 
 def test_closed_drop_off_answers_403_and_open_uploads_go_on(limited: ServerProcess) -> None:
-    """Closing stops what is new; what has begun may finish; reopening lets new ones in again."""
+    """Closing stops new uploads; running ones may finish; reopening lets new ones in again."""
     drop = limited.create_drop(name="closing")
     url = drop.site.create(5)
     limited.cli("drop", "close", drop.id)

@@ -1,4 +1,4 @@
-"""From SIGTERM to the end: what is still waited for, and for how long."""
+"""From SIGTERM to the end: the work that the stop waits for, and how long."""
 
 import socket
 import time
@@ -76,7 +76,7 @@ def test_idle_connections_are_not_waited_for(server: ServerProcess) -> None:
 
 
 def test_signal_before_ready_ends_the_start(server: ServerProcess, tmp_path: Path) -> None:
-    """What it had begun is not finished first: a large store is read for a while, and the next start reads it again."""
+    """Its running work is not finished first: a large store is read for a while, and the next start reads it again."""
     script, key = tmp_path / "key.sh", server.data / "secrets" / "code-key"
     script.write_text(f"touch {tmp_path}/asked\nwhile ! test -e {tmp_path}/go; do sleep 0.05; done\ncat {key}\n")
     server.environment["KEYS__CODE_KEY"] = f"command:sh {script}"

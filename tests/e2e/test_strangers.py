@@ -1,4 +1,4 @@
-"""What those may take who have no code: connections, descriptors, memory, log lines and the time of a stop."""
+"""Limits for clients without a code: connections, descriptors, memory, log lines and the time of a stop."""
 
 import contextlib
 import json
@@ -117,7 +117,7 @@ def test_connections_in_their_tls_handshake_keep_nobody_out(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("path", ["/api/v1/openapi.json", "/d/x"])
 def test_clients_that_do_not_read_keep_nobody_out_and_hold_up_no_stop(tmp_path: Path, path: str) -> None:
-    """Public answers are small, who takes none of them makes place, and a stop does not wait for him."""
+    """Public answers are small, a client that takes none is closed for others, and a stop does not wait for it."""
     asked = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     with contextlib.closing(ServerProcess(tmp_path, environment={"LIMITS__CONNECTIONS": "24"})) as server:
         server.start()
@@ -148,7 +148,7 @@ def test_heads_of_many_headers_take_little_memory(server: ServerProcess) -> None
 
 
 def test_head_beyond_its_cap_is_refused(server: ServerProcess) -> None:
-    """Who sends more is told, in the one text for what is no request."""
+    """A client that sends more gets the one text for malformed requests."""
     with RawConnection("127.0.0.1", server.port) as connection:
         connection.send((b"GET / HTTP/1.1\r\n" + b"X: %s\r\n" % (b"a" * 9000) * 10)[: (64 << 10) + 2])
         assert connection.read_response().error_code == "ERR_MALFORMED_REQUEST"

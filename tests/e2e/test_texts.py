@@ -113,7 +113,7 @@ def test_recipients_in_utf16_are_named(limited: ServerProcess, tmp_path: Path) -
 
 @pytest.mark.parametrize("content", ["", "\n", "# nobody so far\n"])
 def test_file_without_recipients_does_not_pass_for_none(limited: ServerProcess, tmp_path: Path, content: str) -> None:
-    """Uploads would be for nobody of those whom the operator meant."""
+    """Uploads would be for none of the people that the operator meant."""
     path = tmp_path / "recipients.txt"
     path.write_text(content)
     drop = limited.create_drop("--recipient", _ANNA, name="of Anna").id

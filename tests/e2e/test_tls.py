@@ -1,4 +1,4 @@
-"""TLS of the server itself: what is wrong with a certificate or its key, and renewal while it runs."""
+"""TLS of the server itself: mistakes in a certificate or its key, and renewal while it runs."""
 
 import contextlib
 import http.client

@@ -26,7 +26,7 @@ _IDLE_SECONDS = 2
 
 @dataclass
 class _Pair:
-    """Two servers and who is told of their events; and what came of their first starts."""
+    """Two servers and the receiver of their events; and the results of their first starts."""
 
     first: ServerProcess
     second: ServerProcess
@@ -113,7 +113,7 @@ def test_first_start_of_two_at_once_makes_one_store(pair: _Pair) -> None:
 
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])
 def test_upload_that_began_at_one_goes_on_at_the_other(pair: _Pair, mode: str) -> None:
-    """To and fro; what one has committed the other answers, and both know when it is whole."""
+    """To and fro; one answers the bytes that the other has committed, and both know when it is whole."""
     content = bytes(range(256)) * 40
     drop = pair.first.create_drop(mode)
     sites = pair.sites(drop)
@@ -176,7 +176,7 @@ def test_concatenation_asked_of_both_at_once_is_made_once(pair: _Pair) -> None:
         parts = [site.create(3, {"Upload-Concat": "partial"}) for site in sites]
         for part, content in zip(parts, (b"abc", b"def"), strict=True):
             assert drop.site.patch(part, 0, content).status == 204
-        # Parts are named as one server knows them; their paths alone count.
+        # Parts are named as one server knows them; only their paths count.
         headers = {"Upload-Concat": "final;" + " ".join(f"/files/{part.partition('/files/')[2]}" for part in parts)}
         barrier = threading.Barrier(2)
 
@@ -194,12 +194,12 @@ def test_concatenation_asked_of_both_at_once_is_made_once(pair: _Pair) -> None:
 
 
 def _told(pair: _Pair, upload: str) -> int:
-    """Return how often the site was told of an upload since the list was emptied."""
+    """Return how many events of an upload the site got since the list was emptied."""
     return sum(upload.encode() in received.body for received in list(pair.hooks.received))
 
 
 def test_what_the_background_does_is_done_once(pair: _Pair) -> None:
-    """Both start at once and find what expired, what is to be finished and what is to be told: each is once."""
+    """Both start at once and find expired and unfinished uploads and waiting events: each is handled once."""
     drop = pair.first.create_drop()
     expired = {upload_id_of(drop.site.create(5)) for _ in range(8)}
     whole = drop.site.create(5)

@@ -1,4 +1,4 @@
-"""Two servers on one store: what one command takes away is gone at both when the command returns; quotas stay exact."""
+"""Two servers on one store: a revocation holds at both when the command returns; quotas stay exact."""
 
 import threading
 import time
@@ -97,7 +97,7 @@ def test_nothing_goes_on_in_a_drop_off_that_is_ended(pair: _Pair, command: tuple
 
 
 def test_purge_beside_downloads_at_both(pair: _Pair) -> None:
-    """What was being read when it was shredded is cut, never sent as if it were whole and other than it was."""
+    """A download of an upload that is shredded meanwhile is cut, never sent as if it were whole and different."""
     drop = pair.first.create_drop()
     content = bytes(range(256)) * (8 * _MIB // 256)
     upload = upload_id_of(drop.site.upload(content))

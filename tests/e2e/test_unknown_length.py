@@ -23,7 +23,7 @@ def _parts(site: TusSite) -> str:
 
 @pytest.mark.parametrize("type_", [None, "text/plain", "application/x-www-form-urlencoded", OCTETS])
 def test_creation_with_an_empty_chunked_body_is_one_without(site: TusSite, type_: str | None) -> None:
-    """Whatever type a proxy or a library adds to it."""
+    """With any type that a proxy or a library adds to it."""
     url = site.post({"Upload-Length": "5", "Content-Type": type_, **_CHUNKED}, chunked()).needed("Location")
     assert site.head(url).offset == 0
     assert site.patch(url, 0, b"hello").status == 204

@@ -90,7 +90,7 @@ def test_rejected_upload_is_told(told: ServerProcess, hooks: HookServer) -> None
 
 
 def test_offsets_are_those_that_tusd_tells(hooks: HookServer, tmp_path: Path) -> None:
-    """Of what has begun 0, whatever has come since; of what ended, what had arrived; and no place of storage."""
+    """0 for a new upload, whatever has come since; the arrived bytes for an ended one; and no place of storage."""
     secret = tmp_path / "webhook-secret"
     secret.write_text(_SECRET)
     secret.chmod(0o600)
@@ -128,7 +128,7 @@ def test_offsets_are_those_that_tusd_tells(hooks: HookServer, tmp_path: Path) ->
 
 
 def test_event_given_up_is_listed_and_resent_with_the_same_id(told: ServerProcess, hooks: HookServer) -> None:
-    """The operator sees why, and begins anew."""
+    """The operator sees why, and begins again."""
 
     async def fail(_request: web.Request) -> web.StreamResponse:
         return web.Response(status=500, text="a secret of theirs")

@@ -44,7 +44,7 @@ def _post(site: TusSite, client: str, code: str | None) -> Response:
 
 
 def test_wrong_codes_answer_429_with_retry_after_and_the_right_one_is_let_in(site: TusSite, client: str) -> None:
-    """After the limit wrong codes are told to wait, in a fixed text, and the right code still creates."""
+    """After the limit wrong codes get a fixed text to wait, and the right code still creates."""
     for _ in range(_LIMIT):
         assert_refused(_post(site, client, "wrong"), 403, "ERR_ACCESS_DENIED")
     refused = [_post(site, client, code) for code in ("wrong", None, "0000-0000-0000-0000")]
@@ -87,7 +87,7 @@ def test_wrong_codes_of_one_ipv6_customer_count_together(others: list[TusSite], 
 
 
 def test_address_that_a_stranger_invents_is_not_believed(others: list[TusSite], site: TusSite, client: str) -> None:
-    """What stands left of the client's address in the chain is the client's own invention."""
+    """Entries left of the client's address in the chain are the client's own invention."""
     statuses = [_post(other, f"192.0.2.{number}, {client}", "wrong").status for number, other in enumerate(others)]
     assert statuses == [403] * _LIMIT + [429]
     assert _post(site, "192.0.2.1", "wrong").status == 403

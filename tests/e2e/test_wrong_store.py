@@ -123,7 +123,7 @@ def test_root_of_another_store_is_refused(stopped: _Stopped, tmp_path: Path) -> 
 
 
 def test_store_and_catalog_from_before_are_adopted_once(stopped: _Stopped) -> None:
-    """After an update the next start writes the id, the check alone does not; an older catalog keeps the store's."""
+    """After an update the next start writes the id, a mere check does not; an older catalog keeps the store's."""
     files = [stopped.root(name) / NAME for name in _ROOTS]
     for file in files:
         file.unlink()

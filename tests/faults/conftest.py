@@ -98,7 +98,7 @@ def disk_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def faulty_server(tmp_path_factory: pytest.TempPathFactory, disk_faults: Path) -> Iterator[FaultyServer]:
-    """Run one server a file of tests: what one leaves unfinished until a restart is no finding of another."""
+    """Run one server a file of tests: unfinished uploads of one are no finding of another."""
     with FaultyServer(tmp_path_factory.mktemp("faulty"), disk_faults) as server:
         yield server
 

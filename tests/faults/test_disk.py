@@ -120,7 +120,7 @@ def test_read_only_disk_answers_503_and_goes_on_when_it_is_writable_again(
 @pytest.mark.parametrize("name", ["data", "log"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 def test_failing_write_is_refused_and_others_go_on(faulty: FaultyServer, name: str, error: int) -> None:
-    """One upload's file takes no bytes: its client is told, the next upload is whole, and so is this one later."""
+    """One upload's file takes no bytes: its client learns it, the next upload is whole, and so is this one later."""
     site, content = faulty.drop.site, os.urandom(200_000)
     url = site.create(len(content))
     assert site.patch(url, 0, content[:70_000]).status == 204
@@ -156,7 +156,7 @@ def test_short_writes_are_completed(faulty: FaultyServer) -> None:
 
 @pytest.mark.parametrize("name", ["data", "log"])
 def test_failed_sync_is_never_retried_as_if_it_had_worked(faulty: FaultyServer, name: str) -> None:
-    """After one failed sync the upload is refused, also when syncs work again, until a restart has read it anew."""
+    """After one failed sync the upload is refused, also when syncs work again, until a restart has read it again."""
     site, content = faulty.drop.site, os.urandom(100_000)
     url = site.create(len(content))
     assert site.patch(url, 0, content[:40_000]).status == 204
@@ -221,7 +221,7 @@ def test_removed_folder_is_refused_and_others_go_on(faulty: FaultyServer) -> Non
 
 
 def test_too_few_descriptors_answer_503_and_the_server_goes_on(faulty: FaultyServer) -> None:
-    """With no descriptor left for files a client is told to come again, and the server serves when there are some."""
+    """With no descriptor left for files a client has to come again, and the server serves when there are some."""
     site, content = faulty.drop.site, os.urandom(100_000)
     url = site.create(len(content))
     assert site.patch(url, 0, content[:30_000]).status == 204

@@ -1,4 +1,4 @@
-"""Each failure of the disk is told as what it is: its error and its path to the log, and neither to the client."""
+"""Each failure of the disk is reported as what it is: error and path in the log, none of both to the client."""
 
 import base64
 import errno
@@ -167,7 +167,7 @@ def test_file_system_that_syncs_no_folders_is_named_at_the_start(
 
 @pytest.mark.timeout(180)
 def test_file_system_that_syncs_no_folders_serves_without_syncs(unsynced: FaultyServer) -> None:
-    """What the sentence advises works."""
+    """The sentence's advice works."""
     unsynced.environment["STORE__DURABILITY"] = "os"
     unsynced.fail("fsync", errno.EINVAL, str(unsynced.data))
     unsynced.start(timeout_seconds=90)

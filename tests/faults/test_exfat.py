@@ -37,7 +37,7 @@ def _run(*command: str | Path) -> str:
 
 @pytest.mark.timeout(180)
 def test_everything_that_makes_a_file_works_without_links(exfat: Path) -> None:
-    """`init`, new keys, uploads, exports, certificates; what exists is never replaced."""
+    """`init`, new keys, uploads, exports, certificates; existing files are never replaced."""
     (exfat / "server").mkdir()
     with ServerProcess(exfat / "server", environment={"STORE__FREE_SPACE_FLOOR": "0"}) as server:
         url = server.drop.site.upload(b"plain bytes")

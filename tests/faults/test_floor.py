@@ -16,7 +16,7 @@ _BATCH_BYTES = 1 << 20
 
 @pytest.mark.timeout(120)
 def test_uploads_side_by_side_leave_the_floor_free(tmp_path: Path, small_disk: SmallDisk) -> None:
-    """What was let in finds the room taken: 507 in the middle, and all goes on from there once there is room."""
+    """An accepted upload finds the room taken: 507 in the middle, and all goes on from there once there is room."""
     folder = tmp_path / "server"
     folder.mkdir()
     server = ServerProcess(folder, environment={"STORE__FREE_SPACE_FLOOR": str(_FLOOR_BYTES)})

@@ -98,7 +98,7 @@ def test_used_up_inodes_are_named_wherever_they_are(apart: tuple[str, ServerProc
 
 @pytest.mark.parametrize("free_kib", [0, 4, 16, 32, 48, 64, 96, 128])
 def test_migrate_on_a_full_disk_tells_the_cause(tmp_path: Path, small_disk: SmallDisk, free_kib: int) -> None:
-    """Whatever fails first, and whether the database has undone the rest by itself."""
+    """With any first failure, and whether the database has undone the rest by itself or not."""
     server = ServerProcess(tmp_path)
     server.environment["CATALOG__URL"] = f"sqlite:///{small_disk.place}/catalog.sqlite3"
     small_disk.leave(free_kib << 10)

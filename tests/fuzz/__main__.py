@@ -3,7 +3,7 @@
     pip install atheris
     python -m tests.fuzz log -runs=200000
 
-The parsers are those of `tests.support.fuzz_targets`, which the default tests feed too. What follows the name goes to
+The parsers are those of `tests.support.fuzz_targets`, which the default tests feed too. The other arguments go to
 libFuzzer. It stops at the first exception that is not a documented one, and leaves the input in a file `crash-…`.
 """
 
@@ -21,7 +21,7 @@ _FOLDER = "DROPOFF_TUS_FUZZ_FOLDER"
 
 def main(arguments: list[str]) -> int:
     """Run libFuzzer in a process of its own, which it ends without coming back, and remove what that leaves."""
-    # Whoever ends this one, by whatever ends a process in order, ends that one too, and the folder goes.
+    # Ending this process, by any orderly signal, ends that one too, and the folder goes.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:

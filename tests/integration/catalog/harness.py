@@ -16,7 +16,7 @@ HOLDING = (UploadState.OPEN, UploadState.WITHDRAWN, UploadState.CHECKING)
 ENDED = (UploadState.REJECTED, UploadState.TERMINATED, UploadState.EXPIRED, UploadState.DELETED)
 GIVEN_UP = (UploadState.REJECTED, UploadState.TERMINATED)
 seconds = itertools.count()
-"""How much younger than `NOW` the next row is; each test begins anew, whatever ran before it in the process."""
+"""How much younger than `NOW` the next row is; each test begins from zero, whatever ran before it in the process."""
 
 
 def allow(_dropoff: Dropoff, _usage: Usage) -> None:
@@ -74,7 +74,7 @@ async def add_complete(catalog: SqlCatalog, dropoff: Dropoff, size_bytes: int, r
 
 
 async def summed_usage(catalog: SqlCatalog, drop_id: str) -> Usage:
-    """Return the usage as the rows alone say, by the words of the port."""
+    """Return the usage by only the rows, as the port defines it."""
     everything = await catalog.uploads()
     mine = [row for row in everything if row.drop_id == drop_id]
     counted = [row for row in mine if row.role is not Role.PARTIAL and row.state not in ENDED]

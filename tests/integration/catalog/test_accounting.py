@@ -1,4 +1,4 @@
-"""Counters against rows: after any sequence of operations the usage is what the rows alone say."""
+"""Counters against rows: after any sequence of operations the usage is that of the rows."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(upload=uploads, state=st.sampled_from([UploadState.CHECKING, *ENDED]))
     def move(self, upload: str, state: UploadState) -> None:
-        """Check or end; an answer of True must be true, and a claimed part ends with its final alone."""
+        """Check or end; an answer of True must be true, and a claimed part ends only with its final."""
         before = self._do(self.catalog.upload(upload))
         if before is not None and before.final_id is not None and before.state not in ENDED and state in ENDED:
             with pytest.raises(PartInUseError):

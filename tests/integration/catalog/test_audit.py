@@ -43,7 +43,7 @@ async def _verified(catalog: SqlCatalog, checkpoints: Checkpoints | None = None)
 
 @async_test
 async def test_every_change_leaves_its_row(catalog_url: str) -> None:
-    """Who, what, of which drop-off and upload, how much: and a repetition, which changes nothing, leaves none."""
+    """Actor, act, drop-off, upload and amount; a repetition, which changes nothing, leaves no row."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         with acting(lambda: Actor("operator:ada")):

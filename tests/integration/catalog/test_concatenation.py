@@ -147,7 +147,7 @@ async def test_final_of_what_is_no_complete_partial_is_invalid(catalog_url: str,
 
 @async_test
 async def test_parts_given_to_what_is_no_final_raise(catalog_url: str) -> None:
-    """Parts are a final's alone."""
+    """A part belongs to only one final."""
     async with open_catalog(catalog_url) as catalog:
         dropoff, parts = await _with_parts(catalog, 100)
         with pytest.raises(ValueError, match="only a final"):
@@ -174,7 +174,7 @@ async def test_final_ended_takes_its_parts_along(catalog_url: str, state: Upload
 
 @async_test
 async def test_final_under_check_leaves_its_parts_complete(catalog_url: str) -> None:
-    """Only an end is shared: a check that goes well has no parts to put back."""
+    """Only an end is shared: a check that goes well has no parts to restore."""
     async with open_catalog(catalog_url) as catalog:
         dropoff, parts = await _with_parts(catalog, 100, 20)
         final = await catalog.add_upload(make_upload(dropoff, role=Role.FINAL), allow, parts=parts)
@@ -212,7 +212,7 @@ async def test_final_ended_then_forgotten_gives_nothing_back_twice(catalog_url: 
 async def test_part_that_is_taken_back_cannot_be_claimed_and_one_that_is_claimed_not_taken_back(
     catalog_url: str,
 ) -> None:
-    """Of a final and an end that meet, one is refused; what the upload takes stays until it has ended."""
+    """If a final and an end meet, one is refused; the upload's usage stays until it has ended."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)

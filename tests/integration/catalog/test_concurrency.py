@@ -109,7 +109,7 @@ async def test_finishes_racing_with_ends_count_each_upload_once(catalog_url: str
 
 @async_test
 async def test_requests_that_fail_in_a_group_harm_no_other(catalog_url: str) -> None:
-    """Refusals, bugs and broken constraints among many requests undo themselves alone."""
+    """Refusals, bugs and broken constraints among many requests undo only themselves."""
     dropoff = make_dropoff()
 
     def broken(_dropoff: Dropoff, _usage: Usage) -> None:
@@ -137,7 +137,7 @@ async def test_requests_that_fail_in_a_group_harm_no_other(catalog_url: str) -> 
 
 @async_test
 async def test_callers_cancelled_while_waiting_leave_a_working_catalog(catalog_url: str) -> None:
-    """Whoever goes away gets no answer, and everyone else does."""
+    """A caller that goes away gets no answer, and everyone else does."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
@@ -204,8 +204,8 @@ async def test_two_openings_writing_at_once_both_get_through(catalog_url: str) -
                     task.cancel()
                 ended = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(one, asyncio.CancelledError) for one in ended)
-        # Those that were cancelled may be added all the same: a database goes on with what it was sent, also when the
-        # server has closed. What counts wrongly never agrees.
+        # Cancelled ones may still be added: a database goes on with what it was sent, also when the
+        # server has closed. A wrong count never agrees.
         for dropoff in (quiet, busy):
             async with asyncio.timeout(20):
                 while await cli.usage(dropoff.id) != await summed_usage(cli, dropoff.id):  # noqa: ASYNC110 - a database has no event

@@ -140,7 +140,7 @@ async def test_code_is_replaced_and_removed(catalog_url: str) -> None:
 
 @async_test
 async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalog_url: str) -> None:
-    """Whoever polls sees each change of a drop-off, and uploads do not wake it."""
+    """A poll sees each change of a drop-off, and uploads do not wake it."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         versions = [await catalog.version()]
@@ -158,7 +158,7 @@ async def test_version_rises_with_every_change_of_a_dropoff_and_no_upload(catalo
 
 @async_test
 async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> None:
-    """All that may change does, in one transaction, and is told by name; what it has received stays."""
+    """All that may change does, in one transaction, and is recorded by name; received uploads stay."""
     dropoff = make_dropoff(code_mac=bytes(32))
     terms = DropTerms(
         name="Other",
@@ -197,7 +197,7 @@ async def test_dropoff_changed_is_what_it_was_changed_to(catalog_url: str) -> No
 
 @async_test
 async def test_dropoff_change_that_refuses_leaves_all_as_it_was(catalog_url: str) -> None:
-    """What is refused inside the transaction undoes it."""
+    """A refusal inside the transaction undoes it."""
     dropoff = make_dropoff()
 
     def no(_present: Dropoff) -> Dropoff:

@@ -52,7 +52,7 @@ def _set_revision(path: Path, revision: str) -> None:
 
 
 def test_migrate_from_nothing_makes_the_tables_of_the_schema(path: Path, tmp_path: Path) -> None:
-    """What the migrations lead to is what the statements are written for, to the letter."""
+    """The migrations lead to the tables that the statements are written for, to the letter."""
     migrate(f"sqlite:///{path}")
     wanted = tmp_path / "wanted.sqlite3"
     engine = create_engine(f"sqlite:///{wanted}")
@@ -146,7 +146,7 @@ def test_open_of_what_is_no_database_says_so(path: Path) -> None:
 
 
 def test_migrate_without_a_folder_says_so(tmp_path: Path) -> None:
-    """A missing folder is told, not made: it may be a disk that is not there."""
+    """A missing folder is reported, not made: it may be a disk that is not there."""
     with pytest.raises(CatalogError, match="No such file or directory"):
         migrate(f"sqlite:///{tmp_path}/missing/catalog.sqlite3")
     assert list(tmp_path.iterdir()) == []
@@ -202,7 +202,7 @@ def test_check_url_accepts(url: str) -> None:
     ],
 )
 def test_check_url_refuses_and_repeats_nothing(url: str) -> None:
-    """Whatever is wrong is said in words that hold no password."""
+    """The report of any mistake holds no password."""
     said = check_url(url)
     assert said is not None
     assert "hunter2" not in said

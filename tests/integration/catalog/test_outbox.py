@@ -74,7 +74,7 @@ async def test_without_a_sink_nothing_is_written(catalog_url: str) -> None:
 
 @async_test
 async def test_claimed_row_is_given_to_nobody_else_until_its_time(catalog_url: str) -> None:
-    """Two processes at once share what is due; whoever dies leaves it for later, and counts."""
+    """Two processes at once share the due events; a dead one leaves its events for later, and they count."""
     async with AsyncExitStack() as stack:
         first, second = [await stack.enter_async_context(open_catalog(catalog_url, sinks=SINKS)) for _ in range(2)]
         drop = make_dropoff()
@@ -90,7 +90,7 @@ async def test_claimed_row_is_given_to_nobody_else_until_its_time(catalog_url: s
         assert not await second.outbox.is_due(HOOK, LATER)
         (again,) = await second.outbox.claim(HOOK, UNTIL, UNTIL + timedelta(seconds=10), 1)
         assert again.attempts == 2
-        # Whoever was too slow changes nothing any more.
+        # A slow worker changes nothing any more.
         slow = next(row for row in claimed if row.event_id == again.event_id)
         await first.outbox.delivered([slow])
         assert again.event_id in {row.event_id for row in await first.outbox.rows()}
@@ -100,7 +100,7 @@ async def test_claimed_row_is_given_to_nobody_else_until_its_time(catalog_url: s
 
 @async_test
 async def test_failed_row_waits_and_is_dead_after_its_attempts_until_resent(catalog_url: str) -> None:
-    """A dead one is due for nobody; the operator begins anew with the same id."""
+    """A dead one is due for nobody; the operator begins again with the same id."""
     async with open_catalog(catalog_url, sinks=SINKS) as catalog:
         drop = make_dropoff()
         await catalog.add_dropoff(drop)
@@ -148,7 +148,7 @@ async def test_sink_of_the_notified_gets_what_their_drop_offs_receive_by_windows
 
 @async_test
 async def test_released_row_is_as_if_it_had_not_been_claimed_and_backlog_tells_what_waits(catalog_url: str) -> None:
-    """Due at once, with its attempts as before; what is dead is counted apart; whoever was too slow changes nothing."""
+    """Due at once, with its attempts as before; dead ones are counted apart; a slow worker changes nothing."""
     async with open_catalog(catalog_url, sinks=SINKS) as catalog:
         outbox, drop = catalog.outbox, make_dropoff()
         assert await outbox.backlog() == []

@@ -1,4 +1,4 @@
-"""What is particular to PostgreSQL: its locks, its connections, its roles, and what happens when it goes away."""
+"""Particulars of PostgreSQL: its locks, its connections, its roles, and its absence."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ async def _assert_unavailable(*attempts: Awaitable[object]) -> None:
 
 
 async def _answers_again(catalog: SqlCatalog, dropoff: Dropoff) -> None:
-    """See that reads, lists and writes work, without anything having been opened anew."""
+    """See that reads, lists and writes work, without anything having been opened again."""
     assert await catalog.dropoff(dropoff.id) == dropoff
     assert dropoff in await catalog.dropoffs()
     await add_complete(catalog, dropoff, 5)
@@ -56,7 +56,7 @@ async def _answers_again(catalog: SqlCatalog, dropoff: Dropoff) -> None:
 # ---- the database goes away -----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)  # each round connects anew, some fifteen times, and a busy machine takes seconds for one
+@pytest.mark.timeout(240)  # each round connects again, some fifteen times, and a busy machine takes seconds for one
 @async_test
 async def test_connections_ended_by_the_database_are_replaced_unnoticed(
     postgres: PostgresServer, postgres_url: str
@@ -77,7 +77,7 @@ async def test_connections_ended_by_the_database_are_replaced_unnoticed(
 async def test_database_stopped_is_unavailable_and_started_again_is_enough(
     postgres: PostgresServer, postgres_url: str
 ) -> None:
-    """Refused at once while it is away; what was answered before is there after; nothing has to be restarted."""
+    """Refused at once while it is away; answered changes are there after; nothing has to be restarted."""
     dropoff = make_dropoff()
     answered: list[str] = []
     enough = asyncio.Event()
@@ -337,7 +337,7 @@ def test_password_works_and_a_wrong_one_is_never_repeated(
     ids=["database", "socket", "user"],
 )
 def test_open_of_what_is_not_there_says_what(postgres: PostgresServer, change: dict[str, str], why: str) -> None:
-    """Each mistake in a URL that only the database can find is a sentence."""
+    """Each mistake in a URL that only the database can find gives a sentence."""
     url = postgres.url(SHARED)
     for old, new in change.items():
         url = url.replace(old, new)

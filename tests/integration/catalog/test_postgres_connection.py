@@ -1,4 +1,4 @@
-"""What a connection is made with: nothing below HOME unless it is named; and a sentence for each mistake in it."""
+"""The files of a connection: nothing below HOME unless it is named; and a sentence for each mistake in it."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def nobody_listens() -> Iterator[str]:
 def test_home_is_not_looked_at(
     nobody_listens: str, home: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is there, or cannot be read there, the connection is tried."""
+    """With any file there, or an unreadable one, the connection is tried."""
     folder = tmp_path / "home" / ".postgresql"
     folder.mkdir(parents=True)
     for name in ("root.crt", "root.crl", "postgresql.crt", "postgresql.key"):

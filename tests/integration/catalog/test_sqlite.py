@@ -1,4 +1,4 @@
-"""What is particular to SQLite: its file, its thread, its locks, and what happens when they fail."""
+"""Particulars of SQLite: its file, its thread, its locks, and their failures."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ async def test_catalog_closed_leaves_no_thread_and_one_file(sqlite_url: str) -> 
 
 
 def test_full_disk_and_read_only_file_are_told_as_what_they_are(sqlite_url: str) -> None:
-    """Whoever looks after the server reads what to put right."""
+    """The operator reads what to correct."""
     with contextlib.closing(connect(_file(sqlite_url))) as database:
         database.execute("CREATE TABLE filler (filling BLOB)")
         database.execute(f"PRAGMA max_page_count = {database.execute('PRAGMA page_count').fetchone()[0]}")
@@ -110,7 +110,7 @@ async def test_lock_shorter_than_the_patience_is_waited_for(sqlite_url: str) -> 
 async def test_database_moved_deleted_or_replaced_is_unavailable(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is written to a file that no other process sees; put back it goes on."""
+    """Nothing is written to a file that no other process sees; after its return it goes on."""
     monkeypatch.setattr(sqlite, "LOOK_SECONDS", 0.0)
     dropoff = make_dropoff()
     path = _file(sqlite_url)
@@ -166,7 +166,7 @@ def _start_writer(url: str, drop_id: str, *limit: str) -> subprocess.Popen[bytes
 
 @async_test
 async def test_writer_killed_among_commits_loses_nothing_it_answered(sqlite_url: str) -> None:
-    """Whatever was answered before SIGKILL is there after it, and the counters match the rows."""
+    """Changes that were answered before SIGKILL are there after it, and the counters match the rows."""
     dropoff = make_dropoff()
     async with open_catalog(sqlite_url) as catalog:
         await catalog.add_dropoff(dropoff)
@@ -177,7 +177,7 @@ async def test_writer_killed_among_commits_loses_nothing_it_answered(sqlite_url:
             for _ in range(round_size):
                 answered.add(process.stdout.readline().decode().strip())
             process.kill()
-            # What it could still say counts; a last line may be cut.
+            # The lines that it could still write count; a last one may be cut.
             answered |= {line for line in process.stdout.read().decode().split("\n") if len(line) == 32}
         async with open_catalog(sqlite_url) as catalog:
             present = {row.id for row in await catalog.uploads()}
@@ -188,7 +188,7 @@ async def test_writer_killed_among_commits_loses_nothing_it_answered(sqlite_url:
 
 @async_test
 async def test_disk_full_is_unavailable_and_room_again_is_enough(sqlite_url: str) -> None:
-    """No room to grow: what was answered stays, the refusal tells no secret, and later writes work."""
+    """No room to grow: answered changes stay, the refusal tells no secret, and later writes work."""
     dropoff = make_dropoff()
     async with open_catalog(sqlite_url) as catalog:
         await catalog.add_dropoff(dropoff)
@@ -275,7 +275,7 @@ def _listing(
     ],
 )
 def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: statements.Statement, index: str) -> None:
-    """What runs often never walks through all finished uploads."""
+    """Frequent statements never walk through all finished uploads."""
     values = {"drop_id": "d", "upload_id": "u", "final_id": "f", "before": 0, "new_state": "expired", "at": 0}
     values |= {"after_at": 0, "after_id": "u", "most": 1}
     with contextlib.closing(connect(_file(sqlite_url))) as connection:
@@ -300,7 +300,7 @@ async def test_catalog_never_holds_a_code(sqlite_url: str) -> None:
 
 @async_test
 async def test_open_without_a_file_makes_none(tmp_path: Path) -> None:
-    """A mistyped path is told, not filled."""
+    """A mistyped path is reported, not filled."""
     for _ in range(2):  # the second finds none of the first's making
         with pytest.raises(CatalogError, match=r"there is no catalog.*dropoff-tus migrate"):
             async with open_catalog(f"sqlite:///{tmp_path}/none.sqlite3"):

@@ -51,7 +51,7 @@ _STEPS = [pair for pair in itertools.product(UploadState, UploadState) if pair[1
 
 @async_test
 async def test_catalog_goes_from_each_state_to_those_that_follow_it(catalog_url: str) -> None:
-    """What is no way is refused with False, and changes nothing."""
+    """A forbidden transition is refused with False, and changes nothing."""
     async with open_catalog(catalog_url) as catalog:
         for old, new in _STEPS:
             await _walk(catalog, old, new)

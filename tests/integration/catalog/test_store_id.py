@@ -12,7 +12,7 @@ from tests.support.postgres import PostgresServer
 async def test_store_id_is_none_until_it_is_kept_and_then_never_changes(
     postgres: PostgresServer, empty_database: str, sqlite_url: str
 ) -> None:
-    """Of several that come at once one is kept, and all are told which; another opening sees it too."""
+    """If several come at once one is kept, and all learn which; another opening sees it too."""
     await asyncio.to_thread(migrate, postgres.url(empty_database))
     postgres.sql(f"GRANT SELECT, UPDATE ON catalog_state, alembic_version TO {RUNTIME}", database=empty_database)
     for url in (sqlite_url, postgres.url(empty_database, RUNTIME)):

@@ -58,7 +58,7 @@ async def test_add_upload_to_unknown_dropoff_is_denied_undecided(catalog_url: st
 
 @async_test
 async def test_add_upload_refused_leaves_nothing(catalog_url: str) -> None:
-    """What `decide` raises comes out unchanged, and the transaction never was."""
+    """An exception of `decide` comes out unchanged, and the transaction never was."""
     dropoff = make_dropoff()
     row = make_upload(dropoff, 5)
     async with open_catalog(catalog_url) as catalog:
@@ -89,7 +89,7 @@ async def test_add_upload_shows_decide_the_usage_before_it(catalog_url: str) -> 
 
 @async_test
 async def test_add_upload_repeated_changes_nothing(catalog_url: str) -> None:
-    """Whoever did not hear the answer may ask again."""
+    """A caller that did not get the answer may ask again."""
     dropoff = make_dropoff()
     row = make_upload(dropoff, 5)
     async with open_catalog(catalog_url) as catalog:
@@ -220,7 +220,7 @@ async def test_reserve_of_what_takes_no_bytes_is_told_so(catalog_url: str) -> No
 @pytest.mark.parametrize("reserved_bytes", [0, 10, 64])
 @async_test
 async def test_complete_upload_puts_the_size_in_place_of_the_reservation(catalog_url: str, reserved_bytes: int) -> None:
-    """What was promised ends, what came counts, whichever is larger."""
+    """The reservation ends, the bytes that came count, whichever is larger."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(dropoff)
@@ -388,7 +388,7 @@ _FILTERS: dict[str, tuple[Callable[[UploadRow], bool], dict[str, Any]]] = {
 
 @async_test
 async def test_uploads_filtered_are_those_that_match_oldest_first(catalog_url: str) -> None:
-    """Every filter, alone and with others, gives what the same test in Python gives."""
+    """Every filter, by itself and with others, gives the same as the test in Python."""
     mine, other = make_dropoff(), make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         for dropoff in (mine, other):

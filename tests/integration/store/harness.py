@@ -59,7 +59,7 @@ class FileBackend:
         make_roots(self._kit.store)
 
     def reopen(self) -> None:
-        """Open the folders anew."""
+        """Open the folders again."""
         self.store = self._kit.open()
 
     def signed(self, drop: Dropoff) -> Dropoff:

@@ -1,4 +1,4 @@
-"""What the store port promises of finished and ended uploads: digests, final record, receipts, sealing, shredding."""
+"""The store port's promises on finished and ended uploads: digests, final record, receipts, sealing, shredding."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -64,7 +64,7 @@ async def test_final_record_again_is_the_same(uploads: Uploads) -> None:
 @pytest.mark.parametrize("mode", list(Mode))
 @async_test
 async def test_receipt_is_for_whoever_has_the_token(uploads: Uploads, mode: Mode) -> None:
-    """It is there once the upload is complete, for its token alone, also if a restart came before."""
+    """It is there once the upload is complete, only for its token, even if a restart came before."""
     token, upload_id = await uploads.whole(b"01234", mode=mode)
     assert await uploads.store.url_receipt(upload_id, token) is None
     uploads.backend.reopen()
@@ -105,7 +105,7 @@ async def test_sealed_upload_is_closed_to_the_server_from_completion_on(uploads:
 
 @async_test
 async def test_final_record_alone_neither_seals_nor_writes_a_receipt(uploads: Uploads) -> None:
-    """State checking: what is to be checked stays readable."""
+    """State checking: the upload stays readable."""
     token, upload_id = await uploads.whole(b"01234", mode=Mode.SEALED)
     async with uploads.store.lease(upload_id) as lease:
         await lease.write_final(_now())
@@ -155,7 +155,7 @@ async def test_end_leaves_a_tombstone_that_stays(uploads: Uploads, state: Upload
 
 @async_test
 async def test_end_of_a_finished_upload_takes_its_receipts(uploads: Uploads) -> None:
-    """Nothing of what was shredded is told any more."""
+    """No answer has anything of a shredded upload any more."""
     token, upload_id = await uploads.whole(b"01234")
     await uploads.finish(upload_id)
     async with uploads.store.lease(upload_id) as lease:

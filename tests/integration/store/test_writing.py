@@ -1,4 +1,4 @@
-"""What the store port promises to writers: appending, what an error keeps, who holds the lease."""
+"""The store port's promises to writers: appending, what an error keeps, who holds the lease."""
 
 import asyncio
 import hashlib
@@ -82,7 +82,7 @@ async def test_unknown_upload_is_not_found(uploads: Uploads) -> None:
 
 @async_test
 async def test_append_in_two_bodies_is_durable_after_each(uploads: Uploads) -> None:
-    """The offset is what was committed, also for a process that starts anew."""
+    """The offset is the committed one, even for a process that starts again."""
     _, upload = await uploads.create(10)
     assert await uploads.append(upload.id, 0, b"01234") == 5
     first = await uploads.store.stat(upload.id)
@@ -177,7 +177,7 @@ async def test_body_that_stands_still_times_out_and_keeps_what_came(uploads: Upl
 
 @async_test
 async def test_newcomer_takes_over_and_what_came_is_kept(uploads: Uploads) -> None:
-    """The holder commits, is told that it was interrupted, and lets go."""
+    """The holder commits, learns that it was interrupted, and lets go."""
     _, upload = await uploads.create(100)
     async with _running(uploads, upload.id, b"0123") as (_, task), uploads.store.lease(upload.id, offset=4) as lease:
         assert lease.upload.offset == 4
@@ -187,7 +187,7 @@ async def test_newcomer_takes_over_and_what_came_is_kept(uploads: Uploads) -> No
 
 @async_test
 async def test_hopeless_newcomer_leaves_the_holder_alone(uploads: Uploads) -> None:
-    """Who wants another offset than where the holder is cannot win, and interrupts nothing."""
+    """A request for another offset than the holder's cannot win, and interrupts nothing."""
     _, upload = await uploads.create(100)
     async with _running(uploads, upload.id, b"0123") as (body, task):
         with pytest.raises(MismatchedOffsetError):
@@ -211,7 +211,7 @@ async def test_lease_that_is_not_let_go_is_locked(uploads: Uploads) -> None:
 
 @async_test
 async def test_interrupt_ends_an_append_as_gone_and_keeps_what_came(uploads: Uploads) -> None:
-    """What the operator stops is committed first."""
+    """An upload that the operator stops is committed first."""
     _, upload = await uploads.create(100)
     async with _running(uploads, upload.id, b"0123") as (_, task):
         await uploads.store.interrupt([upload.id], UploadState.TERMINATED)
@@ -222,7 +222,7 @@ async def test_interrupt_ends_an_append_as_gone_and_keeps_what_came(uploads: Upl
 
 @async_test
 async def test_settle_makes_a_quiet_writer_commit_and_go_on(uploads: Uploads) -> None:
-    """What a stalled body brought becomes durable, and the body is not ended by it."""
+    """The bytes of a stalled body become durable, and the body is not ended by it."""
     _, upload = await uploads.create(100)
     async with _running(uploads, upload.id, b"0123") as (body, task):
         async with asyncio.timeout(30):  # the port waits for two seconds, which a busy machine may need longer than
