@@ -31,7 +31,7 @@ from storage.keyring.identities import check_recipients
 from storage.keyring.keys import ServerKeys, load_server_keys
 from storage.keyring.keysource import KeySourceError
 from storage.keyring.rotation import hold_store
-from storage.uploads.engine import FileStore, StoreSettings
+from storage.open import FileStore, StoreSettings
 
 TOKEN_BYTES = 16
 

@@ -17,7 +17,7 @@ from storage.uploads.check import Finding
 
 if TYPE_CHECKING:
     from storage.catalog import SqlCatalog
-    from storage.uploads.engine import FileStore
+    from storage.open import FileStore
 
 _SETTLED_SECONDS = 1.0
 _YOUNG = timedelta(minutes=10)

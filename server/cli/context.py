@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from server.settings.config import Config
     from storage.catalog import SqlCatalog
     from storage.keyring.signing import SigningKey
-    from storage.uploads.engine import FileStore
+    from storage.open import FileStore
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
@@ -189,7 +189,7 @@ def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[Fi
     from server.services import store_settings
     from storage.files.marker import check_store
     from storage.keyring.keys import verifying_keys
-    from storage.uploads.engine import FileStore
+    from storage.open import FileStore
 
     keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
 

@@ -25,8 +25,8 @@ from server.cli.target import STDOUT, check_output, output_file
 if TYPE_CHECKING:
     from server.services import Services
     from server.settings.config import Config
-    from storage.uploads.rewrap import Rewrapped
-    from storage.uploads.rotation import Handed, SigningRotation
+    from storage.open import SigningRotation
+    from storage.uploads.rotation import Handed, Rewrapped
 
 app = group("Make, show and rotate keys.")
 
@@ -112,14 +112,14 @@ def rotate(
     from dropoff_tus.audit import Act, Event
     from server.usecases.rotating import RootRotation
     from storage.keyring.identities import check_recipients, read_identity_file
-    from storage.uploads.rewrap import Outcome, Rewrapped, Rewrapper
+    from storage.uploads.rotation import Outcome, Rewrapped
 
     identities = [text for path in identity or () for text in read_identity_file(path)]
 
     async def work(services: Services, conf: Config) -> list[Rewrapped]:
         check_recipients(conf.keys.root_recipients)
         ids = await _chosen(services, upload, drop)
-        with Rewrapper(services.store.base, identities, dry_run=dry_run) as rewrapper:
+        with services.store.rewrapper(identities, dry_run=dry_run) as rewrapper:
             if not dry_run:
                 await services.catalog.record(Event(Act.KEYS_ROTATE, drop, result="roots", count=len(ids)))
             found = []
@@ -154,7 +154,7 @@ async def _chosen(services: Services, upload: str | None, drop: str | None) -> l
 
 
 def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:
-    from storage.uploads.rewrap import Outcome
+    from storage.uploads.rotation import Outcome
 
     counts = Counter(item.outcome for item in done)
     skipped = [item for item in done if item.outcome is Outcome.SKIPPED]
@@ -179,7 +179,7 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
     from dropoff_tus.audit import Act, Event
     from server.services import identify_store, store_settings
     from storage.keyring.rotation import hold_store
-    from storage.uploads.rotation import SigningRotation
+    from storage.open import SigningRotation
 
     if output is not None:
         _check_key_file(output)

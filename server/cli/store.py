@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from server.usecases.sweeping import Sweep
     from storage.catalog import SqlCatalog
     from storage.keyring.keys import ServerKeys
+    from storage.open import FileStore
     from storage.uploads.check import Finding
-    from storage.uploads.engine import FileStore
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0
@@ -75,8 +75,8 @@ def check(
     from server.services import identify_store, store_settings
     from storage.catalog import open_catalog
     from storage.files.marker import check_store as identify_alone
+    from storage.open import FileStore as Store
     from storage.uploads.check import Depth, check_store, stored_bytes
-    from storage.uploads.engine import FileStore as Store
 
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.services import Services
     from server.settings.config import Config
     from storage.catalog import SqlCatalog
-    from storage.uploads.engine import FileStore
+    from storage.open import FileStore
 
 app = group("List, export and delete what was received.")
 UploadArgument = Annotated[

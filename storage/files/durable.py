@@ -18,10 +18,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from storage.backing import SyncFailedError
 from storage.failpoints import failpoint
 
+OSErrorT = TypeVar("OSErrorT", bound=OSError)
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
@@ -32,7 +34,7 @@ _NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 """The error of file systems that sync no folders, such as some network shares."""
 
 
-def _named(error: OSError, descriptor: int) -> OSError:
+def named(error: OSErrorT, descriptor: int) -> OSErrorT:
     """Return an error with the path of the open file, which calls on descriptors leave out."""
     with contextlib.suppress(OSError):
         error.filename = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - no path of ours
@@ -49,7 +51,7 @@ def sync_folder(path: Path) -> None:
     try:
         calls.fsync(descriptor)
     except OSError as error:
-        raise _named(error, descriptor) from None
+        raise named(error, descriptor) from None
     finally:
         os.close(descriptor)
 
@@ -251,9 +253,9 @@ class Disk:
             try:
                 count = calls.pwrite(descriptor, view, offset)
             except OSError as error:
-                raise _named(error, descriptor) from None
+                raise named(error, descriptor) from None
             if count <= 0:
-                raise _named(OSError(errno.EIO, "the disk took no bytes"), descriptor)
+                raise named(OSError(errno.EIO, "the disk took no bytes"), descriptor)
             offset += count
             view = view[count:]
 
@@ -269,7 +271,7 @@ class Disk:
         try:
             calls.fdatasync(descriptor)
         except OSError as error:
-            raise _named(SyncFailedError(error.errno, error.strerror), descriptor) from error
+            raise named(SyncFailedError(error.errno, error.strerror), descriptor) from error
 
     def sync_path(self, path: Path) -> None:
         """Make a file, or a folder's entries, durable.
@@ -293,6 +295,26 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def check_linked(self, descriptor: int) -> None:
+        """Refuse to build on a file that has lost its name: what is written to it goes with this process.
+
+        Raises:
+            SyncFailedError: It has.
+        """
+        if not os.fstat(descriptor).st_nlink:
+            raise named(SyncFailedError(errno.ESTALE, "the upload's files were removed"), descriptor)
+
+    @staticmethod
+    def read_at(descriptor: int, offset: int, count: int) -> bytes:
+        """Return so many bytes; fewer only at the file's end."""
+        try:
+            raw = os.pread(descriptor, count, offset)
+            while len(raw) < count and (more := os.pread(descriptor, count - len(raw), offset + len(raw))):
+                raw += more
+        except OSError as error:
+            raise named(error, descriptor) from None
+        return raw
+
     def forget_cached(self, descriptor: int) -> None:
         """Make later reads of a synced file ask the medium: after a failed sync the kernel may show what it lost."""
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -303,7 +325,7 @@ class Disk:
         try:
             calls.ftruncate(descriptor, size_bytes)
         except OSError as error:
-            raise _named(error, descriptor) from None
+            raise named(error, descriptor) from None
 
     def replace(self, path: Path, data: bytes, *, before_rename: Callable[[Path], None] | None = None) -> None:
         """Write a small file whole: temporary name, sync, rename, sync of the folder.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dropoff_tus.model import Mode
+from storage.backing import KeyFile
 
 NEW_SUFFIX = ".new"
 """The suffix of a file that is written beside the one it will replace."""
@@ -26,9 +27,23 @@ class UploadPaths:
     ingest_envelope: Path
     receipt: Path
 
+    def key_file(self, kind: KeyFile) -> Path:
+        """Where one of the key files lies."""
+        return {
+            KeyFile.ROOT: self.root_envelope,
+            KeyFile.SERVER: self.server_envelope,
+            KeyFile.INGEST: self.ingest_envelope,
+            KeyFile.RECEIPT: self.receipt,
+        }[kind]
+
     def own_envelope(self, mode: Mode) -> Path:
         """Where the server's envelope lies; a sealed upload's is in no backup, and is removed when it is sealed."""
-        return self.server_envelope if mode is Mode.MANAGED else self.ingest_envelope
+        return self.key_file(KeyFile.own(mode))
+
+    @property
+    def new_log(self) -> Path:
+        """Where a log is written that will replace this one."""
+        return self.folder / f"log{NEW_SUFFIX}"
 
     @property
     def torn_log(self) -> Path:

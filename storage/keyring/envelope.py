@@ -17,7 +17,7 @@ from typing import Protocol
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt
+from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt, parse_header
 from storage.keyring.lines import canonical, damaged
 
 MAX_ENVELOPE_BYTES = 64 << 10
@@ -132,6 +132,22 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) 
     if not belongs:
         raise damaged(upload.id, "its envelope belongs to another upload or was replaced")
     return envelope
+
+
+def check_resealed(
+    read_back: bytes, blob: bytes, recipients: Sequence[Recipient], identities: Sequence[Identity], upload: Created
+) -> None:
+    """See, before an old envelope goes, that the new one is on the disk and is what it should be.
+
+    Raises:
+        UploadDamagedError: It is not.
+    """
+    stanzas = parse_header(blob, max_stanzas=MAX_STANZAS).stanzas
+    if read_back != blob or len(stanzas) != len(recipients) or len(blob) > MAX_ENVELOPE_BYTES:
+        raise damaged(upload.id, "its new envelope did not read back")
+    ours = [identity for identity in identities if identity.recipient in recipients]
+    if ours:
+        open_envelope(blob, ours, upload)
 
 
 def _metadata_text(metadata: Metadata) -> bytes:

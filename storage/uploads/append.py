@@ -17,12 +17,12 @@ from dropoff_tus.errors import BodyTimeoutError, ChecksumMismatchError, DropoffE
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.ports.store import Body
 from dropoff_tus.protocol import may_cost
+from storage.backing import Grip, SegmentEntry
 from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.commit import Committer
 from storage.uploads.holder import Holder, answer
-from storage.uploads.log import SegmentEntry
-from storage.uploads.sealing import Sealing
+from storage.uploads.sealing import Feed, Sealing
 from storage.uploads.segment import BATCH_BYTES, plain_buffer
 
 ROLL_SECONDS = 10.0
@@ -45,13 +45,13 @@ class _Progress(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """The open files and state of a lease. `data` is an open descriptor."""
+    """What a lease has in its hands."""
 
     base: StoreBase
-    pools: Threads
+    threads: Threads
     holder: Holder
     committer: Committer
-    data: int
+    grip: Grip
 
 
 class Appender:
@@ -60,24 +60,26 @@ class Appender:
     def __init__(
         self,
         leased: Leased,
-        hashes: dict[str, Any],
         body: Body,
         plan: AppendPlan,
         *,
         idle_timeout_seconds: float,
         hold_last: bool,
     ) -> None:
-        """Take the lease's parts; `hashes` are the running digests of the upload so far."""
-        self._base, self._pools, self._holder = leased.base, leased.pools, leased.holder
+        """Take the lease's parts."""
+        self._base, self._threads, self._holder = leased.base, leased.threads, leased.holder
         self._committer = leased.committer
         self._body, self._plan = body, plan
         self._idle_timeout_seconds = idle_timeout_seconds
         self._hold_last = hold_last
         self._checksum: Any = None if plan.checksum is None else running_hash(plan.checksum.algorithm)
-        self.hashes = hashes
-        self._saved = {} if plan.checksum is None else {name: value.copy() for name, value in hashes.items()}
-        running = [*hashes.values(), *([] if self._checksum is None else [self._checksum])]
-        self._sealing = Sealing(leased.base, leased.pools, leased.committer.state, leased.data, running)
+        state = leased.committer.state
+        digests = leased.base.memory.digests(state.id, plan.offset)
+        self._saved = None if plan.checksum is None else digests.copy()
+        feeds: list[Feed] = [digests.feed] if digests else []
+        if self._checksum is not None:
+            feeds.append(self._checksum.update)
+        self._sealing = Sealing(leased.base, leased.threads, state, leased.grip.write, feeds)
         self._small = plan.expected_bytes is not None and plan.expected_bytes <= SMALL_BYTES
         self._beside: asyncio.Task[None] | None = None
         self._broken = False
@@ -108,13 +110,12 @@ class Appender:
                 raise
         except OSError as error:
             await self._commit_ended()
-            raise await self._pools.run(self._committer.failed, error) from error
+            raise await self._threads.run(self._committer.failed, error) from error
         finally:
             holder.let_go_of_body()
-            self._forget_wrong_digests()
 
     async def _move(self) -> bool:
-        run = self._pools.run if self._small else self._pools.run_sealing
+        run = self._threads.run if self._small else self._threads.run_sealing
         await self._body.wait(self._idle_timeout_seconds)
         while True:
             progress = await run(self._turn)
@@ -156,7 +157,7 @@ class Appender:
                 await self._commit_all()
             answer(asked)
         elif self._checksum is None and self._until_roll(time.monotonic()) <= 0:
-            await self._pools.run(self._sealing.end_segment)
+            await self._threads.run(self._sealing.end_segment)
             await self._commit_beside()
         if holder.stop is not None:
             raise holder.stop
@@ -172,7 +173,7 @@ class Appender:
             await self._commit_ended(reraise=True)
         if self._beside is None and self._sealing.waiting_bytes:
             entries = self._sealing.take_closed()
-            self._beside = asyncio.create_task(self._pools.run(self._committer.segments, entries))
+            self._beside = asyncio.create_task(self._threads.run(self._committer.segments, entries))
 
     async def _commit_ended(self, *, reraise: bool = False) -> None:
         """Wait for the commit that runs beside, also when cancelled: it uses the lease's descriptors."""
@@ -196,20 +197,19 @@ class Appender:
     async def _commit_all(self) -> None:
         """End the segment and make everything received durable."""
         await self._commit_ended(reraise=True)
-        await self._pools.run(self._end_and_commit)
+        await self._threads.run(self._end_and_commit)
 
     async def _settle(self) -> None:
         """Keep what came before a cut, unless a checksum was to hold for the whole."""
         await self._commit_ended(reraise=True)
         if self._broken:
-            # The next holder of the lease finds out what the commit left; nothing may follow it before.
+            # What a commit left is found out by whoever takes the lease next; nothing may follow it before.
             return
-        if self._checksum is None:
-            await self._pools.run(self._end_and_commit)
+        if self._saved is None:
+            await self._threads.run(self._end_and_commit)
         else:
-            self.hashes = self._saved
-            self._base.known.update(self._committer.state, self.hashes)
-            await self._pools.run(self._discard)
+            self._base.memory.carry(self._committer.state.id, self._saved)
+            await self._threads.run(self._discard)
 
     def _fate(self) -> str | None:
         """Say what became of a body that did not end well."""
@@ -230,16 +230,6 @@ class Appender:
     def _end_and_commit(self) -> None:
         self._sealing.end_segment()
         self._committer.segments(self._sealing.take_closed())
-
-    def _forget_wrong_digests(self) -> None:
-        """If the running digests hold bytes that are lost now, let the upload be read back at its end instead."""
-        state = self._committer.state
-        kept = self.pending[-1].offset + self.pending[-1].length if self.pending else state.offset
-        if self.hashes is not self._saved and self._sealing.position != kept:
-            self.hashes = {}
-            known = self._base.known.get(state.id)
-            if known is not None:
-                known.hashes = self.hashes
 
     def _turn(self) -> _Progress:
         """Receive, seal and write for a while; end the last segment when the body has ended."""

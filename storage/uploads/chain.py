@@ -11,13 +11,13 @@ Source: docs/format.md, Recovery.
 import bisect
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from storage.backing import MAX_LINE_BYTES, Lines, SegmentEntry
 from storage.keyring.lines import Record, damaged
-from storage.uploads.log import MAX_LINE_BYTES, LogState, SegmentEntry
+from storage.uploads.log import LogState
 
 _BLOCK_BYTES = 64 << 10
 """Read and verified at once, for one byte of an upload too: some 130 commits, in about a millisecond."""
@@ -53,11 +53,11 @@ class Chain:
         short = len(self.marks) > 1 and self.marks[-1].end - self.marks[-2].end < _BLOCK_BYTES
         return Chain(state, (*(self.marks[:-1] if short else self.marks), *marks))
 
-    def records(self, log: int, first: int = 0) -> Iterator[tuple[bytes, Record]]:
+    def records(self, log: Lines, first: int = 0) -> Iterator[tuple[bytes, Record]]:
         """Yield the lines and records that follow a mark.
 
         Args:
-            log: Open descriptor.
+            log: Open.
             first: The number of the mark.
 
         Raises:
@@ -72,7 +72,7 @@ class Chain:
             _check_sums(self.state.id, before, records, created=before is self.marks[0])
             yield from zip(lines, records, strict=True)
 
-    def segments(self, log: int, offset: int = 0) -> Iterator[SegmentEntry]:
+    def segments(self, log: Lines, offset: int = 0) -> Iterator[SegmentEntry]:
         """Yield segments, beginning at the latest with the one that holds the byte at `offset`."""
         first = bisect.bisect_right(self.marks, offset, key=lambda mark: mark.offset) - 1
         for _, record in self.records(log, max(0, first)):
@@ -86,7 +86,7 @@ def created_mark(state: LogState) -> Mark:
 
 
 def walk(
-    log: int, begin: Mark, end: int, last_hash: str, upload_id: str
+    log: Lines, begin: Mark, end: int, last_hash: str, upload_id: str
 ) -> tuple[list[Mark], list[tuple[bytes, Record]]]:
     """Verify that the lines between a mark and an end are the ones that the last one's hash stands for.
 
@@ -120,22 +120,19 @@ def parse(line: bytes) -> Record:
     return record
 
 
-def read_exactly(descriptor: int, position: int, count: int, upload_id: str) -> bytes:
+def read_exactly(log: Lines, position: int, count: int, upload_id: str) -> bytes:
     """Read so many bytes of a log.
 
     Raises:
         UploadDamagedError: It has fewer.
     """
-    raw = os.pread(descriptor, count, position)
-    while len(raw) < count:
-        more = os.pread(descriptor, count - len(raw), position + len(raw))
-        if not more:
-            raise damaged(upload_id, "its log became shorter")
-        raw += more
+    raw = log.read(position, count)
+    if len(raw) < count:
+        raise damaged(upload_id, "its log became shorter")
     return raw
 
 
-def _blocks(log: int, begin: int, end: int, upload_id: str) -> Iterator[tuple[int, list[bytes]]]:
+def _blocks(log: Lines, begin: int, end: int, upload_id: str) -> Iterator[tuple[int, list[bytes]]]:
     """Yield whole lines in blocks, the last block first: where it starts, and its lines in order."""
     at, rest = end, b""
     while at > begin:

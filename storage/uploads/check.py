@@ -4,20 +4,21 @@ An upload may be written while it is looked at, by a running server. So what loo
 log has changed meanwhile, and only what stays wrong is a finding.
 """
 
+import contextlib
 import hashlib
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role
 from storage.age import AgeError, check_form
+from storage.backing import KeyFile
 from storage.keyring.envelope import MAX_STANZAS
-from storage.keyring.journal import JOURNAL, Written
-from storage.uploads.base import StoreBase, new_hash
+from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
-from storage.uploads.engine import FileStore
+from storage.uploads.engine import Engine
 from storage.uploads.log import LogState
+from storage.uploads.memory import new_hash
 from storage.uploads.reading import load_part, open_with, read_plain
 from storage.uploads.receipts import RECEIPT_STANZA, read_receipt
 from storage.uploads.segment import ciphertext_matches
@@ -39,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How far to look: only the chains; or every ciphertext byte; or, with identities, every plain one too."""
+    """How far to look: the chains alone; or every ciphertext byte; or, with identities, every plain one too."""
 
     quick: bool = False
     identities: tuple[str, ...] = ()
@@ -51,11 +52,11 @@ _DEFAULT_DEPTH = Depth()
 
 
 class _ProblemError(Exception):
-    """A problem of an upload, in a few words."""
+    """What is wrong with an upload, in a few words."""
 
 
 async def check_store(
-    store: FileStore, upload_ids: Sequence[str] | None = None, depth: Depth = _DEFAULT_DEPTH
+    store: Engine, upload_ids: Sequence[str] | None = None, depth: Depth = _DEFAULT_DEPTH
 ) -> AsyncIterator[Finding]:
     """Verify uploads one by one: every signature and hash of the chain, and what `depth` says.
 
@@ -67,19 +68,18 @@ async def check_store(
     Yields:
         One finding an upload.
     """
-    written = Written(store.base.settings.keys_dir / JOURNAL)
     for upload_id in await store.upload_ids() if upload_ids is None else upload_ids:
-        yield await store.run(_check, store.base, upload_id, depth, written)
+        yield await store.run(_check, store.base, upload_id, depth)
 
 
-async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
+async def stored_bytes(store: Engine, upload_ids: Sequence[str]) -> int:
     """Return how many ciphertext bytes uploads have on disk."""
 
     def work() -> int:
         total = 0
         for upload_id in upload_ids:
             try:
-                total += store.layout.of(upload_id).data.stat().st_size
+                total += store.base.segments.size_bytes(upload_id)
             except OSError:
                 continue
         return total
@@ -87,12 +87,12 @@ async def stored_bytes(store: FileStore, upload_ids: Sequence[str]) -> int:
     return await store.run(work)
 
 
-def _check(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> Finding:
+def _check(base: StoreBase, upload_id: str, depth: Depth) -> Finding:
     problem, size = None, 0
     for _ in range(_LOOKS):
         before = base.log_bytes(upload_id)
         try:
-            size = _verify(base, upload_id, depth, written)
+            size = _verify(base, upload_id, depth)
         except UploadNotFoundError:
             problem = _without_log(base, upload_id)
             if problem is None:
@@ -110,26 +110,26 @@ def _check(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> F
 
 def _without_log(base: StoreBase, upload_id: str) -> str | None:
     """Tell a creation that a crash cut off, of which nothing was acknowledged, from an upload whose log is gone."""
-    # Bytes by themselves say nothing: before the first commit a power cut may keep them and lose the log.
-    return "its log is gone" if base.layout.of(upload_id).receipt.exists() else None
+    # Bytes alone say nothing: before the first commit a power cut may keep them and lose the log.
+    return "its log is gone" if base.key_files.has(upload_id, KeyFile.RECEIPT) else None
 
 
-def _verify(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> int:
+def _verify(base: StoreBase, upload_id: str, depth: Depth) -> int:
     """Return the ciphertext bytes that were verified."""
     chain = base.chain(upload_id, every_signature=True)
-    state, paths = chain.state, base.layout.of(upload_id)
+    state = chain.state
     if state.ended is not None:
         if leftovers(base, upload_id):
             raise _ProblemError("it has ended, but keys or bytes of it are left; run `dropoff-tus store sweep`")
         return 0
-    if state.log_bytes == state.create_bytes:
+    if state.is_new:
         # Only its first commit makes an upload's other files durable; until then nothing is acknowledged.
         return 0
-    if not state.final and paths.receipt.exists():
+    if not state.final and base.key_files.has(upload_id, KeyFile.RECEIPT):
         raise _ProblemError("it has a receipt, but its final record is gone")
     _verify_bytes(base, chain, depth)
     if not depth.identities:
-        _verify_envelope(base, state, written)
+        _verify_envelope(base, state)
     _verify_own_envelope(base, state)
     _verify_receipt(base, state)
     _verify_parts(base, state)
@@ -138,14 +138,14 @@ def _verify(base: StoreBase, upload_id: str, depth: Depth, written: Written) -> 
     return state.data_bytes
 
 
-def _verify_envelope(base: StoreBase, state: LogState, written: Written) -> None:
+def _verify_envelope(base: StoreBase, state: LogState) -> None:
     """See, with no key, that the envelope is byte for byte what the creation, or a rotation, wrote."""
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).root_envelope)
+        blob = base.read_key_file(state.id, KeyFile.ROOT)
     except FileNotFoundError:
         raise _ProblemError(_NO_ENVELOPE) from None
     # The journal of rotations is not signed, so what it names has at least the form of an envelope.
-    if not written.is_envelope(state.id, blob, state.create["root"]) or not _stanzas(blob, MAX_STANZAS):
+    if not base.written.is_envelope(state.id, blob, state.create["root"]) or not _stanzas(blob, MAX_STANZAS):
         message = "its envelope is not the one that was written; see with --identity whether it opens, or put it back"
         raise _ProblemError(message)
 
@@ -153,7 +153,7 @@ def _verify_envelope(base: StoreBase, state: LogState, written: Written) -> None
 def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
     """See, with no key, that the server's envelope, where one has to be, is byte for byte what the creation wrote."""
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).own_envelope(state.mode))
+        blob = base.read_key_file(state.id, KeyFile.own(state.mode))
     except FileNotFoundError:
         # A sealed upload has none once it is finished, and in a backup none before: `server.cli.compare` tells.
         if state.mode is Mode.MANAGED:
@@ -164,9 +164,9 @@ def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
 
 
 def _verify_receipt(base: StoreBase, state: LogState) -> None:
-    """See, with no key, that the receipt is an age file to one X25519 key. Only a key shows its upload."""
+    """See, with no key, that the receipt is an age file to one X25519 key. Whose it is takes a key to tell."""
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).receipt)
+        blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:
         return  # it may not be written yet; `server.cli.compare` tells
     if _stanzas(blob, 1) != [RECEIPT_STANZA]:
@@ -195,12 +195,11 @@ def _verify_parts(base: StoreBase, state: LogState) -> None:
 def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
     state = chain.state
     try:
-        data = base.disk.open_existing(base.layout.of(state.id).data)
+        opened = base.segments.open(state.id)
     except FileNotFoundError:
         raise _ProblemError("its data is gone") from None
-    log = base.open_log(state.id)
-    try:
-        size = os.fstat(data).st_size
+    with contextlib.closing(opened) as data, contextlib.closing(base.chains.open(state.id)) as log:
+        size = data.size_bytes()
         if size < state.data_bytes or (state.final and size != state.data_bytes):
             raise _ProblemError(f"its data has {size} bytes, committed are {state.data_bytes}")
         # Decrypting reads and verifies the same bytes.
@@ -208,9 +207,6 @@ def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
             if not ciphertext_matches(data, state.id, entry):
                 raise _ProblemError(f"segment {entry.index} is not what was committed")
             depth.advance(entry.data_length)
-    finally:
-        os.close(log)
-        os.close(data)
 
 
 def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
@@ -218,7 +214,7 @@ def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
     try:
         open_with(base, state, depth.identities)
     except KeyMissingError:
-        there = base.layout.of(state.id).root_envelope.exists()
+        there = base.key_files.has(state.id, KeyFile.ROOT)
         raise _ProblemError("none of the identities opens it" if there else _NO_ENVELOPE) from None
     receipt = read_receipt(base, state.id, depth.identities) or {}
     if depth.quick or (state.role is Role.FINAL and not state.final):

@@ -1,25 +1,20 @@
 """Which parts concatenations are made of: their own logs say it, whatever the catalog says."""
 
+import contextlib
 import json
-import os
 from collections import defaultdict
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from dropoff_tus.errors import DropoffError, PartInUseError, UploadNotFoundError
-from storage.files.durable import Disk
 from storage.uploads.base import StoreBase
 
-_MOST_CREATE_BYTES = 1 << 20
-"""More than the create record of a concatenation of 200 parts."""
 
-
-def said_at_creation(disk: Disk, log: Path) -> dict[str, Any] | None:
-    """Return the record that a log begins with, without believing it; None where there is none."""
+def said_at_creation(base: StoreBase, upload_id: str, *, aside: bool = False) -> dict[str, Any] | None:
+    """Return the record that a log, or one that was set aside, begins with, without believing it; None without one."""
     try:
-        with os.fdopen(disk.open_existing(log), "rb") as file:
-            found = json.loads(file.readline(_MOST_CREATE_BYTES).rpartition(b" ")[0])
+        with contextlib.closing(base.chains.open(upload_id, aside=aside)) as log:
+            found = json.loads((log.first() or b"").rpartition(b" ")[0])
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -42,15 +37,14 @@ class Claims:
             PartInUseError: It is, and the concatenation has not ended.
         """
         with self._lock:
-            for folder in self._base.layout.uploads.glob("??"):
-                for upload_id in {entry.name for entry in os.scandir(folder)} - self._seen:
-                    self._look(upload_id)
+            for upload_id in set(self._base.chains.ids()) - self._seen:
+                self._look(upload_id)
             finals = list(self._finals[part])
         if any(self._lives(final) for final in finals):
             raise PartInUseError("this upload is a part of another one; end that one")
 
     def _look(self, upload_id: str) -> None:
-        record = said_at_creation(self._base.disk, self._base.layout.log_of(upload_id))
+        record = said_at_creation(self._base, upload_id)
         if record is None:
             return  # it may be on its way
         self._seen.add(upload_id)

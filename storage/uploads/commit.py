@@ -1,22 +1,18 @@
-"""Commits: the moment an offset becomes durable. Data first, then one signed log line.
+"""Commits: the moment an offset becomes durable. Also what a lease begins with: finding what the last one left.
 
-Source: docs/format.md, Order of writes.
+Source: docs/format.md, Order of writes, Recovery.
 """
 
-import errno
-import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from dropoff_tus.errors import DropoffError
-from storage.backing import SyncFailedError
-from storage.failpoints import failpoint
-from storage.keyring.lines import Record, sign_line
+from dropoff_tus.errors import DropoffError, UploadInterruptedError
+from storage.backing import Grip, KeyFile, LeaseLostError, SegmentEntry, SyncFailedError
+from storage.keyring.lines import Record, damaged, sign_line
 from storage.uploads.base import StoreBase, refused
-from storage.uploads.creation import sync_creation
-from storage.uploads.log import LogState, SegmentEntry, check_signs, jump, next_record, segments_record
+from storage.uploads.log import LogState, check_signs, jump, next_record, segments_record
 from storage.uploads.reading import final_parts
-from storage.uploads.recovery import check_unchanged
+from storage.uploads.recovery import check_unchanged, not_found, read_state
 
 _SEEN_EVERY = timedelta(seconds=1)
 
@@ -27,10 +23,44 @@ class Committer:
     `state` advances when a line is durable, and never otherwise.
     """
 
-    def __init__(self, base: StoreBase, state: LogState, log: int, data: int) -> None:
-        """Take the leased upload's state and open descriptors."""
-        self._base, self._log, self._data = base, log, data
+    def __init__(self, base: StoreBase, state: LogState, grip: Grip) -> None:
+        """Take the leased upload, and where it stands."""
+        self._base, self._grip = base, grip
         self.state = state
+
+    @classmethod
+    def recover(cls, base: StoreBase, upload_id: str, grip: Grip) -> "Committer":
+        """Find out where an upload stands; keep a torn tail of its log aside, and drop what was not committed.
+
+        Raises:
+            UploadNotFoundError, UploadDamagedError: As the ports say; nothing was changed.
+            OSError: The disk failed.
+        """
+        state, torn = base.memory.state(upload_id), 0
+        remembered = state is not None and grip.lines.size_bytes() == state.log_bytes
+        if state is None or not remembered:
+            state, torn = read_state(grip.lines, upload_id, base.keys.signing, durable=True)
+        try:
+            have = grip.data_bytes()
+        except FileNotFoundError:
+            # A power cut may take a part of a creation; later the bytes were taken away.
+            raise (not_found() if state.is_new else damaged(upload_id, "its data is gone")) from None
+        if not remembered:
+            # Before anything is cut: the totals of the last record alone could be those of a record moved there.
+            base.verified(grip.lines, upload_id)
+        if not remembered or have != state.data_bytes:
+            is_open = not state.final and state.ended is None
+            if is_open and base.key_files.has(upload_id, KeyFile.RECEIPT):
+                raise damaged(upload_id, "it has a receipt, but its final record is gone")
+            if have < state.data_bytes and state.ended is None:
+                raise damaged(upload_id, "its data is shorter than what was committed")
+            if torn:
+                grip.set_torn_aside(state.log_bytes)
+            if have > state.data_bytes and is_open:
+                grip.cut(state.data_bytes)
+        if not remembered:
+            base.memory.recovered(state)
+        return cls(base, state, grip)
 
     def segments(self, entries: Sequence[SegmentEntry]) -> None:
         """Make written segments durable, in one line.
@@ -44,8 +74,7 @@ class Committer:
         if (first.index, first.offset, first.data_offset) != (state.segments, state.offset, state.data_bytes):
             message = f"a commit to {state.id} does not follow the one before it"
             raise RuntimeError(message)
-        self._sync_data()
-        self.record(segments_record(self.state, entries, self._base.now()))
+        self.record(segments_record(state, entries, self._base.now()), entries)
 
     def final(self, entries: Sequence[SegmentEntry], at: datetime) -> None:
         """Verify the chain, and make the last segments and the end of the upload durable, in one line.
@@ -54,41 +83,28 @@ class Committer:
             OSError: As `segments`.
             UploadDamagedError: The log is not the one that was written, or a part is not finished.
         """
-        base, state = self._base, self.state
-        check_unchanged(self._log, state)
-        if entries:
-            self._sync_data()
-        parts = final_parts(base, state)
+        state = self.state
+        check_unchanged(self._grip.lines, state)
+        parts = final_parts(self._base, state)
         tip = segments_record(state, entries, at) if entries else next_record(state, "final", at, {})
         length = sum(part[2] for part in parts) if state.parts else tip["tot"][1]
-        self.record({**tip, "t": "final", "len": length, "parts": parts})
+        self.record({**tip, "t": "final", "len": length, "parts": parts}, entries)
 
-    def record(self, record: Record) -> None:
-        """Append one line. The upload's first one makes its folders and envelopes durable before.
+    def record(self, record: Record, entries: Sequence[SegmentEntry] = ()) -> None:
+        """Append one line. The upload's first one makes what its creation wrote durable before.
 
         Raises:
             OSError: As `segments`.
         """
-        base, state = self._base, self.state
+        state, key = self.state, self._base.keys.signing
         if record["t"] != "end":
-            check_signs(base.keys.signing, state)
-        if state.log_bytes == state.create_bytes:
-            sync_creation(base, state)
-        line = sign_line(record, base.keys.signing)
-        try:
-            base.disk.write_at(self._log, line, state.log_bytes)
-        except OSError:
-            # A partial line must not stay in front of the next one, nor come back among its sectors in a power cut.
-            base.disk.truncate(self._log, state.log_bytes)
-            base.disk.sync_file(self._log)
-            raise
-        failpoint("after-log-write")
-        base.disk.sync_file(self._log)
-        if not (os.fstat(self._log).st_nlink and os.fstat(self._data).st_nlink):
-            raise SyncFailedError(errno.ESTALE, "the upload's files were removed")
-        failpoint("after-log-sync")
+            check_signs(key, state)
+        if state.is_new:
+            self._grip.settle(KeyFile.own(state.mode))
+        line = sign_line(record, key)
+        self._grip.append(line, state.tip, entries)
         self.state = jump(state, record, line, state.log_bytes + len(line))
-        base.known.advance(self.state)
+        self._base.memory.advanced(self.state)
 
     def seen(self) -> None:
         """Note in the log that somebody sent bytes, though none is kept; at most once a second.
@@ -101,28 +117,21 @@ class Committer:
             self.record(next_record(self.state, "seen", now, {}))
 
     def drop_uncommitted(self) -> None:
-        """Cut `data` to what is committed; the keys of what was there are never used again."""
-        self._base.disk.truncate(self._data, self.state.data_bytes)
+        """Drop ciphertext beyond what is committed; the keys of what was there are never used again."""
+        self._grip.cut(self.state.data_bytes)
 
     def failed(self, error: OSError) -> DropoffError:
-        """Turn a disk error into a refusal, keeping what was durable."""
+        """Turn what the disk did not do into a refusal, keeping what was durable."""
+        memory, upload_id = self._base.memory, self.state.id
         kept = f"what was acknowledged before (up to {self.state.offset}) is safe"
+        if isinstance(error, LeaseLostError):
+            memory.forget(upload_id)
+            return UploadInterruptedError("another server took this upload over", fate=kept)
         if isinstance(error, SyncFailedError):
-            self._distrust()
+            memory.distrust(upload_id)
         else:
             try:
                 self.drop_uncommitted()
             except OSError:
-                self._distrust()
-        base, upload_id = self._base, self.state.id
-        return refused(error, f" under upload {upload_id}; {kept}", base.layout.of(upload_id).folder)
-
-    def _sync_data(self) -> None:
-        failpoint("before-data-sync")
-        self._base.disk.sync_file(self._data)
-        failpoint("after-data-sync")
-
-    def _distrust(self) -> None:
-        """Refuse the upload, whose state on disk is unknown, until a restart has read it again."""
-        self._base.distrusted.add(self.state.id)
-        self._base.known.forget(self.state.id)
+                memory.distrust(upload_id)
+        return refused(error, f" under upload {upload_id}; {kept}")

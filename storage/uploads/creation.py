@@ -1,36 +1,31 @@
-"""Creating an upload's files: identity, envelopes, the create record. Nothing is durable before the first commit.
+"""Creating an upload: identity, envelopes, the create record. Nothing is durable before the first commit.
 
 Source: docs/format.md, Files, Envelope, Log.
 """
 
 import base64
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Mode, Role, StoredUpload
+from dropoff_tus.model import Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
-from storage.files.layout import NEW_SUFFIX, UploadPaths
-from storage.files.locks import lock
+from storage.backing import KeyFile
 from storage.keyring.envelope import SALT_BYTES, Envelope
 from storage.keyring.identities import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
 from storage.keyring.lines import sign_line, stamp
-from storage.uploads.base import Known, StoreBase, new_hash, refused
-from storage.uploads.log import FORMAT_VERSION, LogState, initial_state
-
-_NOT_CREATED = "; the upload could not be created, and nothing of it is stored"
+from storage.uploads.base import StoreBase, refused
+from storage.uploads.log import FORMAT_VERSION, initial_state
+from storage.uploads.memory import RunningDigests, Secrets
 
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     """Make an upload with no bytes; see the port."""
     base.keys.verify_terms(new.drop)
-    texts = new.drop.terms.recipients or base.settings.root_recipients
+    texts = new.drop.terms.recipients or base.root_recipients
     roots = [parse_recipient(text) for text in texts]
     if not roots:
         message = "no root recipient is configured (keys.root_recipients); nothing was stored"
@@ -45,73 +40,28 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
     if not own:
         message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
         raise KeyMissingError(message)
-    blobs = envelope.seal_each(roots, [own[0].recipient])
+    kinds = (KeyFile.ROOT, KeyFile.own(new.drop.terms.mode))
+    blobs = dict(zip(kinds, envelope.seal_each(roots, [own[0].recipient]), strict=True))
     record = _create_record(base, new, envelope, texts)
     # Before the first commit nothing is synced: these tell the next process whether both envelopes are still whole.
-    record["root"], record["own"] = (hashlib.sha256(blob).hexdigest() for blob in blobs)
+    record["root"], record["own"] = (hashlib.sha256(blob).hexdigest() for blob in blobs.values())
     line = sign_line(record, base.keys.signing)
-    paths = base.layout.of(new.id)
-    base.check_roots()
     try:
-        base.disk.make_folder(paths.keys_folder)
-        base.disk.make_folder(paths.folder)
-        if new.drop.terms.mode is Mode.SEALED:
-            base.disk.make_root(base.layout.ingest_dir)
-        if new.role is Role.FINAL:
-            with _alone(base, paths.folder):
-                present = _present(base, new.id)
-                if present is not None:
-                    return present
-                _write(base, new.drop.terms.mode, paths, blobs, line)
+        if new.role is not Role.FINAL:
+            base.chains.create(new.id, line, blobs)
         else:
-            _write(base, new.drop.terms.mode, paths, blobs, line)
+            # Its token, unlike any other, is not random: another process may make the same.
+            with base.chains.creating(new.id):
+                try:
+                    return base.load(new.id).stored()
+                except UploadNotFoundError:
+                    base.chains.create(new.id, line, blobs, again=True)
     except OSError as error:
-        raise refused(error, _NOT_CREATED, paths.folder) from error
+        raise refused(error, "; the upload could not be created, and nothing of it is stored") from error
     state = initial_state(record, line)
-    names = base.wanted_digests(new.digests) if new.role is not Role.FINAL else set()
-    base.known.put(
-        new.id,
-        Known(
-            state,
-            {name: new_hash(name) for name in names},
-            new.metadata,
-            envelope.receipt_identity,
-            identity.recipient,
-            vouched=True,
-        ),
-    )
+    digests = RunningDigests(base.wanted_digests(new.digests) if new.role is not Role.FINAL else ())
+    base.memory.created(state, digests, Secrets(new.metadata, envelope.receipt_identity), identity.recipient)
     return state.stored()
-
-
-def _write(base: StoreBase, mode: Mode, paths: UploadPaths, blobs: Sequence[bytes], line: bytes) -> None:
-    try:
-        for path, blob in zip((paths.root_envelope, paths.own_envelope(mode)), blobs, strict=True):
-            base.disk.write_new(path, blob)
-        base.disk.write_new(paths.data, b"")
-        base.disk.write_new(paths.log, line)
-    except OSError:
-        remove_files(base, paths)
-        raise
-
-
-@contextlib.contextmanager
-def _alone(base: StoreBase, folder: Path) -> Iterator[None]:
-    """Keep other processes from making the same concatenation: its token, unlike any other, is not random."""
-    descriptor = base.disk.open_existing(folder)
-    try:
-        lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _present(base: StoreBase, upload_id: str) -> StoredUpload | None:
-    """Return what another process made; else clear away what one that died may have left of it."""
-    try:
-        return base.load(upload_id).stored()
-    except UploadNotFoundError:
-        _remove_each(base, base.layout.of(upload_id))
-        return None
 
 
 def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: Sequence[str]) -> dict[str, Any]:
@@ -140,47 +90,3 @@ def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: S
         "prev": "",
         "tot": [0, 0, 0],
     }
-
-
-def is_cut_off(paths: UploadPaths, before: datetime) -> bool:
-    """Tell whether all that is here of an upload is the beginning of a creation, older than a time."""
-    if any(path.exists() for path in (paths.torn_log, paths.damaged_log, paths.receipt)):
-        return False
-    there = [path.stat() for path in (paths.folder, *paths.key_files) if path.exists()]
-    empty = not any(path.stat().st_size for path in (paths.log, paths.data) if path.exists())
-    return empty and all(found.st_mtime <= before.timestamp() for found in there)
-
-
-def remove_files(base: StoreBase, paths: UploadPaths) -> None:
-    """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
-    _remove_each(base, paths)
-    with contextlib.suppress(OSError):
-        base.disk.remove_folder(paths.folder)
-
-
-def _remove_each(base: StoreBase, paths: UploadPaths) -> None:
-    new_log = paths.log.with_name(paths.log.name + NEW_SUFFIX)
-    for path in (*paths.key_files, paths.data, paths.log, new_log, paths.torn_log, paths.damaged_log):
-        with contextlib.suppress(OSError):
-            base.disk.remove(path)
-
-
-def sync_creation(base: StoreBase, state: LogState) -> None:
-    """Before the first commit: make the envelopes, the receipt's folder and all new folders durable."""
-    paths = base.layout.of(state.id)
-    own = paths.own_envelope(state.mode)
-    for envelope in (paths.root_envelope, own):
-        if envelope.exists():
-            base.disk.sync_path(envelope)
-    for folder in dict.fromkeys(
-        (
-            own.parent,
-            paths.keys_folder,
-            base.settings.keys_dir,
-            paths.folder,
-            paths.folder.parent,
-            base.layout.uploads,
-            base.layout.root,
-        )
-    ):
-        base.disk.sync_path(folder)

@@ -1,86 +1,63 @@
-"""The store on local files: implements `dropoff_tus.ports.store.Store` by wiring the rooms below it.
+"""The engine: implements `dropoff_tus.ports.store.Store` on whatever `storage.backing` there is.
 
-The event loop only sequences; every file operation and all cryptography run in worker threads (`storage.threads`).
+The event loop only sequences; every call of the backing and all cryptography run in worker threads (`storage.threads`).
 
-| room | does |
+| module | does |
 |---|---|
-| `storage.uploads.base` | settings, keys, paths, what is known of uploads |
-| `storage.uploads.creation` | a new upload's files |
-| `storage.uploads.leases`, `storage.uploads.lease` | who may write; appending, committing, finishing, ending |
-| `storage.uploads.reading` | plain bytes back |
-| `storage.uploads.receipts`, `storage.uploads.shredding` | what finishing and ending leave, and what they take away |
+| `base`, `memory` | what all stand on: the backing, keys, what is known of uploads |
+| `creation` | a new upload |
+| `leases`, `lease` | who may write; appending, committing, finishing, ending |
+| `reading` | plain bytes back |
+| `receipts`, `shredding` | what finishing and ending leave, and what they take away |
 
 Source: docs/format.md.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
-from dropoff_tus.errors import DropoffError, KeyMissingError
+from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Dropoff, Metadata, Mode, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
-from storage.files.durable import Disk
-from storage.files.layout import Layout
-from storage.keyring.keys import ServerKeys
+from storage.backing import KeyFile
 from storage.threads import Threads
 from storage.uploads import creation, receipts, shredding
-from storage.uploads.base import StoreBase, StoreSettings
+from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
-from storage.uploads.lease import FileLease
 from storage.uploads.leases import Leases
 from storage.uploads.log import LogState
 from storage.uploads.reading import open_own_envelope, read_plain
 from storage.uploads.recovery import not_found
 
-__all__ = ["FileStore", "StoreSettings"]
-
-T = TypeVar("T")
 _SURVEYORS = 4
 """Threads of a start: while one waits for the disk, another verifies."""
 
 
-class FileStore:
-    """Uploads as age segments and signed logs in two folders."""
+class Engine(Leases):
+    """Uploads as age segments and signed logs. What it inherits is who may write them."""
 
-    def __init__(
-        self, settings: StoreSettings, keys: ServerKeys, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        """Take settings and keys. The folders are there: `storage.files.marker` makes them, or refuses others."""
-        self._base = StoreBase(settings, keys, clock)
-        self._pools = Threads(sync=settings.durability == "fsync")
-        self._leases = Leases(self._base, self._pools)
+    def __init__(self, base: StoreBase, threads: Threads) -> None:
+        """Take the backing and the keys, and threads of its own."""
+        super().__init__(base, threads)
+        self.run = threads.run
+        """Runs blocking work in a thread."""
 
     @property
     def base(self) -> StoreBase:
-        """The base of the store, for its maintenance beside the ports."""
+        """What the engine stands on, for what looks after the store beside the ports."""
         return self._base
 
-    @property
-    def layout(self) -> Layout:
-        """Where the files lie."""
-        return self._base.layout
-
-    @property
-    def disk(self) -> Disk:
-        """How they are written."""
-        return self._base.disk
-
     # ---- life -----------------------------------------------------------------------------------------------
-
-    async def stop_appends(self) -> None:
-        """Stop running appends: each commits and raises ServerShutdownError. New ones are refused."""
-        await self._leases.stop()
 
     async def close(self) -> None:
         """Stop what runs, and let the threads go."""
         await self.stop_appends()
-        self._leases.close()
-        self._pools.close()
+        self._base.leasing.close()
+        self._threads.close()
 
     def announce(self) -> bool:
         """Say that a server runs on this store, until it is closed or the process dies.
@@ -88,11 +65,7 @@ class FileStore:
         Returns:
             Whether no other did at that moment: then whoever was creating an upload before it is dead.
         """
-        return self._leases.announce()
-
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run file work in a thread."""
-        return await self._pools.run(work, *arguments)
+        return self._base.leasing.announce()
 
     # ---- creating -------------------------------------------------------------------------------------------
 
@@ -103,41 +76,6 @@ class FileStore:
     def verify_terms(self, drop: Dropoff) -> None:
         """Refuse terms that were not signed; see the port."""
         self._base.keys.verify_terms(drop)
-
-    async def forget(self, upload_id: str) -> None:
-        """Remove every file of an upload that holds nothing acknowledged, or of a tombstone."""
-        self._base.known.forget(upload_id)
-        await self.run(creation.remove_files, self._base, self.layout.of(upload_id))
-
-    async def cut_off(self, upload_id: str, before: datetime) -> bool:
-        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
-        return await self.run(creation.is_cut_off, self.layout.of(upload_id), before)
-
-    async def begun(self, upload_id: str) -> bool:
-        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
-        state = await self.run(self.load, upload_id)
-        return bool(state.data_bytes) or state.log_bytes > state.create_bytes
-
-    async def leftovers(self, upload_id: str) -> bool:
-        """Tell whether of an upload more is here than the tombstone of one that has ended, whatever its log says."""
-
-        def work() -> bool:
-            base = self._base
-            return shredding.leftovers(base, upload_id) or shredding.is_longer_than_tombstone(base, upload_id)
-
-        return await self.run(work)
-
-    async def unsealed(self, upload_id: str) -> bool:
-        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
-        return await self.run(lambda: shredding.unsealed(self._base, self.load(upload_id)))
-
-    async def claimed_drop(self, upload_id: str) -> str | None:
-        """Return the drop-off that an upload's log names, without believing it."""
-        return await self.run(shredding.claimed_drop, self._base, upload_id)
-
-    async def tombstone(self, upload_id: str) -> dict[str, Any]:
-        """Return what the log still says of an upload that has ended."""
-        return await self.run(shredding.tombstone, self._base, upload_id)
 
     # ---- knowing --------------------------------------------------------------------------------------------
 
@@ -164,79 +102,29 @@ class FileStore:
         return set().union(*await asyncio.gather(*(self.run(work, share) for share in shares if share)))
 
     async def upload_ids(self) -> list[str]:
-        """Return the ids of all folders, in order."""
-
-        def work() -> list[str]:
-            return sorted(p.name for p in self.layout.uploads.glob("??/*") if is_upload_id(p.name))
-
-        return await self.run(work)
+        """Return the ids of all uploads, in order."""
+        return await self.run(self._base.chains.ids)
 
     async def metadata(self, upload_id: str) -> Metadata | None:
         """Return the client's metadata, or None; see the port."""
-        known = self._base.known.get(upload_id)
-        if known is not None and known.metadata is not None and known.state.mode is Mode.MANAGED:
-            return known.metadata
+        memory = self._base.memory
+        secrets, known = memory.secrets(upload_id), memory.state(upload_id)
+        if secrets is not None and known is not None and known.mode is Mode.MANAGED:
+            return secrets.metadata
 
         def work() -> Metadata | None:
             state = self.load(upload_id)
-            if known is not None and known.metadata is not None:
-                if not state.final or self.layout.of(upload_id).ingest_envelope.exists():
-                    return known.metadata
+            if secrets is not None:
+                if not state.final or self._base.key_files.has(upload_id, KeyFile.INGEST):
+                    return secrets.metadata
                 # Another process sealed it: this one is not to know it any longer either.
-                known.metadata = known.receipt_identity = None
+                memory.forget_secrets(upload_id)
             try:
                 return open_own_envelope(self._base, state).metadata
             except KeyMissingError:
                 return None
 
         return await self.run(work)
-
-    # ---- writing --------------------------------------------------------------------------------------------
-
-    def lease(
-        self,
-        upload_id: str,
-        *,
-        offset: int | None = None,
-        timeout_seconds: float = 10.0,
-        idle: bool = False,
-        reason: DropoffError | None = None,
-    ) -> AbstractAsyncContextManager[FileLease]:
-        """Take an upload over; see the port."""
-        return self._leases.lease(upload_id, offset=offset, timeout_seconds=timeout_seconds, idle=idle, reason=reason)
-
-    async def receiving(self, upload_id: str) -> bool:
-        """Tell whether anybody has the lease now; see the port."""
-        return await self._leases.receiving(upload_id)
-
-    def joining(self) -> AbstractAsyncContextManager[None]:
-        """Make concatenations one at a time; see the port."""
-        return self._leases.joining()
-
-    def held(self, upload_id: str) -> bool:
-        """Tell whether a request of this process has the lease now."""
-        return self._leases.held(upload_id)
-
-    async def settle(self, upload_id: str) -> None:
-        """Let a quiet writer commit; see the port."""
-        await self._leases.settle(upload_id)
-
-    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
-        """End and shred what does not verify; see the port."""
-
-        def work() -> None:
-            try:
-                shredding.shred_damaged(self._base, upload_id, state, why, at)
-            except OSError as error:
-                raise self._base.failed(upload_id, error) from error
-
-        if not is_upload_id(upload_id):
-            raise not_found()
-        await self.run(work)
-
-    async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
-        """Stop running appends; see the port."""
-        self._leases.interrupt(upload_ids, state)
 
     # ---- reading --------------------------------------------------------------------------------------------
 
@@ -246,7 +134,7 @@ class FileStore:
         """Yield plain bytes of a finished upload; see the port."""
         pieces = read_plain(self._base, upload_id, start=start, stop=stop, identities=tuple(identities))
         try:
-            while (piece := await self._pools.run_reading(_next_piece, pieces)) is not None:
+            while (piece := await self._threads.run_reading(_next_piece, pieces)) is not None:
                 yield piece
         finally:
             pieces.close()
@@ -263,21 +151,64 @@ class FileStore:
         """Return the signed receipt for whoever has the upload's URL, or None."""
         return await self.run(receipts.read_url_receipt, self._base, upload_id, token)
 
-    # ---- keys and space -------------------------------------------------------------------------------------
+    # ---- what is left of an upload --------------------------------------------------------------------------
+
+    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
+        """End and shred what does not verify; see the port."""
+
+        def work() -> None:
+            with self._base.refusing(upload_id):
+                shredding.shred_damaged(self._base, upload_id, state, why, at)
+
+        if not is_upload_id(upload_id):
+            raise not_found()
+        await self.run(work)
+
+    async def forget(self, upload_id: str) -> None:
+        """Remove everything of an upload that holds nothing acknowledged, or of a tombstone."""
+        self._base.memory.forget(upload_id)
+        await self.run(self._base.chains.remove, upload_id)
+
+    async def cut_off(self, upload_id: str, before: datetime) -> bool:
+        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
+        return await self.run(self._base.chains.is_cut_off, upload_id, before)
+
+    async def begun(self, upload_id: str) -> bool:
+        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
+        return not (await self.run(self.load, upload_id)).is_new
+
+    async def leftovers(self, upload_id: str) -> bool:
+        """Tell whether of an upload more is here than the tombstone of one that has ended, whatever its log says."""
+
+        def work() -> bool:
+            base = self._base
+            return shredding.leftovers(base, upload_id) or shredding.is_longer_than_tombstone(base, upload_id)
+
+        return await self.run(work)
+
+    async def unsealed(self, upload_id: str) -> bool:
+        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
+        return await self.run(lambda: shredding.unsealed(self._base, self.load(upload_id)))
+
+    async def claimed_drop(self, upload_id: str) -> str | None:
+        """Return the drop-off that an upload's log names, without believing it."""
+        return await self.run(shredding.claimed_drop, self._base, upload_id)
+
+    async def tombstone(self, upload_id: str) -> dict[str, Any]:
+        """Return what the log still says of an upload that has ended."""
+        return await self.run(shredding.tombstone, self._base, upload_id)
+
+    # ---- space ----------------------------------------------------------------------------------------------
 
     async def free_bytes(self) -> int:
         """Return what is free above the floor."""
 
         def work() -> int:
             # Of another volume it would say nothing; and while the store is away nothing is admitted or called ready.
-            self._base.check_roots()
-            return self._base.free_bytes()
+            self._base.chains.check_there()
+            return self._base.segments.free_bytes()
 
         return await self.run(work)
-
-    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
-        """Return what uploads that receive will take soon; see the port."""
-        return self._leases.coming_bytes(without)
 
 
 def _next_piece(pieces: Iterator[bytes]) -> bytes | None:

@@ -1,14 +1,12 @@
-"""A lease: the exclusive right to write one upload. Implements `dropoff_tus.ports.store.Lease` on local files.
+"""A lease: the exclusive right to write one upload. Implements `dropoff_tus.ports.store.Lease`.
 
 Source: docs/format.md, Leases.
 """
 
 import contextlib
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from dropoff_tus.errors import (
     DropoffError,
@@ -22,35 +20,25 @@ from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import Body, Completion
 from dropoff_tus.states import UploadState
 from storage.age import CHUNK_BYTES, AgeError, check_form
-from storage.backing import SyncFailedError
-from storage.threads import Threads
+from storage.backing import SegmentEntry, SyncFailedError
 from storage.uploads.append import Appender, Leased
-from storage.uploads.base import StoreBase, refused
+from storage.uploads.base import refused
 from storage.uploads.claims import Claims
-from storage.uploads.commit import Committer
-from storage.uploads.holder import Holder
-from storage.uploads.log import LogState, SegmentEntry, next_record
+from storage.uploads.log import LogState, next_record
 from storage.uploads.reading import ReadBack, read_plain, reading_bytes, total_bytes
 from storage.uploads.receipts import receipt_id, write_receipt
 from storage.uploads.shredding import seal, shred, shred_part
 
 
-class FileLease:
-    """A lease on local files. Made only by `storage.uploads.leases`."""
+class UploadLease:
+    """A lease. Made by `storage.uploads.leases` alone."""
 
-    def __init__(
-        self, base: StoreBase, pools: Threads, claims: Claims, holder: Holder, state: LogState, log: int, data: int
-    ) -> None:
-        """Take over open descriptors; `release` closes them."""
-        self._base, self._pools, self._claims = base, pools, claims
-        self._log, self._data = log, data
-        self._committer = Committer(base, state, log, data)
-        self._leased = Leased(base, pools, holder, self._committer, data)
+    def __init__(self, leased: Leased, claims: Claims) -> None:
+        """Take over what is held; `release` lets go of it."""
+        self._leased, self._claims = leased, claims
+        self._base, self._threads, self._committer = leased.base, leased.threads, leased.committer
         self._pending: list[SegmentEntry] = []
         self._shown: tuple[tuple[LogState, SegmentEntry | None], StoredUpload] | None = None
-        known = base.known.get(state.id)
-        # Empty when they were not carried from the first byte.
-        self._hashes: dict[str, Any] = known.hashes if known is not None else {}
 
     @property
     def state(self) -> LogState:
@@ -77,12 +65,10 @@ class FileLease:
             raise LengthFixedError(message)
 
         def work() -> None:
-            try:
+            with self._refusing():
                 self._committer.record(next_record(self.state, "len", at, {"len": length}))
-            except OSError as error:
-                raise self._committer.failed(error) from error
 
-        await self._pools.run(work)
+        await self._threads.run(work)
 
     async def append(
         self, body: Body, plan: AppendPlan, *, idle_timeout_seconds: float, hold_last: bool = False
@@ -92,18 +78,11 @@ class FileLease:
             message = f"the upload is at {self.upload.offset}; nothing was written"
             raise MismatchedOffsetError(message)
         await self._commit_pending()
-        appender = Appender(
-            self._leased,
-            self._hashes,
-            body,
-            plan,
-            idle_timeout_seconds=idle_timeout_seconds,
-            hold_last=hold_last,
-        )
+        appender = Appender(self._leased, body, plan, idle_timeout_seconds=idle_timeout_seconds, hold_last=hold_last)
         try:
             past = await appender.run()
         finally:
-            self._hashes, self._pending = appender.hashes, appender.pending
+            self._pending = appender.pending
         if past:
             kind = MaxSizeExceededError if plan.past_limit == MaxSizeExceededError.code else UploadSizeExceededError
             raise kind("the body went past the end", fate="the bytes up to it are kept")
@@ -115,21 +94,17 @@ class FileLease:
             pending, self._pending = self._pending, []
 
             def work() -> None:
-                try:
+                with self._refusing():
                     self._committer.segments(pending)
-                except OSError as error:
-                    self._lose_digests()
-                    raise self._committer.failed(error) from error
-                except DropoffError:
-                    self._lose_digests()
-                    raise
 
-            await self._pools.run(work)
+            await self._threads.run(work)
 
-    def _lose_digests(self) -> None:
-        """Forget the running digests, which hold bytes that are not committed: the upload is read back at its end."""
-        self._hashes = {}
-        self._base.known.update(self.state, self._hashes)
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._committer.failed(error) from error
 
     # ---- finishing ------------------------------------------------------------------------------------------
 
@@ -138,14 +113,15 @@ class FileLease:
         wanted = self._base.wanted_digests(names)
         if not wanted:
             return {}
-        if wanted <= self._hashes.keys() and not self.state.parts:
-            return {name: self._hashes[name].digest() for name in wanted}
+        carried = self._base.memory.digests(self.state.id, self.upload.offset).at(self.upload.offset, wanted)
+        if carried is not None and not self.state.parts:
+            return carried
         await self._commit_pending()
         if reading_bytes(self._base, self.state) > read_back_bytes:
             return None
         reading = ReadBack(self._base, self.state, wanted)
         try:
-            while (found := await self._pools.run(reading.step)) is None:
+            while (found := await self._threads.run(reading.step)) is None:
                 pass
         finally:
             reading.close()
@@ -164,12 +140,12 @@ class FileLease:
                 return False
             return True
 
-        return await self._pools.run(work)
+        return await self._threads.run(work)
 
     async def write_final(self, at: datetime) -> str:
         """Make the final record durable; see the port."""
         if not self.state.final:
-            await self._pools.run_on_log(self.state.log_bytes, self._write_final, at)
+            await self._threads.run_on_log(self.state.log_bytes, self._write_final, at)
         return str(self.state.final_hash)
 
     async def complete(self, digests: dict[str, bytes], at: datetime) -> Completion:
@@ -179,29 +155,21 @@ class FileLease:
             if not self.state.final:
                 self._write_final(at)
             state = self.state
-            try:
+            with self._refusing():
                 if state.role is not Role.PARTIAL:
                     write_receipt(self._base, state, digests)
                     if state.mode is Mode.SEALED:
                         seal(self._base, state)
-            except OSError as error:
-                raise self._committer.failed(error) from error
             final_hash = str(state.final_hash)
             return Completion(state.offset, receipt_id(final_hash), final_hash)
 
-        return await self._pools.run_on_log(0 if self.state.final else self.state.log_bytes, work)
+        return await self._threads.run_on_log(0 if self.state.final else self.state.log_bytes, work)
 
     def _write_final(self, at: datetime) -> None:
+        # Should it fail, nothing is added to the log; what was held back is cut by whoever comes next.
         pending, self._pending = self._pending, []
-        try:
+        with self._refusing():
             self._committer.final(pending, at)
-        except OSError as error:
-            self._lose_digests()
-            raise self._committer.failed(error) from error
-        except DropoffError:
-            # Nothing is added to a log that was tampered with; the next holder cuts the bytes that were held back.
-            self._lose_digests()
-            raise
 
     async def end(self, state: UploadState, why: str, at: datetime) -> None:
         """Tombstone first, so that a crash is followed by the same end; then envelopes, then data."""
@@ -214,7 +182,7 @@ class FileLease:
                         # The catalog was asked before, which may have been changed.
                         self._claims.check_free(self.state.id)
                     self._committer.record(next_record(self.state, "end", at, {"state": state.value, "why": why}))
-                shred(self._base, self.state)
+                shred(self._base, self.state.id)
                 for part in self.state.parts:
                     shred_part(self._base, part, state, why, at)
             except SyncFailedError as error:
@@ -226,16 +194,15 @@ class FileLease:
                     f": upload {self.state.id} has ended, but not all of its keys and bytes could be "
                     f"removed ({error.strerror}); the same again goes on with it"
                 )
-                raise refused(error, text, self._base.layout.of(self.state.id).folder) from error
+                raise refused(error, text) from error
 
-        await self._pools.run(work)
+        await self._threads.run(work)
 
     async def release(self) -> None:
-        """Keep what was held back, and close the descriptors; the kernel lets go of the lock."""
+        """Keep what was held back, and let others write."""
         try:
-            # The request that held it back has an error to answer already, and no answer named these bytes.
+            # Whoever held it back has an error to tell already, and nobody was told of these bytes.
             with contextlib.suppress(DropoffError):
                 await self._commit_pending()
         finally:
-            os.close(self._data)
-            os.close(self._log)
+            self._leased.grip.close()

@@ -1,7 +1,7 @@
-"""The leases: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
+"""Who holds which lease: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
 
-A newcomer asks the present holder to stop; the holder commits what it has and lets go. Across processes the lease is
-`flock` on `log`, which the kernel lets go of when a process dies.
+A newcomer asks the present holder to stop; the holder commits what it has and lets go. Between processes the backing
+says who may write.
 
 Source: docs/format.md, Leases, Recovery.
 """
@@ -9,7 +9,6 @@ Source: docs/format.md, Leases, Recovery.
 import asyncio
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -18,25 +17,24 @@ from dropoff_tus.errors import (
     KeyMissingError,
     MismatchedOffsetError,
     ServerShutdownError,
+    StorageFailedError,
     UploadInterruptedError,
     UploadLockedError,
 )
-from dropoff_tus.ids import is_upload_id
-from dropoff_tus.model import Mode
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
 from dropoff_tus.states import UploadState
-from storage.files.locks import lock, open_folder, try_lock
-from storage.keyring.journal import JOURNAL, Written
-from storage.keyring.lines import damaged
+from storage.backing import Grip, KeyFile
 from storage.threads import Threads
-from storage.uploads.base import Known, StoreBase, distrusted
+from storage.uploads.append import Leased
+from storage.uploads.base import StoreBase
 from storage.uploads.claims import Claims
+from storage.uploads.commit import Committer
 from storage.uploads.holder import QUIET_SECONDS, Holder
-from storage.uploads.lease import FileLease
+from storage.uploads.lease import UploadLease
 from storage.uploads.log import LogState, check_signs
-from storage.uploads.reading import open_own_envelope
-from storage.uploads.recovery import not_found, read_durable, read_state, repair
+from storage.uploads.reading import own_secrets
+from storage.uploads.recovery import not_found
 
 _LOCK_POLL_SECONDS = 0.05
 _SETTLE_SECONDS = 2.0
@@ -48,63 +46,41 @@ _JOINING_SECONDS = 10.0
 class Leases:
     """All leases of this process."""
 
-    def __init__(self, base: StoreBase, pools: Threads) -> None:
+    def __init__(self, base: StoreBase, threads: Threads) -> None:
         """Start with none."""
-        self._base, self._pools, self._claims = base, pools, Claims(base)
+        self._base, self._threads, self._claims = base, threads, Claims(base)
         self._holders: dict[str, Holder] = {}
         self._closing = False
         self._joining = asyncio.Lock()
-        self._announced: int | None = None
 
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
         return upload_id in self._holders
 
-    def coming_bytes(self, without: str) -> dict[str, int]:
+    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
         """Return what uploads that receive will take soon, by drop-off; see the port."""
         coming: dict[str, int] = {}
         for upload_id, holder in self._holders.items():
-            known = self._base.known.get(upload_id)
-            if holder.body is None or known is None or upload_id == without:
+            state = self._base.memory.state(upload_id)
+            if holder.body is None or state is None or upload_id == without:
                 continue
-            state, drop = known.state, known.state.create["drop"]
+            drop = state.create["drop"]
             missing = STEP_BYTES if state.length is None else state.length - state.offset
             coming[drop] = coming.get(drop, 0) + min(missing, STEP_BYTES)
         return coming
 
     async def receiving(self, upload_id: str) -> bool:
         """Tell whether anybody has the lease now; see the port."""
-        return self.held(upload_id) or await self._pools.run(self._locked, upload_id)
 
-    def _locked(self, upload_id: str) -> bool:
-        try:
-            log = self._base.disk.open_existing(self._base.layout.of(upload_id).log)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise self._base.failed(upload_id, error) from error
-        try:
-            return not try_lock(log, shared=True)
-        finally:
-            os.close(log)
+        def work() -> bool:
+            with self._base.refusing(upload_id):
+                return self._base.leasing.is_held(upload_id)
 
-    def announce(self) -> bool:
-        """Say that a server runs here, until this process ends; see `FileStore`."""
-        self._announced = open_folder(self._base.settings.keys_dir)
-        alone = try_lock(self._announced)
-        # An exclusive holder has it only for this moment.
-        lock(self._announced, shared=True)
-        return alone
-
-    def close(self) -> None:
-        """Say nothing any more."""
-        if self._announced is not None:
-            os.close(self._announced)
-            self._announced = None
+        return self.held(upload_id) or await self._threads.run(work)
 
     # ---- asking holders -------------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
+    async def stop_appends(self) -> None:
         """Stop running appends: each commits and raises ServerShutdownError. New leases are refused."""
         self._closing = True
         holders = list(self._holders.values())
@@ -115,7 +91,7 @@ class Leases:
                 for holder in holders:
                     await holder.released.wait()
 
-    def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
+    async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends; see the port."""
         for upload_id in upload_ids:
             holder = self._holders.get(upload_id)
@@ -148,16 +124,15 @@ class Leases:
         """Have the turn of whoever makes a concatenation; see the port."""
         deadline = time.monotonic() + _JOINING_SECONDS
         async with self._joining:
-            folder = await self._pools.run(open_folder, self._base.layout.uploads)
+            while (end := await self._threads.run(self._base.leasing.join)) is None:
+                if time.monotonic() > deadline:
+                    message = "another process is concatenating; nothing was changed, try again"
+                    raise UploadLockedError(message)
+                await asyncio.sleep(_LOCK_POLL_SECONDS)
             try:
-                while not try_lock(folder):
-                    if time.monotonic() > deadline:
-                        message = "another process is concatenating; nothing was changed, try again"
-                        raise UploadLockedError(message)
-                    await asyncio.sleep(_LOCK_POLL_SECONDS)
                 yield
             finally:
-                os.close(folder)
+                end()
 
     # ---- taking over ----------------------------------------------------------------------------------------
 
@@ -170,7 +145,7 @@ class Leases:
         timeout_seconds: float = 10.0,
         idle: bool = False,
         reason: DropoffError | None = None,
-    ) -> AsyncIterator[FileLease]:
+    ) -> AsyncIterator[UploadLease]:
         """Take an upload over; see the port."""
         deadline = time.monotonic() + (0 if idle else timeout_seconds)
         while (present := self._holders.get(upload_id)) is not None:
@@ -190,7 +165,7 @@ class Leases:
             raise ServerShutdownError(message)
         holder = Holder()
         self._holders[upload_id] = holder
-        lease: FileLease | None = None
+        lease: UploadLease | None = None
         try:
             lease = await self._open(upload_id, holder, deadline, for_append=offset is not None)
             yield lease
@@ -203,124 +178,78 @@ class Leases:
                 holder.let_go_of_body()
                 holder.released.set()
 
-    async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> FileLease:
+    async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> UploadLease:
         # One that nobody here has written is verified whole.
-        known = self._base.known.get(upload_id) is not None
-        unread_bytes = 0 if known else await self._pools.run(self._base.log_bytes, upload_id)
+        known = self._base.memory.state(upload_id) is not None
+        unread_bytes = 0 if known else await self._threads.run(self._base.log_bytes, upload_id)
         while True:
-            opened = await self._pools.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
+            opened = await self._threads.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
             if opened is not None:
-                state, log, data = opened
-                return FileLease(self._base, self._pools, self._claims, holder, state, log, data)
+                committer, grip = opened
+                return UploadLease(Leased(self._base, self._threads, holder, committer, grip), self._claims)
             if time.monotonic() > deadline:
                 message = "the upload is in use by another process"
                 raise UploadLockedError(message)
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
-    def _try_open(self, upload_id: str, for_append: bool) -> tuple[LogState, int, int] | None:  # noqa: FBT001
-        """Open, lock and recover; None if another process holds the lock."""
-        log, data = self._open_files(upload_id)
-        try:
-            if try_lock(log):
-                return self._recover(upload_id, log, data, for_append), log, data
-        except BaseException:
-            os.close(log)
-            os.close(data)
-            raise
-        os.close(log)
-        os.close(data)
-        return None
-
-    def _open_files(self, upload_id: str) -> tuple[int, int]:
-        if not is_upload_id(upload_id):
-            raise not_found()
-        if upload_id in self._base.distrusted:
-            raise distrusted()
-        paths = self._base.layout.of(upload_id)
-        log = -1
-        try:
-            log = self._base.disk.open_existing(paths.log, write=True)
-            return log, self._base.disk.open_existing(paths.data, write=True)
-        except FileNotFoundError:
-            if log < 0:
-                raise self._base.absent() from None
+    def _try_open(self, upload_id: str, for_append: bool) -> tuple[Committer, Grip] | None:  # noqa: FBT001
+        """Take and recover an upload; None if another process has it."""
+        self._base.check_id(upload_id)
+        with self._base.refusing(upload_id):
+            grip = self._base.leasing.acquire(upload_id)
+            if grip is None:
+                return None
             try:
-                raise self._without_data(log, upload_id)
-            finally:
-                os.close(log)
-        except OSError as error:
-            if log >= 0:
-                os.close(log)
-            raise self._base.failed(upload_id, error) from error
+                committer = Committer.recover(self._base, upload_id, grip)
+                self._check_keys(committer.state, for_append=for_append)
+            except BaseException:
+                grip.close()
+                raise
+            return committer, grip
 
-    def _without_data(self, log: int, upload_id: str) -> DropoffError:
-        """Tell a creation that a power cut took a part of from an upload whose bytes were taken away."""
-        state, _ = read_state(log, upload_id, self._base.keys.signing)
-        return not_found() if state.log_bytes == state.create_bytes else damaged(upload_id, "its data is gone")
-
-    def _recover(self, upload_id: str, log: int, data: int, for_append: bool) -> LogState:  # noqa: FBT001
-        base = self._base
-        known = base.known.get(upload_id)
-        size = os.fstat(log).st_size
-        try:
-            if known is not None and known.state.log_bytes == size:
-                state = known.state
-                if os.fstat(data).st_size != state.data_bytes:
-                    repair(base.disk, base.layout.of(upload_id), log, data, state, 0)
-            else:
-                state, torn = read_durable(base.disk, log, upload_id, base.keys.signing)
-                # Before anything is cut: the last record could have been moved there, and its totals with it.
-                base.verified(log, upload_id)
-                repair(base.disk, base.layout.of(upload_id), log, data, state, torn)
-                known = Known(state)
-                base.known.put(upload_id, known)
-        except OSError as error:
-            raise base.failed(upload_id, error) from error
-        if not known.vouched and state.log_bytes == state.create_bytes:
+    def _check_keys(self, state: LogState, *, for_append: bool) -> None:
+        """Before writing to an upload that this process did not make, see that its bytes can be opened later."""
+        vouched = self._base.memory.is_vouched(state.id)
+        if state.is_new and not vouched:
             self._check_creation(state)
         if for_append and not state.final and state.ended is None:
-            check_signs(base.keys.signing, state)
-            if not known.vouched:
-                self._vouch(state, known)
-        return state
+            check_signs(self._base.keys.signing, state)
+            if not vouched:
+                self._vouch(state)
 
     def _check_creation(self, state: LogState) -> None:
         """Before the first commit to an upload of another process: whatever a power cut took, nothing was acknowledged.
 
         Raises:
             UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
+            KeyMissingError: The place of all such envelopes is away, and may be put back.
         """
-        paths = self._base.layout.of(state.id)
+        own_kind = KeyFile.own(state.mode)
         try:
-            root = self._base.read_key_file(state.id, paths.root_envelope)
-            own = self._base.read_key_file(state.id, paths.own_envelope(state.mode))
+            root = self._base.read_key_file(state.id, KeyFile.ROOT)
+            own = self._base.read_key_file(state.id, own_kind)
         except FileNotFoundError:
-            raise self._without_envelope(state) from None
-        written = Written(self._base.settings.keys_dir / JOURNAL)
-        if (
-            not written.is_envelope(state.id, root, state.create["root"])
-            or hashlib.sha256(own).hexdigest() != state.create["own"]
-        ):
+            self._base.chains.check_there()
+            if not self._base.key_files.is_place_there(own_kind):
+                message = "the folder keys.ingest_dir is not there; its bytes are safe, put the folder back"
+                raise KeyMissingError(message) from None
+            raise not_found() from None
+        whole = hashlib.sha256(own).hexdigest() == state.create["own"]
+        if not whole or not self._base.written.is_envelope(state.id, root, state.create["root"]):
             raise not_found()
 
-    def _without_envelope(self, state: LogState) -> DropoffError:
-        """Tell a creation that a power cut took an envelope from, from a folder that is away and may come back."""
-        if state.mode is Mode.SEALED and not self._base.layout.ingest_dir.is_dir():
-            return KeyMissingError("the folder keys.ingest_dir is not there; its bytes are safe, put the folder back")
-        return self._base.absent()
-
-    def _vouch(self, state: LogState, known: Known) -> None:
+    def _vouch(self, state: LogState) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""
         try:
-            envelope = open_own_envelope(self._base, state)
+            self._base.memory.vouch(state.id, own_secrets(self._base, state))
         except KeyMissingError:
-            # A missing key may be restored; a missing envelope will not come again.
-            if state.segments == 0 and not self._base.layout.of(state.id).own_envelope(state.mode).exists():
-                raise self._without_envelope(state) from None
+            # A key that is missing may be put back; an envelope that is missing will not come again.
+            if state.segments == 0 and not self._base.key_files.has(state.id, KeyFile.own(state.mode)):
+                self._check_creation(state)
+            raise
+        except StorageFailedError:
             raise
         except Exception:
             if state.segments == 0:
                 raise not_found() from None
             raise
-        known.metadata, known.receipt_identity = envelope.metadata, envelope.receipt_identity
-        known.vouched = True

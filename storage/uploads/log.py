@@ -19,6 +19,7 @@ from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.states import UploadState
 from storage.age import KeyType, Recipient
+from storage.backing import SegmentEntry, Tip
 from storage.keyring.lines import Record, damaged, sign_line, stamp, verify_line
 from storage.keyring.signing import SigningKey, key_id
 
@@ -26,9 +27,7 @@ FORMAT_VERSION = 1
 MAX_SEGMENTS = 4_000_000
 """1 TiB in pieces of 256 KiB; or a year of a line so slow that a commit each ten seconds has little in it."""
 MAX_COMMIT_SEGMENTS = 100_000
-"""The segments of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
-MAX_LINE_BYTES = 32 << 20
-"""A commit of so many segments is below this."""
+"""Of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
 
 
@@ -41,38 +40,6 @@ def verify_receipt(line: bytes, key: SigningKey) -> Record | None:
     """Return a receipt's payload if this key, or one it retired, signed it."""
     found = verify_line(line, key, domain=_RECEIPT_DOMAIN)
     return None if found is None else found[0]
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentEntry:
-    """One segment as the log names it. Offsets and lengths are bytes; `h` and `c` are hex."""
-
-    index: int
-    offset: int
-    length: int
-    data_offset: int
-    data_length: int
-    header_length: int
-    h: str
-    c: str
-
-    def record(self) -> Record:
-        """Return the form that is stored."""
-        return {
-            "i": self.index,
-            "o": self.offset,
-            "l": self.length,
-            "co": self.data_offset,
-            "cl": self.data_length,
-            "hl": self.header_length,
-            "h": self.h,
-            "c": self.c,
-        }
-
-    @classmethod
-    def parse(cls, r: Record) -> "SegmentEntry":
-        """Read the stored form of a record whose signature has been verified."""
-        return cls(r["i"], r["o"], r["l"], r["co"], r["cl"], r["hl"], r["h"], r["c"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +66,18 @@ class LogState:
     end_reason: str | None = None
 
     @property
+    def tip(self) -> Tip:
+        """Where its chain ends."""
+        return Tip(self.log_bytes, self.last_hash)
+
+    @property
+    def is_new(self) -> bool:
+        """Tell whether nothing was committed yet: only the first commit makes the upload's files durable."""
+        return self.log_bytes == self.create_bytes
+
+    @property
     def role(self) -> Role:
-        """The role of the upload."""
+        """What the upload is for."""
         return Role(self.create["concat"]["role"]) if self.create["concat"] else Role.REGULAR
 
     @property
@@ -135,7 +112,7 @@ class LogState:
 
     @property
     def overhead_bytes(self) -> int:
-        """The bytes of the pieces on the disk beyond their plaintext."""
+        """What the pieces take on the disk beyond their plaintext."""
         return self.log_bytes - self.create_bytes + self.data_bytes - self.offset
 
     def stored(self) -> StoredUpload:

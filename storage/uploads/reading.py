@@ -3,18 +3,20 @@
 Source: docs/format.md, Envelope, Segment.
 """
 
-import os
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
 from storage.age import CHUNK_BYTES
+from storage.backing import KeyFile, Lines
 from storage.keyring.envelope import Envelope, open_envelope
 from storage.keyring.identities import parse_identities
 from storage.keyring.lines import damaged
-from storage.uploads.base import StoreBase, new_hash
+from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
 from storage.uploads.log import LogState
+from storage.uploads.memory import Secrets, new_hash
 from storage.uploads.segment import read_segments
 
 _STEP_BYTES = 64 << 20
@@ -29,7 +31,7 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
         UploadDamagedError: It is not this upload's.
     """
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).own_envelope(state.mode))
+        blob = base.read_key_file(state.id, KeyFile.own(state.mode))
     except FileNotFoundError:
         blob = b""
     identities = base.keys.own_identities(state.key_type)
@@ -39,12 +41,18 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
     return open_envelope(blob, identities, state)
 
 
+def own_secrets(base: StoreBase, state: LogState) -> Secrets:
+    """Return what a receipt is made of, from the server's envelope; raises as `open_own_envelope`."""
+    envelope = open_own_envelope(base, state)
+    return Secrets(envelope.metadata, envelope.receipt_identity)
+
+
 def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Envelope:
     """Open the envelope with given identities, or with the server's own when there are none."""
     if not identities:
         return open_own_envelope(base, state)
     try:
-        blob = base.read_key_file(state.id, base.layout.of(state.id).root_envelope)
+        blob = base.read_key_file(state.id, KeyFile.ROOT)
     except FileNotFoundError:
         message = f"the envelope of upload {state.id} is gone; it was shredded"
         raise KeyMissingError(message) from None
@@ -61,18 +69,15 @@ def read_plain(
     unfinished_ok: bool = False,
 ) -> Generator[bytes, None, None]:
     """Yield plain bytes, in the calling thread; see the port's `read`."""
-    log = base.open_log(upload_id)
-    try:
+    with base.refusing(upload_id), contextlib.closing(base.chains.open(upload_id)) as log:
         chain = base.verified(log, upload_id)
         yield from _read_verified(base, chain, log, start, stop, identities, unfinished_ok=unfinished_ok)
-    finally:
-        os.close(log)
 
 
 def _read_verified(
     base: StoreBase,
     chain: Chain,
-    log: int,
+    log: Lines,
     start: int,
     stop: int | None,
     identities: tuple[str, ...],
@@ -92,17 +97,13 @@ def _read_verified(
     end = state.offset if stop is None else min(stop, state.offset)
     envelope = open_with(base, state, identities)
     try:
-        data = base.disk.open_existing(base.layout.of(upload_id).data)
-        try:
-            if os.fstat(data).st_size != state.data_bytes and state.final:
-                raise damaged(upload_id, "its data has another size than what was committed")
-            yield from read_segments(data, upload_id, chain.segments(log, start), envelope.identity, start, end)
-        finally:
-            os.close(data)
+        opened = base.segments.open(upload_id)
     except FileNotFoundError:
         raise damaged(upload_id, "its data is gone") from None
-    except OSError as error:
-        raise base.failed(upload_id, error) from error
+    with contextlib.closing(opened) as data:
+        if data.size_bytes() != state.data_bytes and state.final:
+            raise damaged(upload_id, "its data has another size than what was committed")
+        yield from read_segments(data, upload_id, chain.segments(log, start), envelope.identity, start, end)
 
 
 def _read_parts(

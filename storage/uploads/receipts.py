@@ -10,13 +10,14 @@ from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, Identity, decrypt, encrypt
+from storage.age import AgeError, decrypt, encrypt
+from storage.backing import KeyFile
 from storage.failpoints import failpoint
 from storage.keyring.identities import receipt_identity
 from storage.keyring.lines import Record, damaged, stamp
 from storage.uploads.base import StoreBase
 from storage.uploads.log import LogState, sign_receipt, verify_receipt
-from storage.uploads.reading import open_own_envelope, open_with
+from storage.uploads.reading import open_with, own_secrets
 
 RECEIPT_VERSION = 1
 RECEIPT_STANZA = "X25519"
@@ -36,24 +37,13 @@ def write_receipt(base: StoreBase, state: LogState, digests: dict[str, bytes]) -
         KeyMissingError: The metadata cannot be read. Sealing comes after the receipts, so without them this upload
             was never checked to its end, whatever became of its envelope: it must not be called complete.
     """
-    paths = base.layout.of(state.id)
-    if paths.receipt.exists():
-        # An attempt that died may have renamed it into place and not come to the sync.
-        base.disk.sync_path(paths.keys_folder)
+    if base.key_files.is_settled(state.id, KeyFile.RECEIPT):
         return
-    metadata, identity = _metadata_and_identity(base, state)
+    metadata, identity = base.memory.secrets(state.id) or own_secrets(base, state)
     line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)
     failpoint("before-receipt")
-    base.disk.replace(paths.receipt, encrypt(line, identity.recipient))
+    base.key_files.put(state.id, KeyFile.RECEIPT, encrypt(line, identity.recipient))
     failpoint("after-receipt")
-
-
-def _metadata_and_identity(base: StoreBase, state: LogState) -> tuple[Metadata, Identity]:
-    known = base.known.get(state.id)
-    if known is not None and known.metadata is not None and known.receipt_identity is not None:
-        return known.metadata, known.receipt_identity
-    envelope = open_own_envelope(base, state)
-    return envelope.metadata, envelope.receipt_identity
 
 
 def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict[str, bytes]) -> Record:
@@ -88,7 +78,7 @@ def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[st
     """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
     try:
         identity = open_with(base, base.load(upload_id), identities).receipt_identity
-        blob = base.read_key_file(upload_id, base.layout.of(upload_id).receipt)
+        blob = base.read_key_file(upload_id, KeyFile.RECEIPT)
     except (FileNotFoundError, KeyMissingError, UploadNotFoundError):
         return None
     try:
@@ -122,8 +112,7 @@ def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
-        blob = base.read_key_file(upload_id, base.layout.of(upload_id).receipt)
-        line = decrypt(blob, [receipt_identity(token)])
+        line = decrypt(base.read_key_file(upload_id, KeyFile.RECEIPT), [receipt_identity(token)])
     except (FileNotFoundError, AgeError):
         return None
     _own_payload(base, upload_id, line)

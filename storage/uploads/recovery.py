@@ -1,31 +1,26 @@
 """Reading a log back: where an upload stands, what is torn, what is tampering. Needs no decryption key.
 
-A tail is *torn*, an honest crash, only if it lacks its LF, or if whole sectors of it are NUL (a size that became
-durable before its bytes), and is no longer than one record. It is kept aside and cut. Anything else that does not
-verify is tampering: refused, and nothing is truncated, so that a flipped bit never costs acknowledged bytes. Nor is
-anything read from a line before a signature covers it, its own or, through `prev`, that of a line after it.
+A tail is *torn*, an honest crash, only if the backing knows it for what a crash leaves, and no longer than one record.
+It is kept aside and cut. Anything else that does not verify is tampering: refused, and nothing is truncated, so that a
+flipped bit never costs acknowledged bytes. Nor is anything read from a line before a signature covers it, its own or,
+through `prev`, that of a line after it.
 
 Source: docs/format.md, Recovery.
 """
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass, replace
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
-from storage.files.durable import Disk
-from storage.files.layout import UploadPaths
+from storage.backing import MAX_LINE_BYTES, Ends, Lines
 from storage.keyring.lines import Record, damaged, verify_line
 from storage.keyring.signing import SigningKey
 from storage.uploads.chain import Chain, Mark, created_mark, read_exactly, walk
-from storage.uploads.log import FORMAT_VERSION, MAX_LINE_BYTES, LogState, follow, initial_state, jump
+from storage.uploads.log import FORMAT_VERSION, LogState, follow, initial_state, jump
 
-_TAIL_BYTES = 16 << 10
 _LAST_BYTES = 4 << 10
 """Has the last record in it, and mostly the whole log of an upload that has just begun."""
-_SECTOR_BYTES = 512
-"""The unit that a disk writes whole or not at all."""
 _NAMED_KEY = re.compile(rb'"key":"([0-9a-f]{16})"')
 
 
@@ -46,13 +41,14 @@ def not_found() -> UploadNotFoundError:
     )
 
 
-def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:
+def read_state(log: Lines, upload_id: str, key: SigningKey, *, durable: bool = False) -> tuple[LogState, int]:
     """Read the create record and the last one.
 
     Args:
-        log: Open descriptor.
-        upload_id: The upload that it should belong to.
+        log: Open.
+        upload_id: Whose log it should be.
         key: Verifies.
+        durable: Make sure that what it says is durable, before anybody is told.
 
     Returns:
         The state, and the size of a torn tail in bytes (0 if none).
@@ -61,28 +57,27 @@ def read_state(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int
         UploadNotFoundError: Creation itself was torn: nothing was ever acknowledged.
         UploadDamagedError: Tampering.
         KeyMissingError: The log goes on under a signing key that is not at hand.
+        OSError: It cannot be read, or not be made durable.
     """
-    created, last, torn = _read_ends(log, upload_id, key)
+    created, last, torn = _read_ends(log.ends(durable=durable), upload_id, key)
     if last is None:
         return created, torn
     return jump(replace(created, key=last.signer), last.record, last.line, last.end), torn
 
 
-def _read_ends(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, _Last | None, int]:
+def _read_ends(ends: Ends, upload_id: str, key: SigningKey) -> tuple[LogState, _Last | None, int]:
     """Return the state after the create record, the last record, and the size of a torn tail."""
-    size = os.fstat(log).st_size
-    head = _first_line(log, size)
-    if head is None:
-        _refuse_lost_beginning(log, size, upload_id, key)
+    if ends.first is None:
+        _refuse_lost_beginning(ends.torn, upload_id, key)
         raise not_found()
-    created = _create_state(head, upload_id, key)
-    end, torn = _whole_end(log, size, upload_id)
-    if torn:
-        _refuse_changed_end(os.pread(log, size - end, end), upload_id, key)
-    if end <= len(head):
-        return created, None, size - len(head) if torn else 0
-    line = _last_line(log, end)
-    found = verify_line(line, key)
+    created = _create_state(ends.first, upload_id, key)
+    if len(ends.torn) > MAX_LINE_BYTES:
+        raise damaged(upload_id, "what follows its last whole record is longer than a record")
+    if ends.torn:
+        _refuse_changed_end(ends.torn, upload_id, key)
+    if not ends.last:
+        return created, None, len(ends.torn)
+    found = verify_line(ends.last, key)
     if found is None:
         raise damaged(upload_id, "its last record does not verify")
     record, signer = found
@@ -92,30 +87,30 @@ def _read_ends(log: int, upload_id: str, key: SigningKey) -> tuple[LogState, _La
         raise damaged(upload_id, "its last record is not of this log")
     if record["t"] == "key":
         _check_known(record["key"], key, upload_id)
-    return created, _Last(record, signer, line, end), size - end
+    return created, _Last(record, signer, ends.last, ends.size_bytes), len(ends.torn)
 
 
-def read_create(log: int, upload_id: str, key: SigningKey) -> LogState | None:
+def read_create(log: Lines, upload_id: str, key: SigningKey) -> LogState | None:
     """Return the state after the create record; None if that does not verify."""
-    line = _first_line(log, os.fstat(log).st_size)
+    line = log.first()
     try:
         return None if line is None else _create_state(line, upload_id, key)
     except UploadDamagedError:
         return None
 
 
-def waiting_at(log: int, key: SigningKey) -> int | None:
-    """Return the offset of an upload that plainly waits for more bytes, only by its last record.
+def waiting_at(log: Lines, key: SigningKey) -> int | None:
+    """Return the offset of an upload that plainly waits for more bytes, by its last record alone.
 
     For a start with very many uploads, which has nothing to do for such a one. It reads and verifies a third of what
-    `read_state` does. The first request for the upload sees the rest.
+    `read_state` does. What it does not see, whoever comes for the upload does.
 
     Returns:
         The offset; None where it may be whole, ended, torn or damaged, so that `read_state` has to say.
     """
-    size = os.fstat(log).st_size
+    size = log.size_bytes()
     start = max(0, size - _LAST_BYTES)
-    tail = os.pread(log, size - start, start)
+    tail = log.read(start, size - start)
     if not tail.endswith(b"\n") or b"\0" in tail:
         return None
     begin = tail.rfind(b"\n", 0, len(tail) - 1) + 1
@@ -136,42 +131,22 @@ def waiting_at(log: int, key: SigningKey) -> int | None:
     return int(offset)
 
 
-def read_durable(disk: Disk, log: int, upload_id: str, key: SigningKey) -> tuple[LogState, int]:
-    """Read the state as `read_state` does, and make sure that it is durable before any answer.
-
-    A process that died, or one that is in the middle of a commit, may have left a line that is not: it would be
-    acknowledged here, and lost in a power cut.
-
-    Raises:
-        SyncFailedError: The log's content on the medium is unknown.
-        OSError: It cannot be read.
-        UploadNotFoundError, UploadDamagedError, KeyMissingError: As `read_state`.
-    """
-    while True:
-        size = os.fstat(log).st_size
-        disk.sync_file(log)
-        disk.forget_cached(log)
-        found = read_state(log, upload_id, key)
-        if os.fstat(log).st_size == size:
-            return found
-
-
 def read_chain(
-    log: int, upload_id: str, key: SigningKey, *, every_signature: bool = False, known: Chain | None = None
+    log: Lines, upload_id: str, key: SigningKey, *, every_signature: bool = False, known: Chain | None = None
 ) -> Chain:
     """Verify the whole log: every `prev` hash, and all signatures or those of the first and last line.
 
     Args:
-        log: Open descriptor.
-        upload_id: The upload that it should belong to.
+        log: Open.
+        upload_id: Whose log it should be.
         key: Verifies.
-        every_signature: Verify all of them, and that all records add up; otherwise reading them shows that.
-        known: The part that was verified before, so that only newer lines are read.
+        every_signature: Verify all of them, and that all records add up; else that is seen when they are read.
+        known: What was verified before, so that only what came since is read.
 
     Raises:
         UploadNotFoundError, UploadDamagedError: As `read_state`; also where the log does not continue what is known.
     """
-    created, last, _ = _read_ends(log, upload_id, key)
+    created, last, _ = _read_ends(log.ends(), upload_id, key)
     begun = Chain(created, (created_mark(created),))
     if last is None:
         return begun
@@ -194,7 +169,7 @@ def read_chain(
     return chain
 
 
-def check_unchanged(log: int, state: LogState) -> None:
+def check_unchanged(log: Lines, state: LogState) -> None:
     """Check that the log on disk is still the one `state` was read from or written to, whole and with nothing after it.
 
     The hash of the last line is known, and through `prev` it covers every line before, so no signature is needed.
@@ -202,32 +177,11 @@ def check_unchanged(log: int, state: LogState) -> None:
     Raises:
         UploadDamagedError: It is not.
     """
-    if os.fstat(log).st_size != state.log_bytes:
+    if log.size_bytes() != state.log_bytes:
         raise damaged(state.id, "its log is not the one that was written")
     create = read_exactly(log, 0, state.create_bytes, state.id)
     begin = Mark(state.create_bytes, hashlib.sha256(create).hexdigest(), 0, 0, 0)
     walk(log, begin, state.log_bytes, state.last_hash, state.id)
-
-
-def repair(disk: Disk, paths: UploadPaths, log: int, data: int, state: LogState, torn: int) -> None:
-    """Under the lease: keep a torn log tail aside and cut it, and cut `data` to what is committed.
-
-    Raises:
-        UploadDamagedError: `data` is shorter than what was committed, or the log than it was; nothing was changed.
-    """
-    have = os.fstat(data).st_size
-    if not state.final and state.ended is None and paths.receipt.exists():
-        raise damaged(state.id, "it has a receipt, but its final record is gone")
-    if have < state.data_bytes and state.ended is None:
-        raise damaged(state.id, "its data is shorter than what was committed")
-    if torn:
-        tail = os.pread(log, torn, state.log_bytes)
-        disk.remove(paths.torn_log)
-        disk.write_new(paths.torn_log, tail)
-        disk.truncate(log, state.log_bytes)
-        disk.sync_file(log)
-    if have > state.data_bytes and not state.final and state.ended is None:
-        disk.truncate(data, state.data_bytes)
 
 
 def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
@@ -272,82 +226,23 @@ def _unknown_signer(line: bytes, key: SigningKey) -> str:
     return f" (it names the key {found[1].decode('ascii')}, which keys.signing_key does not hold; put it back)"
 
 
-def _first_line(log: int, size: int) -> bytes | None:
-    """Return the first line, or None where creation itself was torn."""
-    have = b""
-    while len(have) < size:
-        piece = os.pread(log, _TAIL_BYTES, len(have))
-        if not piece:
-            break
-        newline = piece.find(b"\n")
-        if newline >= 0:
-            line = have + piece[: newline + 1]
-            return None if _lacks_sectors(line, 0) else line
-        have += piece
-    return None
-
-
-def _refuse_lost_beginning(log: int, size: int, upload_id: str, key: SigningKey) -> None:
+def _refuse_lost_beginning(found: bytes, upload_id: str, key: SigningKey) -> None:
     """Refuse a log that lacks sectors of its create record and goes on past a first commit.
 
     A crash leaves no more than one line behind such a record: that commit's sync makes both whole before anything
-    follows. Everything that followed was acknowledged.
+    follows. What did follow was acknowledged.
     """
-    have = min(size, 2 * MAX_LINE_BYTES)
-    _, *after = read_exactly(log, 0, have, upload_id).split(b"\n", 3)
+    _, *after = found.split(b"\n", 3)
     if len(after) < 2:  # noqa: PLR2004 - what is behind the first LF, and behind a second one
         return
-    found = verify_line(after[0] + b"\n", key)
+    verified = verify_line(after[0] + b"\n", key)
     # The LF of the create record itself may be lost, so that this is the third line.
-    goes_on = len(after) > 2 or after[1] or (found and found[0]["tot"][0] > len(found[0].get("segs", ())))  # noqa: PLR2004
+    goes_on = len(after) > 2 or after[1] or (verified and verified[0]["tot"][0] > len(verified[0].get("segs", ())))  # noqa: PLR2004
     if goes_on:
         raise damaged(upload_id, "parts of its create record are gone, and commits that came later are there")
-
-
-def _whole_end(log: int, size: int, upload_id: str) -> tuple[int, bool]:
-    """Return where the last whole line ends, and whether something torn follows it."""
-    start = size
-    tail = b""
-    while start > 0 and len(tail) <= MAX_LINE_BYTES:
-        step = min(max(_TAIL_BYTES, len(tail)), start)
-        start -= step
-        tail = os.pread(log, step, start) + tail
-        cut = tail.rfind(b"\n", 0, len(tail))
-        if cut < 0:
-            continue
-        after = tail[cut + 1 :]
-        if after:
-            return start + cut + 1, True
-        # The last line has its LF. With NULs in it, some of its bytes never reached the disk although its size did.
-        previous = tail.rfind(b"\n", 0, cut)
-        if previous < 0 and start > 0:
-            continue
-        if _lacks_sectors(tail[previous + 1 :], start + previous + 1):
-            return start + previous + 1, True
-        return size, False
-    raise damaged(upload_id, "what follows its last whole record is longer than a record")
-
-
-def _lacks_sectors(line: bytes, start: int) -> bool:
-    """Tell whether parts of a line were never written: they are NUL, and whole sectors. A flipped bit is not."""
-    first = -start % _SECTOR_BYTES
-    pieces = [line[:first], *(line[at : at + _SECTOR_BYTES] for at in range(first, len(line), _SECTOR_BYTES))]
-    return b"\0" in line and all(b"\0" not in piece or not piece.strip(b"\0") for piece in pieces)
 
 
 def _refuse_changed_end(tail: bytes, upload_id: str, key: SigningKey) -> None:
     """Refuse a whole record in whose place of the LF stands something that no crash leaves there."""
     if tail[-1:] not in {b"\n", b"\0"} and verify_line(tail[:-1] + b"\n", key) is not None:
         raise damaged(upload_id, "the end of its last record was changed")
-
-
-def _last_line(log: int, end: int) -> bytes:
-    tail, start = b"", end
-    while start > 0:
-        step = min(max(_TAIL_BYTES, len(tail)), start)
-        start -= step
-        tail = os.pread(log, step, start) + tail
-        previous = tail.rfind(b"\n", 0, len(tail) - 1)
-        if previous >= 0:
-            return tail[previous + 1 :]
-    return tail

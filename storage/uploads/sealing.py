@@ -4,23 +4,25 @@ Source: docs/format.md, Segment.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from dropoff_tus.errors import TooManySegmentsError
+from storage.backing import SegmentEntry
 from storage.threads import Threads
 from storage.uploads.base import StoreBase
-from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState, SegmentEntry
-from storage.uploads.segment import ROLL_BYTES, SegmentWriter
+from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS, LogState
+from storage.uploads.segment import ROLL_BYTES, SegmentWriter, Sink
+
+Feed = Callable[[memoryview], object]
 
 
 class Sealing:
     """Seals what is received after an upload's committed end. Used by one worker at a time."""
 
-    def __init__(self, base: StoreBase, pools: Threads, state: LogState, data: int, digests: Sequence[Any]) -> None:
-        """Begin at the committed end. `digests` are running hashes of the plaintext, fed with everything taken."""
-        self._base, self._pools, self._data = base, pools, data
-        self._recipient = base.recipient_of(state)
+    def __init__(self, base: StoreBase, threads: Threads, state: LogState, sink: Sink, digests: Sequence[Feed]) -> None:
+        """Begin at the committed end. `digests` are fed with all plaintext that is taken."""
+        self._threads, self._sink = threads, sink
+        self._recipient = base.memory.recipient(state)
         self._digests = digests
         # Where the next segment starts.
         self._index, self._offset, self._data_offset = state.segments, state.offset, state.data_bytes
@@ -66,9 +68,9 @@ class Sealing:
             writer = self._writer = self._open_segment()
         writer.plain_bytes += fresh.nbytes
         full = writer.plain_bytes >= ROLL_BYTES
-        digested = self._pools.digest_beside(self._digest, fresh) if self._digests else None
+        digested = self._threads.digest_beside(self._digest, fresh) if self._digests else None
         try:
-            sealed = writer.write(self._base.disk, self._data, buffer[:filled], last=full)
+            sealed = writer.write(self._sink, buffer[:filled], last=full)
         finally:
             if digested is not None:
                 digested()
@@ -80,7 +82,7 @@ class Sealing:
         """Seal what is held back as the segment's last chunk."""
         writer = self._writer
         if writer is not None:
-            writer.write(self._base.disk, self._data, memoryview(self.held), last=True)
+            writer.write(self._sink, memoryview(self.held), last=True)
             self.held = b""
             self._close_segment(writer)
 
@@ -90,8 +92,8 @@ class Sealing:
         return closed
 
     def _digest(self, fresh: memoryview) -> None:
-        for value in self._digests:
-            value.update(fresh)
+        for feed in self._digests:
+            feed(fresh)
 
     def _open_segment(self) -> SegmentWriter:
         if len(self._closed) >= MAX_COMMIT_SEGMENTS:

@@ -7,9 +7,8 @@ Source: docs/format.md, Segment.
 """
 
 import hashlib
-import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from blake3 import blake3
 
@@ -27,9 +26,8 @@ from storage.age import (
     payload_key,
     sealed_size,
 )
-from storage.files.durable import Disk
+from storage.backing import Ciphertext, SegmentEntry
 from storage.keyring.lines import damaged
-from storage.uploads.log import SegmentEntry
 
 ROLL_BYTES = 64 << 20
 """Plaintext of a full segment; a multiple of the chunk size."""
@@ -40,6 +38,9 @@ _HEADER_BYTES = 8 << 10
 _OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + _HEADER_BYTES
 _SMALL_BYTES = 384 << 10
 """Up to this size buffers are made for one use; larger ones belong to the thread."""
+
+
+Sink = Callable[[memoryview, int], None]
 
 
 class _ThreadBuffers(threading.local):
@@ -77,12 +78,11 @@ class SegmentWriter:
         self.plain_bytes = 0
         """Plaintext taken in, held back bytes included."""
 
-    def write(self, disk: Disk, descriptor: int, plain: memoryview, *, last: bool) -> int:
+    def write(self, sink: Sink, plain: memoryview, *, last: bool) -> int:
         """Seal what can be sealed of `plain`, which starts with the bytes held back before.
 
         Args:
-            disk: Where to write.
-            descriptor: The open `data` file.
+            sink: Writes ciphertext at a position.
             plain: At most BATCH_BYTES + CHUNK_BYTES.
             last: Seal everything: the segment ends here.
 
@@ -99,7 +99,7 @@ class SegmentWriter:
         used += self._sealer.seal_chunks(plain[:whole], out[used:])
         if last:
             used += self._sealer.seal_last(plain[whole:], out[used:])
-        disk.write_at(descriptor, out[:used], self._data_offset + self._written)
+        sink(out[:used], self._data_offset + self._written)
         # Here and not in a thread of its own: that was measured to cost more than it saves, see docs/performance.md.
         self._hash.update(out[:used])
         self._written += used
@@ -120,7 +120,7 @@ class SegmentWriter:
 
 
 def read_segments(
-    descriptor: int, upload_id: str, entries: Iterable[SegmentEntry], identity: Identity, start: int, stop: int
+    data: Ciphertext, upload_id: str, entries: Iterable[SegmentEntry], identity: Identity, start: int, stop: int
 ) -> Iterator[bytes]:
     """Yield the plain bytes from start up to stop, verified chunk by chunk.
 
@@ -136,15 +136,15 @@ def read_segments(
         if begin >= end:
             continue
         try:
-            yield from _read_segment(descriptor, upload_id, entry, identity, begin, end)
+            yield from _read_segment(data, upload_id, entry, identity, begin, end)
         except AgeError as error:
             raise damaged(upload_id, f"segment {entry.index}: {error}") from None
 
 
 def _read_segment(
-    descriptor: int, upload_id: str, entry: SegmentEntry, identity: Identity, begin: int, end: int
+    data: Ciphertext, upload_id: str, entry: SegmentEntry, identity: Identity, begin: int, end: int
 ) -> Iterator[bytes]:
-    head = _read_exactly(descriptor, entry.data_offset, entry.header_length, upload_id)
+    head = _read_exactly(data, entry, 0, entry.header_length, upload_id)
     if hashlib.sha256(head).hexdigest() != entry.h:
         raise damaged(upload_id, f"the header of segment {entry.index} was changed")
     if entry.data_length != entry.header_length + sealed_size(entry.length):
@@ -159,8 +159,8 @@ def _read_segment(
         until = min(at + step, (end - 1) // CHUNK_BYTES + 1)
         sealed_start = at * (CHUNK_BYTES + TAG_BYTES)
         sealed_stop = min(until * (CHUNK_BYTES + TAG_BYTES), sealed_size(entry.length))
-        position = entry.data_offset + entry.header_length + sealed_start
-        sealed = memoryview(_read_exactly(descriptor, position, sealed_stop - sealed_start, upload_id))
+        position = entry.header_length + sealed_start
+        sealed = memoryview(_read_exactly(data, entry, position, sealed_stop - sealed_start, upload_id))
         digest.update(sealed)
         if whole and until > last_chunk and digest.hexdigest() != entry.c:
             raise damaged(upload_id, f"segment {entry.index} is not the one that was committed")
@@ -176,25 +176,21 @@ def _read_segment(
         yield plain[max(begin - base, 0) : end - base]
 
 
-def ciphertext_matches(descriptor: int, upload_id: str, entry: SegmentEntry) -> bool:
+def ciphertext_matches(data: Ciphertext, upload_id: str, entry: SegmentEntry) -> bool:
     """Tell, with no key, whether a segment is byte for byte what was committed."""
-    digest, position, left = blake3(), entry.data_offset, entry.data_length
-    while left:
+    digest = blake3()
+    for position in range(0, entry.data_length, BATCH_BYTES):
         try:
-            piece = _read_exactly(descriptor, position, min(left, BATCH_BYTES), upload_id)
+            digest.update(
+                _read_exactly(data, entry, position, min(BATCH_BYTES, entry.data_length - position), upload_id)
+            )
         except UploadDamagedError:
             return False
-        digest.update(piece)
-        position, left = position + len(piece), left - len(piece)
     return bool(digest.hexdigest() == entry.c)
 
 
-def _read_exactly(descriptor: int, position: int, count: int, upload_id: str) -> bytes:
-    pieces = []
-    while count:
-        piece = os.pread(descriptor, count, position)
-        if not piece:
-            raise damaged(upload_id, "its data is shorter than what was committed")
-        pieces.append(piece)
-        position, count = position + len(piece), count - len(piece)
-    return b"".join(pieces)
+def _read_exactly(data: Ciphertext, entry: SegmentEntry, position: int, count: int, upload_id: str) -> bytes:
+    piece = data.read(entry, position, count)
+    if len(piece) < count:
+        raise damaged(upload_id, "its data is shorter than what was committed")
+    return piece

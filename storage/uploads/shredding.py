@@ -5,8 +5,6 @@ Source: docs/format.md, Order of writes.
 
 import contextlib
 import hashlib
-import itertools
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -14,30 +12,21 @@ from typing import Any
 from dropoff_tus.errors import DropoffError, UploadLockedError
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
+from storage.backing import Grip, KeyFile, Lines, log_failure
 from storage.failpoints import failpoint
-from storage.files.locks import try_lock
 from storage.keyring.lines import sign_line, stamp
-from storage.uploads.base import StoreBase, log_failure
+from storage.uploads.base import StoreBase
 from storage.uploads.claims import said_at_creation
 from storage.uploads.log import LogState, jump, next_record
 from storage.uploads.recovery import not_found, read_chain, read_create
 
-_TOMBSTONE_RECORDS = 2
-
 
 def seal(base: StoreBase, state: LogState) -> None:
-    """Unlink the server's envelopes of a finished upload and its parts, durably."""
+    """Remove the server's envelopes of a finished upload and its parts, durably."""
     # Its own first: a crash after a part's would leave metadata that asks for a check, and nothing to check with.
     for upload_id in (state.id, *state.parts):
-        paths = base.layout.of(upload_id)
-        base.disk.remove(paths.ingest_envelope)
-        failpoint("before-seal-sync")
-        # Also if it was gone: an attempt that was killed may have removed it without a sync.
-        with contextlib.suppress(FileNotFoundError):
-            base.disk.sync_path(base.layout.ingest_dir)
-        known = base.known.get(upload_id)
-        if known is not None:
-            known.metadata = known.receipt_identity = None
+        base.key_files.remove(upload_id, KeyFile.INGEST)
+        base.memory.forget_secrets(upload_id)
     failpoint("after-seal")
 
 
@@ -48,103 +37,102 @@ def unsealed(base: StoreBase, state: LogState) -> bool:
     """
     if not state.final or state.mode is not Mode.SEALED or state.role is Role.PARTIAL:
         return False
-    return any(base.layout.of(one).ingest_envelope.exists() for one in (state.id, *state.parts))
+    return any(base.key_files.has(one, KeyFile.INGEST) for one in (state.id, *state.parts))
 
 
-def shred(base: StoreBase, state: LogState) -> None:
+def shred(base: StoreBase, upload_id: str) -> None:
     """Remove the keys, durably, then the bytes. The log stays as a tombstone of two records."""
-    _remove_keys_and_bytes(base, state.id)
-    known = base.known.get(state.id)
-    if known is not None:
-        known.metadata = known.receipt_identity = None
-        known.hashes = {}
-    _shorten_log(base, state.id)
+    _remove_keys_and_bytes(base, upload_id)
+    _shorten_log(base, upload_id)
 
 
 def shred_part(base: StoreBase, part: str, state: UploadState, why: str, at: datetime) -> None:
     """End and shred a part of a concatenation; nobody else can write it, since it is finished."""
     part_state = base.load(part)
     if part_state.ended is None:
-        record = next_record(part_state, "end", at, {"state": state.value, "why": why})
+        record = _end(part_state, state, why, at)
         line = sign_line(record, base.keys.signing)
-        log = base.disk.open_existing(base.layout.of(part).log, write=True)
-        try:
-            base.disk.write_at(log, line, part_state.log_bytes)
-            base.disk.sync_file(log)
-        finally:
-            os.close(log)
-        part_state = jump(part_state, record, line, part_state.log_bytes + len(line))
-        base.known.update(part_state, {})
-    shred(base, part_state)
+        base.chains.append(part, line, part_state.tip)
+        base.memory.advanced(jump(part_state, record, line, part_state.log_bytes + len(line)))
+    shred(base, part)
 
 
 def shred_damaged(base: StoreBase, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
     """End and shred an upload that does not verify. Every step may be repeated.
 
-    Its log stays beside the tombstone as it was found (`log.damaged`), since it may tell what happened. The tombstone
-    is the create record and the end, or nothing where not even that record verifies.
+    Its log stays beside the tombstone as it was found, since it may tell what happened. The tombstone is the create
+    record and the end, or nothing where not even that record verifies.
 
     Raises:
         UploadNotFoundError: There is nothing of it.
         UploadLockedError: Another process writes it.
         OSError: The disk failed; the files are as they were, or go with another attempt.
     """
-    paths = base.layout.of(upload_id)
-    if not paths.folder.is_dir():
+    if not base.chains.has(upload_id):
         raise not_found()
-    with _damaged_log(base, upload_id) as log:
-        if log is not None:
-            _end_damaged(base, upload_id, log, state, why, at)
+    with _alone(base, upload_id) as grip:
+        if grip is not None:
+            _end_damaged(base, upload_id, grip.lines, state, why, at)
         failpoint("after-damaged-end")
-        if not paths.data.exists():
-            base.disk.write_new(paths.data, b"")
         _remove_keys_and_bytes(base, upload_id)
-        if log is not None:
+        if grip is not None:
             _shorten_log(base, upload_id)
-    base.known.forget(upload_id)
+    base.memory.forget(upload_id)
 
 
-def _end_damaged(base: StoreBase, upload_id: str, log: int, state: UploadState, why: str, at: datetime) -> None:
-    paths, key = base.layout.of(upload_id), base.keys.signing
-    found = os.pread(log, os.fstat(log).st_size, 0)
+@contextlib.contextmanager
+def _alone(base: StoreBase, upload_id: str) -> Iterator[Grip | None]:
+    """Keep others from writing an upload, if it has a log."""
+    try:
+        grip = base.leasing.acquire(upload_id)
+    except FileNotFoundError:
+        yield None
+        return
+    if grip is None:
+        raise UploadLockedError("the upload is in use by another process; nothing was changed")
+    with contextlib.closing(grip):
+        yield grip
+
+
+def _end(stands: LogState, state: UploadState, why: str, at: datetime) -> dict[str, Any]:
+    return next_record(stands, "end", at, {"state": state.value, "why": why})
+
+
+def _end_damaged(base: StoreBase, upload_id: str, log: Lines, state: UploadState, why: str, at: datetime) -> None:
+    key, found = base.keys.signing, log.read(0, log.size_bytes())
     try:
         stands: LogState | None = read_chain(log, upload_id, key, every_signature=True).state
     except DropoffError:
-        base.disk.replace(paths.damaged_log, found)
+        base.chains.set_aside(upload_id, found)
         failpoint("before-damaged-end")
         stands = read_create(log, upload_id, key)
     if stands is None:
-        base.disk.remove(paths.log)
-        base.disk.sync_path(paths.folder)
+        base.chains.replace(upload_id, b"")
     elif stands.ended is None:
-        end = sign_line(next_record(stands, "end", at, {"state": state.value, "why": why}), key)
-        base.disk.replace(paths.log, found[: stands.log_bytes] + end)
+        base.chains.replace(upload_id, found[: stands.log_bytes] + sign_line(_end(stands, state, why, at), key))
 
 
 def leftovers(base: StoreBase, upload_id: str) -> bool:
     """Tell whether keys or bytes of an upload are here, whatever its log says."""
-    paths = base.layout.of(upload_id)
-    if any(path.exists() for path in paths.key_files):
-        return True
     try:
-        return paths.data.stat().st_size > 0
+        return base.key_files.has(upload_id) or base.segments.size_bytes(upload_id) > 0
     except FileNotFoundError:
         return False
 
 
 def is_longer_than_tombstone(base: StoreBase, upload_id: str) -> bool:
-    """Tell whether a log has more records than the one of its creation and one of its end."""
+    """Tell whether a log has more than the record of its creation and that of its end."""
     try:
-        with os.fdopen(base.disk.open_existing(base.layout.of(upload_id).log), "rb") as file:
-            return sum(1 for _ in itertools.islice(file, _TOMBSTONE_RECORDS + 1)) > _TOMBSTONE_RECORDS
+        with contextlib.closing(base.chains.open(upload_id)) as log:
+            ends = log.ends()
+            return log.size_bytes() > len(ends.first or ends.torn) + len(ends.last)
     except FileNotFoundError:
         return False
 
 
 def claimed_drop(base: StoreBase, upload_id: str) -> str | None:
     """Return the drop-off that an upload's log names, without believing it; None where it names none."""
-    paths = base.layout.of(upload_id)
-    records = (said_at_creation(base.disk, path) for path in (paths.log, paths.damaged_log))
+    records = (said_at_creation(base, upload_id, aside=aside) for aside in (False, True))
     return next((str(record["drop"]) for record in records if record is not None and "drop" in record), None)
 
 
@@ -157,7 +145,11 @@ def tombstone(base: StoreBase, upload_id: str) -> dict[str, Any]:
         UploadNotFoundError, UploadDamagedError: As the ports say.
     """
     state = base.chain(upload_id).state
-    damaged = base.layout.of(upload_id).damaged_log.exists()
+    try:
+        base.chains.open(upload_id, aside=True).close()
+        damaged = True
+    except FileNotFoundError:
+        damaged = False
     return {
         "id": upload_id,
         "bytes": None if damaged else state.offset,
@@ -168,39 +160,12 @@ def tombstone(base: StoreBase, upload_id: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _damaged_log(base: StoreBase, upload_id: str) -> Iterator[int | None]:
-    """Open and lock a log, if there is one."""
-    try:
-        log = base.disk.open_existing(base.layout.of(upload_id).log, write=True)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        if not try_lock(log):
-            raise UploadLockedError("the upload is in use by another process; nothing was changed")
-        yield log
-    finally:
-        os.close(log)
-
-
 def _remove_keys_and_bytes(base: StoreBase, upload_id: str) -> None:
     """Remove every key, durably, then the bytes."""
-    paths = base.layout.of(upload_id)
     failpoint("before-shred")
-    for path in paths.key_files:
-        base.disk.remove(path)
-    # Also if all were gone already, as above.
-    for folder in (paths.keys_folder, base.layout.ingest_dir):
-        with contextlib.suppress(FileNotFoundError):
-            base.disk.sync_path(folder)
+    base.key_files.remove(upload_id)
     failpoint("after-shred-keys")
-    with contextlib.suppress(FileNotFoundError):
-        data = base.disk.open_existing(paths.data, write=True)
-        try:
-            base.disk.truncate(data, 0)
-        finally:
-            os.close(data)
+    base.segments.remove(upload_id)
 
 
 def _shorten_log(base: StoreBase, upload_id: str) -> None:
@@ -209,22 +174,23 @@ def _shorten_log(base: StoreBase, upload_id: str) -> None:
     The upload has ended durably before, so whichever of the two logs a crash leaves, it is ended. Without room for
     the short one now, `store sweep` writes it later. A log that does not verify stays as it is, as evidence.
     """
-    paths = base.layout.of(upload_id)
     try:
-        base.disk.remove(paths.torn_log)
-        if not is_longer_than_tombstone(base, upload_id):
-            return
-        with contextlib.suppress(DropoffError):
-            state = base.chain(upload_id).state
-            with os.fdopen(base.disk.open_existing(paths.log), "rb") as file:
-                create = file.read(state.create_bytes)
-            if state.ended is None:
-                return
-            fields = {"state": state.ended.value, "why": state.end_reason, "final": state.final_hash}
-            end = next_record(state, "end", state.last_at, {**fields, "prev": hashlib.sha256(create).hexdigest()})
-            failpoint("before-shorten")
-            base.disk.replace(paths.log, create + sign_line(end, base.keys.signing))
-            failpoint("after-shorten")
+        if is_longer_than_tombstone(base, upload_id):
+            with contextlib.suppress(DropoffError):
+                _write_tombstone(base, upload_id)
     except OSError as error:
-        log_failure(error, paths.folder)
-    base.known.forget(upload_id)
+        log_failure(error)
+    base.memory.forget(upload_id)
+
+
+def _write_tombstone(base: StoreBase, upload_id: str) -> None:
+    with contextlib.closing(base.chains.open(upload_id)) as log:
+        state = base.verified(log, upload_id).state
+        create = log.read(0, state.create_bytes)
+    if state.ended is None:
+        return
+    fields = {"state": state.ended.value, "why": state.end_reason, "final": state.final_hash}
+    end = next_record(state, "end", state.last_at, {**fields, "prev": hashlib.sha256(create).hexdigest()})
+    failpoint("before-shorten")
+    base.chains.replace(upload_id, create + sign_line(end, base.keys.signing))
+    failpoint("after-shorten")

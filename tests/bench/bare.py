@@ -18,6 +18,7 @@ from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata
 from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
 from storage.files.durable import Disk
+from storage.files.segments import DataFile
 from storage.keyring.envelope import SALT_BYTES, Envelope
 from storage.keyring.identities import receipt_identity
 from storage.keyring.signing import SigningKey
@@ -105,7 +106,7 @@ class Bare:
                 last = taken == length or not taken % ROLL_BYTES
                 with self._turn:
                     writer.plain_bytes += wanted
-                    sealed = writer.write(self._disk, data, buffer[:filled], last=last)
+                    sealed = writer.write(DataFile(self._disk, data).write, buffer[:filled], last=last)
                 held = filled = filled - sealed
                 buffer[:held] = bytes(buffer[sealed : sealed + held])
                 if last and taken < length:

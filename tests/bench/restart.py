@@ -22,9 +22,10 @@ from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from server.services import Services, open_services
 from server.settings.config import load_config
+from storage.backing import SegmentEntry
 from storage.files.layout import UploadPaths
 from storage.keyring.lines import sign_line, verify_line
-from storage.uploads.log import SegmentEntry, initial_state
+from storage.uploads.log import initial_state
 from tests.support.long_log import commits
 from tests.support.server_process import ServerProcess
 from tests.support.store_kit import BytesBody
@@ -75,9 +76,9 @@ async def _fill(config: Path, drop_id: str, uploads: int, segments: int) -> None
     async with open_services(load_config(config)) as services:
         like = await _one_real(services, drop_id, segments + 1)
         chain = services.store.chain(like)
-        opened = services.store.base.open_log(like)
+        opened = services.store.base.chains.open(like)
         entry, at = next(chain.segments(opened)), chain.state.last_at
-        os.close(opened)
+        opened.close()
         rows = []
         for _ in range(uploads):
             upload_id = os.urandom(16).hex()

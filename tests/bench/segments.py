@@ -31,7 +31,7 @@ _MOST_SECONDS = 3600
 
 async def _lengthen(config: Path, upload_id: str, segments: int, *, sign_all: bool) -> int:
     async with open_services(load_config(config)) as services:
-        lengthen(services.store.base, upload_id, segments, sign_all=sign_all)
+        lengthen(services.store, upload_id, segments, sign_all=sign_all)
         return services.store.base.log_bytes(upload_id)
 
 

@@ -43,9 +43,9 @@ from dropoff_tus.states import UploadState
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import load_server_keys
 from storage.keyring.rotation import hold_store
+from storage.open import SigningRotation
 from storage.uploads.check import check_store
-from storage.uploads.rewrap import Outcome, Rewrapper
-from storage.uploads.rotation import SigningRotation
+from storage.uploads.rotation import Outcome
 from tests.support.nonce_spy import NonceSpy
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
@@ -368,7 +368,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.rotations += 1
         file = self.folder / f"root-{self.rotations}.txt"
         root, before = generate_root_identity(file, "x25519"), self.kit.identities
-        with Rewrapper(self.kit.store.base, before) as rewrapper:
+        with self.kit.store.rewrapper(before) as rewrapper:
             for upload in self.uploads:
                 done = rewrapper.rewrap(upload.id, [root])
                 assert done.outcome is (Outcome.ENDED if upload.ended else Outcome.REWRAPPED), done

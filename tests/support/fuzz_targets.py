@@ -13,6 +13,8 @@ from dropoff_tus import wire
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadDamagedError, UploadNotFoundError
 from storage import age
 from storage.age import AgeError, Identity, KeyType, bech32
+from storage.files.chains import LogFile
+from storage.files.durable import Disk
 from storage.keyring.envelope import open_envelope
 from storage.keyring.keysource import KeySourceError
 from storage.keyring.lines import sign_line
@@ -131,10 +133,10 @@ def _shows_nothing_of(text: str, message: str) -> None:
 
 
 @contextlib.contextmanager
-def _file_of(data: bytes) -> Iterator[int]:
+def _file_of(data: bytes) -> Iterator[LogFile]:
     with tempfile.TemporaryFile(buffering=0) as file:
         os.pwrite(file.fileno(), data, 0)
-        yield file.fileno()
+        yield LogFile(Disk(sync=False), file.fileno())
 
 
 def _log(data: bytes, upload: _Upload) -> None:

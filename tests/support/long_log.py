@@ -1,13 +1,14 @@
 """Logs of very many commits, written directly: each a copy of an upload's only segment, which opens and verifies."""
 
 import hashlib
-import os
 from collections.abc import Iterator
+from contextlib import closing
 
+from storage.backing import SegmentEntry
 from storage.keyring.lines import canonical, sign_line, stamp
 from storage.keyring.signing import SigningKey
-from storage.uploads.base import StoreBase
-from storage.uploads.log import LogState, SegmentEntry
+from storage.open import FileStore
+from storage.uploads.log import LogState
 
 _NO_SIGNATURE = b" " + b"A" * 86 + b"\n"
 _PIECE_SEGMENTS = 10_000
@@ -41,17 +42,14 @@ def commits(
         yield line
 
 
-def lengthen(base: StoreBase, upload_id: str, segments: int, *, sign_all: bool = False) -> None:
+def lengthen(store: FileStore, upload_id: str, segments: int, *, sign_all: bool = False) -> None:
     """Make an upload of one segment one of very many; nobody may have it open."""
-    chain, paths = base.chain(upload_id), base.layout.of(upload_id)
+    chain, paths = store.chain(upload_id), store.layout.of(upload_id)
     assert chain.state.segments == 1
-    log = base.open_log(upload_id)
-    try:
+    with closing(store.base.chains.open(upload_id)) as log:
         entry = next(chain.segments(log))
-    finally:
-        os.close(log)
     with paths.log.open("ab", buffering=1 << 20) as file:
-        file.writelines(commits(chain.state, entry, segments, base.keys.signing, sign_all=sign_all))
+        file.writelines(commits(chain.state, entry, segments, store.base.keys.signing, sign_all=sign_all))
     segment = paths.data.read_bytes()
     with paths.data.open("ab") as file:
         for done in range(1, segments, _PIECE_SEGMENTS):

@@ -17,7 +17,7 @@ from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role, StoredUp
 from dropoff_tus.ports.store import NewUpload
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import generate_server_keys, load_server_keys
-from storage.uploads.engine import FileStore, StoreSettings
+from storage.open import FileStore, StoreSettings
 
 
 class BytesBody:

@@ -8,7 +8,7 @@ import pytest
 
 from dropoff_tus.model import Mode, Role
 from storage.keyring.identities import generate_root_identity
-from storage.uploads.rewrap import Outcome, Rewrapper
+from storage.uploads.rotation import Outcome
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit
@@ -56,7 +56,7 @@ async def test_sealed_upload_of_several_segments_comes_back(tmp_path: Path, key_
     assert (kit.folder / "out").read_bytes() == data
     assert b"is that of the receipt" in done.stderr
     root = generate_root_identity(tmp_path / "new.txt", key_type)
-    with Rewrapper(kit.store.base, kit.identities) as rewrapper:
+    with kit.store.rewrapper(kit.identities) as rewrapper:
         assert rewrapper.rewrap(upload.id, [root]).outcome is Outcome.REWRAPPED
     assert _export(kit, upload.id, age=age, output="old").returncode == 1
     assert _export(kit, upload.id, "new.txt", age=age, output="new").returncode == 0

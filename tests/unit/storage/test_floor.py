@@ -20,7 +20,7 @@ async def test_floor_holds_at_each_batch_and_what_came_stays(
     kit, size = StoreKit(tmp_path, durability="os"), 4_000_000
     _, upload = await kit.create(size)
     room = 2_500_000
-    monkeypatch.setattr("storage.uploads.base.os.statvfs", lambda _path: _Free(room - _used(kit)))
+    monkeypatch.setattr("storage.files.folders.os.statvfs", lambda _path: _Free(room - _used(kit)))
     content, step = bytes(size), size // pieces
 
     async def send() -> None:

@@ -14,10 +14,10 @@ import pytest
 from dropoff_tus.errors import StorageFullError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.states import UploadState
+from storage.backing import SegmentEntry
 from storage.files import durable
 from storage.uploads.commit import Committer
-from storage.uploads.lease import FileLease
-from storage.uploads.log import SegmentEntry
+from storage.uploads.lease import UploadLease
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit
 
@@ -34,12 +34,12 @@ class _FullLog(durable.Calls):
         return super().pwrite(descriptor, data, offset)
 
 
-async def _held(lease: FileLease, data: bytes = _DATA) -> None:
+async def _held(lease: UploadLease, data: bytes = _DATA) -> None:
     plan = AppendPlan(lease.upload.offset, len(data), len(data))
     await lease.append(BytesBody(data), plan, idle_timeout_seconds=10, hold_last=True)
 
 
-async def _finish(lease: FileLease) -> None:
+async def _finish(lease: UploadLease) -> None:
     values = await lease.digests([], read_back_bytes=1 << 20)
     assert values is not None
     await lease.complete(values, datetime.now(UTC))

@@ -16,7 +16,6 @@ from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
 from storage.keyring.identities import generate_root_identity
 from storage.uploads.check import check_store
-from storage.uploads.rewrap import Rewrapper
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 
@@ -74,7 +73,7 @@ async def _forget(kit: StoreKit, upload_id: str) -> None:
 
 async def _rotate(kit: StoreKit, upload_id: str) -> None:
     root = kit.folder / "new-root.txt"
-    with Rewrapper(kit.store.base, kit.identities) as rewrapper:
+    with kit.store.rewrapper(kit.identities) as rewrapper:
         rewrapper.rewrap(upload_id, [generate_root_identity(root, "x25519")])
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.errors import UploadDamagedError
+from storage.backing import MAX_LINE_BYTES, Lines
+from storage.uploads.base import StoreBase
 from storage.uploads.check import check_store
-from storage.uploads.log import MAX_LINE_BYTES
 from storage.uploads.recovery import check_unchanged, read_chain
 from tests.support.aio import async_test
 from tests.support.long_log import lengthen
@@ -28,7 +29,7 @@ async def _upload(kit: StoreKit, segments: int, *, length: int | None = None, si
     _, upload = await kit.create(length or segments)
     await kit.append(upload.id, 0, b"x")
     await kit.store.close()
-    lengthen(kit.store.base, upload.id, segments, sign_all=sign_all)
+    lengthen(kit.store, upload.id, segments, sign_all=sign_all)
     kit.open()
     return upload.id
 
@@ -159,8 +160,8 @@ async def test_long_log_is_verified_and_read_with_little_memory(tmp_path: Path) 
     """Of 10,000 commits some blocks are in memory, never the whole; nor do all the segments it names."""
     kit = StoreKit(tmp_path, durability="os")
     upload_id = await _upload(kit, 10_000)
-    log = kit.store.base.open_log(upload_id)
-    size, key = os.fstat(log).st_size, kit.store_keys.signing
+    log = kit.store.base.chains.open(upload_id)
+    size, key = log.size_bytes(), kit.store_keys.signing
 
     def read() -> None:
         assert sum(1 for _ in chain.segments(log)) == 10_000
@@ -180,7 +181,7 @@ async def test_long_log_is_verified_and_read_with_little_memory(tmp_path: Path) 
             tracemalloc.stop()
             assert peak < 2 << 20 < size / 2
     finally:
-        os.close(log)
+        log.close()
     await kit.store.close()
 
 
@@ -268,14 +269,14 @@ async def test_takeovers_of_long_logs_stop_nobody_else(tmp_path: Path, monkeypat
     kit = StoreKit(tmp_path)
     _, short = await kit.create(2)
     long = [await _upload(kit, 100, length=101) for _ in range(20)]
-    go_on, real = threading.Event(), kit.store.base.verified
+    go_on, real = threading.Event(), StoreBase.verified
 
-    def slow(log: int, upload_id: str) -> object:
+    def slow(base: StoreBase, log: Lines, upload_id: str) -> object:
         if upload_id in long:
             go_on.wait(30)
-        return real(log, upload_id)
+        return real(base, log, upload_id)
 
-    monkeypatch.setattr(kit.store.base, "verified", slow)
+    monkeypatch.setattr(StoreBase, "verified", slow)
     takeovers = [asyncio.create_task(kit.append(upload_id, 100, b"x")) for upload_id in long]
     try:
         await asyncio.sleep(0)

@@ -15,10 +15,10 @@ from dropoff_tus.model import DropTerms, Usage
 from dropoff_tus.protocol import FREE_OVERHEAD_BYTES, ending
 from dropoff_tus.states import UploadState
 from server.usecases.reserving import ReservingBody
+from storage.open import FileStore
 from storage.uploads import append, leases
 from storage.uploads.check import check_store
-from storage.uploads.engine import FileStore
-from storage.uploads.lease import FileLease
+from storage.uploads.lease import UploadLease
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import StoreKit
@@ -60,7 +60,7 @@ async def test_lease_for_the_idle_leaves_a_writer_of_any_process_alone(tmp_path:
     assert [await store.receiving(upload.id) for store in (one, other)] == [False, False]
     body, task = await _receiving(kit, upload.id, _CHECKSUM)
 
-    async def take(lease: AbstractAsyncContextManager[FileLease]) -> None:
+    async def take(lease: AbstractAsyncContextManager[UploadLease]) -> None:
         async with lease:
             pass
 
@@ -137,7 +137,7 @@ async def test_discarded_body_is_seen_in_the_log(tmp_path: Path) -> None:
     kit = StoreKit(tmp_path)
     _token, upload = await kit.create(len(_CONTENT))
     later = [datetime.now(UTC) + timedelta(minutes=5)]
-    kit.store.base.now = lambda: later[0]
+    kit.store = FileStore(kit.settings, kit.store_keys, lambda: later[0])
     for _ in range(3):
         body, task = await _receiving(kit, upload.id, _CHECKSUM)
         body.cut()

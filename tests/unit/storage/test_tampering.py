@@ -33,8 +33,8 @@ from storage.age import (
 from storage.age.stream import ChunkSealer
 from storage.keyring.lines import Record, sign_line
 from storage.keyring.signing import SigningKey
+from storage.open import FileStore, StoreSettings
 from storage.uploads.check import check_store
-from storage.uploads.engine import FileStore, StoreSettings
 from storage.uploads.log import sign_receipt
 from tests.support import crash_scenarios
 from tests.support.aio import async_test

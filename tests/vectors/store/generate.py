@@ -22,7 +22,7 @@ from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.keyring.identities import generate_root_identity
 from storage.keyring.keys import generate_server_keys, load_server_keys
-from storage.uploads.engine import FileStore, StoreSettings
+from storage.open import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody, make_roots
 from tests.vectors.store import make_vectors
 from tests.vectors.store.stored import plaintext

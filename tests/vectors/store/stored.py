@@ -10,7 +10,7 @@ from dropoff_tus.messages import AppendPlan
 from storage.files.layout import Layout
 from storage.keyring.identities import read_identity_file
 from storage.keyring.keys import KeyPlaces, load_server_keys
-from storage.uploads.engine import FileStore, StoreSettings
+from storage.open import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody
 
 FOLDER = Path(__file__).parent / "v1"

@@ -14,10 +14,11 @@ import pytest
 from dropoff_tus.checksum import ExpectedChecksum
 from dropoff_tus.errors import StorageFailedError, StorageFullError, TooManySegmentsError
 from dropoff_tus.messages import AppendPlan
+from storage.backing import MAX_LINE_BYTES, SegmentEntry
 from storage.files import durable
 from storage.uploads import sealing
 from storage.uploads.check import check_store
-from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_LINE_BYTES, MAX_SEGMENTS, SegmentEntry
+from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import BytesBody, StoreKit

@@ -5,13 +5,17 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadDamagedError, UploadNotFoundError
+from storage.backing import SegmentEntry
+from storage.files.chains import LogFile
+from storage.files.durable import Disk
 from storage.keyring.lines import sign_line
 from storage.keyring.signing import new_signing_key, public_of
-from storage.uploads.log import LogState, SegmentEntry, key_record, segments_record
+from storage.uploads.log import LogState, key_record, segments_record
 from storage.uploads.recovery import check_unchanged, read_chain, read_state, waiting_at
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
@@ -19,6 +23,10 @@ from tests.support.store_kit import StoreKit
 _SECTOR_BYTES = 512
 _SEEN_BYTES = 4096
 """How much of the end of a log a start reads."""
+
+
+def _opened(file: IO[bytes]) -> LogFile:
+    return LogFile(Disk(sync=False), file.fileno())
 
 
 class _Log:
@@ -39,22 +47,22 @@ class _Log:
     def read(self, raw: bytes) -> tuple[LogState, int]:
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(raw)
-            return read_state(file.fileno(), self.state.id, self.key)
+            return read_state(_opened(file), self.state.id, self.key)
 
     def read_chain(self, raw: bytes, *, every_signature: bool) -> None:
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(raw)
-            read_chain(file.fileno(), self.state.id, self.key, every_signature=every_signature)
+            read_chain(_opened(file), self.state.id, self.key, every_signature=every_signature)
 
     def check_unchanged(self, raw: bytes) -> None:
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(raw)
-            check_unchanged(file.fileno(), self.state)
+            check_unchanged(_opened(file), self.state)
 
     def waits_at(self, raw: bytes) -> int | None:
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(raw)
-            return waiting_at(file.fileno(), self.key)
+            return waiting_at(_opened(file), self.key)
 
     def keeps_all_with(self, raw: bytes) -> bool:
         """Tell whether a changed log is refused as damaged, or still tells of every acknowledged byte."""

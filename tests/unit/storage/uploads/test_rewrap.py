@@ -17,7 +17,7 @@ from storage.keyring.identities import generate_root_identity, read_identity_fil
 from storage.keyring.journal import JOURNAL
 from storage.keyring.keysource import RotationError
 from storage.uploads.check import check_store
-from storage.uploads.rewrap import Outcome, Rewrapped, Rewrapper
+from storage.uploads.rotation import Outcome, Rewrapped
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer
 from tests.support.store_kit import StoreKit
@@ -38,7 +38,7 @@ class Roots:
     ) -> dict[str, Rewrapped]:
         """Re-wrap these uploads for the new root."""
         self.kit.open()
-        with Rewrapper(self.kit.store.base, identities, dry_run=dry_run) as rewrapper:
+        with self.kit.store.rewrapper(identities, dry_run=dry_run) as rewrapper:
             return {upload_id: rewrapper.rewrap(upload_id, [self.new_root]) for upload_id in ids}
 
     async def opens(self, upload_id: str, identities: list[str]) -> bytes | None:
@@ -277,7 +277,7 @@ async def test_two_rotations_at_once_are_refused(tmp_path: Path) -> None:
     """The journal has one writer."""
     roots = Roots(tmp_path)
     await roots.finished(b"one")
-    with Rewrapper(roots.kit.store.base, ()):
-        second = Rewrapper(roots.kit.store.base, ())
+    with roots.kit.store.rewrapper(()):
+        second = roots.kit.store.rewrapper(())
         with pytest.raises(RotationError, match="another rotation"):
             second.__enter__()

@@ -15,10 +15,10 @@ from storage.keyring.keysource import KeySourceError, RotationError
 from storage.keyring.lines import sign_line
 from storage.keyring.rotation import hold_store
 from storage.keyring.signing import SigningKeyFile, key_id, new_signing_key, public_of
+from storage.open import SigningRotation
 from storage.uploads.check import check_store
 from storage.uploads.log import key_record, next_record
 from storage.uploads.recovery import read_chain, read_state
-from storage.uploads.rotation import SigningRotation
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit
@@ -357,13 +357,13 @@ async def test_key_record_is_what_the_format_says(tmp_path: Path) -> None:
     assert record["key"] == rotation.new_id == key_id(rotation.new_public)
     before = json.loads(lines[1].rpartition(b" ")[0])
     assert (record["tot"], record["len"]) == (before["tot"], before["len"])
-    log = os.open(kit.store.layout.of(upload.id).log, os.O_RDONLY)
+    log = kit.store.base.chains.open(upload.id)
     try:
         with pytest.raises(KeyMissingError):
             read_state(log, upload.id, old)
         chain = read_chain(log, upload.id, load_server_keys(kit.places).signing, every_signature=True)
     finally:
-        os.close(log)
+        log.close()
     assert chain.state.key == rotation.new_id
 
 
