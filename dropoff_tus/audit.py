@@ -76,8 +76,8 @@ def end_of(upload: UploadRow, state: UploadState) -> Act:
 class Event:
     """One thing that happened. `final` is the hex SHA-256 of a final log record, `count` how often or how many.
 
-    `result` is a fixed word if the act does not say everything. `origin` is whence it came, as in `Actor`, where
-    that is not who acts: what is counted for a while, and then recorded by the server.
+    `result` is a fixed word if the act does not say everything. `origin` is the origin of the act, as in `Actor`, if
+    the server records acts of others that it has counted for a while.
     """
 
     act: Act
@@ -110,7 +110,7 @@ def creation_of(dropoff: Dropoff) -> Event:
 
 
 def terms_hash(dropoff: Dropoff) -> str:
-    """Return what stands for signed terms: earlier ones that are put back, and verify, have another."""
+    """Return the hash of signed terms: earlier ones, which also verify, have another."""
     return hashlib.sha256(dropoff.signature).hexdigest()
 
 

@@ -85,7 +85,7 @@ class DropTerms:
     bodies and answers, and the catalog's column: a new field needs a `Term` here, and whoever heeds it.
     """
 
-    name: Annotated[str, Term(Kind.LABEL, "What you call it", setting="")]
+    name: Annotated[str, Term(Kind.LABEL, "Your name for it", setting="")]
     mode: Annotated[
         Mode,
         Term(
@@ -137,7 +137,7 @@ class DropTerms:
         ),
     ] = 0
     contact: Annotated[
-        str, Term(Kind.TEXT, "Whom an uploader may ask; shown to whoever has the code", none="nobody")
+        str, Term(Kind.TEXT, "A contact for uploaders; shown to everybody who has the code", none="nobody")
     ] = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class DropTerms:
 
 
 TERMS = terms_of(DropTerms)
-"""What each field of `DropTerms` is, by its name."""
+"""The description of each field of `DropTerms`, by its name."""
 
 
 @dataclass(frozen=True, slots=True)

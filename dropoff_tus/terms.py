@@ -1,4 +1,4 @@
-"""What a field of a drop-off's terms is: how it is written, named and explained, wherever operators meet it."""
+"""A field of a drop-off's terms: its notation, name and explanation, wherever operators meet it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -39,7 +39,7 @@ class Term:
     option: str | None = None
     setting: str | None = None
     type: Callable[[Any], Any] = str
-    """Of the field, filled in by `terms_of`."""
+    """The field's, filled in by `terms_of`."""
 
 
 def terms_of(kind: type) -> Mapping[str, Term]:

@@ -204,7 +204,7 @@ def log_what_nobody_caught() -> None:
     def uncaught(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
         log.critical("the program failed", extra={"exception": describe(error)})
 
-    def unraisable(what: Any) -> None:  # noqa: ANN401 - a structure that exists for the type checker alone
+    def unraisable(what: Any) -> None:  # noqa: ANN401 - a structure that exists only for the type checker
         log.error("an error was ignored", extra={"exception": describe(what.exc_value)})
 
     def in_thread(what: Any) -> None:  # noqa: ANN401 - likewise

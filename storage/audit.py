@@ -101,7 +101,7 @@ class Verifier:
     checkpoints: int = 0
     """How many checkpoints were met."""
     policies: dict[str, str] = field(default_factory=dict)
-    """What stands for each drop-off's signed terms, as they were recorded last (`terms_hash`)."""
+    """The hash of each drop-off's signed terms, as they were recorded last (`terms_hash`)."""
     closed: dict[str, bool] = field(default_factory=dict)
     """Whether a drop-off was closed or reopened last."""
     revoked: set[str] = field(default_factory=set)

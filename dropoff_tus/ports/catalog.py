@@ -44,8 +44,7 @@ class DropoffRows(Protocol):
     async def change_dropoff(self, drop_id: str, change: Change) -> Dropoff | None:
         """Put another value in a drop-off's place; its id and its uploads stay. None if there is none.
 
-        Raises:
-            Whatever `change` raises; nothing was changed then.
+        Raises: The exceptions of `change`; nothing was changed then.
         """
         ...
 

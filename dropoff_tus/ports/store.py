@@ -123,11 +123,11 @@ class Lease(Protocol):
     async def begins_sealed(self) -> bool:
         """Tell whether the content of the whole upload, of its parts if it has any, can be an age v1 file.
 
-        Its header is read, and its length fits; no key is tried. What `append` held back is committed first.
+        Its header is read, and its length fits; no key is tried. The bytes that `append` held back are committed first.
 
         Raises:
             KeyMissingError: No identity at hand opens the upload.
-            UploadDamagedError: What is stored does not verify.
+            UploadDamagedError: The stored upload does not verify.
         """
         ...
 

@@ -128,7 +128,8 @@ def edit(
 
     Existing uploads keep their mode, their recipients (see `keys rotate --drop`) and their place, whatever the new
     limits. --retain holds for them too: a shorter one shreds older uploads within a minute. All its terms are signed
-    anew. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and `reopen` change the rest.
+    again. --no-code takes the code away, and `drop new-code` makes one again. `drop close` and `reopen` change the
+    rest.
 
     Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
     """

@@ -69,7 +69,7 @@ _PLACES = {
     "token": _Place("Make, list and revoke tokens for the API.", ("token",)),
     "audit": _Place("Export and verify the record of who did what.", ("audit",)),
     "store": _Place("Verify and clean the store.", ("store",)),
-    "outbox": _Place("See what webhook and mail have not been told yet.", ("outbox",)),
+    "outbox": _Place("List the events that webhook and mail have not delivered yet.", ("outbox",)),
     "keys": _Place("Make, show and rotate keys.", ("keys", "signing")),
     "verify-receipt": _Place("Verify a receipt, and a file against it.", ("receipts",), "verify"),
     "verify-certificate": _Place("Verify a certificate of erasure.", ("purge",), "verify"),

@@ -156,8 +156,8 @@ def export(  # noqa: PLR0917 - its options
     rest. With --key and --identity it reads a copy of store and envelopes on a machine that has neither the server's
     keys nor its catalog: a copy of the configuration will do, whose other files need not be there.
 
-    What the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened too,
-    unless --keep-sealed says otherwise.
+    A file that the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened
+    too, unless --keep-sealed says otherwise.
 
     Example: dropoff-tus upload export 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --output scan.zip
     """

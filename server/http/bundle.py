@@ -1,4 +1,4 @@
-"""The upload page as it is served: what was built, with the institute's name, logo and colours, in memory.
+"""The upload page as it is served: the built page with the institute's name, logo and colours, in memory.
 
 Only what is in here can be reached, by its name, so no path leads anywhere else.
 """

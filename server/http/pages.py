@@ -23,7 +23,8 @@ _POLICY = {
         "require-trusted-types-for 'script'; trusted-types dropoff"
     )
 }
-"""Of the page, and of its scripts, since a worker is held to that of its own script. Other answers allow nothing."""
+"""The policy of the page, and of its scripts, since a worker obeys that of its own script. Other answers allow
+nothing."""
 _PAGE_HEADERS = {
     **_POLICY,
     # Sending goes on while nobody touches the screen.

@@ -30,7 +30,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), screen-wake-lock=()",
     "Referrer-Policy": "no-referrer",
 }
-"""Of the API, and of the page where it says nothing else."""
+"""For the API, and for the page where it says nothing else."""
 _REALM = 'Bearer realm="dropoff-tus"'
 _CODES = {404: "ERR_NOT_FOUND", 405: "ERR_METHOD_NOT_ALLOWED", 413: "ERR_TOO_LARGE"}
 

@@ -1,4 +1,4 @@
-"""`[page]`: whose upload page it is. Its colours have to be readable, in light and in dark."""
+"""`[page]`: the institute of the upload page. Its colours have to be readable, in light and in dark."""
 
 from collections.abc import Iterator
 from typing import Annotated, NamedTuple
@@ -14,7 +14,7 @@ LANGUAGES = ("en", "nl", "de", "fr", "es")
 
 
 class _Ground(NamedTuple):
-    """What a colour of the institute's meets on the page, as its page.css has it."""
+    """The colours that the institute's meet on the page, as its page.css has them."""
 
     name: str
     suffix: str

@@ -35,7 +35,7 @@ _COMMAND, _VARIABLE = "command:", "env:"
 
 
 class Section(BaseModel):
-    """What all sections have in common: nothing unknown is passed over, and no message shows a value."""
+    """The common settings of all sections: nothing unknown is ignored, and no message shows a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 

@@ -23,7 +23,7 @@ MOST_LABEL_CHARACTERS = 200
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _MOST_ADDRESS = 254
 MOST_ADDRESSES = 20
-"""Of the addresses of one drop-off."""
+"""The most addresses of one drop-off."""
 
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"

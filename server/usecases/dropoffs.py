@@ -74,14 +74,14 @@ class Dropoffs:
     async def edit(
         self, drop_id: str, changes: Mapping[str, Any], *, has_code: bool | None = None, confirm: bool = False
     ) -> tuple[Dropoff, Usage]:
-        """Change some terms of a drop-off: what is created from now on is held to them; retention also what is here.
+        """Change some terms of a drop-off: they hold for new uploads, retention for existing ones too.
 
         All its terms are signed again. Those that stay are taken from the present record, which has to be this server's
         own, or the signature would bless what somebody wrote into the database; with `confirm` the operator blesses it.
 
         Args:
             drop_id: Which.
-            changes: The new values, by the names of `DropTerms`; what is left out stays.
+            changes: The new values, by the names of `DropTerms`; missing ones stay.
             has_code: False takes the code away.
             confirm: See above.
 
@@ -197,7 +197,7 @@ _CHECKS: dict[Kind, Checks] = {
     Kind.NAMES: partial(_pattern_problem, name_problem),
     Kind.ADDRESSES: _addresses_problem,
 }
-"""Of what has to hold for every drop-off, whether it is given now or not."""
+"""Rules for every drop-off, whether their terms are given now or not."""
 
 
 def unknown() -> DropoffNotFoundError:

@@ -173,7 +173,7 @@ class Finisher:
             # Sealed by an attempt that did not reach the catalog: the checks came before that. Should the metadata be
             # missing for another reason, there is no receipt, and `complete` refuses.
             return {}
-        # What has its final record was looked at before that, and may be too long to be looked at again.
+        # An upload with its final record was looked at before, and may be too long to be looked at again.
         if metadata.sealed_by is not None and not upload.final and not await lease.begins_sealed():
             message = "the file is not sealed as its sender said (sealed-by: age)"
             await self._reject(lease, "the content is no age file, as its metadata says", NotSealedError(message))
@@ -196,7 +196,7 @@ class Finisher:
             await self._catalog.set_state(lease.upload.id, UploadState.REJECTED, now)
         except CatalogUnavailableError:
             self.finish_later(lease.upload.id)
-        error.fate = "it was rejected and nothing of it is kept, upload it anew"
+        error.fate = "it was rejected and nothing of it is kept, upload it again"
         raise error
 
 

@@ -1,4 +1,4 @@
-"""What the use cases of uploads stand on: the ports, the times and the settings, in one value that each takes."""
+"""The base of the use cases of uploads: the ports, the times and the settings, in one value that each takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Begin = Callable[[int], Advance]
 
 
 class Rows(DropoffRows, UploadRows, Protocol):
-    """What they ask of the catalog."""
+    """The catalog as they need it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ class Reconciler:
         """Bring every unfinished row in line with the store, before the first request. One bad upload stops nothing.
 
         Args:
-            lost_before: What was created until then, and is not in the store, never will be; what is younger another
-                process may be creating, so it stays. None: all of it.
+            lost_before: Uploads that were created before it and are not in the store never will be; another process may
+                be creating younger ones, so they stay. None: all of it.
 
         Raises:
             CatalogUnavailableError: Not even the list of rows could be read.

@@ -1,4 +1,4 @@
-"""Rotating the roots: for whom each upload is to be wrapped now. Wrapping it is the store's.
+"""Rotating the roots: the new recipients of each upload. Wrapping it is the store's.
 
 Source: docs/format.md, Rotation.
 """
@@ -13,7 +13,7 @@ from dropoff_tus.ports.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Wrapping:
-    """One upload, and the recipients whom its envelope is to open for; `why` says why they are not known."""
+    """One upload, and the recipients of its envelope; `why` says why they are unknown."""
 
     upload_id: str
     recipients: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ _LEASE_SECONDS = 5.0
 
 
 class SweptStore(Store, Protocol):
-    """What sweeping asks of the store besides."""
+    """The store's further calls for sweeping."""
 
     async def upload_ids(self) -> list[str]:
         """Return the ids of all uploads, in order."""
@@ -69,7 +69,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What goes or went, and what had to stay: ids with the reason."""
+    """The removed and the kept uploads, ids with the reason."""
 
     items: list[Item] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Sweeper:
         self._min_age = timedelta(seconds=min_age_seconds)
 
     async def plan(self, begin: Begin) -> Sweep:
-        """Say what would go now; `begin` is told how many uploads are looked at, and makes what counts them."""
+        """Say what would go now; `begin` gets the number of uploads to look at, and makes their counter."""
         plan = Sweep(expiry=await self._expirer.plan())
         plan.kept.extend(plan.expiry.changed)
         for due in plan.expiry.due:
@@ -101,7 +101,7 @@ class Sweeper:
         return plan
 
     async def execute(self, plan: Sweep) -> Sweep:
-        """Remove what was planned; what cannot be had, or is no longer so under its lease, stays."""
+        """Remove the planned ones; those in use, or changed by the time of their lease, stay."""
         done = Sweep(kept=list(plan.kept))
         ended = await self._expirer.execute(plan.expiry)
         for item in plan.items:

@@ -27,7 +27,7 @@ def rows_between(transaction: Transaction, after: int, to: int, most: int) -> li
 def end(transaction: Transaction) -> int:
     """Return the greatest number of a row. While nobody else writes, no row with a smaller one comes any more.
 
-    Whoever wrote before has committed, so that the rows are seen here, and who comes later gets greater numbers.
+    Earlier writers have committed, so their rows are seen here, and later ones get greater numbers.
     """
     found: int = transaction.rows(statements.AUDIT_END)[0]["last"]
     return found

@@ -4,7 +4,7 @@ So what an operation reads of a drop-off and its uploads stays so until it commi
 processes write. Isolation is READ COMMITTED: each statement sees what the last holder of the lock left. Behind
 that lock no other is asked for, and whoever changes drop-offs locks the version before, so nobody waits in a circle.
 
-Whoever writes also shares an advisory lock, from BEGIN to COMMIT. `settled` takes it for itself: it waits for those
+Writers also share an advisory lock, from BEGIN to COMMIT. `settled` takes it for itself: it waits for those
 that are in the middle of a transaction, and those that come meanwhile wait for it.
 
 Should the database undo a transaction, or lose the connection before COMMIT was sent, it is repeated. A call ends in

@@ -301,7 +301,7 @@ class SqliteEngine:
         return cast("T", await request.future)
 
     async def settled(self, work: Callable[[Transaction], T]) -> T:
-        """Run a question as a writer, which is alone."""
+        """Run a question as the only writer."""
         return await self.write(work)
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -1,4 +1,4 @@
-"""What an operation needs of a database."""
+"""The database as operations see it."""
 
 from collections.abc import Sequence
 from typing import Protocol

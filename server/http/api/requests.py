@@ -49,7 +49,7 @@ _CREATION: dict[str, Any] = {
     else (FORMS[term.kind].request | None, Field(None, description=described(term)))
     for name, term in TERMS.items()
 }
-# The factories make no default: what is left out is told by its absence, and null is for times only.
+# The factories make no default: a missing member is absent, and only times may be null.
 _EDITING: dict[str, Any] = {
     name: (FORMS[term.kind].request, Field(None, description=described(term)))
     if term.kind is Kind.TIME

@@ -1,4 +1,4 @@
-"""One operation of the API: whom it lets in, what it takes and what it answers."""
+"""One operation of the API: its scope, its request and its answer."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
