@@ -4,7 +4,7 @@ A row is canonical JSON, kept as it was written, under a number that only grows.
 rows since the one before, and names that one (`storage.audit`): so rows that are changed, moved, put in or removed show
 against the next checkpoint. Names, codes, tokens, keys and digests of content have no field here.
 
-Source: docs/audit.md.
+Source: docs/operate/audit.md.
 """
 
 import hashlib

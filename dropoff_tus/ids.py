@@ -39,7 +39,7 @@ def is_drop_id(text: str) -> bool:
 def upload_id(token: str) -> str:
     """Derive the upload id from its token; the way back does not exist.
 
-    Source: docs/format.md, Token and id.
+    Source: docs/reference/format.md, Token and id.
     """
     return hashlib.sha256(_UPLOAD_ID_DOMAIN + token.encode("ascii")).hexdigest()[:32]
 

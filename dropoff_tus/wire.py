@@ -1,6 +1,6 @@
 """Raw headers to typed requests, replies and errors to raw headers. No HTTP library is known here.
 
-Source: tus 1.0.0, Core protocol; docs/architecture.md, Requests.
+Source: tus 1.0.0, Core protocol; docs/develop/architecture.md.
 """
 
 from dropoff_tus import concat

@@ -49,7 +49,7 @@ def _fitting(descriptors: int) -> int:
 
 
 def tune_memory() -> None:
-    """Spare what a server with many short requests pays for memory; see docs/performance.md.
+    """Spare what a server with many short requests pays for memory; see docs/develop/performance.md.
 
     One large block freed at start raises glibc's mmap threshold, so that body buffers are not mapped again each time.
     Everything imported so far lives as long as the process, so the garbage collector need not walk through it; and it

@@ -3,7 +3,7 @@
 A checkpoint has the hash of the rows since the one before it, and that one's hash: so the newest stands for all. Kept
 elsewhere, it shows later changes of the rows, even by someone who can rewrite the whole table.
 
-Source: docs/audit.md.
+Source: docs/operate/audit.md.
 """
 
 import hashlib

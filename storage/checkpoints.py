@@ -10,7 +10,7 @@ there no row comes any more.
 Order: the rows, the checkpoint in the database, then in the file. A crash before the last step leaves the file one
 behind, which the next time sees and mends.
 
-Source: docs/audit.md.
+Source: docs/operate/audit.md.
 """
 
 import asyncio

@@ -50,8 +50,8 @@ def export(
     """Write the audit, a row of JSON a line, and behind it the signed checkpoint of the last row.
 
     Keep the file on another machine: `audit verify --anchor FILE` shows later whether all of it is still there as it
-    was, which nothing on this machine can show by itself. Rows hold ids, numbers and fixed words; docs/audit.md says
-    which. With --json on stdout the rows are one JSON document.
+    was, which nothing on this machine can show by itself. Rows hold ids, numbers and fixed words; docs/operate/audit.md
+    says which. With --json on stdout the rows are one JSON document.
 
     Example: dropoff-tus audit export --output audit-2026-03.jsonl
     """

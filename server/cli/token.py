@@ -38,9 +38,8 @@ def create(
 ) -> None:
     """Make a token and show it, which is done this once.
 
-    Give each program a token of its own with the fewest scopes that do. With --drop there is nothing but that drop-off
-    for it, and it makes none. It goes into the header Authorization, after the word Bearer. docs/api.md describes the
-    API.
+    Give each program a token of its own with the fewest scopes that do. With --drop it is only for that drop-off, and
+    makes none. It goes into the header Authorization, after the word Bearer. docs/reference/api.md describes the API.
 
     Example: dropoff-tus token create --name nightly-fetch --scope uploads:read --scope uploads:download --expires 90d
     """

@@ -4,7 +4,7 @@ Each proxy adds, on the right, the address that asked it. So the chain is read f
 a trusted proxy's, the next one to the left is that proxy's word; the first other address is the client, and what stands
 left of it is the client's invention. At nonsense the reading stops.
 
-Source: RFC 7239; docs/http.md, Behind a proxy.
+Source: RFC 7239; docs/reference/http.md, Behind a proxy.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Refusals of the API, as problem details: JSON with status, title, detail and our stable code.
 
-Source: RFC 9457; RFC 6750, section 3 (the challenge of 401 and 403); docs/api.md, Errors.
+Source: RFC 9457; RFC 6750, section 3 (the challenge of 401 and 403); docs/reference/api.md, Errors.
 """
 
 import json

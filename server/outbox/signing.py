@@ -1,6 +1,6 @@
 """Signatures of what we send: HMAC-SHA-256 over id, time and body, in the headers of Standard Webhooks.
 
-Source: https://www.standardwebhooks.com (webhook-id, webhook-timestamp, webhook-signature); docs/webhooks.md.
+Source: https://www.standardwebhooks.com (webhook-id, webhook-timestamp, webhook-signature); docs/reference/webhooks.md.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Rotating the roots: the new recipients of each upload. Wrapping it is the store's.
 
-Source: docs/format.md, Rotation.
+Source: docs/reference/format.md, Rotation.
 """
 
 from collections.abc import AsyncIterator, Sequence

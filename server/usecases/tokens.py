@@ -5,7 +5,7 @@ MAC under a key that is not in the catalog, over the token, its scopes, its expi
 write to the database can neither make a token nor widen or prolong one. Each request asks the catalog, so what another
 process revokes ends at once.
 
-Source: docs/api.md, Tokens; RFC 6750.
+Source: docs/reference/api.md, Tokens; RFC 6750.
 """
 
 import hmac

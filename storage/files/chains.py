@@ -1,6 +1,6 @@
 """Chains of signed lines in files, one an upload. The one place that appends to them, cuts them and syncs them.
 
-Source: docs/format.md, Files, Order of writes, Recovery.
+Source: docs/reference/format.md, Files, Order of writes, Recovery.
 """
 
 import contextlib

@@ -8,7 +8,7 @@ Below the roots of a store nothing is reached through a symbolic link, neither a
 otherwise somebody who can write to the store could let us cut or remove files elsewhere. The roots may be links, to
 volumes.
 
-Source: docs/format.md, Order of writes.
+Source: docs/reference/format.md, Order of writes.
 """
 
 import contextlib

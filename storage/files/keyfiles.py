@@ -1,6 +1,6 @@
 """Envelopes and receipts, a file each: beside one another, but for the server's of sealed uploads in progress.
 
-Source: docs/format.md, Files, Order of writes.
+Source: docs/reference/format.md, Files, Order of writes.
 """
 
 import contextlib

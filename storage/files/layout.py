@@ -1,6 +1,6 @@
 """Where an upload's files lie. Names consist only of ids; nothing a client chose is ever a path.
 
-Source: docs/format.md, Files.
+Source: docs/reference/format.md, Files.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Who may write what, by locks of the kernel: across the processes of one machine, and none outlives its process.
 
-Source: docs/format.md, Leases.
+Source: docs/reference/format.md, Leases.
 """
 
 import functools

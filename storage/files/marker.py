@@ -6,7 +6,7 @@ for. So a start first compares, and where anything differs it makes nothing and 
 Order of a first start, each step durable before the next, so that one that was killed is gone on with: the folders, the
 id beside the wrapped keys, the id beside the uploads, the id in the catalog. Each is written once and never changed.
 
-Source: docs/format.md, The store's id.
+Source: docs/reference/format.md, The store's id.
 """
 
 import contextlib

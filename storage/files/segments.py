@@ -1,6 +1,6 @@
 """Segments back to back, in one file an upload.
 
-Source: docs/format.md, Files.
+Source: docs/reference/format.md, Files.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (h
 the uploader's receipt, and Upload-Metadata as received less the code. The create record commits to the random bytes and
 the metadata together, so the log binds them without showing them.
 
-Source: docs/format.md, Envelope.
+Source: docs/reference/format.md, Envelope.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Age identities and recipients: those of the roots, and the one that opens an upload's receipt.
 
-Source: docs/format.md, Keys, Receipt.
+Source: docs/reference/format.md, Keys, Receipt.
 """
 
 import functools
@@ -24,7 +24,7 @@ def receipt_identity(token: str) -> Identity:
     X25519 whatever the upload's keys are: its recipient is as secret as itself, so there is no public key for a quantum
     computer to work on.
 
-    Source: docs/format.md, Receipt.
+    Source: docs/reference/format.md, Receipt.
     """
     seed = derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
     return Identity(KeyType.X25519, seed)

@@ -3,7 +3,7 @@
 A line is durable before the rename that makes it true and names the new file's hash, so it holds whenever the process
 dies. An envelope that the journal does not name is the one of its creation, wrapped for what its create record says.
 
-Source: docs/format.md, Rotation.
+Source: docs/reference/format.md, Rotation.
 """
 
 import hashlib

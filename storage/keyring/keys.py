@@ -2,7 +2,7 @@
 
 Where their texts come from is `storage.keyring.keysource`.
 
-Source: docs/format.md, Keys.
+Source: docs/reference/format.md, Keys.
 """
 
 import hmac

@@ -3,7 +3,7 @@
 A key's *source* is tried in this order: `$CREDENTIALS_DIRECTORY/<name>` (systemd), then what the configuration says: a
 file that nobody else can use (`check_owner_only`), or `command:…`, which prints the key.
 
-Source: docs/format.md, Keys.
+Source: docs/reference/format.md, Keys.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _DISK = Disk(sync=True)
 _COMMAND_TIMEOUT_SECONDS = 30
 _COMMAND = "command:"
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
-_OTHERWISE = f", or hand it over in ${_CREDENTIALS}, or by a command (docs/command-line.md, Secrets)"
+_OTHERWISE = f", or hand it over in ${_CREDENTIALS}, or by a command (docs/reference/configuration.md, Secrets)"
 _OTHERS, _OTHERS_OF_ROOTS, _OTHERS_WHO_WRITE = 0o077, 0o037, 0o022
 
 

@@ -1,6 +1,6 @@
 """Signed lines: `<canonical JSON> SP <unpadded base64 signature> LF`, each kind under a domain of its own.
 
-Source: docs/format.md, Log.
+Source: docs/reference/format.md, Log.
 """
 
 import base64

@@ -8,7 +8,7 @@ Steps, each durable before the next, so that a second run finishes what a first 
 Where the key file is not ours to replace (a credential or a command), the new text goes to another file, which the
 operator then puts in place.
 
-Source: docs/format.md, Rotation.
+Source: docs/reference/format.md, Rotation.
 """
 
 import contextlib

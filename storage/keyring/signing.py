@@ -1,6 +1,6 @@
 """The signing key: the key that signs, the keys that only verify, and the text that holds both.
 
-Source: docs/format.md, Keys.
+Source: docs/reference/format.md, Keys.
 """
 
 import base64

@@ -2,7 +2,7 @@
 
 Signals (stop, commit) reach the worker's turns through the holder.
 
-Source: docs/format.md, Order of writes.
+Source: docs/reference/format.md, Order of writes.
 """
 
 import asyncio

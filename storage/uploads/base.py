@@ -1,6 +1,6 @@
 """What every part of the engine stands on: the four protocols, the keys, and what is remembered of uploads.
 
-Source: docs/format.md.
+Source: docs/reference/format.md.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ It goes from the last line, whose hash a signature covers, back to the create re
 hash of the line there, is kept as its mark: by that the block can be read later, and is the same or refused. Whether
 records add up is seen when they are read.
 
-Source: docs/format.md, Recovery.
+Source: docs/reference/format.md, Recovery.
 """
 
 import bisect

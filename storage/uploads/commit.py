@@ -1,6 +1,6 @@
 """Commits: the moment an offset becomes durable. Also what a lease begins with: finding what the last one left.
 
-Source: docs/format.md, Order of writes, Recovery.
+Source: docs/reference/format.md, Order of writes, Recovery.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Creating an upload: identity, envelopes, the create record. Nothing is durable before the first commit.
 
-Source: docs/format.md, Files, Envelope, Log.
+Source: docs/reference/format.md, Files, Envelope, Log.
 """
 
 import base64

@@ -10,7 +10,7 @@ The event loop only sequences; every call of the backing and all cryptography ru
 | `reading` | plain bytes back |
 | `receipts`, `shredding` | what finishing and ending leave, and what they take away |
 
-Source: docs/format.md.
+Source: docs/reference/format.md.
 """
 
 import asyncio

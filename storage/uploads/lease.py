@@ -1,6 +1,6 @@
 """A lease: the exclusive right to write one upload. Implements `dropoff_tus.ports.store.Lease`.
 
-Source: docs/format.md, Leases.
+Source: docs/reference/format.md, Leases.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 A newcomer asks the present holder to stop; the holder commits what it has and lets go. Between processes the backing
 says who may write.
 
-Source: docs/format.md, Leases, Recovery.
+Source: docs/reference/format.md, Leases, Recovery.
 """
 
 import asyncio

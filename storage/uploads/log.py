@@ -5,7 +5,7 @@ or
 null) and `tot` = [segments, plaintext bytes, ciphertext bytes] after it, so that the create record and the last one
 together tell where an upload stands. Signatures are verified before anything is parsed.
 
-Source: docs/format.md, Log.
+Source: docs/reference/format.md, Log.
 """
 
 import base64

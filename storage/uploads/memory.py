@@ -2,7 +2,7 @@
 
 What a log says is believed while the log has the size it had, so another process may write between two requests.
 
-Source: docs/format.md, Recovery.
+Source: docs/reference/format.md, Recovery.
 """
 
 import contextlib

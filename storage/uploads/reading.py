@@ -1,6 +1,6 @@
 """Reading back: opening envelopes, and the plain bytes of an upload or of a concatenation's parts.
 
-Source: docs/format.md, Envelope, Segment.
+Source: docs/reference/format.md, Envelope, Segment.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Receipts: signed like a log line, encrypted to the operators, and to whoever has the upload's URL.
 
-Source: docs/format.md, Receipt.
+Source: docs/reference/format.md, Receipt.
 """
 
 import base64

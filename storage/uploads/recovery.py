@@ -5,7 +5,7 @@ It is kept aside and cut. Anything else that does not verify is tampering: refus
 flipped bit never costs acknowledged bytes. Nor is anything read from a line before a signature covers it, its own or,
 through `prev`, that of a line after it.
 
-Source: docs/format.md, Recovery.
+Source: docs/reference/format.md, Recovery.
 """
 
 import hashlib

@@ -10,7 +10,7 @@ one ended. A server may run meanwhile, and nothing waits for a lease: ending an 
 removes the envelope after that; we put the new one in place and look for an end record after that. Whoever comes second
 removes it.
 
-Source: docs/format.md, Rotation.
+Source: docs/reference/format.md, Rotation.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Bytes in, segments in `data` out, ahead of their commit. Digests of the plaintext are computed beside the sealing.
 
-Source: docs/format.md, Segment.
+Source: docs/reference/format.md, Segment.
 """
 
 import time

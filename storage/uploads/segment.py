@@ -3,7 +3,7 @@
 A segment holds back at most one chunk (64 KiB), because only the last one is flagged. Buffers belong to the worker
 thread, not to the upload, so that a stalled upload costs its held-back bytes and nothing else.
 
-Source: docs/format.md, Segment.
+Source: docs/reference/format.md, Segment.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ class SegmentWriter:
         if last:
             used += self._sealer.seal_last(plain[whole:], out[used:])
         sink(out[:used], self._data_offset + self._written)
-        # Here and not in a thread of its own: that was measured to cost more than it saves, see docs/performance.md.
+        # Not in a thread of its own, which was measured to cost more than it saves: docs/develop/performance.md.
         self._hash.update(out[:used])
         self._written += used
         return plain.nbytes if last else whole

@@ -1,6 +1,6 @@
 """Taking keys away: sealing a finished upload, shredding an ended one. Every step may be repeated.
 
-Source: docs/format.md, Order of writes.
+Source: docs/reference/format.md, Order of writes.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The curl commands of docs/api.md, run as they stand there against the real server."""
+"""The curl commands of docs/reference/api.md, run as they stand there against the real server."""
 
 import json
 import os

@@ -30,7 +30,7 @@ class Received:
         return json.loads(self.body)
 
     def verify(self, secret: bytes) -> None:
-        """Check as docs/webhooks.md tells receivers to."""
+        """Check as docs/reference/webhooks.md tells receivers to."""
         got = {name.lower(): value for name, value in self.headers.items()}
         signed = f"{got['webhook-id']}.{got['webhook-timestamp']}.".encode() + self.body
         digest = hmac.new(secret, signed, hashlib.sha256).digest()

@@ -358,7 +358,7 @@ def token_of(upload_url: str) -> str:
 def upload_id_of(upload_url: str) -> str:
     """Derive the upload id from an upload URL.
 
-    Source: docs/format.md, Token and id.
+    Source: docs/reference/format.md, Token and id.
     """
     return hashlib.sha256(_UPLOAD_ID_DOMAIN + token_of(upload_url).encode("ascii")).hexdigest()[:32]
 

@@ -22,6 +22,7 @@ _TESTS = {
 _NAMED = re.compile(r"`(?:(?:tests/)?([\w/]+\.py)(?:`, `|::))?(…[a-z]\w+|test_\w+)(…?)")
 _TEST_FILE = re.compile(r"`(?:tests/)?((?:crash|e2e|faults|property|support|unit)/[\w/]+\.py)")
 _DOTTED = re.compile(r"`((?:dropoff_tus|storage|server)\.[a-z_.]+)`")
+_DOCUMENT = re.compile(r"\b(docs/[\w/-]+\.(?:md|sh))((?:, [A-Z][\w' ]*)*)")
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -40,3 +41,18 @@ def test_documentation_names_tests_modules_and_files_that_exist(document: str) -
         assert module.is_dir() or module.with_suffix(".py").exists() or key in NAMES.get(section, {}), dotted
     for link in _LINK.findall(text):
         assert ((_REPOSITORY / document).parent / link).exists(), link
+
+
+def test_code_and_configuration_name_documents_and_chapters_that_exist() -> None:
+    """As `Source: docs/reference/format.md, Log, Recovery.`, or in a sentence for the operator."""
+    sources = [
+        path for top in ("dropoff_tus", "server", "storage", "tests") for path in (_REPOSITORY / top).rglob("*.py")
+    ]
+    for source in (*sources, _REPOSITORY / "config.example.toml"):
+        if "node_modules" in source.parts:
+            continue
+        for document, chapters in _DOCUMENT.findall(source.read_text("utf-8")):
+            assert (_REPOSITORY / document).is_file(), (source, document)
+            text = (_REPOSITORY / document).read_text("utf-8")
+            for chapter in chapters.split(", ")[1:]:
+                assert re.search(rf"^#+ {re.escape(chapter.strip())}$", text, re.MULTILINE), (source, document, chapter)

@@ -1,6 +1,6 @@
 """The operators' API below /api/v1: HTTP and JSON around the same use cases as the command line's.
 
-Source: docs/api.md.
+Source: docs/reference/api.md.
 """
 
 from server.http.api.routes import add_routes

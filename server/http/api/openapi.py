@@ -64,7 +64,7 @@ def describe(root: str, routes: Sequence[Route]) -> bytes:
         paths.setdefault(root + route.path, {})[route.method.lower()] = described
     document = {
         "openapi": "3.1.0",
-        "info": {"title": "dropoff-tus", "version": "1", "description": "For operators; see docs/api.md."},
+        "info": {"title": "dropoff-tus", "version": "1", "description": "For operators; see docs/reference/api.md."},
         "security": [{"token": []}],
         "paths": paths,
         "components": {

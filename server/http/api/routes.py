@@ -171,7 +171,7 @@ def add_routes(app: web.Application) -> None:
     described = openapi.describe(ROOT, ROUTES)
 
     async def describe(request: web.Request) -> web.Response:
-        """Return the description. It tells nothing that docs/api.md does not, but it is large."""
+        """Return the description. It tells nothing that docs/reference/api.md does not, but it is large."""
         await _let_in(request, "describe", None)
         return web.Response(body=described, content_type="application/json")
 

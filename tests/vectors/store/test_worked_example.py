@@ -1,4 +1,4 @@
-"""The worked example of docs/format.md is true: its commands are run, and print what the document says."""
+"""The worked example of docs/reference/format.md is true: its commands are run, and print what the document says."""
 
 import re
 import subprocess

@@ -39,7 +39,7 @@ async def _finished(kit: StoreKit, *, name: bytes = b"a name.txt") -> tuple[str,
 
 
 def _verified(line: bytes, public: bytes) -> dict[str, Any]:
-    """Check a receipt as docs/format.md says, with no code of ours."""
+    """Check a receipt as docs/reference/format.md says, with no code of ours."""
     text, _, signature = line.removesuffix(b"\n").rpartition(b" ")
     assert not signature.endswith(b"=")
     Ed25519PublicKey.from_public_bytes(public).verify(
