@@ -232,7 +232,7 @@ def presented_code(headers: Headers) -> str | None:
 
 
 def _as_utf8(value: str) -> str:
-    """Read a code, which was decoded byte by byte, as the UTF-8 that it may be: of a pasted dash, say."""
+    """Read a code, which was decoded byte by byte, as the UTF-8 that it may be: such as a pasted dash."""
     try:
         return value.encode("latin-1").decode("utf-8")
     except ValueError:

@@ -124,13 +124,14 @@ class DropTerms:
         ),
     ] = ()
     notify: Annotated[
-        tuple[str, ...], Term(Kind.ADDRESSES, "Mail addresses that hear what arrived; needs [mail]", none="nobody")
+        tuple[str, ...],
+        Term(Kind.ADDRESSES, "Mail addresses that get a mail when files arrive; needs [mail]", none="nobody"),
     ] = ()
     retain_seconds: Annotated[
         int,
         Term(
             Kind.SECONDS,
-            "Finished uploads are shredded so long after their completion, those that are here too",
+            "Finished uploads are shredded this long after their completion, existing ones too",
             none="never",
             option="--retain",
             setting="retain",

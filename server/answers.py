@@ -133,7 +133,7 @@ class UploadAnswer(Answer):
     created_at: Time
     completed_at: Time | None
     reason: str | None = Field(
-        description="Why it ended, a fixed phrase: `retention is over` or `idle for too long` of what is expired, say."
+        description="Why it ended, a fixed phrase: such as `retention is over` or `idle for too long` of expired ones."
     )
 
 

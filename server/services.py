@@ -83,7 +83,7 @@ async def identify_store(config: Config, catalog: Catalog, *, adopt: bool = True
     Args:
         config: Names the folders.
         catalog: Knows the store's id.
-        adopt: A catalog that knows none, and its folders, get one: the first start, also after an update.
+        adopt: A catalog that knows none, and its folders, get one: the first start, or the first one after an update.
 
     Raises:
         WrongStoreError: They are not; nothing was made.

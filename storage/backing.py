@@ -310,7 +310,7 @@ class KeyFiles(Protocol):
         ...
 
     def remove(self, upload_id: str, *kinds: KeyFile) -> None:
-        """Remove these, without a kind all, durably; also if they were gone already."""
+        """Remove these, without a kind all, durably; missing ones are fine."""
         ...
 
 

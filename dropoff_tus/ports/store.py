@@ -261,7 +261,7 @@ class Store(Protocol):
         `identities` are age identities as text; without them the server's own are used.
 
         Raises:
-            UploadNotFoundError, UploadDamagedError: As `stat`; also when it is not finished.
+            UploadNotFoundError, UploadDamagedError: As `stat`; and if it is not finished.
             KeyMissingError: None of the identities opens it.
         """
         ...
@@ -290,7 +290,7 @@ class Store(Protocol):
         """Return what the disk has free for us, less the configured floor. May be negative.
 
         Raises:
-            StorageFailedError: The store is not there: a volume that was unmounted, say.
+            StorageFailedError: The store is not there, for instance because its volume is unmounted.
         """
         ...
 

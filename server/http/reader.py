@@ -12,7 +12,7 @@ class Reader:
     """Looks after one client while the kernel takes no more for it."""
 
     def __init__(self, timeout_seconds: float) -> None:
-        """Let the client take no byte for so long; 0: for any time."""
+        """How long the client may take no byte; 0: for any time."""
         self._timeout_seconds = timeout_seconds
         self._timer: asyncio.TimerHandle | None = None
         self._taken_at = 0.0

@@ -1,6 +1,6 @@
 """The loop that delivers: claim, deliver, mark; at least once, again and again until it is done or was tried enough.
 
-A delivery that is cut off anywhere, also by a kill between the receiver's answer and the mark, comes again with the
+A delivery that is cut off anywhere, even by a kill between the receiver's answer and the mark, comes again with the
 same event id once the claim has run out. Each group of rows is delivered by itself.
 """
 

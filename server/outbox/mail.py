@@ -144,7 +144,7 @@ class MailCourier:
     async def _send(self, message: EmailMessage, addresses: Sequence[str]) -> Mapping[str, aiosmtplib.SMTPResponse]:
         """Send a message; return the addresses that the mail server refused, and how.
 
-        `aiosmtplib.send` says goodbye also when it is cancelled, and waits for a server that answers no more.
+        `aiosmtplib.send` says goodbye even when it is cancelled, and waits for a server that answers no more.
         """
         settings = self._settings
         context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)

@@ -123,7 +123,7 @@ class Ender:
             await self.end(lease, state, why, row)
 
     async def delete_damaged(self, upload_id: str) -> bool:
-        """Shred an upload for the operator as `delete` does, also if it, a part of it or its row does not verify.
+        """Shred an upload for the operator as `delete` does, even if it, a part of it or its row does not verify.
 
         Returns:
             Whether something was damaged.

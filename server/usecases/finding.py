@@ -91,7 +91,7 @@ class Finder:
         """Return the signed receipt of a finished upload, one line.
 
         Raises:
-            UploadNotFoundError, UploadGoneError: As `find`; also where it has none.
+            UploadNotFoundError, UploadGoneError: As `find`; and if it has none.
         """
         stored = await self.find(drop_id, token)
         line = await self._ports.store.url_receipt(stored.id, token.secret)
@@ -103,7 +103,7 @@ class Finder:
         """Return a finished upload that the server can read.
 
         Raises:
-            UploadNotFoundError, UploadGoneError: As `find`; also where it is not complete.
+            UploadNotFoundError, UploadGoneError: As `find`; and if it is not complete.
             AccessDeniedError: It is sealed.
         """
         stored = await self.find(drop_id, token)

@@ -51,7 +51,7 @@ class Purges:
         self._asking = asyncio.Lock()
 
     async def ask(self, drop_id: str, wait_seconds: float) -> Purge:
-        """Purge a drop-off, or go on with it, and return how far that is after so long at most.
+        """Purge a drop-off, or go on with it, and return its progress after this long at most.
 
         Raises:
             DropoffNotFoundError: There is none.

@@ -54,7 +54,7 @@ _PRAGMAS = (
     "foreign_keys = ON",
     "trusted_schema = OFF",
     "secure_delete = ON",  # some builds leave what was changed or deleted in the room it took
-    "temp_store = MEMORY",  # there may be no folder for temporary files, on a read-only root, say
+    "temp_store = MEMORY",  # there may be no folder for temporary files, as on a read-only root
     "wal_autocheckpoint = 4000",
     "journal_size_limit = 67108864",
 )

@@ -13,7 +13,7 @@ from storage.files.durable import Disk
 from storage.files.folders import Folders
 
 _MOST_BYTES = 1 << 20
-"""More than an envelope or a receipt ever has; what stands in its place may be anything."""
+"""More than an envelope or a receipt ever has; the file in its place may be anything."""
 
 
 class FileKeys:

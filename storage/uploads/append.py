@@ -176,7 +176,7 @@ class Appender:
             self._beside = asyncio.create_task(self._threads.run(self._committer.segments, entries))
 
     async def _commit_ended(self, *, reraise: bool = False) -> None:
-        """Wait for the commit that runs beside, also when cancelled: it uses the lease's descriptors."""
+        """Wait for the commit that runs beside, even when cancelled: it uses the lease's descriptors."""
         task = self._beside
         if task is None:
             return

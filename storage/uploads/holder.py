@@ -8,7 +8,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.ports.store import Body
 
 QUIET_SECONDS = 1.0
-"""A holder that received nothing for so long commits when HEAD asks."""
+"""A holder that received nothing for this long commits when HEAD asks."""
 
 
 @dataclass(eq=False)

@@ -27,7 +27,7 @@ from storage.uploads.recovery import read_chain
 
 _MOST_UPLOADS = 4096
 _MOST_MARKS = 50_000
-"""Some 16 MiB, which stand for 3 GiB of logs."""
+"""Some 16 MiB, for 3 GiB of logs."""
 _STATE_MARKS = 16
 """What a chain costs beside its marks, in marks."""
 
@@ -182,7 +182,7 @@ class UploadMemory:
         return known.recipient
 
     def digests(self, upload_id: str, position: int) -> RunningDigests:
-        """Return the digests that were carried to a position; else some that stand for nothing, now and later."""
+        """Return the digests that were carried to a position; otherwise some that know nothing, now and later."""
         known = self._known.get(upload_id)
         if known is None:
             return RunningDigests()

@@ -144,7 +144,7 @@ def read_chain(
         known: What was verified before, so that only what came since is read.
 
     Raises:
-        UploadNotFoundError, UploadDamagedError: As `read_state`; also where the log does not continue what is known.
+        UploadNotFoundError, UploadDamagedError: As `read_state`; and if the log does not continue the known part.
     """
     created, last, _ = _read_ends(log.ends(), upload_id, key)
     begun = Chain(created, (created_mark(created),))

@@ -128,7 +128,7 @@ class PurgedAnswer(Answer):
 
 
 async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
-    """Close a drop-off and shred all that it received, also when the client does not wait for the end."""
+    """Close a drop-off and shred all that it received, even if the client does not wait for the end."""
     drop_id = _drop_id(request)
     wanted = read_query(request, Waiting)
     purge = await request.app[PURGES].ask(drop_id, wanted.wait)
