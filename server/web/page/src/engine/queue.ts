@@ -277,7 +277,7 @@ export class Queue {
       const key = seal && (await this.store.unwrap(seal));
       if (!key) return null;
       kept = seal;
-      job.sealed = new Sealed(item.file, { header: seal.header, key, span: seal.span }, work, save);
+      job.sealed = Sealed.resume(item.file, { header: seal.header, key, span: seal.span }, work, save);
     } else {
       job.sealed = await Sealed.begin(item.file, this.owner.info.recipients, work, save);
     }

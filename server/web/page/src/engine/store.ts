@@ -28,12 +28,14 @@ export interface StoredSeal {
   span: Span;
 }
 
-/** Which chunks may have left the browser and can be needed again, and a keyed digest of each. */
+/** What is known of a sealed file's chunks, so that none is sealed twice with two contents. */
 export interface Span {
-  /** The first of them: none below is sealed again. */
+  /** The first chunk that may have to be sealed again: none below is. */
   from: number;
-  /** `MARK_BYTES` for each. */
+  /** A keyed digest of each chunk that may have left the browser, from the begin of the block that `from` is in. */
   marks: Uint8Array;
+  /** A digest of the digests of each whole block below. */
+  blocks: Uint8Array;
 }
 
 /** What was begun at one visit and is not complete; one for each drop-off. */

@@ -73,15 +73,18 @@ export async function askOffset(url: string, signal?: AbortSignal): Promise<numb
 /** Make one attempt: create if there is no URL, else HEAD; then PATCH until it is whole or something is in the way. */
 export function attempt(source: Source, target: Target, watch: Watch, stop: AbortSignal): Promise<Outcome> {
   return new Promise((resolve) => {
-    let [url, sent, stored, alive, asking] = [target.url, 0, 0, Date.now(), false];
+    let [url, sent, stored, alive, asking, reading] = [target.url, 0, 0, Date.now(), false, false];
     const reader = {
       slice: async (from: number, to: number) => {
+        reading = true;
         try {
           const value = await source.slice(from, Math.min(to, source.size));
-          alive = Date.now();
           return { value, done: to >= source.size };
         } catch (error) {
           throw Object.assign(new SourceError(), { cause: error });
+        } finally {
+          reading = false;
+          alive = Date.now();
         }
       },
       size: source.size,
@@ -136,7 +139,8 @@ export function attempt(source: Source, target: Target, watch: Watch, stop: Abor
       onError: (error) => end(outcomeOf(error)),
     });
     const tick = async () => {
-      if (Date.now() - alive > STALL_MS) return end({ kind: "line" }, true);
+      // A file that is slow to read is not the line's fault.
+      if (!reading && Date.now() - alive > STALL_MS) return end({ kind: "line" }, true);
       // Unasked, nobody knows what a proxy before the server has swallowed and not yet passed on.
       if (!url || asking) return;
       asking = true;

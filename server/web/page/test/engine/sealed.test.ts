@@ -5,7 +5,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { afterAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { ChangedError, Sealed, type Secret, UnreadableError } from "../../src/engine/seal/sealed";
 import { chunkNonce, type Job, work } from "../../src/engine/seal/work";
 import { expectOneContentEach, spied } from "./support/spy";
@@ -105,7 +105,7 @@ describe("a file that is changed between two tries", () => {
     await before.slice(0, PIECE);
     await before.slice(PIECE, 2 * PIECE);
     change(content);
-    const after = new Sealed(new Blob([content]), remembered, work, saved);
+    const after = Sealed.resume(new Blob([content]), remembered, work, saved);
     return async () => {
       const from = PIECE + storedOfSecond;
       return Buffer.from(await (await after.slice(from, after.size)).arrayBuffer());
@@ -136,9 +136,9 @@ describe("a file that is changed between two tries", () => {
     expectOneContentEach();
   });
 
-  test("changed below the mark no nonce comes again, since nothing below it is sealed", async () => {
-    // Whether what is stored is still the file's is told by its size and time, which name its record.
-    await (await resumed((content) => content.set([(content[0] ?? 0) ^ 1], 0), 100))();
+  test("changed below the mark it is refused before the last piece, and no nonce comes again: below nothing is sealed", async () => {
+    const go = await resumed((content) => content.set([(content[0] ?? 0) ^ 1], 0), 100);
+    await expect(go()).rejects.toBeInstanceOf(ChangedError);
     expectOneContentEach();
   });
 
@@ -149,7 +149,7 @@ describe("a file that is changed between two tries", () => {
   });
 });
 
-test("digests are saved before a piece leaves, and only those of the last piece are kept", async () => {
+test("digests are saved before a piece leaves", async () => {
   const { recipient } = identity(AGES["Debian's age, X25519"].keygen);
   const spans: [number, number][] = [];
   const sealed: Sealed = await Sealed.begin(new Blob([randomBytes(32 * KIB64)]), [recipient], work, async () => {
@@ -160,8 +160,40 @@ test("digests are saved before a piece leaves, and only those of the last piece 
   expect(spans).toHaveLength(5);
   for (const [i, [from, count]] of spans.entries()) {
     expect(from).toBe(Math.max(0, i * 8 - 1));
-    expect(count).toBeLessThanOrEqual(9);
+    expect(count).toBe(Math.min(32, i * 8 + 8));
   }
+});
+
+describe("a file of several blocks of 64 MiB, gone on with near its end", () => {
+  const content = Buffer.alloc(200 << 20, "sealed");
+  const piece = 32 << 20;
+  let remembered!: Secret;
+
+  beforeAll(async () => {
+    const { recipient } = identity(AGES["Debian's age, X25519"].keygen);
+    const before: Sealed = await Sealed.begin(new Blob([content]), [recipient], work, async () => {
+      remembered = structuredClone(before.secret);
+    });
+    for (let at = 0; at < 6 * piece; at += piece) await before.slice(at, at + piece);
+  });
+
+  const rest = () => {
+    const after = Sealed.resume(new Blob([content]), structuredClone(remembered), work, saved);
+    return after.slice(6 * piece, after.size);
+  };
+
+  test("keeps a digest of each whole block, and those of the chunks since", async () => {
+    expect(remembered.span.blocks.length).toBe(2 * 16);
+    expect(remembered.span.marks.length).toBeLessThanOrEqual(1024 * 16);
+    expect((await rest()).size).toBeGreaterThan(8 << 20);
+  });
+
+  test.each([1, 70 << 20, 130 << 20])("is refused if byte %i, which is stored, was changed", async (at) => {
+    const was = content[at] ?? 0;
+    content[at] = was ^ 1;
+    await expect(rest()).rejects.toBeInstanceOf(ChangedError);
+    content[at] = was;
+  });
 });
 
 test("if the digests cannot be saved, the piece does not leave", async () => {

@@ -107,11 +107,14 @@ test("after a reload the same file goes on under its key", async () => {
   expect(engine.rows("all")[0]?.resumed).toBe(true);
 });
 
-test("after a reload, a file that was changed where it was being sent begins anew, under another key", async () => {
+test.each([
+  ["where it was being sent", 30 * MIB],
+  ["in what is stored", MIB],
+])("after a reload, a file that was changed %s begins anew, under another key", async (_, at) => {
   const content = randomBytes(40 * MIB);
   await begunAs(content);
   // Of the same size and time: nothing but the digests tells.
-  content[30 * MIB] = (content[30 * MIB] ?? 0) ^ 1;
+  content[at] = (content[at] ?? 0) ^ 1;
   const engine = await wentOn(content);
   expect((await opened(engine))[0]?.equals(content)).toBe(true);
   expect(proxy.seen.filter((line) => line.startsWith("POST"))).toHaveLength(2);

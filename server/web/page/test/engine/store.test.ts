@@ -59,7 +59,7 @@ test("a stream key is kept encrypted, and comes back", async () => {
   const store = await Store.open();
   const key = crypto.getRandomValues(new Uint8Array(32));
   const kept = await store.wrap(key);
-  const seal = { ...kept!, header: new Uint8Array(1), span: { from: 0, marks: new Uint8Array() } };
+  const seal = { ...kept!, header: new Uint8Array(1), span };
   await store.putNow(record("k", "d", { seal }));
   expect(Buffer.from(JSON.stringify(await contents("uploads"), bytes)).includes(Buffer.from(key).toString("hex"))).toBe(false);
   const again = await Store.open();
@@ -83,7 +83,7 @@ test("without a database all goes on, until the page is closed", async () => {
   }
 });
 
-const span = { from: 0, marks: new Uint8Array() };
+const span = { from: 0, marks: new Uint8Array(), blocks: new Uint8Array() };
 const bytes = (_: string, value: unknown) =>
   value instanceof Uint8Array ? Buffer.from(value).toString("hex") : value instanceof ArrayBuffer ? Buffer.from(value).toString("hex") : value;
 

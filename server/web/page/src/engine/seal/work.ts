@@ -16,23 +16,32 @@ export const TAG_BYTES = 16;
 export const MARK_BYTES = 16;
 const NONCE_BYTES = 16;
 
+/** Chunks `first` to before `last`. */
+interface Chunks {
+  file: Blob;
+  key: Uint8Array;
+  first: number;
+  last: number;
+}
+
 export type Job =
   | { do: "begin"; recipients: readonly string[] }
-  /** Chunks `first` to before `last` of a file that has `count`; `marks` are those that must come out again. */
-  | { do: "seal"; file: Blob; key: Uint8Array; first: number; last: number; count: number; marks: Uint8Array };
+  /** Of a file that has `count` chunks; `marks` are those that must come out again. */
+  | ({ do: "seal"; count: number; marks: Uint8Array } & Chunks)
+  | ({ do: "mark" } & Chunks);
 
 export type Done =
   /** The header with the payload's nonce behind it, and the stream key. */
   | { header: Uint8Array; key: Uint8Array }
-  /** The ciphertext of the chunks, and a keyed digest of each. */
-  | { data: Uint8Array<ArrayBuffer>; marks: Uint8Array }
+  /** A keyed digest of each chunk, and, of `seal`, the ciphertext. */
+  | { data?: Uint8Array<ArrayBuffer>; marks: Uint8Array }
   /** A chunk is not what it was when it was sealed before; nothing was sealed. */
   | { failed: "changed" }
   /** The file cannot be read. */
   | { failed: "unreadable" };
 
 export async function work(job: Job): Promise<Done> {
-  return job.do === "begin" ? begin(job.recipients) : seal(job);
+  return job.do === "begin" ? begin(job.recipients) : sealOrMark(job);
 }
 
 async function begin(recipients: readonly string[]): Promise<Done> {
@@ -52,8 +61,8 @@ async function begin(recipients: readonly string[]): Promise<Done> {
   return { header, key: await derive(fileKey, nonce, "payload") };
 }
 
-async function seal(job: Extract<Job, { do: "seal" }>): Promise<Done> {
-  const { file, key, first, last, count } = job;
+async function sealOrMark(job: Exclude<Job, { do: "begin" }>): Promise<Done> {
+  const { file, key, first, last } = job;
   let plain: Uint8Array<ArrayBuffer>;
   const from = first * CHUNK_BYTES;
   const to = Math.min(last * CHUNK_BYTES, file.size);
@@ -65,12 +74,13 @@ async function seal(job: Extract<Job, { do: "seal" }>): Promise<Done> {
   if (plain.length !== to - from) return { failed: "unreadable" };
   const chunk = (i: number) => plain.subarray((i - first) * CHUNK_BYTES, (i - first + 1) * CHUNK_BYTES);
   const marks = await marksOf(key, Array.from({ length: last - first }, (_, i) => chunk(first + i)));
+  if (job.do === "mark") return { marks };
   // Before anything is sealed: under one nonce there must never be two contents.
   if (job.marks.some((byte, i) => byte !== marks[i])) return { failed: "changed" };
   const data = new Uint8Array(plain.length + (last - first) * TAG_BYTES);
   for (let i = first; i < last; i += 1) {
     const at = (i - first) * (CHUNK_BYTES + TAG_BYTES);
-    chacha20poly1305(key, chunkNonce(i, i === count - 1)).encrypt(chunk(i), data.subarray(at, at + chunk(i).length + TAG_BYTES));
+    chacha20poly1305(key, chunkNonce(i, i === job.count - 1)).encrypt(chunk(i), data.subarray(at, at + chunk(i).length + TAG_BYTES));
   }
   return { data, marks };
 }
