@@ -48,7 +48,7 @@ class Folders:
                     continue
             error = error or OSError(errno.ESTALE, "another folder is in its place", str(root))
             log_failure(error)
-            message = "the store's folder is not there; what was acknowledged is safe, try again when it is back"
+            message = "the store's folder is not there; acknowledged bytes are safe, try again when it is back"
             raise StorageFailedError(message) from error
 
     def _present_roots(self) -> dict[Path, tuple[int, int]] | None:
