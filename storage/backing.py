@@ -1,4 +1,4 @@
-"""What the engine stands on: four small protocols, of which `storage.files` is one backing, on local folders.
+"""The base of the engine: four small protocols, of which `storage.files` is one backing, on local folders.
 
 | protocol | keeps | on local folders | on objects and a database |
 |---|---|---|---|
@@ -29,7 +29,7 @@ MAX_LINE_BYTES = 32 << 20
 
 
 class SyncFailedError(OSError):
-    """Something may be stored or not: nothing may build on it before it was read anew."""
+    """Something may be stored or not: nothing may build on it before it was read again."""
 
 
 class LeaseLostError(OSError):
@@ -110,7 +110,7 @@ class Ends:
     size_bytes: int
     """Up to the end of the last whole line."""
     torn: bytes = b""
-    """What a crash left after that."""
+    """The remains of a crash after that."""
 
 
 class Lines(Protocol):
@@ -203,7 +203,7 @@ class Chains(Protocol):
         """Refuse to take an empty place for one without uploads.
 
         Raises:
-            StorageFailedError: What is there is not what was there at the start.
+            StorageFailedError: The folder is not that of the start.
         """
         ...
 
@@ -305,7 +305,7 @@ class KeyFiles(Protocol):
             upload_id: Whose.
             kind: Which.
             blob: All of it.
-            check: Called with what reads back of it before it takes the other one's place; raising leaves that.
+            check: Called with its bytes as they read back, before it takes the other one's place; raising leaves that.
         """
         ...
 
@@ -315,14 +315,14 @@ class KeyFiles(Protocol):
 
 
 class Leasing(Protocol):
-    """Who may write what, in whatever process."""
+    """The rights to write, across processes."""
 
     def acquire(self, upload_id: str) -> Grip | None:
         """Take an upload, or None where another process has it."""
         ...
 
     def is_held(self, upload_id: str) -> bool:
-        """Tell whether anybody has an upload now; what it commits before it lets go is there once this is False."""
+        """Tell whether anybody has an upload now; its last commit is there once this is False."""
         ...
 
     def join(self) -> Callable[[], None] | None:

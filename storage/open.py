@@ -24,7 +24,7 @@ from storage.uploads.rotation import Handed, Rewrapper, hand_over
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """What the configuration says of the store."""
+    """The configuration of the store."""
 
     root: Path
     keys_dir: Path

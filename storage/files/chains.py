@@ -18,7 +18,7 @@ from storage.files.locks import lock, open_folder
 
 _PIECE_BYTES = 16 << 10
 _SECTOR_BYTES = 512
-"""What a disk writes whole or not at all."""
+"""The unit that a disk writes whole or not at all."""
 
 
 class LogFile:
@@ -57,7 +57,7 @@ class LogFile:
         """Return the first and the last whole line, and what a crash left behind it.
 
         A process that died, or one that is in the middle of a commit, may have left a line that is not durable: it
-        would be told here, and lost in a power cut. So with `durable` the file is synced before it is read, from the
+        would count here, and be lost in a power cut. So with `durable` the file is synced before it is read, from the
         medium, and again as long as it grows.
         """
         while True:

@@ -296,7 +296,7 @@ class Disk:
             os.close(descriptor)
 
     def check_linked(self, descriptor: int) -> None:
-        """Refuse to build on a file that has lost its name: what is written to it goes with this process.
+        """Refuse to build on a file that has lost its name: its bytes go with this process.
 
         Raises:
             SyncFailedError: It has.

@@ -13,7 +13,7 @@ from storage.files.layout import Layout, UploadPaths
 
 
 class Folders:
-    """What every part of this backing stands on."""
+    """The base of every part of this backing."""
 
     def __init__(self, layout: Layout, *, sync: bool) -> None:
         """Take the folders as they are now for the store's."""
@@ -28,8 +28,8 @@ class Folders:
     def check_there(self) -> None:
         """Refuse to take the roots for the store's when they are other folders than at the start.
 
-        A volume that was unmounted leaves an empty folder, or none: what it holds is not unknown, and what would be
-        stored there would be hidden when it comes back.
+        An unmounted volume leaves an empty folder, or none: its uploads are not unknown, and new ones in that folder
+        would be hidden when it comes back.
 
         Raises:
             StorageFailedError: They are not there, or others.

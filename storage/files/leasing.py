@@ -1,4 +1,4 @@
-"""Who may write what, by locks of the kernel: across the processes of one machine, and none outlives its process.
+"""The rights to write, by locks of the kernel: across the processes of one machine, and none outlives its process.
 
 Source: docs/reference/format.md, Leases.
 """
@@ -123,7 +123,7 @@ class FileLeasing:
         """Lock the folder of wrapped keys beside other servers."""
         self._announced = open_folder(self._folders.layout.keys_dir)
         alone = try_lock(self._announced)
-        # Whoever has it alone does so for this moment.
+        # An exclusive holder has it only for this moment.
         lock(self._announced, shared=True)
         return alone
 

@@ -45,7 +45,7 @@ class _Progress(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What a lease has in its hands."""
+    """The open files and state of a lease."""
 
     base: StoreBase
     threads: Threads
@@ -203,7 +203,7 @@ class Appender:
         """Keep what came before a cut, unless a checksum was to hold for the whole."""
         await self._commit_ended(reraise=True)
         if self._broken:
-            # What a commit left is found out by whoever takes the lease next; nothing may follow it before.
+            # The next holder of the lease finds out what the commit left; nothing may follow it before.
             return
         if self._saved is None:
             await self._threads.run(self._end_and_commit)

@@ -1,4 +1,4 @@
-"""What every part of the engine stands on: the four protocols, the keys, and what is remembered of uploads.
+"""The base of every part of the engine: the four protocols, the keys, and the memory of uploads.
 
 Source: docs/reference/format.md.
 """
@@ -68,7 +68,7 @@ class StoreBase:
             self.memory.distrust(upload_id)
             log_failure(error)
             return distrusted()
-        return refused(error, f" under upload {upload_id} ({error.strerror}); what is stored stays")
+        return refused(error, f" under upload {upload_id} ({error.strerror}); stored bytes stay")
 
     def load(self, upload_id: str) -> LogState:
         """Return the log's state, from memory while the log's size is the one remembered.
@@ -109,7 +109,7 @@ class StoreBase:
         self.memory.check_trusted(upload_id)
 
     def waits(self, upload_id: str) -> bool:
-        """Tell whether an upload plainly waits for bytes, by its last record alone; False also in any doubt."""
+        """Tell whether an upload plainly waits for bytes, only by its last record; False in any doubt."""
         if not is_upload_id(upload_id):
             return False
         try:
@@ -146,14 +146,14 @@ class StoreBase:
 
 
 def refused(error: OSError, text: str) -> StorageFailedError | StorageFullError:
-    """Make the refusal for what the disk did not do: it is full, or it failed. Its path is for the log alone.
+    """Make the refusal for what the disk did not do: it is full, or it failed. Its path is only for the log.
 
     Args:
-        error: What the system said.
-        text: What follows the words for that.
+        error: The system's error.
+        text: The text after the words for that.
     """
     log_failure(error)
-    # A sync that failed may have lost bytes, whatever the reason: room alone does not mend that.
+    # A sync that failed may have lost bytes, whatever the reason: more room does not mend that.
     if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, SyncFailedError):
         return StorageFullError(f"the disk is full{text}")
     return StorageFailedError(f"the disk failed{text}")

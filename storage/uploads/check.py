@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How far to look: the chains alone; or every ciphertext byte; or, with identities, every plain one too."""
+    """How far to look: only the chains; or every ciphertext byte; or, with identities, every plain one too."""
 
     quick: bool = False
     identities: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ _DEFAULT_DEPTH = Depth()
 
 
 class _ProblemError(Exception):
-    """What is wrong with an upload, in a few words."""
+    """A problem of an upload, in a few words."""
 
 
 async def check_store(
@@ -110,7 +110,7 @@ def _check(base: StoreBase, upload_id: str, depth: Depth) -> Finding:
 
 def _without_log(base: StoreBase, upload_id: str) -> str | None:
     """Tell a creation that a crash cut off, of which nothing was acknowledged, from an upload whose log is gone."""
-    # Bytes alone say nothing: before the first commit a power cut may keep them and lose the log.
+    # Bytes by themselves say nothing: before the first commit a power cut may keep them and lose the log.
     return "its log is gone" if base.key_files.has(upload_id, KeyFile.RECEIPT) else None
 
 
@@ -164,7 +164,7 @@ def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
 
 
 def _verify_receipt(base: StoreBase, state: LogState) -> None:
-    """See, with no key, that the receipt is an age file to one X25519 key. Whose it is takes a key to tell."""
+    """See, with no key, that the receipt is an age file to one X25519 key. Only a key shows its upload."""
     try:
         blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:

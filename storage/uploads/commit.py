@@ -46,7 +46,7 @@ class Committer:
             # A power cut may take a part of a creation; later the bytes were taken away.
             raise (not_found() if state.is_new else damaged(upload_id, "its data is gone")) from None
         if not remembered:
-            # Before anything is cut: the totals of the last record alone could be those of a record moved there.
+            # Before anything is cut: the last record could have been moved there, and its totals with it.
             base.verified(grip.lines, upload_id)
         if not remembered or have != state.data_bytes:
             is_open = not state.final and state.ended is None

@@ -38,7 +38,7 @@ _SURVEYORS = 4
 
 
 class Engine(Leases):
-    """Uploads as age segments and signed logs. What it inherits is who may write them."""
+    """Uploads as age segments and signed logs. It inherits the leases."""
 
     def __init__(self, base: StoreBase, threads: Threads) -> None:
         """Take the backing and the keys, and threads of its own."""
@@ -48,7 +48,7 @@ class Engine(Leases):
 
     @property
     def base(self) -> StoreBase:
-        """What the engine stands on, for what looks after the store beside the ports."""
+        """The base of the engine, for the store's maintenance beside the ports."""
         return self._base
 
     # ---- life -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from storage.uploads.shredding import seal, shred, shred_part
 
 
 class UploadLease:
-    """A lease. Made by `storage.uploads.leases` alone."""
+    """A lease. Made only by `storage.uploads.leases`."""
 
     def __init__(self, leased: Leased, claims: Claims) -> None:
         """Take over what is held; `release` lets go of it."""
@@ -166,7 +166,7 @@ class UploadLease:
         return await self._threads.run_on_log(0 if self.state.final else self.state.log_bytes, work)
 
     def _write_final(self, at: datetime) -> None:
-        # Should it fail, nothing is added to the log; what was held back is cut by whoever comes next.
+        # Should it fail, nothing is added to the log; the next holder cuts the bytes that were held back.
         pending, self._pending = self._pending, []
         with self._refusing():
             self._committer.final(pending, at)
@@ -201,7 +201,7 @@ class UploadLease:
     async def release(self) -> None:
         """Keep what was held back, and let others write."""
         try:
-            # Whoever held it back has an error to tell already, and nobody was told of these bytes.
+            # The request that held it back has an error to answer already, and no answer named these bytes.
             with contextlib.suppress(DropoffError):
                 await self._commit_pending()
         finally:

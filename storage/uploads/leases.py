@@ -1,4 +1,4 @@
-"""Who holds which lease: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
+"""The leases: taking over, asking holders to stop or to commit, opening and recovering an upload's files.
 
 A newcomer asks the present holder to stop; the holder commits what it has and lets go. Between processes the backing
 says who may write.
@@ -222,7 +222,7 @@ class Leases:
 
         Raises:
             UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
-            KeyMissingError: The place of all such envelopes is away, and may be put back.
+            KeyMissingError: The folder of all such envelopes is away, and may come back.
         """
         own_kind = KeyFile.own(state.mode)
         try:
@@ -243,7 +243,7 @@ class Leases:
         try:
             self._base.memory.vouch(state.id, own_secrets(self._base, state))
         except KeyMissingError:
-            # A key that is missing may be put back; an envelope that is missing will not come again.
+            # A missing key may be restored; a missing envelope will not come again.
             if state.segments == 0 and not self._base.key_files.has(state.id, KeyFile.own(state.mode)):
                 self._check_creation(state)
             raise

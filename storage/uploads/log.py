@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 MAX_SEGMENTS = 4_000_000
 """1 TiB in pieces of 256 KiB; or a year of a line so slow that a commit each ten seconds has little in it."""
 MAX_COMMIT_SEGMENTS = 100_000
-"""Of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
+"""The segments of one line: a body with a checksum is committed whole, and this is 6 TiB of it."""
 _RECEIPT_DOMAIN = b"dropoff-tus/receipt/v1\n"
 
 
@@ -77,7 +77,7 @@ class LogState:
 
     @property
     def role(self) -> Role:
-        """What the upload is for."""
+        """The role of the upload."""
         return Role(self.create["concat"]["role"]) if self.create["concat"] else Role.REGULAR
 
     @property
@@ -112,7 +112,7 @@ class LogState:
 
     @property
     def overhead_bytes(self) -> int:
-        """What the pieces take on the disk beyond their plaintext."""
+        """The bytes of the pieces on the disk beyond their plaintext."""
         return self.log_bytes - self.create_bytes + self.data_bytes - self.offset
 
     def stored(self) -> StoredUpload:

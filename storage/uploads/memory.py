@@ -1,6 +1,6 @@
-"""What this process remembers of uploads. All of it can be read again, so it is bounded; any thread may use it.
+"""The memory of uploads in this process. All of it can be read again, so it is bounded; any thread may use it.
 
-What a log says is believed while the log has the size it had, so another process may write between two requests.
+The content of a log is believed while the log has the same size, so another process may write between two requests.
 
 Source: docs/reference/format.md, Recovery.
 """
@@ -29,7 +29,7 @@ _MOST_UPLOADS = 4096
 _MOST_MARKS = 50_000
 """Some 16 MiB, for 3 GiB of logs."""
 _STATE_MARKS = 16
-"""What a chain costs beside its marks, in marks."""
+"""The cost of a chain beside its marks, in marks."""
 
 
 def new_hash(name: str) -> Any:  # noqa: ANN401 - hashlib's and blake3's objects share no type
@@ -72,7 +72,7 @@ class RunningDigests:
 
 
 class Secrets(NamedTuple):
-    """What a receipt is made of: from the envelope, or from the creation."""
+    """The parts of a receipt: from the envelope, or from the creation."""
 
     metadata: Metadata
     receipt_identity: Identity
@@ -199,7 +199,7 @@ class UploadMemory:
     # ---- verified chains ------------------------------------------------------------------------------------
 
     def verified(self, lines: Lines, upload_id: str, key: SigningKey) -> Chain:
-        """Verify a log, or what was added to it since it was verified. Whoever asks meanwhile waits for it.
+        """Verify a log, or what was added to it since it was verified. Other callers wait for it.
 
         Raises:
             UploadNotFoundError, UploadDamagedError, KeyMissingError: As `read_chain`.

@@ -46,9 +46,9 @@ def read_state(log: Lines, upload_id: str, key: SigningKey, *, durable: bool = F
 
     Args:
         log: Open.
-        upload_id: Whose log it should be.
+        upload_id: The upload that it should belong to.
         key: Verifies.
-        durable: Make sure that what it says is durable, before anybody is told.
+        durable: Make sure that it is durable before any answer.
 
     Returns:
         The state, and the size of a torn tail in bytes (0 if none).
@@ -100,10 +100,10 @@ def read_create(log: Lines, upload_id: str, key: SigningKey) -> LogState | None:
 
 
 def waiting_at(log: Lines, key: SigningKey) -> int | None:
-    """Return the offset of an upload that plainly waits for more bytes, by its last record alone.
+    """Return the offset of an upload that plainly waits for more bytes, only by its last record.
 
     For a start with very many uploads, which has nothing to do for such a one. It reads and verifies a third of what
-    `read_state` does. What it does not see, whoever comes for the upload does.
+    `read_state` does. The first request for the upload sees the rest.
 
     Returns:
         The offset; None where it may be whole, ended, torn or damaged, so that `read_state` has to say.
@@ -138,10 +138,10 @@ def read_chain(
 
     Args:
         log: Open.
-        upload_id: Whose log it should be.
+        upload_id: The upload that it should belong to.
         key: Verifies.
-        every_signature: Verify all of them, and that all records add up; else that is seen when they are read.
-        known: What was verified before, so that only what came since is read.
+        every_signature: Verify all of them, and that all records add up; otherwise reading them shows that.
+        known: The part that was verified before, so that only newer lines are read.
 
     Raises:
         UploadNotFoundError, UploadDamagedError: As `read_state`; and if the log does not continue the known part.
@@ -230,7 +230,7 @@ def _refuse_lost_beginning(found: bytes, upload_id: str, key: SigningKey) -> Non
     """Refuse a log that lacks sectors of its create record and goes on past a first commit.
 
     A crash leaves no more than one line behind such a record: that commit's sync makes both whole before anything
-    follows. What did follow was acknowledged.
+    follows. Everything that followed was acknowledged.
     """
     _, *after = found.split(b"\n", 3)
     if len(after) < 2:  # noqa: PLR2004 - what is behind the first LF, and behind a second one

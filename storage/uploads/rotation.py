@@ -1,14 +1,14 @@
 """Rotating keys, an upload at a time: its log handed over to a new signing key, its envelope wrapped for other roots.
 
 Logs are handed over while no server uses the store (`storage.keyring.rotation` has the steps of the key file): every
-unfinished one gets a `key` record, signed by the old key and naming the new one. What is finished stays under the key
+unfinished one gets a `key` record, signed by the old key and naming the new one. A finished upload stays under the key
 that finished it.
 
-Envelopes are wrapped anew while data, logs and identities stay as they are. What one is wrapped for cannot be seen from
-outside, so a journal beside the envelopes says it (`storage.keyring.journal`), and a second run goes on where the first
-one ended. A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record durable and
-removes the envelope after that; we put the new one in place and look for an end record after that. Whoever comes second
-removes it.
+Envelopes are rewrapped while data, logs and identities stay as they are. The recipients of one cannot be seen from
+outside, so a journal beside the envelopes has them (`storage.keyring.journal`), and a second run goes on where the
+first one ended. A server may run meanwhile, and nothing waits for a lease: ending an upload makes its end record
+durable and removes the envelope after that; we put the new one in place and look for an end record after that. The
+second one removes it.
 
 Source: docs/reference/format.md, Rotation.
 """
@@ -80,7 +80,7 @@ def _append_key(base: StoreBase, upload_id: str, new_public: bytes) -> None:
 
 
 class Outcome(StrEnum):
-    """What became of one upload's envelope."""
+    """The outcome for one upload's envelope."""
 
     REWRAPPED = "rewrapped"
     CURRENT = "current"
