@@ -30,13 +30,13 @@ class OperatorStore(Store, Protocol):
         ...
 
 
-class Answer(BaseModel):
+class JsonAnswer(BaseModel):
     """The common settings of all models."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class DropAddress(Answer):
+class DropAddress(JsonAnswer):
     """Where a drop-off is."""
 
     id: str
@@ -114,7 +114,7 @@ def _members(base_url: str, dropoff: Dropoff) -> dict[str, Any]:
     }
 
 
-class UploadAnswer(Answer):
+class UploadAnswer(JsonAnswer):
     """An upload. Name and digest are null where the server cannot read them."""
 
     id: str
@@ -174,14 +174,14 @@ async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence
     )
 
 
-class DeletedAnswer(Answer):
+class DeletedAnswer(JsonAnswer):
     """An upload that was shredded."""
 
     id: str
     state: UploadState
 
 
-class TokenAnswer(Answer):
+class ApiTokenAnswer(JsonAnswer):
     """An API token, without its secret."""
 
     id: str

@@ -30,7 +30,7 @@ from server.resources import raise_descriptor_limit, too_few_descriptors, tune_m
 from server.services import StartError
 from server.settings.config import Config
 from server.tls import renewing_context
-from server.usecases.origins import Origins
+from server.usecases.client_pseudonyms import ClientPseudonyms
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def create_app(config: Config) -> web.Application:
     app = web.Application(middlewares=[around])
     app[appkeys.CONFIG] = config
     app[appkeys.BUNDLE] = read_bundle(config.page)
-    app[appkeys.ORIGINS] = Origins()
+    app[appkeys.CLIENT_PSEUDONYMS] = ClientPseudonyms()
     app.cleanup_ctx.append(services)
     app.router.add_route("*", "/files/{tail:.*}", tus.handle, expect_handler=_expect)
     pages.add_routes(app)

@@ -12,7 +12,7 @@ from server.clock import SystemClock
 from server.outbox.loop import Courier, Deliveries
 from server.outbox.mail import MailCourier, MailSettings
 from server.outbox.outbound import OutboundClient
-from server.outbox.remote_check import RemoteCheck, RemoteCheckSettings
+from server.outbox.pre_create import PreCreate, PreCreateSettings
 from server.outbox.signing import SecretError, read_secret
 from server.outbox.webhook import WebhookCourier, WebhookSettings
 from server.places import KeySourceError, read_source
@@ -28,7 +28,7 @@ class Secrets:
 
     webhook: bytes = b""
     mail: str | None = None
-    checks: bytes | None = None
+    pre_create: bytes | None = None
 
 
 @contextlib.asynccontextmanager
@@ -53,22 +53,22 @@ async def open_deliveries(
 
 
 @contextlib.asynccontextmanager
-async def open_remote_check(config: Config, secrets: Secrets) -> AsyncIterator[RemoteCheck | None]:
+async def open_pre_create(config: Config, secrets: Secrets) -> AsyncIterator[PreCreate | None]:
     """Make what asks the site before an upload begins; None if no site is configured."""
-    section = config.checks
+    section = config.pre_create
     if section.webhook is None:
         yield None
         return
     client = OutboundClient(section.webhook, section.allow_private_addresses, section.timeout)
-    settings = RemoteCheckSettings(
+    settings = PreCreateSettings(
         version=section.format,
-        secret=secrets.checks,
+        secret=secrets.pre_create,
         headers=section.headers,
         metadata=section.metadata,
         public_path=public_path(config),
     )
     try:
-        yield RemoteCheck(client, SystemClock(), settings)
+        yield PreCreate(client, SystemClock(), settings)
     finally:
         await client.close()
 
@@ -79,14 +79,14 @@ def secrets_of(config: Config) -> Secrets:
     Raises:
         StartError: A line for each that is not to be had, or is none.
     """
-    webhook, checks, mail = config.webhook, config.checks, config.mail
+    webhook, pre_create, mail = config.webhook, config.pre_create, config.mail
     mistakes: list[str] = []
 
     def read(key: str, source: str | None, parse: Callable[[str], T]) -> T | None:
         if source is None:
             return None
         try:
-            return parse(_line(read_source(key.replace(".", "-"), source)))
+            return parse(_line(read_source(key.replace(".", "-").replace("_", "-"), source)))
         except KeySourceError as error:
             mistakes.append(f"{key}: {error}")
         except SecretError as error:
@@ -96,7 +96,7 @@ def secrets_of(config: Config) -> Secrets:
     found = Secrets(
         webhook=read("webhook.secret", webhook.secret if webhook.url else None, read_secret) or b"",
         mail=read("mail.password", mail.password if mail.server else None, str),
-        checks=read("checks.secret", checks.secret if checks.webhook else None, read_secret),
+        pre_create=read("pre_create.secret", pre_create.secret if pre_create.webhook else None, read_secret),
     )
     if mistakes:
         raise StartError("\n".join(mistakes))

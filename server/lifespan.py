@@ -10,18 +10,18 @@ from aiohttp import web
 from dropoff_tus.audit import AuditBrokenError
 from dropoff_tus.errors import DropoffError
 from server.clock import SystemClock
-from server.deliveries import open_deliveries, open_remote_check, secrets_of
+from server.deliveries import open_deliveries, open_pre_create, secrets_of
 from server.http import appkeys
 from server.http.health import Metrics
 from server.repeats import repeats
 from server.resources import give_memory_back
 from server.services import open_services
+from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
 from server.usecases.closing import ClosedDropoffs
 from server.usecases.ending import lost_before
-from server.usecases.purges import Purges
-from server.usecases.refusals import Refusals
-from server.usecases.tokens import TokenGuard
+from server.usecases.purging import PurgeJobs
+from server.usecases.wrong_credentials import WrongCredentials
 
 _log = logging.getLogger(__name__)
 _EXPIRE_EVERY_SECONDS = 60.0
@@ -39,33 +39,31 @@ async def services(app: web.Application) -> AsyncIterator[None]:
     async with (
         open_services(config) as opened,
         open_deliveries(config, secrets, opened, metrics.count_delivery) as deliveries,
-        open_remote_check(config, secrets) as remote_check,
+        open_pre_create(config, secrets) as pre_create,
     ):
-        if remote_check is not None:
-            app[appkeys.REMOTE_CHECK] = remote_check
+        if pre_create is not None:
+            app[appkeys.PRE_CREATE] = pre_create
         app[appkeys.STORE] = opened.store
         app[appkeys.CATALOG] = opened.catalog
         app[appkeys.OUTBOX] = opened.catalog.outbox
         app[appkeys.UPLOADS] = opened.uploads
         app[appkeys.DROPOFFS] = opened.dropoffs
         app[appkeys.ENDED_DROPS] = opened.ended
-        purges = app[appkeys.PURGES] = Purges(opened.purger, opened.catalog)
+        purge_jobs = app[appkeys.PURGE_JOBS] = PurgeJobs(opened.purger, opened.catalog)
         wrong_per_hour = config.limits.wrong_codes_per_hour
-        refusals = app[appkeys.REFUSALS] = Refusals(opened.catalog)
-        app[appkeys.AUTH] = Auth(
-            opened.catalog, opened.keys.code_mac, opened.keys.verify_terms, wrong_per_hour, refusals
-        )
-        app[appkeys.TOKENS] = TokenGuard(
-            opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour, refusals, opened.revoked
+        wrong = app[appkeys.WRONG_CREDENTIALS] = WrongCredentials(opened.catalog)
+        app[appkeys.AUTH] = Auth(opened.catalog, opened.keys.code_mac, opened.keys.verify_terms, wrong_per_hour, wrong)
+        app[appkeys.API_TOKENS] = ApiTokenGuard(
+            opened.catalog, opened.keys.api_token_mac, SystemClock(), wrong_per_hour, wrong, opened.revoked
         )
 
         async def stop(_app: web.Application) -> None:
             # In this order: an upload that is checked in the background would hold its lease until it is read.
-            await purges.close()
+            await purge_jobs.stop()
             await opened.uploads.finisher.stop()
             await opened.store.stop_appends()
             with contextlib.suppress(DropoffError):
-                await refusals.record()
+                await wrong.record()
 
         app.on_shutdown.append(stop)
         began = SystemClock().now()
@@ -84,7 +82,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
 
         async def look_after_audit() -> None:
             repeats.tell()
-            await refusals.record()
+            await wrong.record()
             try:
                 await opened.checkpoints.sign()
             except AuditBrokenError:

@@ -140,7 +140,7 @@ class UploadRows(Protocol):
         ...
 
 
-class TokenRows(Protocol):
+class ApiTokenRows(Protocol):
     """The API's tokens."""
 
     async def add_token(self, token: ApiToken) -> None:
@@ -227,5 +227,5 @@ class Outbox(Protocol):
         ...
 
 
-class Catalog(DropoffRows, UploadRows, TokenRows, AuditRows, StoreNotes, Protocol):
+class Catalog(DropoffRows, UploadRows, ApiTokenRows, AuditRows, StoreNotes, Protocol):
     """All of it but the outbox, for whoever opens it or needs most of it."""

@@ -46,13 +46,13 @@ def create(
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         from dropoff_tus.errors import InvalidFieldError
-        from server.answers import TokenAnswer
+        from server.answers import ApiTokenAnswer
         from server.clock import SystemClock
-        from server.usecases.tokens import create_token
+        from server.usecases.api_tokens import create_api_token
 
         expires_at = time_option(expires, "--expires")
         try:
-            token, secret = await create_token(
+            token, secret = await create_api_token(
                 catalog,
                 load_keys(conf).api_token_mac,
                 SystemClock(),
@@ -64,7 +64,7 @@ def create(
         except InvalidFieldError as error:
             message = f"--{error.field} {error.problem}"
             raise CommandError(message) from None
-        return {**TokenAnswer.of(token).model_dump(mode="json"), "token": secret}
+        return {**ApiTokenAnswer.of(token).model_dump(mode="json"), "token": secret}
 
     made = with_catalog(config, work)
     if as_json:
@@ -85,9 +85,9 @@ def list_tokens(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     """
 
     async def work(catalog: SqlCatalog, _conf: Config) -> list[dict[str, Any]]:
-        from server.answers import TokenAnswer
+        from server.answers import ApiTokenAnswer
 
-        return [TokenAnswer.of(token).model_dump(mode="json") for token in await catalog.tokens()]
+        return [ApiTokenAnswer.of(token).model_dump(mode="json") for token in await catalog.tokens()]
 
     found = with_catalog(config, work)
     if as_json:
@@ -113,7 +113,7 @@ def revoke(
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from server.answers import TokenAnswer
+        from server.answers import ApiTokenAnswer
         from server.clock import SystemClock
         from storage.files.marks import revoked_tokens
 
@@ -123,7 +123,7 @@ def revoke(
         # First, since it holds whatever the catalog says.
         revoked_tokens(Path(conf.store.keys_dir)).add(token_id)
         await catalog.revoke_token(token_id, SystemClock().now())
-        return TokenAnswer.of(cast("ApiToken", await catalog.token(token_id))).model_dump(mode="json")
+        return ApiTokenAnswer.of(cast("ApiToken", await catalog.token(token_id))).model_dump(mode="json")
 
     done = with_catalog(config, work)
     if as_json:

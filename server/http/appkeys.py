@@ -6,16 +6,16 @@ from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
 from server.http.bundle import Bundle
 from server.http.health import Metrics
-from server.outbox.remote_check import RemoteCheck
+from server.outbox.pre_create import PreCreate
 from server.settings.config import Config
+from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
+from server.usecases.client_pseudonyms import ClientPseudonyms
 from server.usecases.closing import Marks
 from server.usecases.dropoffs import Dropoffs
-from server.usecases.origins import Origins
-from server.usecases.purges import Purges
-from server.usecases.refusals import Refusals
-from server.usecases.tokens import TokenGuard
+from server.usecases.purging import PurgeJobs
 from server.usecases.uploads import Uploads
+from server.usecases.wrong_credentials import WrongCredentials
 
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
 BUNDLE: web.AppKey[Bundle] = web.AppKey("bundle", Bundle)
@@ -24,14 +24,14 @@ AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)
 STORE: web.AppKey[OperatorStore] = web.AppKey("store", OperatorStore)
 OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox", Outbox)
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog", Catalog)
-ORIGINS: web.AppKey[Origins] = web.AppKey("origins", Origins)
+CLIENT_PSEUDONYMS: web.AppKey[ClientPseudonyms] = web.AppKey("client_pseudonyms", ClientPseudonyms)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DROPOFFS: web.AppKey[Dropoffs] = web.AppKey("dropoffs", Dropoffs)
 ENDED_DROPS: web.AppKey[Marks] = web.AppKey("ended_drops", Marks)
-PURGES: web.AppKey[Purges] = web.AppKey("purges", Purges)
-REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
-TOKENS: web.AppKey[TokenGuard] = web.AppKey("tokens", TokenGuard)
-REMOTE_CHECK: web.AppKey[RemoteCheck] = web.AppKey("remote_check", RemoteCheck)
+PURGE_JOBS: web.AppKey[PurgeJobs] = web.AppKey("purge_jobs", PurgeJobs)
+WRONG_CREDENTIALS: web.AppKey[WrongCredentials] = web.AppKey("wrong_credentials", WrongCredentials)
+API_TOKENS: web.AppKey[ApiTokenGuard] = web.AppKey("api_tokens", ApiTokenGuard)
+PRE_CREATE: web.AppKey[PreCreate] = web.AppKey("pre_create", PreCreate)
 """Not there where no site is asked."""
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -40,4 +40,4 @@ METHOD: web.RequestKey[str] = web.RequestKey("method", str)
 """The one that holds, where X-HTTP-Method-Override names another."""
 DROP_ID: web.RequestKey[str] = web.RequestKey("drop_id", str)
 UPLOAD_ID: web.RequestKey[str] = web.RequestKey("upload_id", str)
-TOKEN_ID: web.RequestKey[str] = web.RequestKey("token_id", str)
+API_TOKEN_ID: web.RequestKey[str] = web.RequestKey("token_id", str)

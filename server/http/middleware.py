@@ -14,7 +14,17 @@ from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import DropoffError, MalformedRequestError, MethodNotAllowedError
 from dropoff_tus.messages import TUS_VERSION
 from server.clock import SystemClock
-from server.http.appkeys import CONFIG, DROP_ID, METHOD, METRICS, ORIGINS, REQUEST_ID, ROUTE, TOKEN_ID, UPLOAD_ID
+from server.http.appkeys import (
+    API_TOKEN_ID,
+    CLIENT_PSEUDONYMS,
+    CONFIG,
+    DROP_ID,
+    METHOD,
+    METRICS,
+    REQUEST_ID,
+    ROUTE,
+    UPLOAD_ID,
+)
 from server.http.connection import SERVER_NAME
 from server.http.forwarded import client_of, is_trusted
 from server.http.problems import SECURITY_HEADERS, RangeError, is_api, is_own, problem, problem_of_http
@@ -88,7 +98,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "route": route,
                 "drop_id": request.get(DROP_ID),
                 "upload_id": request.get(UPLOAD_ID),
-                **({"token_id": request[TOKEN_ID]} if TOKEN_ID in request else {}),
+                **({"token_id": request[API_TOKEN_ID]} if API_TOKEN_ID in request else {}),
                 "status": status,
                 "code": code,
                 "seconds": round(seconds, 4),
@@ -101,8 +111,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
 def _client(request: web.Request) -> Actor:
     """Return the actor of a request for the audit."""
     address = client_of(request, request.app[CONFIG].server.trusted_proxies)
-    client = request.app[ORIGINS].client(address, SystemClock().now().date())
-    return Actor(f"token:{request[TOKEN_ID]}", client.origin) if TOKEN_ID in request else client
+    client = request.app[CLIENT_PSEUDONYMS].client(address, SystemClock().now().date())
+    return Actor(f"token:{request[API_TOKEN_ID]}", client.origin) if API_TOKEN_ID in request else client
 
 
 def _request_id(request: web.Request) -> str:
@@ -176,7 +186,7 @@ def _cors(request: web.Request) -> Mapping[str, str]:
         return allowed
     allowed["Access-Control-Allow-Origin"] = origin
     if listed:
-        # For the site that [checks] asks, which may know its users by a cookie.
+        # For the site that [pre_create] asks, which may know its users by a cookie.
         allowed["Access-Control-Allow-Credentials"] = "true"
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return {**allowed, "Access-Control-Expose-Headers": _EXPOSE}
@@ -185,6 +195,6 @@ def _cors(request: web.Request) -> Mapping[str, str]:
     return {
         **allowed,
         "Access-Control-Allow-Methods": "POST, HEAD, PATCH, OPTIONS, GET, DELETE",
-        "Access-Control-Allow-Headers": ", ".join((_ALLOW, *config.checks.headers)),
+        "Access-Control-Allow-Headers": ", ".join((_ALLOW, *config.pre_create.headers)),
         "Access-Control-Max-Age": "86400",
     }

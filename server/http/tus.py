@@ -13,7 +13,7 @@ from dropoff_tus.ids import PROBE_DROP_ID, UploadToken, is_drop_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Role
 from server.http import download
-from server.http.appkeys import AUTH, CONFIG, DROP_ID, METHOD, REMOTE_CHECK, ROUTE, STORE, UPLOAD_ID, UPLOADS
+from server.http.appkeys import AUTH, CONFIG, DROP_ID, METHOD, PRE_CREATE, ROUTE, STORE, UPLOAD_ID, UPLOADS
 from server.http.body import Pace, StreamBody
 from server.http.forwarded import base_url, client_of
 from server.http.socket_body import request_body
@@ -77,13 +77,13 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
     try:
         empty = wire.may_be_empty(headers) and await body.is_empty(config.tus.body_idle_timeout)
         create = wire.parse_create(headers, drop_id=drop_id, presented=code, empty=empty)
-        remote_check = request.app.get(REMOTE_CHECK)
-        if remote_check is not None and drop_id != PROBE_DROP_ID:
+        pre_create = request.app.get(PRE_CREATE)
+        if pre_create is not None and drop_id != PROBE_DROP_ID:
             if create.role is Role.FINAL:
                 # The site learns how long it will be. Parts of which that cannot be said are refused below.
                 with suppress(DropoffError):
                     create = replace(create, length=await creator.parts_bytes(grant.dropoff, create.parts))
-            create = await remote_check.approve(drop_id, create, headers)
+            create = await pre_create.approve(drop_id, create, headers)
         created = await creator.create(grant, _drop_url(request, drop_id), create, body)
     finally:
         await body.close()

@@ -52,7 +52,7 @@ def _handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SiteAnswer:
     """The parts of an answer that count. `body` is None where it is longer than was asked for."""
 
     status: int
@@ -69,7 +69,7 @@ class OutboundClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, most_bytes: int) -> Answer:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, most_bytes: int) -> SiteAnswer:
         """Post JSON and return the answer.
 
         Raises:
@@ -79,7 +79,7 @@ class OutboundClient:
             async with self._opened().post(
                 self._url, data=body, headers={"Content-Type": "application/json", **headers}, allow_redirects=False
             ) as response:
-                return Answer(response.status, await _capped(response.content, most_bytes))
+                return SiteAnswer(response.status, await _capped(response.content, most_bytes))
         except TimeoutError:
             raise OutboundError("no answer in time") from None
         except aiohttp.ClientConnectorError as error:

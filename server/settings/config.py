@@ -26,6 +26,7 @@ from server.settings.drop_terms import setting_fields, value_of
 from server.settings.page import PageSection
 from server.settings.setting_types import (
     CatalogUrl,
+    CorsOrigins,
     Count,
     Duration,
     EhloName,
@@ -37,7 +38,6 @@ from server.settings.setting_types import (
     Listen,
     MailAddress,
     Networks,
-    Origins,
     PublicUrl,
     Section,
     Size,
@@ -107,7 +107,7 @@ class TusSection(Section):
     expire_after: Duration = 7 * 86400.0
     download: bool = False
     terminate_finished: bool = False
-    cors_origins: Origins = ()
+    cors_origins: CorsOrigins = ()
     body_idle_timeout: Duration = 60.0
 
 
@@ -209,8 +209,8 @@ class WebhookSection(Section):
         return self
 
 
-class ChecksSection(Section):
-    """`[checks]`: the site to ask before an upload begins."""
+class PreCreateSection(Section):
+    """`[pre_create]`: the site to ask before an upload begins."""
 
     webhook: HookUrl | None = Field(default=None, repr=False)
     secret: KeySource | None = None
@@ -221,7 +221,7 @@ class ChecksSection(Section):
     allow_private_addresses: Networks = ()
 
     @model_validator(mode="after")
-    def _usable(self) -> "ChecksSection":
+    def _usable(self) -> "PreCreateSection":
         if self.webhook is not None:
             _check_hook(self.webhook, self.allow_private_addresses)
         return self
@@ -277,7 +277,7 @@ class Config(Section):
     limits: LimitsSection = LimitsSection()
     webhook: WebhookSection = WebhookSection()
     mail: MailSection = MailSection()
-    checks: ChecksSection = ChecksSection()
+    pre_create: PreCreateSection = PreCreateSection()
     page: PageSection = PageSection()
     log: LogSection = LogSection()
 

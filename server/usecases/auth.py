@@ -9,8 +9,7 @@ from dropoff_tus.errors import AccessDeniedError, TooManyWrongCodesError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import Dropoff, Grant
 from dropoff_tus.ports.catalog import DropoffRows
-from server.usecases.refusals import Refusals
-from server.usecases.throttle import Throttle
+from server.usecases.wrong_credentials import Throttle, WrongCredentials
 
 _NO_MAC = bytes(32)
 _NO_CODE = "0000-0000-0000-0000"
@@ -26,13 +25,13 @@ class Auth:
         code_mac: Callable[[str, str], bytes],
         verify_terms: Callable[[Dropoff], None],
         wrong_codes_per_hour: int,
-        refusals: Refusals,
+        wrong: WrongCredentials,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the catalog, the keys' part in it, the limit of wrong codes (0: none), their counter, and the time."""
         self._catalog, self._code_mac, self._monotonic = catalog, code_mac, monotonic
         self._verify_terms = verify_terms
-        self._refusals = refusals
+        self._wrong = wrong
         self._by_address, self._by_drop = Throttle(wrong_codes_per_hour), Throttle(wrong_codes_per_hour)
 
     async def grant(self, drop_id: str, code: str | None) -> Grant:
@@ -49,7 +48,7 @@ class Auth:
         right = hmac.compare_digest(presented, expected) and code is not None
         if dropoff is None or (dropoff.code_mac is not None and not right):
             # One count for all drop-offs that do not exist, so that nobody can fill the memory with them.
-            self._refusals.count(Event(Act.WRONG_CODES, None if dropoff is None else dropoff.id))
+            self._wrong.count(Event(Act.WRONG_CODES, None if dropoff is None else dropoff.id))
             message = "there is no such drop-off, or the code is wrong; check both with whoever gave you the code"
             raise AccessDeniedError(message)
         # A code that was taken away or put in place in the database lets nobody in.

@@ -7,6 +7,8 @@ the list is read from tombstones and the catalog's rows, not from the removals o
 import asyncio
 import contextlib
 import hashlib
+import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,20 +19,23 @@ from dropoff_tus.errors import (
     CatalogTamperedError,
     DropoffError,
     KeyMissingError,
+    ServerShutdownError,
     UploadDamagedError,
     UploadLockedError,
     UploadNotFoundError,
 )
 from dropoff_tus.model import Role, StoredUpload, UploadRow
-from dropoff_tus.ports.catalog import Catalog
+from dropoff_tus.ports.catalog import Catalog, DropoffRows
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.states import UploadState
 from server.settings.units import stamp
 from server.usecases.closing import Marks, set_closed
 from server.usecases.dropoffs import unknown
 from server.usecases.ending import lost_before
-from server.usecases.ports import Begin
+from server.usecases.ports import Advance, Begin
 
+_log = logging.getLogger(__name__)
+_REMEMBERED = 16
 BACKUPS = "copies in backups are not included"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
 
@@ -234,3 +239,102 @@ def _check_drop(upload_id: str, named: str | None, drop_id: str) -> None:
             f"the catalog says that upload {upload_id} is of this drop-off, its log names {named}: the catalog was "
             "changed. It was not shredded; `store check` tells more"
         )
+
+
+@dataclass(eq=False)
+class Purge:
+    """How far a purge is: `done` of `total` uploads were looked at. Both are 0 until they are counted."""
+
+    total: int = 0
+    done: int = 0
+    outcome: Purged | None = None
+    certificate: bytes | None = None
+    """Once nothing is kept."""
+    version: int | None = None
+    """The catalog's, when it ended well."""
+
+    def begin(self, total: int) -> Advance:
+        """Note how many there are; return what counts them."""
+        self.total = total
+
+        def advance(count: int) -> None:
+            self.done += count
+
+        return advance
+
+
+class PurgeJobs:
+    """The purges that this process does in the background, each waited for as long as each client likes.
+
+    A request joins the purge that runs. As long as no drop-off was changed, a later request gets the last result again,
+    with the same certificate. After a change, a failure or kept uploads it begins a new purge, which repeats nothing.
+    """
+
+    def __init__(self, purger: Purger, catalog: DropoffRows) -> None:
+        """Start with none."""
+        self._purger, self._catalog = purger, catalog
+        self._jobs: OrderedDict[str, tuple[Purge, asyncio.Task[None]]] = OrderedDict()
+        self._asking = asyncio.Lock()
+
+    async def ask(self, drop_id: str, wait_seconds: float) -> Purge:
+        """Purge a drop-off, or go on with it, and return its progress after this long at most.
+
+        Raises:
+            DropoffNotFoundError: There is none.
+            CatalogUnavailableError, ServerShutdownError: Ask again; it goes on where it was.
+        """
+        async with self._asking:
+            found = self._jobs.get(drop_id)
+            if found is None or not await self._holds(*found):
+                purge = Purge()
+                # The audit names the client that begins it, even for acts after that client has gone.
+                found = purge, asyncio.create_task(self._run(drop_id, purge))
+                found[1].add_done_callback(_look_at)
+                self._jobs[drop_id] = found
+            self._jobs.move_to_end(drop_id)
+            self._forget()
+        purge, task = found
+        await asyncio.wait([task], timeout=wait_seconds)
+        if task.cancelled():
+            raise ServerShutdownError("the server is stopping; ask again after its start, and the purge goes on")
+        if task.done():
+            task.result()
+        return purge
+
+    async def stop(self) -> None:
+        """Stop; a request after the next start goes on."""
+        tasks = [task for _, task in self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _holds(self, purge: Purge, task: asyncio.Task[None]) -> bool:
+        """Tell whether a purge runs, or what came of it is what another would find."""
+        if not task.done():
+            return True
+        return purge.version is not None and purge.version == await self._catalog.version()
+
+    async def _run(self, drop_id: str, purge: Purge) -> None:
+        try:
+            purged = await self._purger.purge(drop_id, purge.begin)
+            version = await self._catalog.version()
+            if not purged.kept:
+                certificate = self._purger.certificate(purged)
+                await self._purger.record(purged, certificate)
+                purge.certificate, purge.version = certificate, version
+            purge.outcome = purged
+        except DropoffError as error:
+            _log.warning("a purge was cut off; ask again", extra={"drop_id": drop_id, "code": error.code})
+            raise
+
+    def _forget(self) -> None:
+        """Keep what runs, and the last that ended."""
+        ended = [drop_id for drop_id, (_, task) in self._jobs.items() if task.done()]
+        for drop_id in ended[:-_REMEMBERED]:
+            del self._jobs[drop_id]
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Look at how it ended: waiting requests get it, and it was logged in case nobody waits."""
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()

@@ -32,7 +32,7 @@ from dropoff_tus.ids import normalise_code, upload_id
 from dropoff_tus.model import Dropoff, DropTerms, Metadata, Role, UploadRow, Usage
 from dropoff_tus.states import UploadState
 from server.usecases.auth import Auth
-from server.usecases.refusals import Refusals
+from server.usecases.wrong_credentials import WrongCredentials
 from storage.catalog import SqlCatalog, migrate, open_catalog
 from tests.bench import processes
 from tests.support.postgres import PostgresServer
@@ -90,7 +90,7 @@ class Creations:
 
     def __init__(self, catalog: SqlCatalog) -> None:
         """Take the catalog."""
-        self._catalog, self._auth = catalog, Auth(catalog, _mac, lambda *_: None, 0, Refusals(catalog))
+        self._catalog, self._auth = catalog, Auth(catalog, _mac, lambda *_: None, 0, WrongCredentials(catalog))
 
     async def create(self, drop_id: str) -> None:
         """Create one upload.

@@ -123,8 +123,8 @@ def test_doctor_asks_and_tells_nobody_outside(tmp_path: Path) -> None:
             "WEBHOOK__SECRET": str(secret),
             "WEBHOOK__EVENTS": ",".join(f"upload.{event}" for event in events),
             "WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
-            "CHECKS__WEBHOOK": site.url,
-            "CHECKS__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+            "PRE_CREATE__WEBHOOK": site.url,
+            "PRE_CREATE__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
         }
         with ServerProcess(tmp_path, environment=settings) as server:
             for _ in range(2):

@@ -48,15 +48,15 @@ def test_source_is_asked_once_in_a_process(tmp_path: Path) -> None:
         "KEYS__MANAGED_IDENTITY": _counted(tmp_path, "managed_identity", secrets / "managed-identity.txt"),
         "WEBHOOK__URL": "https://portal.example/hooks",
         "WEBHOOK__SECRET": _counted(tmp_path, "webhook", hook),
-        "CHECKS__WEBHOOK": "https://portal.example/hooks",
-        "CHECKS__SECRET": _counted(tmp_path, "checks", hook),
+        "PRE_CREATE__WEBHOOK": "https://portal.example/hooks",
+        "PRE_CREATE__SECRET": _counted(tmp_path, "pre_create", hook),
         "MAIL__SERVER": "mail.example:587",
         "MAIL__SENDER": "drop@example.org",
         "MAIL__USERNAME": "drop",
         "MAIL__PASSWORD": _counted(tmp_path, "mail", hook),
     }
     keys = dict.fromkeys(("signing_key", "code_key", "managed_identity"), 1)
-    all_of_them = keys | dict.fromkeys(("webhook", "checks", "mail"), 1)
+    all_of_them = keys | dict.fromkeys(("webhook", "pre_create", "mail"), 1)
     with server:
         assert _asked(tmp_path) == all_of_them
         server.cli("check-config")

@@ -102,7 +102,7 @@ def _preflight(site: TusSite, origin: str) -> Response:
 def test_cors_of_listed_origins_allows_credentials_and_what_the_site_is_told(tmp_path: Path) -> None:
     """However an origin was written, an app's too; and a page of the internet may reach into a private network."""
     written = "HTTPS://Portal.Example.ORG:443, http://[0:0:0:0:0:0:0:1]:3000, capacitor://localhost"
-    settings = {"TUS__CORS_ORIGINS": written, "CHECKS__HEADERS": "Cookie, X-Portal-User"}
+    settings = {"TUS__CORS_ORIGINS": written, "PRE_CREATE__HEADERS": "Cookie, X-Portal-User"}
     with ServerProcess(tmp_path, environment=settings) as server:
         site = server.drop.site
         for origin in ("https://portal.example.org", "http://[::1]:3000", "capacitor://localhost"):
@@ -125,7 +125,7 @@ def test_cors_of_listed_origins_allows_credentials_and_what_the_site_is_told(tmp
 
 def test_cors_of_all_origins_allows_neither_credentials_nor_private_networks(tmp_path: Path) -> None:
     """Only those that are listed by name may act for whoever sits before the browser."""
-    settings = {"TUS__CORS_ORIGINS": "*, https://portal.example.org", "CHECKS__HEADERS": "X-Portal-User"}
+    settings = {"TUS__CORS_ORIGINS": "*, https://portal.example.org", "PRE_CREATE__HEADERS": "X-Portal-User"}
     with ServerProcess(tmp_path, environment=settings) as server:
         for origin in ("https://anything.example", "null", "*"):
             answer = _preflight(server.drop.site, origin)

@@ -22,9 +22,9 @@ def silent() -> Iterator[int]:
 def server(tmp_path_factory: pytest.TempPathFactory, silent: int) -> Iterator[ServerProcess]:
     """Make one server that asks a silent site before an upload begins; each test starts it."""
     settings = {
-        "CHECKS__WEBHOOK": f"http://127.0.0.1:{silent}/",
-        "CHECKS__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
-        "CHECKS__TIMEOUT": "60s",
+        "PRE_CREATE__WEBHOOK": f"http://127.0.0.1:{silent}/",
+        "PRE_CREATE__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+        "PRE_CREATE__TIMEOUT": "60s",
     }
     made = ServerProcess(tmp_path_factory.mktemp("stop"), environment=settings)
     yield made

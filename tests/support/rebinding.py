@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
     with ServerProcess(folder, environment=settings) as server:
         server.drop.site.upload(b"hello")  # the webhook is told of it at once
         _wait(asked, 1)
-        server.restart(environment={**settings, "CHECKS__WEBHOOK": site})
+        server.restart(environment={**settings, "PRE_CREATE__WEBHOOK": site})
         told = [server.drop.site.post({"Upload-Length": "1"}).status for _ in range(2 * len(_ANSWERS))]
     sys.stdout.write(json.dumps({"asked": asked, "came": came, "told": told}))
 

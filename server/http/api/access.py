@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from dropoff_tus.audit import Act, Event
-from server.http.appkeys import REFUSALS, TOKEN_ID
+from server.http.appkeys import API_TOKEN_ID, WRONG_CREDENTIALS
 
 LIMITED_TO: web.RequestKey[str] = web.RequestKey("token_drop_id", str)
 """Where a request has the one drop-off of its token; not there where the token is for all."""
@@ -22,5 +22,6 @@ def outside(request: web.Request, drop_id: str | None) -> bool:
     own = limited_to(request)
     if own is None or own == drop_id:
         return False
-    request.app[REFUSALS].count(Event(Act.WRONG_TOKENS, own, result="of another drop-off", token_id=request[TOKEN_ID]))
+    event = Event(Act.WRONG_TOKENS, own, result="of another drop-off", token_id=request[API_TOKEN_ID])
+    request.app[WRONG_CREDENTIALS].count(event)
     return True

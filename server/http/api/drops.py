@@ -10,7 +10,7 @@ from dropoff_tus.errors import InvalidFieldError, ScopeMissingError
 from dropoff_tus.ids import is_drop_id
 from dropoff_tus.model import TERMS, Scope
 from dropoff_tus.terms import Kind
-from server.answers import Answer, DropAnswer, DropUsageAnswer, NewDropAnswer
+from server.answers import DropAnswer, DropUsageAnswer, JsonAnswer, NewDropAnswer
 from server.clock import SystemClock
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import (
@@ -25,7 +25,7 @@ from server.http.api.requests import (
     read_cursor,
     read_query,
 )
-from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGES
+from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGE_JOBS
 from server.http.forwarded import base_url
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
@@ -34,7 +34,7 @@ from server.usecases.dropoffs import unknown
 _ASK_AGAIN_SECONDS = 2
 
 
-class DropsAnswer(Answer):
+class DropsAnswer(JsonAnswer):
     """One page of drop-offs, oldest first."""
 
     drops: list[DropAnswer]
@@ -109,14 +109,14 @@ async def reopen_drop(request: web.Request) -> BaseModel:
     return await show_drop(request)
 
 
-class Kept(Answer):
+class Kept(JsonAnswer):
     """An upload that could not be shredded now."""
 
     id: str
     why: str
 
 
-class PurgedAnswer(Answer):
+class PurgedAnswer(JsonAnswer):
     """The shredded uploads of a drop-off; with status 202, the progress."""
 
     id: str
@@ -131,7 +131,7 @@ async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
     """Close a drop-off and shred all that it received, even if the client does not wait for the end."""
     drop_id = _drop_id(request)
     wanted = read_query(request, Waiting)
-    purge = await request.app[PURGES].ask(drop_id, wanted.wait)
+    purge = await request.app[PURGE_JOBS].ask(drop_id, wanted.wait)
     outcome, certificate = purge.outcome, purge.certificate
     answer = PurgedAnswer(
         id=drop_id,

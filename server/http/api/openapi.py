@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from server.answers import Answer
+from server.answers import JsonAnswer
 from server.http.api.requests import DropId, UploadId
 from server.http.api.route import Route
 from server.http.problems import CONTENT_TYPE
@@ -24,7 +24,7 @@ _OF_BODIES = (400, 413, 415, 422)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-class Mistake(Answer):
+class Mistake(JsonAnswer):
     """One thing that is wrong."""
 
     at: str = Field(description="The member or parameter.")

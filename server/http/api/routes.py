@@ -11,7 +11,7 @@ from server.http.api import drops, openapi, uploads
 from server.http.api.access import LIMITED_TO
 from server.http.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
 from server.http.api.route import Route
-from server.http.appkeys import CONFIG, ROUTE, TOKEN_ID, TOKENS
+from server.http.appkeys import API_TOKEN_ID, API_TOKENS, CONFIG, ROUTE
 from server.http.forwarded import client_of
 
 ROOT = "/api/v1"
@@ -198,7 +198,7 @@ async def _let_in(request: web.Request, name: str, scope: Scope | None) -> None:
     if len(given) > 1:
         raise UnauthorizedError("there is more than one Authorization header", presented=False)
     client = client_of(request, request.app[CONFIG].server.trusted_proxies)
-    token = await request.app[TOKENS].check(given[0] if given else None, client, scope)
-    request[TOKEN_ID] = token.id
+    token = await request.app[API_TOKENS].check(given[0] if given else None, client, scope)
+    request[API_TOKEN_ID] = token.id
     if token.drop_id is not None:
         request[LIMITED_TO] = token.drop_id

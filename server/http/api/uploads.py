@@ -11,7 +11,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow
 from dropoff_tus.protocol import check_agrees, gone
 from dropoff_tus.states import ENDED, UploadState
-from server.answers import Answer, DeletedAnswer, UploadAnswer, show_upload
+from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, show_upload
 from server.http import download
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import UploadFilter, cursor, read_cursor, read_query
@@ -21,7 +21,7 @@ from server.http.problems import NotFinishedError, SealedError
 _SIDE_BY_SIDE = 16
 
 
-class UploadsAnswer(Answer):
+class UploadsAnswer(JsonAnswer):
     """One page of uploads, oldest first."""
 
     uploads: list[UploadAnswer]

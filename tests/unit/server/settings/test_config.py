@@ -265,9 +265,12 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ('[webhook]\nevents = ["upload.done"]', "webhook.events: must be a list of events; there are upload.created"),
         ('[webhook]\ntimeout = "0"', 'webhook.timeout: must be from 0.1 to 120 seconds; write e.g. "10s"'),
         ("[webhook]\nmax_attempts = 0", "webhook.max_attempts: must be 1 or more"),
-        # checks
-        ('[checks]\nwebhook = "http://portal.example/"', "checks: an http URL needs allow_private_addresses"),
-        ('[checks]\nheaders = ["Dropoff-Code"]', "checks.headers: has a header that may carry a drop-off's code"),
+        # pre_create
+        ('[pre_create]\nwebhook = "http://portal.example/"', "pre_create: an http URL needs allow_private_addresses"),
+        (
+            '[pre_create]\nheaders = ["Dropoff-Code"]',
+            "pre_create.headers: has a header that may carry a drop-off's code",
+        ),
         # mail
         ('[mail]\nserver = "smtp.example:587"', "mail: server needs sender"),
         ('[mail]\nusername = "x"', "mail: username and password belong together; write both or none"),

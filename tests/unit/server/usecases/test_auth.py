@@ -9,7 +9,7 @@ from dropoff_tus.errors import AccessDeniedError, DropoffError, PolicyTamperedEr
 from dropoff_tus.ids import normalise_code
 from dropoff_tus.model import Dropoff, DropTerms
 from server.usecases.auth import Auth
-from server.usecases.refusals import Refusals
+from server.usecases.wrong_credentials import WrongCredentials
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog
@@ -37,7 +37,7 @@ class _Door:
         self.catalog = MemoryCatalog()
         drop = Dropoff(_ID, NOON, DropTerms("Survey"), _mac(_ID, _CODE), b"signed")
         self.catalog.drops = {_ID: drop, _OTHER_ID: replace(drop, id=_OTHER_ID, code_mac=_mac(_OTHER_ID, _CODE))}
-        self.auth = Auth(self.catalog, _mac, _verify, _LIMIT, Refusals(self.catalog), lambda: self.now)
+        self.auth = Auth(self.catalog, _mac, _verify, _LIMIT, WrongCredentials(self.catalog), lambda: self.now)
 
     async def answer(
         self, code: str | None, client: str | None = "192.0.2.1", drop_id: str = _ID

@@ -16,7 +16,7 @@ _REMEMBERED = 4096
 _UNKNOWN = Actor("client")
 
 
-class Origins:
+class ClientPseudonyms:
     """Hashes addresses under the key of the day."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from dropoff_tus.errors import DropoffError, RefusedBySiteError, SiteUnavailable
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
 from dropoff_tus.ports.clock import Clock
-from server.outbox.outbound import Answer, OutboundClient, OutboundError
+from server.outbox.outbound import OutboundClient, OutboundError, SiteAnswer
 from server.outbox.payload import Format, hook_request, listed_metadata, upload_json
 from server.outbox.signing import signed_headers
 
@@ -50,7 +50,7 @@ _OURS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteCheckSettings:
+class PreCreateSettings:
     """The configuration of the question. `headers` and `metadata` name those of the client's that it has."""
 
     version: Format = "v2"
@@ -60,10 +60,10 @@ class RemoteCheckSettings:
     public_path: str = ""
 
 
-class RemoteCheck:
+class PreCreate:
     """Asks the site."""
 
-    def __init__(self, client: OutboundClient, clock: Clock, settings: RemoteCheckSettings) -> None:
+    def __init__(self, client: OutboundClient, clock: Clock, settings: PreCreateSettings) -> None:
         """Take what posts, the time, and the settings."""
         self._client, self._clock, self._settings = client, clock, settings
 
@@ -122,7 +122,7 @@ def _forwarded(shown: Mapping[str, Sequence[str]]) -> dict[str, str]:
     }
 
 
-def _check_v1(answer: Answer) -> None:
+def _check_v1(answer: SiteAnswer) -> None:
     """Read an answer as tusd 1 did: its status decides, and its body is the message."""
     if answer.status in _REFUSALS:
         raise RefusedBySiteError(_told((answer.body or b"").decode("utf-8", "replace")), status=answer.status)
@@ -130,7 +130,7 @@ def _check_v1(answer: Answer) -> None:
         raise _unavailable(f"status {answer.status}")
 
 
-def _check_v2(answer: Answer) -> Mapping[str, str] | None:
+def _check_v2(answer: SiteAnswer) -> Mapping[str, str] | None:
     """Read an answer as tusd 2 does; return the metadata that it sets, or None."""
     if answer.status not in range(200, 300):
         raise _unavailable(f"status {answer.status}")

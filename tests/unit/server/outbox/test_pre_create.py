@@ -14,7 +14,7 @@ from dropoff_tus.errors import DropoffError, RefusedBySiteError, SiteUnavailable
 from dropoff_tus.messages import Create
 from dropoff_tus.model import Metadata, Role
 from server.outbox.outbound import OutboundClient, OutboundError
-from server.outbox.remote_check import RemoteCheck, RemoteCheckSettings
+from server.outbox.pre_create import PreCreate, PreCreateSettings
 from server.settings.addresses import is_allowed
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
@@ -49,7 +49,7 @@ async def _ask(
     site.answer = answer
     client = OutboundClient(site.url, _LOCAL, _SECONDS)
     try:
-        check = RemoteCheck(client, FakeClock(), RemoteCheckSettings(**settings))
+        check = PreCreate(client, FakeClock(), PreCreateSettings(**settings))
         return await check.approve("drop", _CREATE, sent)
     finally:
         await client.close()

@@ -19,21 +19,20 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError, TooManyWrongTokensError, UnauthorizedError
 from dropoff_tus.ids import API_TOKEN_BYTES, api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Scope
-from dropoff_tus.ports.catalog import Catalog, TokenRows
+from dropoff_tus.ports.catalog import ApiTokenRows, Catalog
 from dropoff_tus.ports.clock import Clock
 from server.settings.units import check_label
-from server.usecases.refusals import Refusals
-from server.usecases.throttle import Throttle
+from server.usecases.wrong_credentials import Throttle, WrongCredentials
 
 _NO_MAC = bytes(32)
 _SCHEME = "bearer "
 _MOST_TOKEN_CHARACTERS = 256
-TokenMac = Callable[[bytes], bytes]
+ApiTokenMac = Callable[[bytes], bytes]
 
 
-async def create_token(
+async def create_api_token(
     catalog: Catalog,
-    mac: TokenMac,
+    mac: ApiTokenMac,
     clock: Clock,
     *,
     name: str,
@@ -65,16 +64,16 @@ async def create_token(
     return token, secret
 
 
-class TokenGuard:
+class ApiTokenGuard:
     """Checks tokens, and slows wrong ones per client address."""
 
     def __init__(
         self,
-        catalog: TokenRows,
-        mac: TokenMac,
+        catalog: ApiTokenRows,
+        mac: ApiTokenMac,
         clock: Clock,
         wrong_per_hour: int,
-        refusals: Refusals,
+        wrong: WrongCredentials,
         revoked: Container[str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,8 +82,8 @@ class TokenGuard:
         Those in `revoked` are good for nothing any more, even where the catalog says otherwise.
         """
         self._catalog, self._mac, self._clock, self._monotonic = catalog, mac, clock, monotonic
-        self._refusals, self._revoked = refusals, revoked
-        self._wrong = Throttle(wrong_per_hour)
+        self._wrong, self._revoked = wrong, revoked
+        self._throttle = Throttle(wrong_per_hour)
 
     async def check(self, authorization: str | None, client: str | None, scope: Scope | None) -> ApiToken:
         """Return the token that a request presents, if it is good for a scope. A right one is always let in.
@@ -110,15 +109,15 @@ class TokenGuard:
         if token is None or fault is not None:
             # Ids of tokens that do not exist are no names: a guesser makes up as many as he likes.
             known_id = None if token is None else token.id
-            self._refusals.count(Event(Act.WRONG_TOKENS, result=fault, token_id=known_id))
-            wait_seconds = self._wrong.count(client, self._monotonic()) if client is not None else 0
+            self._wrong.count(Event(Act.WRONG_TOKENS, result=fault, token_id=known_id))
+            wait_seconds = self._throttle.count(client, self._monotonic()) if client is not None else 0
             if wait_seconds:
                 message = "too many wrong API tokens came; check yours, a right one is let in at any time"
                 raise TooManyWrongTokensError(message, retry_after_seconds=wait_seconds)
             message = "the API token is not known, has expired or was revoked; ask an operator for a new one"
             raise UnauthorizedError(message, presented=True)
         if scope is not None and scope not in token.scopes:
-            self._refusals.count(Event(Act.WRONG_TOKENS, result=f"without {scope.value}", token_id=token.id))
+            self._wrong.count(Event(Act.WRONG_TOKENS, result=f"without {scope.value}", token_id=token.id))
             message = f"the API token is not good for this; it takes one with the scope {scope.value}"
             raise ScopeMissingError(message, scope=scope.value)
         return token
@@ -147,6 +146,4 @@ def _terms(
 ) -> bytes:
     """Write what a token's MAC is over: the token, and the terms that nobody is to change."""
     expiry = None if expires_at is None else expires_at.isoformat(timespec="microseconds")
-    terms = [secret, sorted(scopes), expiry]
-    # Appended, so that tokens from before there was a fourth term stay good, and no other three make the same text.
-    return json.dumps(terms if drop_id is None else [*terms, drop_id]).encode("ascii")
+    return json.dumps([secret, sorted(scopes), expiry, drop_id]).encode("ascii")

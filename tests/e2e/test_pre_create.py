@@ -15,9 +15,9 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPro
     """Run one site and one server that asks it."""
     with HookServer() as site:
         settings = {
-            "CHECKS__WEBHOOK": site.url,
-            "CHECKS__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
-            "CHECKS__TIMEOUT": "1s",
+            "PRE_CREATE__WEBHOOK": site.url,
+            "PRE_CREATE__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
+            "PRE_CREATE__TIMEOUT": "1s",
         }
         with ServerProcess(tmp_path_factory.mktemp("asking"), environment=settings) as server:
             yield server, site

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.usecases.throttle import Throttle
+from server.usecases.wrong_credentials import Throttle
 
 
 def test_throttle_lets_an_hours_worth_pass_at_once_and_then_says_when() -> None:

@@ -19,8 +19,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.ids import api_token_id, format_api_token
 from dropoff_tus.model import ApiToken, Dropoff, DropTerms, Scope
-from server.usecases.refusals import MOST_ORIGINS, Refusals
-from server.usecases.tokens import TokenGuard, create_token
+from server.usecases.api_tokens import ApiTokenGuard, create_api_token
+from server.usecases.wrong_credentials import MOST_ORIGINS, WrongCredentials
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_catalog import MemoryCatalog
@@ -36,10 +36,10 @@ def _mac(message: bytes) -> bytes:
 class _World:
     def __init__(self, *, wrong_per_hour: int = 0) -> None:
         self.catalog, self.clock, self.seconds = MemoryCatalog(), FakeClock(), 0.0
-        self.refusals = Refusals(self.catalog)
+        self.wrong = WrongCredentials(self.catalog)
         self.revoked: set[str] = set()
-        self.guard = TokenGuard(
-            self.catalog, _mac, self.clock, wrong_per_hour, self.refusals, self.revoked, lambda: self.seconds
+        self.guard = ApiTokenGuard(
+            self.catalog, _mac, self.clock, wrong_per_hour, self.wrong, self.revoked, lambda: self.seconds
         )
 
     async def make(self, *scopes: Scope, days: int | None = None, drop_id: str | None = None) -> tuple[ApiToken, str]:
@@ -47,7 +47,7 @@ class _World:
         names = [scope.value for scope in scopes]
         if drop_id is not None:
             self.catalog.drops[drop_id] = Dropoff(drop_id, self.clock.now(), DropTerms("x"))
-        return await create_token(
+        return await create_api_token(
             self.catalog, _mac, self.clock, name="test", scopes=names, expires_at=expires_at, drop_id=drop_id
         )
 
@@ -175,7 +175,7 @@ async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: li
     """A mistake is reported with its place, and nothing is made."""
     world = _World()
     with pytest.raises(InvalidFieldError) as refusal:
-        await create_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
+        await create_api_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
     assert refusal.value.field == field
     assert world.catalog.api_tokens == {}
 
@@ -196,7 +196,7 @@ async def test_token_for_a_drop_off_that_is_none_is_not_made() -> None:
     """A typing mistake is reported, and no token is left that is good for nothing."""
     world = _World()
     with pytest.raises(InvalidFieldError) as refusal:
-        await create_token(world.catalog, _mac, world.clock, name="x", scopes=["drops:read"], drop_id=_DROP)
+        await create_api_token(world.catalog, _mac, world.clock, name="x", scopes=["drops:read"], drop_id=_DROP)
     assert refusal.value.field == "drop"
     assert world.catalog.api_tokens == {}
 
@@ -218,8 +218,8 @@ async def test_refused_tokens_are_recorded_with_why_and_whence_and_never_themsel
             await world.refused(one)
         with pytest.raises(ScopeMissingError):
             await world.check(secret, Scope.UPLOADS_READ)
-    await world.refusals.record()
-    await world.refusals.record()
+    await world.wrong.record()
+    await world.wrong.record()
     assert {(e.act, e.result, e.token_id, e.count, e.origin) for e in world.catalog.events} == {
         (Act.WRONG_TOKENS, "unknown", None, 3, "ab" * 16),
         (Act.WRONG_TOKENS, "expired", expired.id, 1, "ab" * 16),
@@ -238,9 +238,9 @@ async def test_refusals_of_a_flood_stay_few_and_wait_for_the_catalog() -> None:
             await world.refused("wrong")
     world.catalog.down = True
     with pytest.raises(CatalogUnavailableError):
-        await world.refusals.record()
+        await world.wrong.record()
     world.catalog.down = False
-    await world.refusals.record()
+    await world.wrong.record()
     counts = [event.count or 0 for event in world.catalog.events]
     assert (len(counts), sum(counts)) == (MOST_ORIGINS + 1, MOST_ORIGINS + 100)
     assert [event.count for event in world.catalog.events if event.origin is None] == [100]
