@@ -58,7 +58,7 @@ def test_example_has_every_key_and_every_default(tmp_path: Path) -> None:
     shown: set[tuple[str, str]] = set()
     section = ""
     for line in uncommented.splitlines():
-        if found := re.match(r"\[([a-z]+)\]", line):
+        if found := re.match(r"\[([a-z_]+)\]", line):
             section = found[1]
         elif found := re.match(r"([a-z_]+) = ", line):
             assert (section, found[1]) not in shown

@@ -1,7 +1,6 @@
 """API tokens, made, let in and refused, over a catalog and a clock in memory."""
 
 import hmac
-import json
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -178,17 +177,6 @@ async def test_create_token_that_cannot_be_names_the_field(name: str, scopes: li
         await create_api_token(world.catalog, _mac, world.clock, name=name, scopes=scopes)
     assert refusal.value.field == field
     assert world.catalog.api_tokens == {}
-
-
-@async_test
-async def test_token_of_before_there_were_drop_offs_in_it_is_still_good() -> None:
-    """A token of an older version opens the same as then: its keyed hash is over three terms."""
-    world = _World()
-    secret = format_api_token(bytes(range(32)))
-    terms = json.dumps([secret, ["drops:read"], None]).encode()
-    old = ApiToken(api_token_id(secret), "old", (Scope.DROPS_READ,), world.clock.now(), _mac(terms))
-    world.catalog.api_tokens[old.id] = old
-    assert await world.check(secret) == old
 
 
 @async_test
