@@ -95,6 +95,14 @@ class DropTerms:
             setting="sealed",
         ),
     ] = Mode.MANAGED
+    seal_in_browser: Annotated[
+        bool,
+        Term(
+            Kind.FLAG,
+            "Whether the upload page seals files before it sends them, and nothing else is taken; of uploads created "
+            "from now on",
+        ),
+    ] = False
     opens_at: Annotated[
         datetime | None, Term(Kind.TIME, "When it begins to take uploads", none="now", option="--opens", setting="")
     ] = None
@@ -137,6 +145,9 @@ class DropTerms:
             setting="retain",
         ),
     ] = 0
+    receiver: Annotated[
+        str, Term(Kind.TEXT, "Who gets the files; shown to whoever has the code", none="nobody is named")
+    ] = ""
     contact: Annotated[
         str, Term(Kind.TEXT, "A contact for uploaders; shown to everybody who has the code", none="nobody")
     ] = ""

@@ -14,6 +14,7 @@ from dropoff_tus.errors import (
     DropoffFullError,
     DropoffNotOpenError,
     MaxSizeExceededError,
+    NotSealedError,
     QuotaError,
     StorageFullError,
     TypeNotAllowedError,
@@ -129,6 +130,20 @@ def check_type(terms: DropTerms, metadata: Metadata) -> None:
             raise TypeNotAllowedError(message)
 
 
+def check_sealed(terms: DropTerms, metadata: Metadata) -> None:
+    """Refuse what its sender did not seal, where the drop-off wants it. Whether it is, shows at its end.
+
+    Raises:
+        NotSealedError: The metadata does not say so.
+    """
+    if terms.seal_in_browser and metadata.sealed_by is None:
+        message = (
+            "this drop-off takes only files that were sealed before they were sent: use its page, or send age files to "
+            "its recipients, with the metadata sealed-by: age"
+        )
+        raise NotSealedError(message, fate=_NOTHING)
+
+
 def _matches(text: str, pattern: str) -> bool:
     """Compare without case, and without the difference between one character and the same one in parts (macOS).
 
@@ -185,7 +200,7 @@ def admit(
 
     Raises:
         DropoffClosedError, DropoffNotOpenError, DropoffExpiredError, MaxSizeExceededError,
-        TypeNotAllowedError, DropoffFullError, QuotaError, StorageFullError: The first rule it breaks.
+        TypeNotAllowedError, NotSealedError, DropoffFullError, QuotaError, StorageFullError: The first rule it breaks.
     """
     terms = dropoff.terms
     check_window(dropoff, now)
@@ -193,6 +208,7 @@ def admit(
     if request.role is not Role.PARTIAL:
         # Parts bear neither type nor name, and the final counts for all of them.
         check_type(terms, request.metadata)
+        check_sealed(terms, request.metadata)
         if terms.max_uploads and usage.uploads >= terms.max_uploads:
             message = "this drop-off has received all the uploads it takes"
             raise DropoffFullError(message)

@@ -16,12 +16,14 @@ from server.cli.context import (
     read_config,
     with_catalog,
 )
+from server.cli.invitation import NO_CODE, say_invitation
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.cli.terms import refused, with_terms
 from server.clock import SystemClock
 from server.places import key_places
 from server.services import recipients_problem
 from server.settings.config import Config, config_path
+from server.settings.page import LANGUAGES
 from server.usecases.closing import set_closed
 from server.usecases.dropoffs import Dropoffs
 from storage.catalog import SqlCatalog
@@ -66,6 +68,25 @@ def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str
     return NewDropAnswer.of(config.server.base_url, dropoff, code).model_dump(mode="json")
 
 
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(LANGUAGES), help="Of the messages to the uploader; without it the first of page.languages."
+    ),
+]
+
+
+def check_language(language: str | None) -> None:
+    """Refuse a language that the upload page does not speak, before anything is done.
+
+    Raises:
+        CommandError: It does not.
+    """
+    if language is not None and language not in LANGUAGES:
+        message = f"--language must be one of {', '.join(LANGUAGES)}"
+        raise CommandError(message)
+
+
 def say_created(made: dict[str, Any]) -> None:
     """Print a new drop-off for people."""
     say(f"page:       {made['page_url']}")
@@ -75,6 +96,7 @@ def say_created(made: dict[str, Any]) -> None:
         say(f"link:       {made['page_url']}#{made['code']}")
     else:
         say("code:       none needed")
+        say(f"link:       {made['page_url']}{NO_CODE}")
 
 
 @app.command()
@@ -83,10 +105,11 @@ def create(
     given: dict[str, Any],
     drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
+    language: LanguageOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a drop-off and show its URL and its code, which is shown this once.
+    """Make a drop-off and show its URL, its code, which is shown this once, and two messages for the uploader.
 
     Send the code and the address in separate messages. Missing options come from section [dropoffs]; an empty value, as
     in --notify '', empties a list of it. Types and names are compared without case, and are what the client says they
@@ -94,6 +117,7 @@ def create(
 
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
+    check_language(language)
     loaded = read_config(config)
     terms = loaded.dropoffs.terms(given, SystemClock().now())
 
@@ -102,13 +126,16 @@ def create(
         return created_json(conf, *made)
 
     made = with_catalog(config, work)
-    if terms.mode is Mode.SEALED and (config_path(config).resolve().parent / ROOT_IDENTITY).exists():
+    if (terms.mode is Mode.SEALED or terms.seal_in_browser) and (
+        config_path(config).resolve().parent / ROOT_IDENTITY
+    ).exists():
         note(f"warning: {ROOT_IDENTITY} is still on this machine, so sealed uploads can be read here; move it away")
     _warn_of_mail(loaded, terms.notify)
     if as_json:
         print_json(made)
     else:
         say_created(made)
+        say_invitation(made, loaded.page, language)
 
 
 @app.command()
@@ -280,11 +307,14 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
 
 
 @app.command("new-code")
-def new_code(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def new_code(
+    drop_id: DropId, language: LanguageOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Replace the code, and show the new one this once; the old one is refused from now on.
 
     Example: dropoff-tus drop new-code 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
     """
+    check_language(language)
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         return created_json(conf, *await dropoffs(catalog, load_keys(conf)).new_code(drop_id))
@@ -294,6 +324,7 @@ def new_code(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption =
         print_json(made)
     else:
         say_created(made)
+        say_invitation(made, read_config(config).page, language)
 
 
 def _unknown() -> CommandError:

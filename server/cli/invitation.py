@@ -1,14 +1,10 @@
 """Messages for whoever is to upload, in the languages of the upload page: the link, and apart from it the code."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dropoff_tus.shown import show
 from server.cli.output import say
-
-if TYPE_CHECKING:
-    from server.settings.page import PageSection
+from server.settings.page import PageSection
 
 NO_CODE = "#no-code"
 """Behind the address of the page: it is to ask for no code."""

@@ -96,14 +96,14 @@ def _told(request: web.Request, drop: Dropoff, usage: Usage) -> dict[str, object
     return {
         "id": drop.id,
         "name": terms.name,
-        "recipient": None,
+        "recipient": terms.receiver or None,
         "contact": terms.contact or None,
         "retain_seconds": terms.retain_seconds or None,
         "expire_after_seconds": config.tus.expire_after or None,
         "state": policy.window_state(drop, SystemClock().now()),
         "mode": terms.mode.value,
-        "sealing": False,
-        "recipients": [],
+        "sealing": terms.seal_in_browser,
+        "recipients": (terms.recipients or config.keys.root_recipients) if terms.seal_in_browser else (),
         "opens_at": stamp(terms.opens_at),
         "expires_at": stamp(terms.expires_at),
         "limits": {

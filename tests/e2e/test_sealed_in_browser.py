@@ -91,6 +91,57 @@ def test_sealed_file_comes_out_as_it_was_sent_and_opened_with_the_identity(seale
     assert b"--keep-sealed" in refused.stderr
 
 
+@pytest.mark.parametrize("mode", ["--managed", "--sealed"])
+def test_drop_off_that_wants_sealing_takes_nothing_else(sealer: Sealer, mode: str) -> None:
+    """Refused at its creation; the page learns to whom to seal, the roots or the drop-off's own recipients."""
+    server = sealer.server
+    drop = server.create_drop(mode, "--seal-in-browser", "--receiver", "the Cohort Team")
+    for told in ({}, {"sealed-by": "gpg"}, {"sealed-by": ""}):
+        answer = drop.site.post({"Upload-Length": "5", "Upload-Metadata": metadata(filename="x", **told)})
+        assert_refused(answer, 422, "ERR_NOT_SEALED")
+        assert b"nothing was written" in answer.body
+    assert server.uploads(drop) == []
+    url = _sent(drop, sealer.seal(_PLAIN))
+    assert sealer.export(url, "--identity", str(sealer.identity)) == _PLAIN
+    info = json.loads(drop.site.request("GET", f"/d/{drop.id}/info", dict(drop.headers)).body)
+    assert (info["sealing"], info["recipients"]) == (True, [sealer.recipient])
+    assert info["recipient"] == "the Cohort Team"
+    shown = server.cli_json("drop", "show", drop.id)
+    assert (shown["seal_in_browser"], shown["receiver"]) == (True, "the Cohort Team")
+    server.cli("drop", "edit", drop.id, "--no-seal-in-browser")
+    assert drop.site.upload(b"hello")
+    info = json.loads(drop.site.request("GET", f"/d/{drop.id}/info", dict(drop.headers)).body)
+    assert (info["sealing"], info["recipients"]) == (False, [])
+
+
+def test_length_limits_are_of_what_is_sent(sealer: Sealer) -> None:
+    """The age file is longer than what is in it."""
+    blob = sealer.seal(b"x" * 1000)
+    drop = sealer.server.create_drop("--seal-in-browser", "--max-upload-bytes", str(len(blob) - 1))
+    told = metadata(**{"filename": "x", "sealed-by": "age"})
+    answer = drop.site.post({"Upload-Length": str(len(blob)), "Upload-Metadata": told})
+    assert_refused(answer, 413, "ERR_MAX_SIZE_EXCEEDED")
+
+
+def test_recipients_of_two_kinds_are_refused(sealer: Sealer, tmp_path: Path) -> None:
+    """No age file is for both, and hybrid keys would protect nothing in one."""
+    recipients = [
+        json.loads(
+            run_warm(
+                *("keys", "generate", "--output", f"{kind}.txt", "--key-type", kind, "--json"), folder=tmp_path
+            ).stdout
+        )["recipient"]
+        for kind in ("x25519", "hybrid")
+    ]
+    options = [part for recipient in recipients for part in ("--recipient", recipient)]
+    done = sealer.server.cli("drop", "create", "--name", "x", "--seal-in-browser", *options, check=False)
+    assert done.returncode == 1
+    assert b"--recipient cannot be used: all recipients must be of one type" in done.stderr
+    drop = sealer.server.create_drop("--seal-in-browser", *options[:2])
+    info = json.loads(drop.site.request("GET", f"/d/{drop.id}/info", dict(drop.headers)).body)
+    assert info["recipients"] == recipients[:1]
+
+
 def test_list_tells_what_the_browser_sealed(sealer: Sealer) -> None:
     """In a column for people, and by name for programs."""
     drop = sealer.server.create_drop()

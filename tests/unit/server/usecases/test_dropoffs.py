@@ -108,7 +108,7 @@ async def test_every_term_of_a_dropoff_is_signed(term: str) -> None:
     values |= {"mode": Mode.SEALED, "recipients": (), "opens_at": NOON, "expires_at": NOON + timedelta(days=99)}
     values |= dict.fromkeys(("max_upload_bytes", "max_total_bytes", "max_uploads", "retain_seconds"), 1)
     values |= {"allowed_types": ("text/csv",), "name_patterns": ("*.csv",)}
-    values |= {"notify": ("b@example.org",), "contact": "somebody"}
+    values |= {"notify": ("b@example.org",), "contact": "somebody", "receiver": "others", "seal_in_browser": True}
     changes = {term: values[term]}
     changed = replace(made, **(changes if hasattr(made, term) else {"terms": replace(made.terms, **changes)}))
     with pytest.raises(PolicyTamperedError):
