@@ -20,7 +20,8 @@ const RATE_OVER_MS = 30_000;
 const MOST_SHOWN = 100;
 const PAGE_ROWS = 100;
 const MOST_NAME = 200;
-const MOST_MESSAGE = 2000;
+/** With the longest path the metadata is below the 16 KiB that the server takes. */
+const MOST_MESSAGE = 1000;
 /** So many files are looked at before the browser may paint. */
 const AT_A_TIME = 500;
 
@@ -53,6 +54,8 @@ class PageEngine implements T.Engine {
   #phase: Phase = "code";
   #paused = false;
   #finishing = false;
+  #opening = false;
+  #refusedAt: Phase = "code";
   #problem: T.Problem | null = null;
   /** What keeps an answer of the server from coming, and what ends the wait for the next try. */
   #hold: Waiting | null = null;
@@ -84,8 +87,14 @@ class PageEngine implements T.Engine {
       this.tryNow();
       this.changed(true);
     });
-    const fragment = page === undefined ? takeFragment() : null;
-    if (fragment !== null) void this.enterCode(fragment);
+    if (page !== undefined) return;
+    const fromLink = () => {
+      const fragment = takeFragment();
+      if (fragment !== null) void this.enterCode(fragment);
+    };
+    // Also of a link that is followed while the page is open.
+    addEventListener("hashchange", fromLink);
+    fromLink();
   }
 
   // ---- showing
@@ -172,7 +181,7 @@ class PageEngine implements T.Engine {
 
   #complete(): boolean {
     const { files, stored } = this.#list.counts;
-    return this.#phase === "send" && files === stored && !this.#finishing;
+    return this.#phase === "send" && files > 0 && files === stored && !this.#finishing;
   }
 
   #soonest(): Waiting {
@@ -208,7 +217,7 @@ class PageEngine implements T.Engine {
   // ---- code and about
 
   async enterCode(typed: string): Promise<void> {
-    if (this.#phase !== "code") return;
+    if (this.#phase !== "code" || this.#opening) return;
     const code = normaliseCode(typed);
     this.#turn += 1;
     this.#problem = null;
@@ -218,15 +227,23 @@ class PageEngine implements T.Engine {
     }
     this.code = code;
     if (!(await this.#ask())) return;
-    // A code that was changed in the middle of sending: go on there.
-    if (this.#queue) return this.#sendNow();
+    if (this.#queue) return this.#goOn();
+    this.#opening = true;
     this.#store = await Store.open();
     this.drop = await this.#store.name(this.info.id);
     this.#queue = new Queue(this.#list, this.#store, this, this.#work);
     await this.#remember();
     const shut = shutProblem(this.info) ?? (await this.#tryToSeal());
+    this.#opening = false;
     this.#phase = shut ? "closed" : "about";
     this.#problem = shut;
+    this.changed(true);
+  }
+
+  /** The code was replaced while the page was open: go on where that was found out. */
+  async #goOn(): Promise<void> {
+    if (this.#refusedAt === "send") return this.#sendNow();
+    this.#phase = this.#refusedAt;
     this.changed(true);
   }
 
@@ -269,6 +286,7 @@ class PageEngine implements T.Engine {
   }
 
   #refuse(problem: T.Problem): void {
+    if (this.#phase !== "code") this.#refusedAt = this.#phase;
     this.#phase = "code";
     this.#problem = problem.kind === "denied" && !this.code ? { kind: "code-missing" } : problem;
     if (problem.kind === "throttled") {
@@ -483,7 +501,9 @@ class PageEngine implements T.Engine {
   resume(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    this.#start();
+    // Unless the server has yet to agree, after which it starts.
+    if (!this.#asking && !this.#hold) this.#start();
+    this.changed(true);
   }
 
   tryNow(): void {
@@ -570,8 +590,12 @@ class PageEngine implements T.Engine {
 }
 
 function summed(done: readonly Record_[]): { files: number; bytes: number; at: number } {
-  const bytes = done.reduce((sum, record) => sum + record.size, 0);
-  return { files: done.length, bytes, at: Math.max(...done.map((record) => record.done)) };
+  let [bytes, at] = [0, 0];
+  for (const record of done) {
+    bytes += record.size;
+    at = Math.max(at, record.done);
+  }
+  return { files: done.length, bytes, at };
 }
 
 /** Tell whether many requests share one connection. */

@@ -35,6 +35,7 @@ export class List {
   aheadBytes = 0;
   #items = new Map<number, Item>();
   #same = new Set<string>();
+  #folderIds = new Map<string, number>();
   #next = 1;
 
   get items(): IterableIterator<Item> {
@@ -69,9 +70,9 @@ export class List {
   }
 
   #folder(name: string): number {
-    for (const folder of this.folders.values()) if (folder.name === name) return folder.id;
-    const id = this.#next++;
-    this.folders.set(id, { id, name, files: 0, bytes: 0 });
+    const id = this.#folderIds.get(name) ?? this.#next++;
+    this.#folderIds.set(name, id);
+    if (!this.folders.has(id)) this.folders.set(id, { id, name, files: 0, bytes: 0 });
     return id;
   }
 
@@ -102,8 +103,7 @@ export class List {
     this.#same.delete(sameness(item.file, item.path));
     item.file = file;
     this.#same.add(sameness(file, item.path));
-    const folder = item.folder && !this.folders.has(item.folder) ? this.#folder(item.path.split("/")[0] ?? "") : 0;
-    if (folder) (item as Mutable<Item>).folder = folder;
+    if (item.folder) this.#folder(item.path.split("/")[0] ?? "");
     this.#count(item, 1);
   }
 

@@ -305,8 +305,10 @@ export class Queue {
   ): Promise<"anew" | (Exclude<Verdict, { act: "wait" }> | { act: "wait"; kind: Waiting["kind"]; after: number | null })> {
     if (outcome.kind === "other") return "anew";
     if (outcome.kind === "source") {
-      const { ChangedError } = await import("./seal/sealed");
-      return outcome.error instanceof ChangedError ? "anew" : { act: "fail", problem: { kind: "unreadable" } };
+      const { ChangedError, UnreadableError } = await import("./seal/sealed");
+      if (outcome.error instanceof ChangedError) return "anew";
+      if (outcome.error instanceof UnreadableError) return { act: "fail", problem: { kind: "unreadable" } };
+      throw outcome.error;
     }
     if (outcome.kind === "line") {
       // Browsers tell an unreadable file as they tell a line that is cut.

@@ -61,6 +61,8 @@ export class Store {
   /** Open it, and forget what is too old to be of use. */
   static async open(): Promise<Store> {
     const store = new Store();
+    // Without WebCrypto, on a page that did not come by https, there are no keys: then nothing may be written.
+    if (!globalThis.crypto?.subtle) return store;
     try {
       const opening = indexedDB.open(DATABASE, 1);
       opening.onupgradeneeded = () => {
@@ -69,19 +71,22 @@ export class Store {
         opening.result.createObjectStore("uploads", { keyPath: "key" }).createIndex("drop", "drop");
       };
       store.#database = await asked(opening);
+      await store.#takeKeys();
+      await store.#forgetOld();
     } catch {
       // A private window, or storage that is refused: `#pending` is all the memory there is.
+      store.#database = null;
+      await store.#takeKeys();
     }
-    // Without WebCrypto (a page that did not come by https) there are no keys.
-    if (globalThis.crypto?.subtle) {
-      store.#hmac = await store.#key("hmac", { name: "HMAC", hash: "SHA-256" }, ["sign"]);
-      store.#aes = await store.#key("aes", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"]);
-    }
-    if (store.#database) await store.#forgetOld().catch(() => undefined);
     return store;
   }
 
-  /** Make the key of this browser at its first use. Of two tabs that do so at once, the first one's stays. */
+  async #takeKeys(): Promise<void> {
+    this.#hmac = await this.#key("hmac", { name: "HMAC", hash: "SHA-256" }, ["sign"]);
+    this.#aes = await this.#key("aes", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"]);
+  }
+
+  /** Make a key of this browser at its first use. Of two tabs that do so at once, the first one's stays. */
   async #key(name: string, algorithm: HmacKeyGenParams | AesKeyGenParams, uses: KeyUsage[]): Promise<CryptoKey> {
     const fresh = (await crypto.subtle.generateKey(algorithm, false, uses)) as CryptoKey;
     if (!this.#database) return fresh;
@@ -136,7 +141,7 @@ export class Store {
   async #flush(): Promise<void> {
     const writes = [...this.#pending];
     this.#flushing = null;
-    if (!this.#database || !this.#hmac) return;
+    if (!this.#database) return;
     try {
       const change = this.#open("readwrite", "uploads");
       const uploads = change.objectStore("uploads");

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { IDBFactory } from "fake-indexeddb";
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import { type Record_, Store } from "../../src/engine/store";
 
 const record = (key: string, drop: string, more: Partial<Record_> = {}): Record_ => ({
@@ -66,9 +66,15 @@ test("a stream key is kept encrypted, and comes back", async () => {
   expect(await again.unwrap((await again.get("k"))!.seal!)).toEqual(key);
 });
 
-test("without a database all goes on, until the page is closed", async () => {
+test.each([
+  ["without a database", () => ({ open: () => { throw new Error("SecurityError"); } })],
+  ["in a database that takes no keys", () => new IDBFactory()],
+])("%s all goes on, until the page is closed", async (_, make) => {
   const real = indexedDB;
-  Object.assign(globalThis, { indexedDB: { open: () => { throw new Error("SecurityError"); } } });
+  const add = vi.spyOn(IDBObjectStore.prototype, "add").mockImplementation(() => {
+    throw new DOMException("no keys here", "DataCloneError");
+  });
+  Object.assign(globalThis, { indexedDB: make() });
   try {
     const store = await Store.open();
     const key = await store.name("drop", "a", 1, 1);
@@ -79,6 +85,7 @@ test("without a database all goes on, until the page is closed", async () => {
     expect(await store.visit("d")).toBeNull();
     expect(await store.unwrap({ ...(await store.wrap(new Uint8Array(32)))!, header: new Uint8Array(), span })).toHaveLength(32);
   } finally {
+    add.mockRestore();
     Object.assign(globalThis, { indexedDB: real });
   }
 });
