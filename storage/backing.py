@@ -7,7 +7,7 @@
 | `KeyFiles` | its envelopes and its receipt | a file each | an object each |
 | `Leasing` | who may write it | kernel locks | a row with the holder |
 
-A backing knows nothing of what lines, segments and envelopes say. Its calls block, and are made in worker threads. They
+A backing does not look into lines, segments and envelopes. Its calls block, and are made in worker threads. They
 raise `OSError` where something failed, with the place as its file name, and `FileNotFoundError` where there is
 nothing of the upload; `StorageFailedError` where the place of all uploads is away.
 """
@@ -101,10 +101,10 @@ class Tip:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The first and the last whole line of a chain. Nothing is said of what they hold."""
+    """The first and the last whole line of a chain, unverified."""
 
     first: bytes | None
-    """None where a crash left no whole one; then `torn` is what there is, of a very long one the beginning."""
+    """None where a crash left no whole one; then `torn` has all there is, of a very long log the beginning."""
     last: bytes
     """Empty where there is only the first."""
     size_bytes: int
@@ -174,7 +174,7 @@ class Grip(Protocol):
         ...
 
     def settle(self, own: KeyFile) -> None:
-        """Make durable what the creation wrote: before the first commit nothing of it is."""
+        """Make the creation durable: before the first commit nothing of it is."""
         ...
 
     def append(self, line: bytes, after: Tip, segments: Sequence[SegmentEntry] = ()) -> None:
@@ -188,7 +188,7 @@ class Grip(Protocol):
         ...
 
     def set_torn_aside(self, size_bytes: int) -> None:
-        """Keep elsewhere what a crash left after the last whole line, and cut it off, durably."""
+        """Keep the remains of a crash after the last whole line elsewhere, and cut them off, durably."""
         ...
 
     def close(self) -> None:

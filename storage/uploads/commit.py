@@ -1,4 +1,4 @@
-"""Commits: the moment an offset becomes durable. Also what a lease begins with: finding what the last one left.
+"""Commits: the moment an offset becomes durable. A lease begins with the recovery of what the last one left.
 
 Source: docs/reference/format.md, Order of writes, Recovery.
 """

@@ -4,7 +4,7 @@ The event loop only sequences; every call of the backing and all cryptography ru
 
 | module | does |
 |---|---|
-| `base`, `memory` | what all stand on: the backing, keys, what is known of uploads |
+| `base`, `memory` | the base of all: backing, keys, memory of uploads |
 | `creation` | a new upload |
 | `leases`, `lease` | who may write; appending, committing, finishing, ending |
 | `reading` | plain bytes back |

@@ -1,4 +1,4 @@
-"""The real store against a model: whatever happens in whatever order, acknowledged bytes stay, and no nonce repeats."""
+"""The engine against a model, on local folders and in memory: acknowledged bytes stay, and no nonce repeats."""
 
 import asyncio
 import hashlib
@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,14 +42,13 @@ from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import load_server_keys
-from storage.keyring.rotation import hold_store
-from storage.open import SigningRotation
 from storage.uploads.check import check_store
 from storage.uploads.rotation import Outcome
 from tests.support.nonce_spy import NonceSpy
-from tests.support.store_kit import BytesBody, StoreKit, make_roots
+from tests.support.store_kit import BytesBody, Kit, MemoryKit, StoreKit
 
 T = TypeVar("T")
+_Crash = Callable[[], None]
 
 _EXAMPLES = int(os.environ.get("DROPOFF_TUS_TEST_EXAMPLES", "300"))
 """How many runs the slow test makes."""
@@ -81,6 +80,16 @@ class _Model:
 class StoreMachine(RuleBasedStateMachine):
     """Requests, cuts, crashes and rotations in any order."""
 
+    kit: Kit[Any]
+
+    def make_kit(self) -> Kit[Any]:
+        """Make the store."""
+        raise NotImplementedError
+
+    def crash_in(self, upload_id: str, how: str, chance: random.Random, data: st.DataObject) -> Callable[[], None]:
+        """Return a function that turns a commit that follows into one that a crash cut off, or came after."""
+        raise NotImplementedError
+
     def __init__(self) -> None:
         """Make a store of its own."""
         super().__init__()
@@ -89,13 +98,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.stack.enter_context(self.spy.watching())
         self.loop = asyncio.new_event_loop()
-        # A crash is made here by rewriting files.
-        self.kit = StoreKit(self.folder, durability="os")
+        self.kit = self.make_kit()
         self.uploads: list[_Model] = []
         self.rotations = 0
         self.appended = False
         """Whether there is something that a restart could lose: else most steps would be restarts."""
-        make_roots(self.kit.store)
+        self.kit.make_roots()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end."""
@@ -293,9 +301,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.do(work())
         for gone in (upload, *upload.parts):
             gone.ended = state
-            paths = self.kit.store.layout.of(gone.id)
-            assert paths.data.stat().st_size == 0
-            assert not any(path.exists() for path in paths.key_files)
+            assert self.kit.is_gone(gone.id)
 
     # ---- what happens to servers ----------------------------------------------------------------------------
 
@@ -319,26 +325,13 @@ class StoreMachine(RuleBasedStateMachine):
         body = chance.randbytes(self.room(upload, size))
         if not body:
             return
-        paths = self.kit.store.layout.of(upload.id)
-        # Not the files' sizes: an earlier crash may have left a torn tail, which the append cuts.
-        before = self.kit.store.load(upload.id)
-        log_bytes, data_bytes = before.log_bytes, before.data_bytes
+        crash = self.crash_in(upload.id, how, chance, data)
         self.appended = True
         self.do(self.kit.append(upload.id, len(upload.content), body))
         self.do(self.kit.store.close())
-        log, stored = bytearray(paths.log.read_bytes()), bytearray(paths.data.read_bytes())
+        crash()
         if how == "whole":
             upload.content += body
-            stored += chance.randbytes(chance.randrange(3000))
-        else:
-            if how == "cut":
-                del log[data.draw(st.integers(log_bytes, len(log) - 1)) :]
-            else:
-                _lose_sectors(log, log_bytes, chance)
-            del stored[data.draw(st.integers(data_bytes, len(stored))) :]
-            _lose_sectors(stored, data_bytes, chance)
-        paths.log.write_bytes(log)
-        paths.data.write_bytes(stored)
         self.kit.open()
 
     @precondition(lambda self: self.appended)
@@ -347,13 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Hand over every log to a new key, with the server stopped."""
         self.appended = False
         self.do(self.kit.store.close())
-        with hold_store(self.kit.settings.root, alone=True):
-            rotation = SigningRotation(self.kit.settings, self.kit.places.signing_key)
-            rotation.prepare()
-            for upload_id in rotation.upload_ids():
-                handed = rotation.hand_over(upload_id)
-                assert handed is None or handed.handed, handed
-            rotation.finish()
+        self.kit.rotate_signing_key()
         self.kit.keys = load_server_keys(self.kit.places)
         self.kit.open()
 
@@ -368,7 +355,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.rotations += 1
         file = self.folder / f"root-{self.rotations}.txt"
         root, before = generate_root_identity(file, "x25519"), self.kit.identities
-        with self.kit.store.rewrapper(before) as rewrapper:
+        with self.kit.rewrapper(before) as rewrapper:
             for upload in self.uploads:
                 done = rewrapper.rewrap(upload.id, [root])
                 assert done.outcome is (Outcome.ENDED if upload.ended else Outcome.REWRAPPED), done
@@ -447,6 +434,65 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.do(self.kit.read(upload.id)) == upload.content
 
 
+class FileMachine(StoreMachine):
+    """On local folders: a crash is made by rewriting files."""
+
+    kit: StoreKit
+
+    def make_kit(self) -> StoreKit:
+        """Sync nothing."""
+        return StoreKit(self.folder, durability="os")
+
+    def crash_in(self, upload_id: str, how: str, chance: random.Random, data: st.DataObject) -> Callable[[], None]:
+        """Cut the line, or lose sectors of it; of the data after what was committed before anything may be there."""
+        paths = self.kit.store.layout.of(upload_id)
+        # Not the files' sizes: an earlier crash may have left a torn tail, which the append cuts.
+        before = self.kit.store.load(upload_id)
+        log_bytes, data_bytes = before.log_bytes, before.data_bytes
+
+        def crash() -> None:
+            log, stored = bytearray(paths.log.read_bytes()), bytearray(paths.data.read_bytes())
+            if how == "whole":
+                stored += chance.randbytes(chance.randrange(3000))
+            else:
+                if how == "cut":
+                    del log[data.draw(st.integers(log_bytes, len(log) - 1)) :]
+                else:
+                    _lose_sectors(log, log_bytes, chance)
+                del stored[data.draw(st.integers(data_bytes, len(stored))) :]
+                _lose_sectors(stored, data_bytes, chance)
+            paths.log.write_bytes(log)
+            paths.data.write_bytes(stored)
+
+        return crash
+
+
+class MemoryMachine(StoreMachine):
+    """On objects and chains in memory: a crash leaves objects that no line names."""
+
+    kit: MemoryKit
+
+    def make_kit(self) -> MemoryKit:
+        """Start empty."""
+        return MemoryKit(self.folder)
+
+    def crash_in(self, upload_id: str, how: str, chance: random.Random, data: st.DataObject) -> Callable[[], None]:
+        """Take the line away, and some of the objects that it named; or leave an object of a commit that never came."""
+        stored = self.kit.backing.of(upload_id)
+        log, objects = stored.log, dict(stored.objects)
+
+        def crash() -> None:
+            if how == "whole":
+                stored.objects["never named"] = (stored.data_bytes, chance.randbytes(3000))
+                return
+            stored.log = log
+            for name in stored.objects.keys() - objects.keys():
+                if data.draw(st.booleans()):
+                    del stored.objects[name]
+
+        return crash
+
+
 def _lose_sectors(raw: bytearray, start: int, chance: random.Random) -> None:
     """Turn at least one of the sectors after `start` into NUL, if there are any."""
     edges = sorted({start, *range(start + -start % _SECTOR_BYTES, len(raw), _SECTOR_BYTES), len(raw)})
@@ -455,10 +501,13 @@ def _lose_sectors(raw: bytearray, start: int, chance: random.Random) -> None:
         raw[begin:end] = bytes(end - begin)
 
 
-def _run(examples: int, steps: int) -> None:
+_BOTH = pytest.mark.parametrize("machine", [FileMachine, MemoryMachine])
+
+
+def _run(machine: type[StoreMachine], examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     run_state_machine_as_test(
-        StoreMachine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -469,14 +518,16 @@ def _run(examples: int, steps: int) -> None:
     )
 
 
+@_BOTH
 @pytest.mark.timeout(300)
-def test_store_in_any_order_of_events_keeps_what_it_acknowledged() -> None:
+def test_store_in_any_order_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine]) -> None:
     """A few runs."""
-    _run(8, 20)
+    _run(machine, 8, 20)
 
 
+@_BOTH
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_store_in_very_many_orders_of_events_keeps_what_it_acknowledged() -> None:
+def test_store_in_very_many_orders_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine]) -> None:
     """Many long runs; DROPOFF_TUS_TEST_EXAMPLES says how many."""
-    _run(_EXAMPLES, 50)
+    _run(machine, _EXAMPLES, 50)

@@ -5,19 +5,28 @@ import copy
 import dataclasses
 import os
 import uuid
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from dropoff_tus import ids
 from dropoff_tus.errors import BodyCutError
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
+from storage.files.durable import Disk
 from storage.keyring.identities import generate_root_identity, read_identity_file
-from storage.keyring.keys import generate_server_keys, load_server_keys
-from storage.open import FileStore, StoreSettings
+from storage.keyring.journal import JOURNAL, Journal
+from storage.keyring.keys import ServerKeys, generate_server_keys, load_server_keys
+from storage.keyring.rotation import KeyRotation, hold_store
+from storage.open import FileStore, SigningRotation, StoreSettings
+from storage.threads import Threads
+from storage.uploads.base import StoreBase
+from storage.uploads.engine import Engine
+from storage.uploads.rotation import Handed, Rewrapper, hand_over
+from tests.support.memory_backing import MemoryBacking
 
 
 class BytesBody:
@@ -55,8 +64,13 @@ def make_roots(store: FileStore) -> None:
         store.disk.make_root(root)
 
 
-class StoreKit:
-    """A store with its keys; `reopen` is a restart of the process."""
+S = TypeVar("S", bound=Engine)
+
+
+class Kit(ABC, Generic[S]):
+    """An engine on some backing, with its keys; `open` is a restart of the process."""
+
+    store: S
 
     def __init__(
         self,
@@ -77,6 +91,78 @@ class StoreKit:
         self.drop_id = str(uuid.uuid4())
         self.keys = load_server_keys(self.places)
         self.store = self.open()
+
+    @abstractmethod
+    def open(self) -> S:
+        """Open the store again, with nothing remembered."""
+
+    @abstractmethod
+    def make_roots(self) -> None:
+        """Make the places of the store, as its first start does."""
+
+    @abstractmethod
+    def rewrapper(self, identities: Sequence[str]) -> Rewrapper:
+        """Begin a rotation of the roots."""
+
+    @abstractmethod
+    def rotate_signing_key(self) -> None:
+        """Rotate the signing key; no store is open."""
+
+    @abstractmethod
+    def is_gone(self, upload_id: str) -> bool:
+        """Tell whether neither keys nor bytes of an upload are left."""
+
+    def drop(self) -> Dropoff:
+        """Return the drop-off of all uploads, not signed."""
+        return Dropoff(self.drop_id, datetime.now(UTC), DropTerms("x", mode=self.mode, recipients=self.recipients))
+
+    async def create(
+        self,
+        length: int | None,
+        *,
+        role: Role = Role.REGULAR,
+        parts: Sequence[str] = (),
+        name: bytes = b"x",
+        more: Sequence[tuple[str, bytes]] = (),
+        token: str | None = None,
+        roots: bool = True,
+    ) -> tuple[str, StoredUpload]:
+        """Create an upload, and the store's roots before it; returns its token and state."""
+        if roots:
+            self.make_roots()
+        token = token or os.urandom(16).hex()
+        new = NewUpload(
+            id=ids.upload_id(token),
+            token=token,
+            drop=self.keys.sign_terms(self.drop()),
+            role=role,
+            metadata=Metadata((("filename", name), *more)),
+            created_at=datetime.now(UTC),
+            length=length,
+            parts=tuple(parts),
+        )
+        return token, await self.store.create(new)
+
+    async def append(self, upload_id: str, offset: int, data: bytes, *, cut: bool = False) -> int:
+        """Append bytes."""
+        async with self.store.lease(upload_id, offset=offset) as lease:
+            plan = AppendPlan(offset, len(data), None if cut else len(data))
+            return await lease.append(BytesBody(data, cut=cut), plan, idle_timeout_seconds=5)
+
+    async def finish(self, upload_id: str) -> None:
+        """Finish an upload."""
+        async with self.store.lease(upload_id) as lease:
+            digests = await lease.digests([], read_back_bytes=1 << 30)
+            await lease.complete(digests or {}, datetime.now(UTC))
+
+    async def read(self, upload_id: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Read a finished upload with the root identity."""
+        pieces = self.store.read(upload_id, start=start, stop=stop, identities=self.identities)
+        return b"".join([piece async for piece in pieces])
+
+
+class StoreKit(Kit[FileStore]):
+    """A real store in a temporary folder."""
 
     def open(self) -> FileStore:
         """Open the store again, with nothing remembered."""
@@ -108,50 +194,72 @@ class StoreKit:
         other.open()
         return other
 
-    def drop(self) -> Dropoff:
-        """Return the drop-off of all uploads, not signed."""
-        return Dropoff(self.drop_id, datetime.now(UTC), DropTerms("x", mode=self.mode, recipients=self.recipients))
+    def make_roots(self) -> None:
+        """Make the folders."""
+        make_roots(self.store)
 
-    async def create(
-        self,
-        length: int | None,
-        *,
-        role: Role = Role.REGULAR,
-        parts: Sequence[str] = (),
-        name: bytes = b"x",
-        more: Sequence[tuple[str, bytes]] = (),
-        token: str | None = None,
-        roots: bool = True,
-    ) -> tuple[str, StoredUpload]:
-        """Create an upload, and the store's roots before it; returns its token and state."""
-        if roots:
-            make_roots(self.store)
-        token = token or os.urandom(16).hex()
-        new = NewUpload(
-            id=ids.upload_id(token),
-            token=token,
-            drop=self.keys.sign_terms(self.drop()),
-            role=role,
-            metadata=Metadata((("filename", name), *more)),
-            created_at=datetime.now(UTC),
-            length=length,
-            parts=tuple(parts),
+    def rewrapper(self, identities: Sequence[str]) -> Rewrapper:
+        """Begin a rotation of the roots."""
+        return self.store.rewrapper(identities)
+
+    def rotate_signing_key(self) -> None:
+        """Rotate it alone."""
+        with hold_store(self.settings.root, alone=True):
+            rotation = SigningRotation(self.settings, self.places.signing_key)
+            rotation.prepare()
+            _all_handed(rotation.hand_over(upload_id) for upload_id in rotation.upload_ids())
+            rotation.finish()
+
+    def is_gone(self, upload_id: str) -> bool:
+        """Look at the files."""
+        paths = self.store.layout.of(upload_id)
+        return paths.data.stat().st_size == 0 and not any(path.exists() for path in paths.key_files)
+
+
+class MemoryKit(Kit[Engine]):
+    """The engine on a backing in memory; its keys are in a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin with an empty backing."""
+        self.backing = MemoryBacking()
+        super().__init__(folder, durability="os")
+
+    def open(self) -> Engine:
+        """Open the store again; a process that died holds no lease."""
+        for stored in self.backing.uploads.values():
+            stored.holder = None
+        self.store_keys = load_server_keys(self.places)
+        self.store = Engine(self._base(self.store_keys), Threads(sync=False))
+        return self.store
+
+    def _base(self, keys: ServerKeys) -> StoreBase:
+        return self.backing.base(keys, self.folder, lambda: datetime.now(UTC), self.roots)
+
+    def make_roots(self) -> None:
+        """Do nothing: memory is there."""
+
+    def rewrapper(self, identities: Sequence[str]) -> Rewrapper:
+        """Begin a rotation of the roots."""
+        journal = Journal(self.folder / JOURNAL, Disk(sync=False), writable=True)
+        return Rewrapper(self.store.base, journal, identities)
+
+    def rotate_signing_key(self) -> None:
+        """Rotate it."""
+        rotation = KeyRotation(self.places.signing_key)
+        rotation.prepare()
+        base = self._base(ServerKeys(rotation.signing, b"", (), self.folder))
+        _all_handed(
+            hand_over(base, upload_id, rotation.new_public, rotation.new_id, dry_run=False)
+            for upload_id in base.chains.ids()
         )
-        return token, await self.store.create(new)
+        rotation.finish()
 
-    async def append(self, upload_id: str, offset: int, data: bytes, *, cut: bool = False) -> int:
-        """Append bytes."""
-        async with self.store.lease(upload_id, offset=offset) as lease:
-            plan = AppendPlan(offset, len(data), None if cut else len(data))
-            return await lease.append(BytesBody(data, cut=cut), plan, idle_timeout_seconds=5)
+    def is_gone(self, upload_id: str) -> bool:
+        """Look at the objects."""
+        stored = self.backing.of(upload_id)
+        return not stored.objects and not stored.key_files
 
-    async def finish(self, upload_id: str) -> None:
-        """Finish an upload."""
-        async with self.store.lease(upload_id) as lease:
-            digests = await lease.digests([], read_back_bytes=1 << 30)
-            await lease.complete(digests or {}, datetime.now(UTC))
 
-    async def read(self, upload_id: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Read a finished upload with the root identity."""
-        pieces = self.store.read(upload_id, start=start, stop=stop, identities=self.identities)
-        return b"".join([piece async for piece in pieces])
+def _all_handed(reports: Iterable[Handed | None]) -> None:
+    for report in reports:
+        assert report is None or report.handed, report

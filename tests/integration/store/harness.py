@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dropoff_tus import ids
 from dropoff_tus.messages import AppendPlan
@@ -14,7 +14,7 @@ from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Body, Lease, NewUpload, Store
 from tests.support.memory_body import MemoryBody
 from tests.support.memory_store import MemoryStore
-from tests.support.store_kit import StoreKit, make_roots
+from tests.support.store_kit import Kit
 
 METADATA = Metadata((("filename", b"a name.txt"), ("empty", b"")))
 
@@ -43,23 +43,23 @@ class Backend(Protocol):
         ...
 
 
-class FileBackend:
-    """The real store in a temporary folder."""
+class EngineBackend:
+    """The real engine, on local folders or on a backing in memory."""
 
     store: Store
 
-    def __init__(self, folder: Path) -> None:
-        """Make keys below a folder."""
-        self._kit = StoreKit(folder)
-        self.store = self._kit.store
-        self.identities = self._kit.identities
+    def __init__(self, kit: Kit[Any]) -> None:
+        """Take a store and its keys."""
+        self._kit = kit
+        self.store = kit.store
+        self.identities = kit.identities
 
     async def start(self) -> None:
         """Make the folders."""
-        make_roots(self._kit.store)
+        self._kit.make_roots()
 
     def reopen(self) -> None:
-        """Open the folders again."""
+        """Open the backing again."""
         self.store = self._kit.open()
 
     def signed(self, drop: Dropoff) -> Dropoff:
@@ -68,7 +68,7 @@ class FileBackend:
 
 
 class MemoryBackend:
-    """The store in memory."""
+    """The use cases' store in memory."""
 
     store: Store
 

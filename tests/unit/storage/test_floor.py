@@ -61,6 +61,6 @@ async def test_free_space_is_looked_up_beside_the_event_loop(tmp_path: Path, mon
         askers.add(threading.get_ident())
         return statvfs(path)
 
-    monkeypatch.setattr("storage.uploads.base.os.statvfs", looked_up)
+    monkeypatch.setattr("storage.files.folders.os.statvfs", looked_up)
     await kit.open().free_bytes()
     assert len(askers - {threading.get_ident()}) == len(askers) == 1
