@@ -90,7 +90,7 @@ class DropTerms:
         Mode,
         Term(
             Kind.MODE,
-            "Sealed: not even the server can read a finished upload; of uploads created from now on",
+            "Sealed: not even the server can read a finished upload; for new uploads",
             option="--sealed/--managed",
             setting="sealed",
         ),
@@ -125,7 +125,7 @@ class DropTerms:
         tuple[str, ...],
         Term(
             Kind.RECIPIENTS,
-            "age recipients, of uploads created from now on",
+            "age recipients of new uploads",
             none="the configured roots",
             option="--recipient",
             setting="",

@@ -47,7 +47,7 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the audit, a row of JSON a line, and behind it the signed checkpoint of the last row.
+    """Write the audit, a row of JSON a line, and at the end the signed checkpoint of the last row.
 
     Keep the file on another machine: `audit verify --anchor FILE` shows later whether all of it is still there as it
     was, which nothing on this machine can show by itself. Rows hold ids, numbers and fixed words; docs/operate/audit.md
@@ -120,11 +120,11 @@ def verify(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every row against the server's signed checkpoints, and against earlier exports; exits with 1 if not whole.
+    """Compare every row with the signed checkpoints and with earlier exports; exits with 1 if one does not agree.
 
-    Removed, changed and moved rows are found, and drop-offs and API tokens that differ from the last record, such as
-    restored earlier terms. Rows of the last minute are signed by nothing yet. An export that was kept elsewhere shows
-    rows rewritten with the server's key, and folders restored together with the database.
+    It finds removed, changed and moved rows, and drop-offs and API tokens that differ from the last record, such as
+    restored earlier terms. Rows of the last minute are not signed yet. An export that was kept elsewhere shows rows
+    rewritten with the server's key, and folders restored together with the database.
 
     Example: dropoff-tus audit verify --anchor audit-2026-03.jsonl
     """
@@ -176,11 +176,11 @@ def accept(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign all rows as they are, where `audit verify` says that they are not what was written.
+    """Sign all rows as they are, if `audit verify` says that they were changed.
 
     Until then the server signs no checkpoint. Find out first what happened: somebody may have changed the database, or
-    restored it from a backup. From then on the audit begins with what is accepted, and the audit tells who did it;
-    exports from before verify no more, so keep them. A running server follows within a minute.
+    restored it from a backup. The audit then begins with the accepted rows, and has a row with your name; earlier
+    exports no longer verify, so keep them. A running server follows within a minute.
 
     Example: dropoff-tus audit accept
     """

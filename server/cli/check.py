@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 def check_config(
     listen: Annotated[
-        bool, typer.Option("--listen", help="Also try the addresses; while its server runs, they are taken.")
+        bool, typer.Option("--listen", help="Also try the addresses; a running server has taken them.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say everything that is wrong with the configuration; exits with 1 if something is.
+    """List all mistakes in the configuration; exits with 1 if there are any.
 
-    Looks at names and values, at every key's source, at files and folders that are named, and asks the catalog. It
+    Checks names and values, every key's source, and the files and folders, and asks the catalog. It
     changes nothing.
 
     Example: dropoff-tus check-config --config config.toml

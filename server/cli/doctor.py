@@ -36,7 +36,7 @@ def doctor(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a real upload through the public URL, and say what is in the way and what to do.
+    """Make a real upload through the public URL, and say what is in the way and what to do about it.
 
     Needs a running server. Creates, sends in two parts, resumes, finishes, exports, compares and deletes; looks at
     proxies, address, clock, free space, keys and folders. Uses a drop-off of its own, closed afterwards. Exits with 1

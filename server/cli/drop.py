@@ -103,7 +103,7 @@ def say_created(made: dict[str, Any]) -> None:
 @with_terms(required=("name",))
 def create(
     given: dict[str, Any],
-    drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 you have already.")] = None,
+    drop_id: Annotated[str | None, typer.Option("--id", help="A UUIDv4 of your own for it.")] = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload.")] = False,
     language: LanguageOption = None,
     config: ConfigOption = None,
@@ -146,7 +146,9 @@ def edit(
     no_code: Annotated[bool, typer.Option("--no-code", help="Let anyone who has the URL upload from now on.")] = False,
     confirm: Annotated[
         bool,
-        typer.Option("--confirm", help="Sign what `drop show` tells, although somebody changed it in the database."),
+        typer.Option(
+            "--confirm", help="Sign the terms that `drop show` shows, although somebody changed them in the database."
+        ),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -215,7 +217,7 @@ def list_drops(config: ConfigOption = None, as_json: JsonOption = False) -> None
 
 @app.command("show")
 def show_drop(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show one drop-off, its limits and what it has received.
+    """Show one drop-off, its limits and its usage.
 
     Example: dropoff-tus drop show 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
     """
@@ -264,7 +266,7 @@ def _say_shown(found: dict[str, Any], *, as_json: bool) -> None:
 @app.command()
 def close(
     drop_id: DropId,
-    now: Annotated[bool, typer.Option("--now", help="Also end what is being uploaded.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Also end running uploads.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -310,7 +312,7 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
 def new_code(
     drop_id: DropId, language: LanguageOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Replace the code, and show the new one this once; the old one is refused from now on.
+    """Replace the code, and show the new one this once; the old one is refused at once.
 
     Example: dropoff-tus drop new-code 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11
     """

@@ -76,7 +76,7 @@ def _public_key(raw: bytes) -> dict[str, str]:
 @app.command()
 def rotate(
     upload: Annotated[str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.")] = None,
-    drop: Annotated[str | None, typer.Option("--drop", help="The uploads of this drop-off only.")] = None,
+    drop: Annotated[str | None, typer.Option("--drop", help="Only the uploads of this drop-off.")] = None,
     identity: Annotated[
         list[Path] | None,
         typer.Option("--identity", help="A root identity that opens uploads now; sealed ones need it. Repeatable."),
@@ -84,17 +84,17 @@ def rotate(
     signing: Annotated[bool, typer.Option("--signing", help="Rotate the server's signing key instead.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="With --signing: a new file, where the key does not come from a file."),
+        typer.Option("--output", help="With --signing: a new file, if the key does not come from a file."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wrap the envelopes of uploads for the root recipients of today, or change the signing key.
+    """Wrap the envelopes of uploads for the present root recipients, or change the signing key.
 
     Roots: write the new list into keys.root_recipients, restart the server, then run this; the server may go on.
     Uploads of a drop-off with recipients of its own are wrapped for those. Sealed uploads need --identity. Exits with 1
-    if any was skipped, and says why. Stopped at any moment, a second run goes on.
+    if any was skipped, and says why. If it is stopped, a second run goes on.
 
     Signing key: stop the server, run `keys rotate --signing`, start it. Signatures of the old key stay valid.
 

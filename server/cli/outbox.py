@@ -23,11 +23,11 @@ _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 
 @app.command("list")
 def list_events(
-    dead: Annotated[bool, typer.Option("--dead", help="Only what was given up.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Only dead events.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the events that wait: pending ones, and dead ones, which were tried as often as the configuration says.
+    """List the events that wait: pending ones, and dead ones, which failed as often as the configuration allows.
 
     Delivered events are not kept; the log has their ids.
 
@@ -54,7 +54,7 @@ def resend(
     event: Annotated[
         list[str] | None, typer.Argument(metavar="EVENT...", help="Event ids.", show_default=False)
     ] = None,
-    all_dead: Annotated[bool, typer.Option("--all-dead", help="Everything that was given up.")] = False,
+    all_dead: Annotated[bool, typer.Option("--all-dead", help="All dead events.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -43,9 +43,9 @@ def purge(
     """Close a drop-off and shred all that it received: keys first, then bytes. There is no way back.
 
     Running uploads end, uploads that the catalog has lost are found in the store, and damaged ones go too.
-    Tombstones stay: ids, sizes, times and the signed logs, which hold no content and no name; and the drop-off itself.
-    The certificate is a signed line that says what was removed; it is written when nothing is left. Stopped at any
-    moment, a second run goes on and lists everything. Copies in backups are not touched.
+    Tombstones stay (ids, sizes and times in signed logs, without content and names), and so does the drop-off itself.
+    The certificate is a signed line that lists the removed uploads; it is written when nothing is left. If it is
+    stopped, a second run goes on and lists everything. Copies in backups are not touched.
 
     Example: dropoff-tus drop purge 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output erasure.txt
     """

@@ -31,7 +31,7 @@ _DIGESTS = frozenset({"sha256", "sha512", "sha1", "md5", "blake3"})
 def receipt(
     upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print an upload's receipt: one signed line, to keep and to verify later; with --json what it says.
+    """Print an upload's receipt: one signed line, to keep and to verify later; with --json its members.
 
     Example: dropoff-tus upload receipt 5f0c… > receipt.txt
     """
@@ -71,9 +71,9 @@ def verify(
 ) -> None:
     """Verify a receipt or many, and a file against them. Works offline, with no configuration.
 
-    The key is the one that you were given, once, by a way you trust (`dropoff-tus keys show` on the server). A key that
-    comes with a receipt proves nothing, so none in it is looked at. RECEIPT may have many receipts, one a line, as the
-    upload page saves them: all have to verify, and FILE has to be what one of them is of.
+    Get the key once, by a way you trust (`dropoff-tus keys show` on the server). A key that comes with a receipt proves
+    nothing, so it is ignored. RECEIPT may have many receipts, one a line, as the upload page saves them: all have to
+    verify, and one of them has to be FILE's.
 
     Example: dropoff-tus verify-receipt receipts.txt scan.zip --key 3yI9…=
     """

@@ -13,8 +13,8 @@ from server.cli.output import note, print_json, say
 def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print the public key that signs receipts and logs, to pin; nothing secret.
 
-    Give it to whoever is to verify receipts, by a way they trust. After a rotation receipts signed before it still
-    verify with the key of their time, which --json lists as retired.
+    Give it to the people who verify receipts, by a way they trust. After a rotation older receipts still verify with
+    the key of their time, which --json lists as retired.
 
     Example: dropoff-tus keys show > signing-key.pub
     """

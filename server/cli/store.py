@@ -44,7 +44,7 @@ def check(
     upload: Annotated[
         str | None, typer.Argument(metavar="[UPLOAD]", help="One upload; else all.", show_default=False)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Not every byte of data.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read only logs, envelopes and receipts.")] = False,
     identity: IdentityOption = None,
     key: Annotated[
         list[str] | None,
@@ -60,7 +60,7 @@ def check(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify what is stored, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
+    """Verify the store, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
 
     Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads only the signed
     logs, envelopes and receipts. With --identity everything is decrypted too, in memory, and compared with the digests
@@ -145,15 +145,15 @@ def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
 def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     min_age: Annotated[
-        str, typer.Option("--min-age", metavar="T", help="How old an upload must be that the catalog does not know.")
+        str, typer.Option("--min-age", metavar="T", help="The least age of an upload that the catalog does not know.")
     ] = "1h",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what expired, what was kept long enough, what is left of ended uploads, and empty ones nobody knows.
+    """Remove expired uploads, those past their retention, leftovers of ended ones, and empty unknown ones.
 
     Safe beside a running server, which does the first two by itself. Finished uploads go only when their drop-off keeps
-    them no longer (`drop create --retain`); begun and unreadable ones never. --dry-run says what would go.
+    them no longer (`drop create --retain`); begun and unreadable ones never. --dry-run lists them.
 
     Example: dropoff-tus store sweep --dry-run
     """
@@ -207,7 +207,7 @@ def trust_clock(
 ) -> None:
     """Say that this machine's clock is right, so that uploads end by time again.
 
-    A server notes the time while it runs. Where the clock is more than three days beyond that, it may have jumped, so
+    A server notes the time while it runs. If the clock is more than three days past that, it may have jumped, so
     nothing ends until the clock is set right, or you run this: after a server was off for that long, for instance, or
     its catalog was restored from a backup. Look at the clock first. A running server follows within a minute.
 

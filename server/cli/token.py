@@ -36,7 +36,7 @@ def create(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token and show it, which is done this once.
+    """Make a token, and show it this once.
 
     Give each program a token of its own with the fewest scopes that do. With --drop it is only for that drop-off, and
     makes none. It goes into the header Authorization, after the word Bearer. docs/reference/api.md describes the API.
@@ -79,7 +79,7 @@ def create(
 
 @app.command("list")
 def list_tokens(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List all tokens, also those that have expired or were revoked, oldest first.
+    """List all tokens, expired and revoked ones too, oldest first.
 
     Example: dropoff-tus token list --json
     """

@@ -53,7 +53,7 @@ async def _row_json(services: Services, row: UploadRow, identities: list[str]) -
 
 @app.command("list")
 def list_uploads(
-    drop: Annotated[str | None, typer.Option("--drop", metavar="ID", help="Of this drop-off only.")] = None,
+    drop: Annotated[str | None, typer.Option("--drop", metavar="ID", help="Only uploads of this drop-off.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Also partial uploads.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -135,7 +135,9 @@ def export(  # noqa: PLR0917 - its options
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     keep_sealed: Annotated[
         bool,
-        typer.Option("--keep-sealed", help="With --identity: leave what the browser sealed as it is, an age file."),
+        typer.Option(
+            "--keep-sealed", help="With --identity: leave a file that the browser sealed as it is, an age file."
+        ),
     ] = False,
     key: Annotated[
         list[str] | None,
@@ -143,7 +145,7 @@ def export(  # noqa: PLR0917 - its options
             "--key",
             metavar="K",
             help="On another machine: the server's public key (`keys show`), or a file with it; retired ones first. "
-            "Neither catalog nor server keys are looked at then. Repeatable.",
+            "Catalog and server keys are not needed then. Repeatable.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -154,7 +156,7 @@ def export(  # noqa: PLR0917 - its options
     Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
     on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
     rest. With --key and --identity it reads a copy of store and envelopes on a machine that has neither the server's
-    keys nor its catalog: a copy of the configuration will do, whose other files need not be there.
+    keys nor its catalog: a copy of the configuration is enough, without its other files.
 
     A file that the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened
     too, unless --keep-sealed says otherwise.
