@@ -18,7 +18,7 @@ from server.resources import give_memory_back
 from server.services import open_services
 from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
-from server.usecases.closing import ClosedDropoffs
+from server.usecases.closing import ClosingWatch
 from server.usecases.ending import lost_before
 from server.usecases.purging import PurgeJobs
 from server.usecases.wrong_credentials import WrongCredentials
@@ -78,7 +78,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 "problems": len(report.problems or ()),
             },
         )
-        closed = ClosedDropoffs(opened.catalog, opened.ended, opened.uploads.ender.end_open)
+        watch = ClosingWatch(opened.catalog, opened.ended, opened.uploads.ender.end_open)
 
         async def look_after_audit() -> None:
             repeats.tell()
@@ -93,7 +93,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         loops = [
             asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expirer.expire)),
-            asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, closed.look)),
+            asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, watch.look)),
             asyncio.create_task(_repeat(_TRIM_EVERY_SECONDS, lambda: asyncio.to_thread(give_memory_back))),
             *(asyncio.create_task(_repeat(_DELIVER_EVERY_SECONDS, sink.look)) for sink in deliveries),
         ]
@@ -101,7 +101,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        await closed.close()
+        await watch.stop()
         repeats.tell()
 
 

@@ -37,7 +37,7 @@ class _Job:
         self.ended = False
         self.waiter: asyncio.Future[None] | None = None
 
-    def answer(self, result: object, error: BaseException | None) -> None:
+    def settle(self, result: object, error: BaseException | None) -> None:
         """Say what came of it, on the event loop."""
         self.ended = True
         if self.waiter is not None and not self.waiter.done():
@@ -118,7 +118,7 @@ class Workers:
                 error = raised
             # The loop may have been closed by someone who did not wait; there is nobody left to tell.
             with contextlib.suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(job.answer, result, error)
+                job.loop.call_soon_threadsafe(job.settle, result, error)
             # Nothing of it is kept alive while the thread waits for more.
             del job, result, error
 

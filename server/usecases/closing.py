@@ -42,7 +42,7 @@ async def set_closed(catalog: DropoffRows, ended: Marks, drop_id: str, *, closed
     return await catalog.set_closed(drop_id, closed=closed, end_open=end_open)
 
 
-class ClosedDropoffs:
+class ClosingWatch:
     """Notices drop-offs whose uploads are to be ended, and repeats what failed."""
 
     def __init__(self, catalog: DropoffRows, marked: Container[str], end_open: Callable[[str], Awaitable[int]]) -> None:
@@ -78,7 +78,7 @@ class ClosedDropoffs:
                 continue
             self._running[drop_id] = asyncio.create_task(self._end(drop_id))
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Stop; the next start begins again."""
         running = list(self._running.values())
         for task in running:

@@ -198,7 +198,7 @@ class _Request:
     result: object = None
     error: BaseException | None = None
 
-    def answer(self) -> None:
+    def resolve(self) -> None:
         """Give the caller the result, on the event loop; a caller that went away needs none."""
         if self.future.done():
             return
@@ -343,4 +343,4 @@ class SqliteEngine:
             del self._waiting[:_GROUP]
             await self._loop.run_in_executor(self._threads[0], self._writer.run, group)
             for request in group:
-                request.answer()
+                request.resolve()

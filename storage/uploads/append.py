@@ -21,7 +21,7 @@ from storage.backing import Grip, SegmentEntry
 from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.commit import Committer
-from storage.uploads.holder import Holder, answer
+from storage.uploads.holder import Holder, let_on
 from storage.uploads.sealing import Feed, Sealing
 from storage.uploads.segment import BATCH_BYTES, plain_buffer
 
@@ -155,7 +155,7 @@ class Appender:
             asked = holder.take_asked()
             if self._checksum is None and self._affords_commit():
                 await self._commit_all()
-            answer(asked)
+            let_on(asked)
         elif self._checksum is None and self._until_roll(time.monotonic()) <= 0:
             await self._threads.run(self._sealing.end_segment)
             await self._commit_beside()

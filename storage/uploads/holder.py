@@ -47,10 +47,10 @@ class Holder:
     def let_go_of_body(self) -> None:
         """Note that no body is being taken any more, and answer everyone who waits for a commit."""
         self.body = self.position = None
-        answer(self.take_asked())
+        let_on(self.take_asked())
 
 
-def answer(asked: list[asyncio.Future[None]]) -> None:
+def let_on(asked: list[asyncio.Future[None]]) -> None:
     """Tell those who asked for a commit that it is done."""
     for future in asked:
         if not future.done():

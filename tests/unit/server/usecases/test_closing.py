@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import Dropoff, DropTerms
-from server.usecases.closing import ClosedDropoffs, set_closed
+from server.usecases.closing import ClosingWatch, set_closed
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.support.memory_catalog import MemoryCatalog
@@ -25,7 +25,7 @@ class _Watched:
         self.failing = False
         self.stuck: dict[str, asyncio.Event] = {}
         self.marked = {_FIRST, _SECOND}
-        self.watch = ClosedDropoffs(self.catalog, self.marked, self._end_open)
+        self.watch = ClosingWatch(self.catalog, self.marked, self._end_open)
 
     async def _end_open(self, drop_id: str) -> int:
         self.attempts.append(drop_id)
@@ -106,7 +106,7 @@ async def test_closed_drop_off_that_takes_long_does_not_keep_others_waiting() ->
     watched.stuck[_FIRST].set()
     await watched.look()
     assert await watched.look() == []
-    await watched.watch.close()
+    await watched.watch.stop()
 
 
 @async_test
@@ -116,7 +116,7 @@ async def test_watch_that_closes_leaves_no_task_behind() -> None:
     watched.stuck[_FIRST] = asyncio.Event()
     await watched.catalog.set_closed(_FIRST, closed=True, end_open=True)
     await watched.look()
-    await watched.watch.close()
+    await watched.watch.stop()
     assert len(asyncio.all_tasks()) == 1
 
 
