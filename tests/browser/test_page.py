@@ -278,6 +278,29 @@ def test_receipt_on_paper_and_as_file_is_whole(page: Page, states: StatesSite) -
     assert page.locator("button:visible, a:visible, footer:visible").count() == 0
 
 
+def test_line_that_comes_and_goes_is_told_when_it_rests(page: Page, states: StatesSite) -> None:
+    """What changes within fifteen seconds is told once, as it is then; a person's own act is answered at once."""
+    page.clock.install(time="2026-11-30T16:50:00+01:00")
+    errors = show(page, states.url("09-review"))
+    status = page.get_by_role("status")
+    _change(page, {"state": "sending", "part": None})
+    expect(status).to_have_text("Sending 12 files. 4.2 of 9 GB stored.")
+    page.clock.run_for(16_000)
+    _change(page, {"state": "waiting", "part": "offline", "problem": {"kind": "offline"}})
+    expect(status).to_have_text("You are offline. 4.2 of 9 GB are stored. Sending goes on by itself.")
+    _change(page, {"state": "sending", "part": None, "problem": None})
+    _change(page, {"state": "waiting", "part": "offline", "problem": {"kind": "offline"}})
+    _change(page, {"state": "sending", "part": None, "problem": None})
+    page.clock.run_for(14_000)
+    expect(status).to_have_text("You are offline. 4.2 of 9 GB are stored. Sending goes on by itself.")
+    page.clock.run_for(2_000)
+    expect(status).to_have_text("The line is back. Sending goes on.")
+    _change(page, {"state": "waiting", "part": "offline", "problem": {"kind": "offline"}})
+    page.get_by_role("button", name="Pause all").click()
+    expect(status).to_have_text("Paused.")
+    assert errors == []
+
+
 def test_progress_is_told_in_a_region_that_stays(page: Page, states: StatesSite) -> None:
     """The bar has words of its own, and what happens by itself is told in a region that is always there."""
     show(page, states.url("09-review"))

@@ -16,7 +16,8 @@ export class Announcer {
     private readonly show: (text: string) => void,
     private readonly now: () => number = Date.now,
     private readonly later: (work: () => void, milliseconds: number) => unknown = (work, wait) => setTimeout(work, wait),
-    private readonly drop: (timer: never) => void = clearTimeout,
+    // Called as it is here, a browser's own clearTimeout would refuse: it is the window's.
+    private readonly drop: (timer: never) => void = (timer) => clearTimeout(timer),
   ) {}
 
   /** Say at once what a person's own act did. */
