@@ -54,9 +54,30 @@ function found(file: File, path: string): Found {
 }
 
 /** Find the files of an input; of a folder input each has `webkitRelativePath`. */
-export function fromFiles(files: Iterable<File>): Findings {
-  const all = Array.from(files, (file) => found(file, file.webkitRelativePath || file.name));
+export async function fromFiles(files: Iterable<File>): Promise<Findings> {
+  const all: Found[] = [];
+  const breathe = breather();
+  for (const file of files) {
+    all.push(found(file, file.webkitRelativePath || file.name));
+    await breathe();
+  }
   return { files: all, emptyFolders: 0, unreadable: 0 };
+}
+
+/** So long may work on many files take before the browser may paint: to ask for one's size can take 0.2 ms. */
+const BREATH_MS = 30;
+
+/** Make what lets the browser paint, if it is time for that, and then is true. */
+export function breather(): () => Promise<boolean> | false {
+  let since = performance.now();
+  return () =>
+    performance.now() - since > BREATH_MS &&
+    new Promise((done) =>
+      setTimeout(() => {
+        since = performance.now();
+        done(true);
+      }),
+    );
 }
 
 /**

@@ -1,7 +1,7 @@
 /** The engine: what state the page is in, and the verbs that change it. */
 
 import { CODE_LENGTH, normaliseCode, takeFragment } from "./code";
-import { type Findings, fromDrop, fromFiles } from "./folders";
+import { breather, type Findings, fromDrop, fromFiles } from "./folders";
 import { askInfo, fileProblem, shutProblem } from "./info";
 import { type Item, List, rowOf, split } from "./list";
 import { Queue } from "./queue";
@@ -22,8 +22,6 @@ const PAGE_ROWS = 100;
 const MOST_NAME = 200;
 /** With the longest path the metadata is below the 16 KiB that the server takes. */
 const MOST_MESSAGE = 1000;
-/** So many files are looked at before the browser may paint. */
-const AT_A_TIME = 500;
 
 export interface Options {
   /** The page's address, `…/d/<drop id>`; the browser's if left out. */
@@ -346,19 +344,20 @@ class PageEngine implements T.Engine {
       this.#reading = count;
       this.changed();
     };
-    await this.#take("items" in what ? await fromDrop(what, seen) : fromFiles(what));
+    await this.#take(await ("items" in what ? fromDrop(what, seen) : fromFiles(what)), seen);
     this.#asking = false;
     this.#reading = null;
     this.#phase = "choose";
     this.changed(true);
   }
 
-  async #take(findings: Findings): Promise<void> {
+  async #take(findings: Findings, seen: (count: number) => void): Promise<void> {
     this.#skipped.emptyFolders += findings.emptyFolders;
     this.#skipped.unreadable += findings.unreadable;
     const taken: Item[] = [];
+    const breathe = breather();
     for (const [at, { file, path, cleaned }] of findings.files.entries()) {
-      if (at % AT_A_TIME === AT_A_TIME - 1) await new Promise((done) => setTimeout(done));
+      if (await breathe()) seen(at);
       const bytes = this.info.sealing ? file.size + 16 * Math.max(1, Math.ceil(file.size / 65536)) : file.size;
       const problem = fileProblem(this.info, split(path).name, file.type, file.size, bytes);
       const item = problem ? null : this.#list.add(file, path);

@@ -34,10 +34,10 @@ test("long names keep their ending, long paths their last names", () => {
   expect(cleanPath(cleanPath(name))).toBe(name);
 });
 
-test("what was cleaned is reported, and files chosen in a folder keep its path", () => {
+test("what was cleaned is reported, and files chosen in a folder keep its path", async () => {
   const plain = new File([], "a.txt");
   const inFolder = Object.assign(new File([], "b\u202e.txt"), { webkitRelativePath: "folder/b\u202e.txt" });
-  const { files } = fromFiles([plain, inFolder]);
+  const { files } = await fromFiles([plain, inFolder]);
   expect(files.map(({ path, cleaned }) => [path, cleaned])).toEqual([
     ["a.txt", false],
     ["folder/b.txt", true],
