@@ -332,7 +332,7 @@ export function Review({ ui }: Props) {
           <p class="hint" id="msg-hint">
             {text.plain("message-hint")}
           </p>
-          <textarea id="msg" name="msg" rows={3} maxLength={2000} aria-describedby="msg-hint" defaultValue={sender.message} onInput={set} />
+          <textarea id="msg" name="msg" rows={3} maxLength={1000} aria-describedby="msg-hint" defaultValue={sender.message} onInput={set} />
         </div>
         <div class="acts">
           <button class="main">{text.plain("send", { files: text.files(counts.files) })}</button>
