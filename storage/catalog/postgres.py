@@ -28,8 +28,7 @@ from sqlalchemy.util import await_, greenlet_spawn
 from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from storage.catalog.postgres_connection import CONNECT_SECONDS, DRIVER_ERRORS, connect, reason
 from storage.catalog.rows import Row
-from storage.catalog.statements import Statement
-from storage.catalog.transaction import Transaction
+from storage.catalog.transaction import Statement, Transaction
 
 T = TypeVar("T")
 
@@ -115,7 +114,7 @@ class PostgresTransaction:
 
 
 class PostgresEngine:
-    """Implements `catalog.Engine`. Pools: of connections that write, that answer, and that answer lists."""
+    """Implements `transaction.Engine`. Pools: of connections that write, that answer, and that answer lists."""
 
     def __init__(self, *pools: asyncpg.Pool) -> None:
         self._pools = self._writers, self._readers, self._listers = pools

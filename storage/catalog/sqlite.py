@@ -31,8 +31,7 @@ from typing import Any, Literal, TypeVar, cast
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
-from storage.catalog.statements import Statement
-from storage.catalog.transaction import Transaction
+from storage.catalog.transaction import Statement, Transaction
 
 T = TypeVar("T")
 
@@ -262,7 +261,7 @@ class _Writer:
 
 
 class SqliteEngine:
-    """Implements `catalog.Engine`."""
+    """Implements `transaction.Engine`."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         """Open three connections to a database that exists and is migrated. Call on the running loop.

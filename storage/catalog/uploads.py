@@ -1,308 +1,150 @@
-"""The uploads' rows: the port's operations on them, each over one transaction.
+"""The uploads' rows: the port, and lists of them. `accounting` creates and changes them."""
 
-The accounting is here and nowhere else: a drop-off's counters move in step with its uploads' rows (see `schema`), and
-only `_Change` moves them. The caller undoes an operation that raises.
-"""
-
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 
-from dropoff_tus.audit import Act, Event, Note, end_of
-from dropoff_tus.errors import (
-    AccessDeniedError,
-    InvalidConcatError,
-    PartInUseError,
-    PartNotFoundError,
-    QuotaError,
-    UploadDamagedError,
-    UploadGoneError,
-    UploadNotFoundError,
-)
+from sqlalchemy import BigInteger, ColumnElement, bindparam, literal_column, select
+
 from dropoff_tus.model import Role, UploadRow
-from dropoff_tus.outbox import EventKind, Sinks, kind_of
+from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports.catalog import Decide
-from dropoff_tus.states import ENDED, GIVEN_UP, UNFINISHED, UploadState, may_become
-from storage.catalog import outbox, statements
-from storage.catalog.rows import Row, page_values, read_dropoff, read_upload, read_usage, to_micros, upload_values
-from storage.catalog.transaction import Transaction
+from dropoff_tus.states import UploadState
+from storage.catalog import accounting
+from storage.catalog.audit import Recording
+from storage.catalog.rows import to_micros
+from storage.catalog.schema import uploads
+from storage.catalog.transaction import Engine, Statement, page_values, paged
+from storage.catalog.upload_rows import one_upload, parts_of, read_upload
+from storage.failpoints import failpoint
 
-_MOST_BYTES = (1 << 63) - 1
-"""The most that a column can hold."""
-
-
-@dataclass(slots=True)
-class _Change:
-    """By how much a drop-off's counters move."""
-
-    uploads: int = 0
-    used_bytes: int = 0
-    reserved_bytes: int = 0
-    attempts: int = 0
-
-    def apply(self, transaction: Transaction, drop_id: str) -> None:
-        transaction.run(
-            statements.COUNT,
-            drop_id=drop_id,
-            uploads_by=self.uploads,
-            used_by=self.used_bytes,
-            reserved_by=self.reserved_bytes,
-            attempts_by=self.attempts,
-        )
+_PARTIAL: ColumnElement[str] = literal_column(f"'{Role.PARTIAL.value}'")
 
 
-# ---- created ----------------------------------------------------------------------------------------------------
-
-
-def add(
-    transaction: Transaction, row: UploadRow, decide: Decide, parts: Sequence[str], sinks: Sinks, note: Note
-) -> UploadRow:
-    """Create an upload. A final takes its length and its bytes from its parts; `row` need not know them."""
-    if row.state is not UploadState.OPEN:
-        raise ValueError("an upload begins open")
-    rows = transaction.rows(statements.ADMISSION, drop_id=row.drop_id, upload_id=row.id)
-    if not rows:
-        raise AccessDeniedError("there is no such drop-off, or the code is wrong")
-    present = one(transaction, row.id) if rows[0]["present_id"] is not None else None
-    if present is not None:
-        return _same(transaction, present, row, parts)
-    used_bytes = 0
-    if row.role is Role.FINAL:
-        used_bytes = sum(part.size_bytes or 0 for part in _claimable(transaction, row, parts))
-        row = replace(row, length=used_bytes, reserved_bytes=0)
-    elif parts:
-        raise ValueError("only a final has parts")
-    decide(read_dropoff(rows[0]), read_usage(rows[0], without_bytes=used_bytes))
-    _check_countable(rows[0], row.reserved_bytes)
-    transaction.run(statements.INSERT_UPLOAD, **upload_values(row, used_bytes=used_bytes))
-    for part in parts:
-        transaction.run(statements.CLAIM_PART, upload_id=part, claimed_by=row.id)
-    # A final takes over the usage of its parts, so that counter stays.
-    change = _Change(uploads=_counted(row), reserved_bytes=row.reserved_bytes, attempts=_attempts(row, row.state))
-    change.apply(transaction, row.drop_id)
-    outbox.note(transaction, sinks, EventKind.CREATED, row, row.created_at)
-    note(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))
-    return row
-
-
-def _same(transaction: Transaction, present: UploadRow, row: UploadRow, parts: Sequence[str]) -> UploadRow:
-    """Return the row that is there if it is what was asked for: a repetition changes nothing."""
-    if present.drop_id != row.drop_id or present.role is not row.role:
-        raise ValueError("an upload with this id exists already")
-    if row.role is Role.FINAL:
-        claimed = {part["id"] for part in transaction.rows(statements.PARTS, final_id=row.id)}
-        if claimed != set(parts):
-            raise InvalidConcatError("this concatenation exists already, with other parts")
-    return present
-
-
-def _claimable(transaction: Transaction, row: UploadRow, parts: Sequence[str]) -> list[UploadRow]:
-    """Return the parts a final names, each of which it may have."""
-    if len(set(parts)) != len(parts) or not parts:
-        raise InvalidConcatError("a concatenation names each of its parts once, and at least one")
-    found: list[UploadRow] = []
-    for part_id in parts:
-        part = one(transaction, part_id)
-        if part is None or part.drop_id != row.drop_id:
-            raise PartNotFoundError("a part of the concatenation does not exist in this drop-off")
-        found.append(part)
-    if any(part.state in ENDED for part in found):
-        raise UploadGoneError("a part of the concatenation is gone, upload it again")
-    if any(part.role is not Role.PARTIAL or part.state is not UploadState.COMPLETE for part in found):
-        raise InvalidConcatError("every part must be a finished partial upload (Upload-Concat: partial)")
-    if any(part.final_id is not None for part in found):
-        raise PartInUseError("a part belongs to another concatenation already")
-    return found
-
-
-def reserve(transaction: Transaction, upload_id: str, reserved_bytes: int, decide: Decide, length: int | None) -> None:
-    """Raise, or with a length settle, what an open upload may still take.
-
-    A total below the present one is no change unless it settles, so a repetition is harmless. An upload whose bytes are
-    all here has nothing more to reserve, and a concatenation never has: it takes what its parts took.
-
-    Raises:
-        UploadNotFoundError, UploadGoneError: Nothing may be added to it any more.
-    """
-    drops = transaction.rows(statements.DROPOFF_OF_UPLOAD, upload_id=upload_id)
-    present = one(transaction, upload_id)
-    if not drops or present is None:
-        raise UploadNotFoundError("the catalog has nothing of this upload")
-    if present.state in ENDED:
-        raise UploadGoneError("this upload has ended")
-    if present.state is not UploadState.OPEN or (length is None and reserved_bytes <= present.reserved_bytes):
-        return
-    if present.role is Role.FINAL:
-        return
-    decide(read_dropoff(drops[0]), read_usage(drops[0], without_reserved_bytes=present.reserved_bytes))
-    more = reserved_bytes - present.reserved_bytes
-    _check_countable(drops[0], more)
-    transaction.run(statements.RESERVE, upload_id=upload_id, reserved=reserved_bytes, new_length=length)
-    _Change(reserved_bytes=more).apply(transaction, present.drop_id)
-
-
-def forget(transaction: Transaction, upload_id: str, note: Note) -> None:
-    """Forget an upload; a final's parts are as they were before it."""
-    rows = _locked(transaction, upload_id)
-    if not rows:
-        return
-    present = read_upload(rows[0])
-    change = _given_back(rows[0], present)
-    change.attempts = -_attempts(present, present.state)
-    if present.role is Role.FINAL:
-        for part in transaction.rows(statements.PARTS, final_id=upload_id):
-            if part["state"] == UploadState.COMPLETE.value:
-                change.used_bytes += part["size_bytes"]
-        transaction.run(statements.RELEASE_PARTS, final_id=upload_id)
-    transaction.run(statements.DELETE_EVENTS, upload_id=upload_id)
-    transaction.run(statements.DELETE_UPLOAD, upload_id=upload_id)
-    change.apply(transaction, present.drop_id)
-    note(Event(Act.UPLOAD_FORGET, present.drop_id, upload_id))
-
-
-# ---- ended well or not ------------------------------------------------------------------------------------------
-
-
-def complete(
-    transaction: Transaction,
-    upload_id: str,
-    size_bytes: int,
-    at: datetime,
-    final: str | None,
-    drop_id: str | None,
-    sinks: Sinks,
-    note: Note,
-) -> bool:
-    """Put the size in place of the reservation. An upload that ended, or is unknown, cannot become complete."""
-    rows = _locked(transaction, upload_id)
-    if not rows or UploadState(rows[0]["state"]) not in UNFINISHED:
-        return False
-    row = rows[0]
-    if drop_id not in {None, row["drop_id"]}:
-        # Nothing here changes a row's drop-off.
-        raise UploadDamagedError(
-            f"the catalog says that upload {upload_id} is of another drop-off than its signed log: the "
-            "catalog was changed. Its bytes are safe; `store check` says which; it is finished once the row is right"
-        )
-    transaction.run(statements.COMPLETE, upload_id=upload_id, size=size_bytes, at=to_micros(at))
-    change = _Change(used_bytes=size_bytes - row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
-    change.apply(transaction, row["drop_id"])
-    # An upload that was only taken back, to be ended, has been announced.
-    if row["completed_at"] is None:
-        outbox.note(transaction, sinks, EventKind.COMPLETE, read_upload(row), at)
-        note(Event(Act.UPLOAD_COMPLETE, row["drop_id"], upload_id, row["role"], size_bytes, final))
-    return True
-
-
-def set_state(
-    transaction: Transaction, upload_id: str, state: UploadState, at: datetime, sinks: Sinks, note: Note
-) -> bool:
-    """Move to CHECKING, WITHDRAWN or an end, if `states` lets it. Nothing else of a row changes but at an end.
-
-    Parts follow a final to its end only: while it is checked they stay what they are.
-
-    Raises:
-        PartInUseError: A final has claimed it; only that one can end it.
-    """
-    if state in {UploadState.OPEN, UploadState.COMPLETE}:
-        raise ValueError("this state is not for set_state")
-    rows = _locked(transaction, upload_id)
-    if not rows:
-        return False
-    present = read_upload(rows[0])
-    if not may_become(present.state, state):
-        return False
-    if present.final_id is not None and present.state not in ENDED:
-        raise PartInUseError("this upload is a part of another one; end that one")
-    values = {"upload_id": upload_id, "new_state": state.value, "at": to_micros(at)}
-    if state not in ENDED:
-        used_bytes, reserved_bytes = rows[0]["used_bytes"], rows[0]["reserved_bytes"]
-        transaction.run(statements.SET_STATE, used=used_bytes, reserved=reserved_bytes, **values)
-        return True
-    transaction.run(statements.SET_STATE, used=0, reserved=0, **values)
-    ended = [present]
-    if present.role is Role.FINAL:
-        ended += parts(transaction, upload_id)
-        transaction.run(statements.END_PARTS, final_id=upload_id, new_state=state.value, at=to_micros(at))
-    change = _given_back(rows[0], present)
-    change.attempts = sum(_attempts(one, state) - _attempts(one, one.state) for one in ended)
-    change.apply(transaction, present.drop_id)
-    kind = kind_of(state)
-    if kind is not None:
-        outbox.note(transaction, sinks, kind, present, at)
-    was = present.state if present.completed_at is None else UploadState.COMPLETE
-    note(Event(end_of(present, state), present.drop_id, upload_id, f"was {was.value}", present.size_bytes))
-    return True
-
-
-# ---- asked for --------------------------------------------------------------------------------------------------
-
-
-def one(transaction: Transaction, upload_id: str) -> UploadRow | None:
-    """Return one upload, or None."""
-    rows = transaction.rows(statements.UPLOAD, upload_id=upload_id)
-    return read_upload(rows[0]) if rows else None
-
-
-def page(
-    transaction: Transaction,
+@functools.cache
+def list_uploads(
     *,
-    drop_id: str | None,
-    states: Sequence[UploadState],
+    of_dropoff: bool,
+    states: frozenset[UploadState],
     partials: bool,
-    created_before: datetime | None,
+    created_before: bool,
     unclaimed: bool,
-    after: tuple[datetime, str] | None,
-    limit: int | None,
-) -> list[UploadRow]:
-    """Return uploads, oldest first, filtered."""
-    statement = statements.list_uploads(
-        of_dropoff=drop_id is not None,
-        states=frozenset(states),
-        partials=partials,
-        created_before=created_before is not None,
-        unclaimed=unclaimed,
-        after=after is not None,
-        limited=limit is not None,
-    )
-    values = page_values(after, limit)
-    if drop_id is not None:
-        values["drop_id"] = drop_id
-    if created_before is not None:
-        values["before"] = to_micros(created_before)
-    return [read_upload(row) for row in transaction.rows(statement, **values)]
+    after: bool = False,
+    limited: bool = False,
+) -> Statement:
+    """Return the statement for one kind of list, oldest first.
+
+    Values: drop_id if of_dropoff, before if created_before, and those of `page_values`. The states
+    stand in the text, since there are few kinds of lists, and a list of bound values would be compiled each time.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if of_dropoff:
+        conditions.append(uploads.c.drop_id == bindparam("drop_id", type_=uploads.c.drop_id.type))
+    if states:
+        conditions.append(uploads.c.state.in_([literal_column(f"'{state.value}'") for state in sorted(states)]))
+    if not partials:
+        conditions.append(uploads.c.role != _PARTIAL)
+    if created_before:
+        conditions.append(uploads.c.created_at < bindparam("before", type_=BigInteger))
+    if unclaimed:
+        # As the partial index says it, or SQLite does not see that it may use it.
+        conditions += [uploads.c.role == _PARTIAL, uploads.c.final_id.is_(None)]
+    found = select(uploads).where(*conditions)
+    return paged(found, uploads.c.created_at, uploads.c.id, after=after, limited=limited)
 
 
-def parts(transaction: Transaction, final_id: str) -> list[UploadRow]:
-    """Return the partials that a final has claimed."""
-    return [read_upload(row) for row in transaction.rows(statements.PARTS, final_id=final_id)]
+class SqlUploads(Recording):
+    """Implements `ports.catalog.UploadRows`. Of `decide` the same holds as of an operation of `Engine`."""
 
+    def __init__(self, engine: Engine, sinks: Sinks | None = None) -> None:
+        """Take the database, and the receivers of events."""
+        super().__init__(engine)
+        self._sinks: Sinks = sinks or {}
 
-# ---- helpers ----------------------------------------------------------------------------------------------------
+    async def add_upload(self, row: UploadRow, decide: Decide, *, parts: Sequence[str] = ()) -> UploadRow:
+        """Create an upload.
 
+        A FINAL gets its length and bytes from its parts, whatever `row` says; the usage given to `decide` is without
+        those bytes, and they are never reserved. Any row whose id is there already, with the same drop-off and role,
+        is returned unchanged.
 
-def _locked(transaction: Transaction, upload_id: str) -> Sequence[Row]:
-    """Return an upload's row, or none, behind the lock of its drop-off."""
-    transaction.rows(statements.DROPOFF_OF_UPLOAD, upload_id=upload_id)
-    return transaction.rows(statements.UPLOAD, upload_id=upload_id)
+        Raises:
+            ValueError: The id is taken by another upload.
+            QuotaError: Beyond what can be counted.
+        """
+        return await self._write(
+            lambda transaction, note: accounting.add(transaction, row, decide, tuple(parts), self._sinks, note)
+        )
 
+    async def reserve(self, upload_id: str, reserved_bytes: int, decide: Decide, *, length: int | None = None) -> None:
+        """Raise or settle a reservation.
 
-def _counted(upload: UploadRow) -> int:
-    """Return what an upload adds to a drop-off's number of uploads."""
-    return 0 if upload.role is Role.PARTIAL or upload.state in ENDED else 1
+        Raises:
+            UploadNotFoundError: There is no such upload.
+            UploadGoneError: It has ended.
+            QuotaError: Beyond what can be counted.
+        """
+        await self._engine.write(
+            lambda transaction: accounting.reserve(transaction, upload_id, reserved_bytes, decide, length)
+        )
 
+    async def drop_upload(self, upload_id: str) -> None:
+        """Forget an upload whose creation in the store failed."""
+        await self._write(lambda transaction, note: accounting.forget(transaction, upload_id, note))
 
-def _attempts(upload: UploadRow, state: UploadState) -> int:
-    """Return what an upload adds in a state to a drop-off's number of attempts."""
-    return 1 if state in GIVEN_UP or (upload.role is Role.PARTIAL and state not in ENDED) else 0
+    async def complete_upload(
+        self, upload_id: str, size_bytes: int, at: datetime, *, final: str | None = None, drop_id: str | None = None
+    ) -> bool:
+        """Mark COMPLETE; also False for an upload that ended or is unknown."""
+        done = await self._write(
+            lambda transaction, note: accounting.complete(
+                transaction, upload_id, size_bytes, at, final, drop_id, self._sinks, note
+            )
+        )
+        failpoint("after-catalog-complete")
+        return done
 
+    async def set_state(self, upload_id: str, state: UploadState, at: datetime) -> bool:
+        """Move to CHECKING, WITHDRAWN or an end."""
+        done = await self._write(
+            lambda transaction, note: accounting.set_state(transaction, upload_id, state, at, self._sinks, note)
+        )
+        failpoint("after-catalog-state")
+        return done
 
-def _given_back(row: Row, upload: UploadRow) -> _Change:
-    """Return the change that takes an upload out of its drop-off's counters."""
-    return _Change(uploads=-_counted(upload), used_bytes=-row["used_bytes"], reserved_bytes=-row["reserved_bytes"])
+    async def upload(self, upload_id: str) -> UploadRow | None:
+        """Return one upload, or None."""
+        return await self._engine.read(lambda transaction: one_upload(transaction, upload_id))
 
+    async def uploads(
+        self,
+        *,
+        drop_id: str | None = None,
+        states: Sequence[UploadState] = (),
+        partials: bool = True,
+        created_before: datetime | None = None,
+        unclaimed: bool = False,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> list[UploadRow]:
+        """Return uploads, oldest first, filtered."""
+        statement = list_uploads(
+            of_dropoff=drop_id is not None,
+            states=frozenset(states),
+            partials=partials,
+            created_before=created_before is not None,
+            unclaimed=unclaimed,
+            after=after is not None,
+            limited=limit is not None,
+        )
+        values = page_values(after, limit)
+        if drop_id is not None:
+            values["drop_id"] = drop_id
+        if created_before is not None:
+            values["before"] = to_micros(created_before)
+        rows = await self._engine.read_many(lambda each: each.rows(statement, **values))
+        return [read_upload(row) for row in rows]
 
-def _check_countable(row: Row, more_bytes: int) -> None:
-    """Refuse reservations whose sum no 64-bit number holds: a database would round it, or fail."""
-    if row["used_bytes"] + row["reserved_bytes"] + more_bytes > _MOST_BYTES:
-        raise QuotaError("more bytes than can be counted; nothing was written")
+    async def parts(self, final_id: str) -> list[UploadRow]:
+        """Return the partials that a final has claimed."""
+        return await self._engine.read_many(lambda transaction: parts_of(transaction, final_id))

@@ -13,9 +13,10 @@ from sqlalchemy.util import await_
 
 from dropoff_tus.errors import CatalogFullError, CatalogUnavailableError
 from dropoff_tus.model import Dropoff
-from storage.catalog import CatalogError, SqlCatalog, migrate, open_catalog, open_engine, statements
+from storage.catalog import CatalogError, SqlCatalog, migrate, open_catalog, open_engine
 from storage.catalog import postgres as engine
 from storage.catalog.address import parse_url
+from storage.catalog.dropoffs import SET_CLOSED
 from storage.catalog.postgres_connection import connect
 from storage.catalog.schema import REVISION
 from storage.catalog.transaction import Transaction
@@ -234,10 +235,10 @@ async def test_transaction_undone_by_a_deadlock_is_repeated(postgres: PostgresSe
 
     def change(transaction: Transaction) -> None:
         attempts.append(1)
-        transaction.run(statements.SET_CLOSED, drop_id=first.id, now_closed=1, now_ended=0)
+        transaction.run(SET_CLOSED, drop_id=first.id, now_closed=1, now_ended=0)
         if not blocked.done():
             await_(block())
-        transaction.run(statements.SET_CLOSED, drop_id=second.id, now_closed=1, now_ended=0)
+        transaction.run(SET_CLOSED, drop_id=second.id, now_closed=1, now_ended=0)
 
     try:
         async with open_engine(postgres_url) as opened:

@@ -15,8 +15,13 @@ import pytest
 from dropoff_tus.errors import CatalogUnavailableError
 from dropoff_tus.model import Usage
 from dropoff_tus.states import UploadState
-from storage.catalog import CatalogError, migrate, open_catalog, sqlite, statements
+from storage.catalog import CatalogError, migrate, open_catalog, sqlite
+from storage.catalog.accounting import END_PARTS
+from storage.catalog.dropoffs import list_dropoffs
 from storage.catalog.sqlite import connect
+from storage.catalog.transaction import Statement
+from storage.catalog.upload_rows import PARTS
+from storage.catalog.uploads import list_uploads
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, summed_usage
 from tests.support.aio import async_test
 
@@ -217,10 +222,8 @@ async def test_question_for_a_long_list_does_not_delay_a_short_one(sqlite_url: s
         assert len(await listing) == 3000
 
 
-def _listing(
-    *, created_before: bool = False, unclaimed: bool = False, state: UploadState | None = None
-) -> statements.Statement:
-    return statements.list_uploads(
+def _listing(*, created_before: bool = False, unclaimed: bool = False, state: UploadState | None = None) -> Statement:
+    return list_uploads(
         of_dropoff=False,
         states=frozenset([state] if state else []),
         partials=True,
@@ -236,7 +239,7 @@ def _listing(
         (_listing(unclaimed=True, state=UploadState.COMPLETE), "ix_uploads_unclaimed"),
         (_listing(state=UploadState.OPEN), "ix_uploads_state"),
         (
-            statements.list_uploads(
+            list_uploads(
                 of_dropoff=True,
                 states=frozenset(),
                 partials=True,
@@ -248,7 +251,7 @@ def _listing(
             "ix_uploads_drop_id",
         ),
         (
-            statements.list_uploads(
+            list_uploads(
                 of_dropoff=False,
                 states=frozenset(),
                 partials=False,
@@ -259,9 +262,9 @@ def _listing(
             ),
             "ix_uploads_created_at",
         ),
-        (statements.list_dropoffs(after=True, limited=True), "ix_dropoffs_created_at"),
-        (statements.PARTS, "ix_uploads_final_id"),
-        (statements.END_PARTS, "ix_uploads_final_id"),
+        (list_dropoffs(after=True, limited=True), "ix_dropoffs_created_at"),
+        (PARTS, "ix_uploads_final_id"),
+        (END_PARTS, "ix_uploads_final_id"),
     ],
     ids=[
         "expirable",
@@ -274,7 +277,7 @@ def _listing(
         "end-parts",
     ],
 )
-def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: statements.Statement, index: str) -> None:
+def test_statement_with_a_partial_index_uses_it(sqlite_url: str, statement: Statement, index: str) -> None:
     """Frequent statements never walk through all finished uploads."""
     values = {"drop_id": "d", "upload_id": "u", "final_id": "f", "before": 0, "new_state": "expired", "at": 0}
     values |= {"after_at": 0, "after_id": "u", "most": 1}
