@@ -1,8 +1,8 @@
 """The audit: its acts and actors, and how a checkpoint covers a range of rows.
 
 A row is canonical JSON, kept as it was written, under a number that only grows. A signed checkpoint has the hash of the
-rows since the one before, and names that one (`storage.audit`): so rows that are changed, moved, put in or removed show
-against the next checkpoint. Names, codes, tokens, keys and digests of content have no field here.
+rows since the one before, and names that one (`storage.catalog`): so rows that are changed, moved, put in or removed
+show against the next checkpoint. Names, codes, tokens, keys and digests of content have no field here.
 
 Source: docs/operate/audit.md.
 """

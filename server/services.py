@@ -21,15 +21,15 @@ from server.usecases.dropoffs import Dropoffs
 from server.usecases.ports import UploadSettings
 from server.usecases.purging import Purger
 from server.usecases.uploads import Uploads
-from storage.audit import sign_certificate
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
-from storage.checkpoints import Checkpoints
+from storage.catalog.checkpoints import Checkpoints
 from storage.files.marker import WrongStoreError, adopt_store, check_store
 from storage.files.marks import Marks, ended_drops, revoked_tokens
 from storage.files.owner import ForeignOwnerError
 from storage.keyring.identities import check_recipients
 from storage.keyring.keys import ServerKeys, load_server_keys
 from storage.keyring.keysource import KeySourceError
+from storage.keyring.lines import sign_certificate
 from storage.keyring.rotation import hold_store
 from storage.open import FileStore, StoreSettings
 

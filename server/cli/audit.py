@@ -18,9 +18,9 @@ from server.cli.target import STDOUT, check_output, output_file
 if TYPE_CHECKING:
     from dropoff_tus.model import Dropoff
     from server.settings.config import Config
-    from storage.audit import Checkpoint, Verifier
     from storage.catalog import SqlCatalog
-    from storage.checkpoints import Checkpoints
+    from storage.catalog.checkpoints import Checkpoints
+    from storage.catalog.verifier import Checkpoint, Verifier
     from storage.keyring.signing import SigningKey
 
 app = group("Export and verify the audit: who did what, signed so that no row can be changed unseen.")
@@ -31,8 +31,8 @@ _SIGNED_WITHIN = timedelta(minutes=10)
 async def _open(catalog: SqlCatalog, config: Config) -> tuple[Verifier, Checkpoints]:
     """Return what verifies and what signs, once the folder of keys is known to be the catalog's."""
     from server.services import identify_store
-    from storage.audit import Verifier
-    from storage.checkpoints import Checkpoints
+    from storage.catalog.checkpoints import Checkpoints
+    from storage.catalog.verifier import Verifier
     from storage.keyring.signing import load_signing_key
 
     await identify_store(config, catalog, adopt=False)
@@ -83,7 +83,7 @@ def export(
 async def _copy(catalog: SqlCatalog, conf: Config, since: int, write: Callable[[str], None]) -> dict[str, Any]:
     from dropoff_tus.audit import AuditBrokenError
     from dropoff_tus.text import canonical
-    from storage.checkpoints import rows_between
+    from storage.catalog.checkpoints import rows_between
 
     verifier, checkpoints = await _open(catalog, conf)
 
@@ -241,7 +241,7 @@ def _is_old(at: str) -> bool:
 
 async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], list[str]]:
     """Return the drop-offs and the API tokens that are not what was signed, or not what the audit recorded last."""
-    from storage.checkpoints import rows_between
+    from storage.catalog.checkpoints import rows_between
 
     while True:
         before, dropoffs, tokens = verifier.count, await catalog.dropoffs(), await catalog.tokens()
@@ -270,7 +270,7 @@ def _is_as_recorded(drop: Dropoff, verifier: Verifier) -> bool:
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:
     """Return the checkpoint of an earlier export: its last line, or that of a JSON document."""
     from dropoff_tus.text import decode_text
-    from storage.audit import read_checkpoint
+    from storage.catalog.verifier import read_checkpoint
 
     last = b""
     try:

@@ -131,8 +131,8 @@ async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes 
 
 async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) -> str:
     """Keep the certificate of a run that was cut off behind it, if it lists what is listed now."""
-    from storage.audit import verify_certificate
-    from storage.checkpoints import rows_between
+    from storage.catalog.checkpoints import rows_between
+    from storage.keyring.lines import verify_certificate
 
     told = verify_certificate(line, services.keys.signing)
     if told is None or {item["id"] for item in told["uploads"]} != {item["id"] for item in purged.removed}:
@@ -162,7 +162,7 @@ def verify(
 
     Example: dropoff-tus verify-certificate erasure.txt --key 3yI9…=
     """
-    from storage.audit import verify_certificate
+    from storage.keyring.lines import verify_certificate
 
     signing = pinned_key(key)
     payload = verify_certificate(signed_text(certificate).encode() + b"\n", signing)

@@ -9,9 +9,8 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from dropoff_tus.outbox import Sinks
-from storage.catalog.address import check_url, parse_url, sqlite_file
+from storage.catalog.address import CatalogError, check_url, parse_url, sqlite_file
 from storage.catalog.catalog import SqlCatalog
-from storage.catalog.errors import CatalogError
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
 from storage.catalog.sqlite import SqliteEngine
 from storage.catalog.transaction import Engine

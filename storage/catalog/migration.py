@@ -5,7 +5,6 @@ tables as they were. There is no way back to older tables: that is what a backup
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Generator
@@ -15,9 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage.catalog.errors import CatalogError
+from storage.catalog.address import CatalogError
 from storage.catalog.schema import REVISION
 from storage.catalog.sqlite import connect, why_not_written
+from storage.files.locks import lock, open_folder
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _NEWER = "the catalog's tables were made by a newer version; install that one (`dropoff-tus migrate` cannot go back)"
@@ -93,9 +93,9 @@ def upgrade(connection: Connection) -> list[str]:
 @contextlib.contextmanager
 def _folder_locked(folder: Path) -> Generator[None]:
     """Hold other migrations off; the lock is on the folder, so no file is left behind."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.catalog.errors import CatalogError
+from storage.catalog.address import CatalogError
 from storage.catalog.migration import advice, upgrade
 from storage.catalog.postgres_connection import DRIVER_ERRORS, connect, reason
 

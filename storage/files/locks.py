@@ -8,6 +8,8 @@
 | the folder of wrapped keys | shared: each server that runs |
 | `store.dir` | shared: whoever uses the server's keys; alone: a rotation of the signing key |
 | the journal of re-wrapped envelopes | alone: a rotation of the roots |
+| the folder of the last checkpoint | alone: whoever signs the audit |
+| the catalog's folder | alone: a migration |
 """
 
 import fcntl

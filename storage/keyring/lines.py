@@ -15,6 +15,7 @@ from storage.keyring.signing import SigningKey
 
 Record = dict[str, Any]
 _DOMAIN = b"dropoff-tus/log/v1\n"
+_ERASURE_DOMAIN = b"dropoff-tus/erasure/v1\n"
 _encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 
@@ -53,3 +54,14 @@ def verify_line(line: bytes, key: SigningKey, *, domain: bytes = _DOMAIN) -> tup
         return None
     record = json.loads(text)
     return (record, signer) if isinstance(record, dict) else None
+
+
+def sign_certificate(payload: Mapping[str, Any], key: SigningKey) -> bytes:
+    """Return the signed line of a certificate of erasure."""
+    return sign_line({"v": 1, "key": key.id, **payload}, key, domain=_ERASURE_DOMAIN)
+
+
+def verify_certificate(line: bytes, key: SigningKey) -> Record | None:
+    """Return what a certificate says, if this key, or one it retired, signed it."""
+    found = verify_line(line, key, domain=_ERASURE_DOMAIN)
+    return None if found is None else found[0]

@@ -13,12 +13,12 @@ from dropoff_tus.audit import Act, Actor, Event, acting
 from dropoff_tus.errors import CatalogUnavailableError, DropoffFullError
 from dropoff_tus.model import ApiToken, Role, Scope
 from dropoff_tus.states import UploadState
-from storage.audit import Verifier
 from storage.catalog import SqlCatalog, audit, open_catalog, open_engine
 from storage.catalog.address import parse_url
+from storage.catalog.checkpoints import Checkpoints
 from storage.catalog.postgres_connection import connect
 from storage.catalog.transaction import Transaction
-from storage.checkpoints import Checkpoints
+from storage.catalog.verifier import Verifier
 from storage.keyring.signing import SigningKey
 from tests.integration.catalog.conftest import RUNTIME, SHARED
 from tests.integration.catalog.harness import NOW, add_complete, allow, make_dropoff, make_upload, refuse

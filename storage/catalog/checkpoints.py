@@ -15,7 +15,6 @@ Source: docs/operate/audit.md.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -24,8 +23,9 @@ from typing import Protocol
 
 from dropoff_tus.audit import AuditBrokenError, RowsHash
 from dropoff_tus.errors import CatalogUnavailableError
-from storage.audit import Checkpoint, Verifier, next_checkpoint, read_checkpoint, sign_checkpoint
+from storage.catalog.verifier import Checkpoint, Verifier, next_checkpoint, read_checkpoint, sign_checkpoint
 from storage.files.durable import Disk
+from storage.files.locks import open_folder, try_lock
 from storage.keyring.signing import SigningKey
 
 PAGE_ROWS = 1000
@@ -35,7 +35,7 @@ _ACCEPT = "`dropoff-tus audit verify` says more, `audit accept` goes on with wha
 
 
 class _Audit(Protocol):
-    """The audit in a catalog."""
+    """The part of a catalog that the audit is in."""
 
     async def audit_rows(self, after: int, to: int, most: int) -> list[tuple[int, str]]: ...
     async def audit_end(self) -> int: ...
@@ -153,18 +153,13 @@ class Checkpoints:
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         await asyncio.to_thread(self._disk.make_root, self._folder)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_folder(self._folder)
         try:
             deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if asyncio.get_running_loop().time() > deadline:
-                        message = "another process signs the audit; try again shortly"
-                        raise CatalogUnavailableError(message) from None
-                    await asyncio.sleep(_LOOK_SECONDS)
+            while not try_lock(descriptor):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise CatalogUnavailableError("another process signs the audit; try again shortly")
+                await asyncio.sleep(_LOOK_SECONDS)
             yield
         finally:
             os.close(descriptor)

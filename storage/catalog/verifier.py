@@ -1,4 +1,4 @@
-"""Signed lines about the past: checkpoints of the audit, and certificates of erasure. Each has its own domain.
+"""Checkpoints of the audit: signed, read, and held against the rows.
 
 A checkpoint has the hash of the rows since the one before it, and that one's hash: so the newest stands for all. Kept
 elsewhere, it shows later changes of the rows, even by someone who can rewrite the whole table.
@@ -7,18 +7,16 @@ Source: docs/operate/audit.md.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from dropoff_tus.audit import Act, AuditBrokenError, RowsHash, read_row
 from storage.keyring.lines import sign_line, stamp, verify_line
 from storage.keyring.signing import SigningKey
 
-VERSION = 1
+_VERSION = 1
 _CHECKPOINT_DOMAIN = b"dropoff-tus/checkpoint/v1\n"
-_ERASURE_DOMAIN = b"dropoff-tus/erasure/v1\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def sign_checkpoint(
     """Sign the rows behind those of the checkpoint before, up to a number."""
     after, prev = (0, "") if before is None else (before.to, before.hash)
     payload = {
-        "v": VERSION,
+        "v": _VERSION,
         "number": number,
         "after": after,
         "to": to,
@@ -74,17 +72,6 @@ def read_checkpoint(line: str, key: SigningKey) -> Checkpoint | None:
         return None
     told = found[0]
     return Checkpoint(told["number"], told["after"], told["to"], told["count"], told["rows"], told["prev"], text)
-
-
-def sign_certificate(payload: Mapping[str, Any], key: SigningKey) -> bytes:
-    """Return the signed line of a certificate of erasure."""
-    return sign_line({"v": VERSION, "key": key.id, **payload}, key, domain=_ERASURE_DOMAIN)
-
-
-def verify_certificate(line: bytes, key: SigningKey) -> dict[str, Any] | None:
-    """Return what a certificate says, if this key, or one it retired, signed it."""
-    found = verify_line(line, key, domain=_ERASURE_DOMAIN)
-    return None if found is None else found[0]
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dropoff_tus.audit import Act, Actor, AuditBrokenError, Event, RowsHash, write_row
-from storage.audit import Checkpoint, Verifier, read_checkpoint, sign_certificate, sign_checkpoint, verify_certificate
-from storage.checkpoints import Checkpoints
+from storage.catalog.checkpoints import Checkpoints
+from storage.catalog.verifier import Checkpoint, Verifier, read_checkpoint, sign_checkpoint
+from storage.keyring.lines import sign_certificate, verify_certificate
 from storage.keyring.signing import SigningKey
 from storage.uploads.log import verify_receipt
 from tests.support.aio import async_test
