@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import TERMS, ApiToken, Dropoff, Role, Scope, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import Space, StoredUploads
 from dropoff_tus.protocol import check_agrees
 from dropoff_tus.states import UploadState
 from server.clock import SystemClock
@@ -18,7 +18,7 @@ from server.settings.drop_terms import FORMS, Natural, Time, described
 from server.settings.units import stamp
 
 
-class OperatorStore(Store, Protocol):
+class OperatorStore(StoredUploads, Space, Protocol):
     """The store, with the calls that are only for operators."""
 
     async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:

@@ -160,17 +160,42 @@ class Lease(Protocol):
         ...
 
 
-class Store(Protocol):
-    """The encrypted store: the truth about bytes."""
+class StoredUploads(Protocol):
+    """The uploads in the store, read without a lease."""
 
-    async def create(self, new: NewUpload) -> StoredUpload:
-        """Make an upload with no bytes. Nothing is durable before its first commit.
+    async def stat(self, upload_id: str) -> StoredUpload:
+        """Return the durable state without a lease.
 
         Raises:
-            PolicyTamperedError: new.drop is not signed by the server key.
-            StorageFullError, StorageFailedError: Nothing of it is left.
+            UploadNotFoundError: Nothing of it is here (or it never got a valid create record).
+            UploadDamagedError: It does not verify.
         """
         ...
+
+    async def metadata(self, upload_id: str) -> Metadata | None:
+        """Return the client's metadata; None where the server can no longer read it (sealed)."""
+        ...
+
+    def read(
+        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the plain bytes of a finished upload from start up to stop, verified.
+
+        `identities` are age identities as text; without them the server's own are used.
+
+        Raises:
+            UploadNotFoundError, UploadDamagedError: As `stat`; and if it is not finished.
+            KeyMissingError: None of the identities opens it.
+        """
+        ...
+
+    async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
+        """Return the signed receipt for whoever has the upload's URL, or None."""
+        ...
+
+
+class SignedTerms(Protocol):
+    """The signatures below drop-offs' terms."""
 
     def verify_terms(self, drop: Dropoff) -> None:
         """Refuse a drop-off whose terms are not those that were signed, as `create` does.
@@ -180,12 +205,35 @@ class Store(Protocol):
         """
         ...
 
-    async def stat(self, upload_id: str) -> StoredUpload:
-        """Return the durable state without a lease.
+
+class Space(Protocol):
+    """The disk's room, and how much of it is wanted soon."""
+
+    async def free_bytes(self) -> int:
+        """Return what the disk has free for us, less the configured floor. May be negative.
 
         Raises:
-            UploadNotFoundError: Nothing of it is here (or it never got a valid create record).
-            UploadDamagedError: It does not verify.
+            StorageFailedError: The store is not there, for instance because its volume is unmounted.
+        """
+        ...
+
+    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
+        """Return by drop-off the missing bytes of uploads that receive here now, at most a step each.
+
+        One upload may be left out.
+        """
+        ...
+
+
+class Store(StoredUploads, SignedTerms, Space, Protocol):
+    """The encrypted store: the truth about bytes."""
+
+    async def create(self, new: NewUpload) -> StoredUpload:
+        """Make an upload with no bytes. Nothing is durable before its first commit.
+
+        Raises:
+            PolicyTamperedError: new.drop is not signed by the server key.
+            StorageFullError, StorageFailedError: Nothing of it is left.
         """
         ...
 
@@ -213,10 +261,6 @@ class Store(Protocol):
 
         Returns at once when nobody writes, or a checksum is to hold, and soon when bytes keep coming.
         """
-        ...
-
-    async def metadata(self, upload_id: str) -> Metadata | None:
-        """Return the client's metadata; None where the server can no longer read it (sealed)."""
         ...
 
     def lease(
@@ -253,19 +297,6 @@ class Store(Protocol):
         """
         ...
 
-    def read(
-        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the plain bytes of a finished upload from start up to stop, verified.
-
-        `identities` are age identities as text; without them the server's own are used.
-
-        Raises:
-            UploadNotFoundError, UploadDamagedError: As `stat`; and if it is not finished.
-            KeyMissingError: None of the identities opens it.
-        """
-        ...
-
     async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
         """Do what `Lease.end` does with an upload that no lease can be had of, since it does not verify.
 
@@ -280,23 +311,4 @@ class Store(Protocol):
 
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
-        ...
-
-    async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
-        """Return the signed receipt for whoever has the upload's URL, or None."""
-        ...
-
-    async def free_bytes(self) -> int:
-        """Return what the disk has free for us, less the configured floor. May be negative.
-
-        Raises:
-            StorageFailedError: The store is not there, for instance because its volume is unmounted.
-        """
-        ...
-
-    def coming_bytes(self, *, without: str = "") -> dict[str, int]:
-        """Return by drop-off the missing bytes of uploads that receive here now, at most a step each.
-
-        One upload may be left out.
-        """
         ...

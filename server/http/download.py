@@ -14,7 +14,7 @@ from aiohttp import web
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError, UploadGoneError
 from dropoff_tus.model import StoredUpload
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import StoredUploads
 from server.http.appkeys import CATALOG
 from server.http.middleware import decorate
 from server.http.problems import RangeError
@@ -31,7 +31,7 @@ _MOST_NAME_CHARACTERS = 255
 
 
 async def send(
-    request: web.Request, store: Store, stored: StoredUpload, headers: Mapping[str, str]
+    request: web.Request, store: StoredUploads, stored: StoredUpload, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Send the content of a finished upload that the server can read.
 
@@ -94,7 +94,7 @@ async def send(
         return response
 
 
-async def _has_ended(store: Store, upload_id: str) -> bool:
+async def _has_ended(store: StoredUploads, upload_id: str) -> bool:
     """Tell whether an upload was shredded meanwhile: then a failed read is no damage."""
     try:
         return (await store.stat(upload_id)).ended is not None

@@ -13,7 +13,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.outbox import Backlog, Outcome, SinkName
 from dropoff_tus.ports.catalog import DropoffRows, Outbox
 from dropoff_tus.ports.clock import Clock
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import Space
 from server.usecases.trusted_time import TrustedTime
 
 _LOOK_SECONDS = 5.0
@@ -88,7 +88,7 @@ class Metrics:
 
 def monitoring_app(
     metrics: Metrics,
-    store: Store,
+    store: Space,
     catalog: DropoffRows,
     outbox: Outbox,
     clock: Clock,

@@ -15,7 +15,7 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Metadata
 from dropoff_tus.outbox import EventKind, OutboxRow
 from dropoff_tus.ports.catalog import UploadRows
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import StoredUploads
 from dropoff_tus.protocol import disagreement
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ TYPES = {
 METHODS = {"pre-create": "POST", "post-create": "POST", "post-finish": "PATCH", "post-terminate": "DELETE"}
 
 
-async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
+async def metadata_of(store: StoredUploads, row: OutboxRow) -> Metadata | None:
     """Return the client's metadata; None where it is gone, sealed, or of another drop-off than the event."""
     try:
         stored = await store.stat(row.upload_id)
@@ -42,7 +42,7 @@ async def metadata_of(store: Store, row: OutboxRow) -> Metadata | None:
         return None
 
 
-async def is_true(store: Store, catalog: UploadRows, row: OutboxRow) -> bool:
+async def is_true(store: StoredUploads, catalog: UploadRows, row: OutboxRow) -> bool:
     """Tell whether an event, and what the catalog says of its upload, is as the signed log has it.
 
     If the upload cannot be read, or is gone, the payload has only its ids.

@@ -8,7 +8,7 @@ from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.outbox import EventKind, OutboxRow, SinkName
 from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.clock import Clock
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import StoredUploads
 from server.outbox.loop import DeliveryError
 from server.outbox.outbound import OutboundClient, OutboundError
 from server.outbox.payload import TYPES, Format, hook_request, is_true, listed_metadata, metadata_of, upload_json
@@ -39,7 +39,7 @@ class WebhookCourier:
     rounds = 1
 
     def __init__(
-        self, client: OutboundClient, store: Store, catalog: UploadRows, clock: Clock, settings: WebhookSettings
+        self, client: OutboundClient, store: StoredUploads, catalog: UploadRows, clock: Clock, settings: WebhookSettings
     ) -> None:
         """Take what posts, where uploads are looked up, and the settings."""
         self._client, self._store, self._catalog, self._clock = client, store, catalog, clock
