@@ -178,7 +178,8 @@ $(PAGE)/node_modules/.installed: $(PAGE)/package-lock.json $(VENV)/.node
 $(PAGE)/node_modules/.installed-dev: $(PAGE)/package-lock.json $(VENV)/.node
 	$(call npm_ci,)
 
-PAGE_SOURCE := $(wildcard $(PAGE)/*.html $(PAGE)/*.ts) $(shell find $(PAGE)/src -type f)
+# A folder is newer when a file in it was removed.
+PAGE_SOURCE := $(wildcard $(foreach level,*.html *.ts *.json src/* src/*/* src/*/*/*,$(PAGE)/$(level)))
 
 $(BUILT)/index.html: $(PAGE_SOURCE) $(PAGE)/node_modules/.installed
 	@echo "building the upload page"

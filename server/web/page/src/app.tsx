@@ -172,8 +172,10 @@ function titleOf(ui: Ui): string[] {
     }
     case "about":
       return [aboutTitle(ui, false) as string];
-    case "choose":
-      return [text.plain(snap.part === "review" ? "review-title" : snap.part === "resume" ? "resume-title" : "choose-title")];
+    case "choose": {
+      const title = text.plain(snap.part === "review" ? "review-title" : snap.part === "resume" ? "resume-title" : "choose-title");
+      return snap.problem ? error(title) : [title];
+    }
     case "sending":
       return snap.part === "checking"
         ? [text.plain("title-checking"), text.files(snap.counts.files)]
