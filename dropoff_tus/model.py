@@ -99,7 +99,7 @@ class DropTerms:
         bool,
         Term(
             Kind.FLAG,
-            "Whether the upload page seals files before it sends them, and nothing else is taken; of uploads created "
+            "Whether the upload page seals files before it sends them, and others are refused; of uploads created "
             "from now on",
         ),
     ] = False
@@ -146,7 +146,7 @@ class DropTerms:
         ),
     ] = 0
     receiver: Annotated[
-        str, Term(Kind.TEXT, "Who gets the files; shown to whoever has the code", none="nobody is named")
+        str, Term(Kind.TEXT, "The recipient of the files; shown to everybody who has the code", none="nobody is named")
     ] = ""
     contact: Annotated[
         str, Term(Kind.TEXT, "A contact for uploaders; shown to everybody who has the code", none="nobody")

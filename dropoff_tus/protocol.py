@@ -135,7 +135,7 @@ def check_agrees(row: UploadRow, stored: StoredUpload) -> None:
 def ending(state: UploadState, why: str) -> UploadEndingError:
     """Make what interrupts whoever is sending for an upload that is being ended; `why` is a fixed phrase."""
     message = f"this upload is being ended ({state.value}: {why})"
-    return UploadEndingError(message, fate="what arrived goes with it")
+    return UploadEndingError(message, fate="the arrived bytes go with it")
 
 
 def is_success(state: UploadState | None) -> bool:

@@ -152,17 +152,17 @@ def verify(
         signed = f"{found['rows']} rows, as {found['checkpoints']} checkpoints say"
         say(f"{signed}; {found['unsigned']} came since the last one")
     if found["problem"] is not None and not as_json:
-        message = f"the audit is not what was written: {found['problem']}"
+        message = f"the audit was changed: {found['problem']}"
         raise CommandError(message)
     if found["changed_drops"] and not as_json:
         message = (
-            "these drop-offs are not what was recorded last, so somebody changed the database; look at them with `drop "
-            f"show`, and sign what is to hold with `drop edit --confirm`: {', '.join(found['changed_drops'])}"
+            "these drop-offs differ from the last record, so somebody changed the database; look at them with `drop "
+            f"show`, and sign the right terms with `drop edit --confirm`: {', '.join(found['changed_drops'])}"
         )
         raise CommandError(message)
     if found["revived_tokens"] and not as_json:
         message = (
-            "the database says no more that these API tokens were revoked, so somebody changed it; the server refuses "
+            "the database lacks the revocation of these API tokens, so somebody changed it; the server refuses "
             f"them: {', '.join(found['revived_tokens'])}"
         )
         raise CommandError(message)

@@ -104,7 +104,7 @@ async def _local(services: Services, config: Config, folder: Path) -> list[Resul
     if few := too_few_descriptors(config.limits.connections):
         results.append(Result("descriptors", "warning", few, "do one of them where `serve` runs"))
     if config.store.durability != "fsync":
-        detail = 'store.durability is "os": a power cut may lose what was acknowledged'
+        detail = 'store.durability is "os": a power cut may lose acknowledged bytes'
         results.append(Result("durability", "warning", detail, 'write "fsync" unless you accept that'))
     return results
 
@@ -197,8 +197,10 @@ async def _compare(services: Services, upload_id: str, content: bytes) -> Result
     except DropoffError as error:
         return Result("export", "problem", f"it cannot be read back: {error.message}", "run `dropoff-tus store check`")
     if found != content:
-        return Result("export", "problem", "what is read back is not what was sent", "run `dropoff-tus store check`")
-    return Result("export", "ok", "what is read back is what was sent")
+        return Result(
+            "export", "problem", "the bytes read back differ from the sent ones", "run `dropoff-tus store check`"
+        )
+    return Result("export", "ok", "the bytes read back are the sent ones")
 
 
 async def _remove(services: Services, upload_id: str) -> None:

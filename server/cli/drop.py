@@ -71,7 +71,8 @@ def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str
 LanguageOption = Annotated[
     str | None,
     typer.Option(
-        metavar="|".join(LANGUAGES), help="Of the messages to the uploader; without it the first of page.languages."
+        metavar="|".join(LANGUAGES),
+        help="The language of the messages to the uploader; by default the first of page.languages.",
     ),
 ]
 
@@ -164,7 +165,7 @@ def edit(
     """
     loaded = read_config(config)
     if not given and not no_code and not confirm:
-        message = "say what is to be changed, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
+        message = "name a change, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
         raise CommandError(message)
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
@@ -298,7 +299,7 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
         print_json(found)
     else:
         note(
-            "closed; a running server ends what is being uploaded within seconds"
+            "closed; a running server ends its uploads within seconds"
             if end_open
             else "closed; uploads that have begun may finish"
             if closed

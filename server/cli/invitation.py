@@ -75,6 +75,6 @@ def say_invitation(made: dict[str, Any], page: PageSection, language: str | None
     say(f"  {words.how}")
     if code:
         say(f"  {words.code_apart}")
-        say("\nBy another way, such as the telephone or a text message, since whoever reads one must not have both:\n")
+        say("\nBy another way, such as the telephone or a text message, since nobody may read both in one place:\n")
         say(f"  {words.code.format(page=link)}")
         say(f"  {code}")

@@ -92,7 +92,7 @@ def verify(
             say(f"{item['completed_at']}  {item['upload']}  {item['length']}  {show(name)}")
     note("the signature is the server's" if len(receipts) == 1 else f"all {len(receipts)} signatures are the server's")
     if compared is not None:
-        note(f"the file is what was uploaded (length and {', '.join(compared['digests'])} agree)")
+        note(f"the file is the uploaded one (length and {', '.join(compared['digests'])} agree)")
 
 
 def _verified(text: str, signing: SigningKey) -> list[dict[str, Any]]:
@@ -153,12 +153,12 @@ def _compare(path: Path, receipts: Sequence[dict[str, Any]]) -> tuple[dict[str, 
         if agreeing and all(found[name] == receipt[name] for name in agreeing):
             return {"path": str(path), "length": length, "digests": agreeing}, receipt
     if len(receipts) > 1:
-        message = f"the file, of {length} bytes, is what none of the {len(receipts)} receipts is of"
+        message = f"the file, of {length} bytes, belongs to none of the {len(receipts)} receipts"
     elif not alike:
-        message = f"the file is not what was uploaded: it has {length} bytes, the receipt says {receipts[0]['length']}"
+        message = f"the file is not the uploaded one: it has {length} bytes, the receipt says {receipts[0]['length']}"
     else:
         wrong = [name for name in names if found[name] != receipts[0][name]]
-        message = f"the file is not what was uploaded: its {', '.join(wrong)} differs"
+        message = f"the file is not the uploaded one: its {', '.join(wrong)} differs"
     raise CommandError(message)
 
 

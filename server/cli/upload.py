@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from storage.catalog import SqlCatalog
     from storage.open import FileStore
 
-app = group("List, export and delete what was received.")
+app = group("List, export and delete uploads.")
 UploadArgument = Annotated[
     str, typer.Argument(metavar="UPLOAD", help="An upload's id, token or URL.", show_default=False)
 ]
@@ -275,10 +275,14 @@ async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncI
             yield await asyncio.to_thread(opener.feed, piece)
         yield opener.close()
     except NoMatchingIdentity:
-        message = "no identity in the file opens what the browser sealed; --keep-sealed gives it as it was sealed"
+        message = (
+            "no identity in the file opens the content that the browser sealed; --keep-sealed gives it as it was sealed"
+        )
         raise CommandError(message) from None
     except AgeError as error:
-        message = f"what the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
+        message = (
+            f"the content that the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
+        )
         raise CommandError(message) from None
 
 

@@ -31,14 +31,14 @@ class Metrics:
         self.running = Gauge("dropoff_requests_running", "Requests being answered.", registry=self.registry)
         self.clock_ahead = Gauge("dropoff_clock_ahead", "Whether nothing ends by time.", registry=self.registry)
         self.audit_broken = Gauge(
-            "dropoff_audit_broken", "Whether the audit is not what was signed.", registry=self.registry
+            "dropoff_audit_broken", "Whether the audit differs from the signed one.", registry=self.registry
         )
         self.audit_problem: str | None = None
         """Why no checkpoint of the audit is signed, or None."""
         self._catalog = Gauge("dropoff_catalog_up", "Whether the catalog answers.", registry=self.registry)
         self._deliveries = Counter(
             "dropoff_outbox_deliveries",
-            "Events, by what came of an attempt to deliver them.",
+            "Attempts to deliver events, by their result.",
             ["sink", "result"],
             registry=self.registry,
         )

@@ -99,7 +99,7 @@ async def _on_upload(request: web.Request, drop_id: str, token: UploadToken | No
         return _respond(Capabilities(config.tus.max_upload_bytes))
     if request.method == "GET":
         if not config.tus.download:
-            message = "what was uploaded cannot be read back"
+            message = "uploaded files cannot be read back"
             raise MethodNotAllowedError(message, allow=("OPTIONS", "HEAD", "PATCH", "DELETE"))
         return await _download(request, drop_id, token)
     wire.check_version(request.method, headers)

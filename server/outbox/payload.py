@@ -57,7 +57,7 @@ async def is_true(store: StoredUploads, catalog: UploadRows, row: OutboxRow) -> 
     if happened and agrees and stored.drop_id == row.drop_id:
         return True
     told = {"event_id": row.event_id, "drop_id": row.drop_id, "upload_id": row.upload_id}
-    _log.error("an event is not told, since the signed log says otherwise: the catalog was changed", extra=told)
+    _log.error("an event is not sent, since the signed log says otherwise: the catalog was changed", extra=told)
     return False
 
 

@@ -204,7 +204,7 @@ class WebhookSection(Section):
         if self.url is not None:
             _check_hook(self.url, self.allow_private_addresses)
             if self.secret is None:
-                message = 'url needs secret, which signs what is sent; write e.g. secret = "secrets/webhook-secret"'
+                message = 'url needs secret, which signs the requests; write e.g. secret = "secrets/webhook-secret"'
                 raise ValueError(message)
         return self
 

@@ -31,7 +31,7 @@ from storage.keyring.signing import SigningKey
 PAGE_ROWS = 1000
 _WAIT_SECONDS, _LOOK_SECONDS = 5.0, 0.05
 _MOST_BYTES = 4096
-_ACCEPT = "`dropoff-tus audit verify` says more, `audit accept` goes on with what is there"
+_ACCEPT = "`dropoff-tus audit verify` says more, `audit accept` signs the rows as they are"
 
 
 class _Audit(Protocol):
@@ -100,7 +100,7 @@ class Checkpoints:
                 if newest is not None and newest != remembered:
                     await asyncio.to_thread(self._remember, newest)
         except AuditBrokenError as error:
-            self.problem = f"the audit is not what was signed, so no checkpoint is signed: {error}; {_ACCEPT}"
+            self.problem = f"the audit differs from the signed one, so no checkpoint is signed: {error}; {_ACCEPT}"
             raise
         self.problem = None
         return newest

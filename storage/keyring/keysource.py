@@ -80,7 +80,7 @@ def _from_command(name: str, command: str) -> str:
         # Neither the error's text nor the command's output: both may hold what must not be shown.
         message = f"the command for the {name} failed ({type(error).__name__}); run it by hand to see why"
         raise KeySourceError(message) from None
-    return _text(answer.stdout, f"what the command for the {name} prints")
+    return _text(answer.stdout, f"the output of the command for the {name}")
 
 
 def _text(raw: bytes, what: str) -> str:

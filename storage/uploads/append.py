@@ -216,7 +216,7 @@ class Appender:
         if self._broken:
             return None
         if self._checksum is None:
-            return f"what arrived is kept, up to {self._committer.state.offset}"
+            return f"the bytes up to {self._committer.state.offset} are kept"
         return f"its bytes are discarded, as its checksum is for all of them; send them again from {self._plan.offset}"
 
     # ---- in a worker ----------------------------------------------------------------------------------------

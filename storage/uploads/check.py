@@ -201,11 +201,11 @@ def _verify_bytes(base: StoreBase, chain: Chain, depth: Depth) -> None:
     with contextlib.closing(opened) as data, contextlib.closing(base.chains.open(state.id)) as log:
         size = data.size_bytes()
         if size < state.data_bytes or (state.final and size != state.data_bytes):
-            raise _ProblemError(f"its data has {size} bytes, committed are {state.data_bytes}")
+            raise _ProblemError(f"its data has {size} bytes, but {state.data_bytes} are committed")
         # Decrypting reads and verifies the same bytes.
         for entry in () if depth.quick or depth.identities else chain.segments(log):
             if not ciphertext_matches(data, state.id, entry):
-                raise _ProblemError(f"segment {entry.index} is not what was committed")
+                raise _ProblemError(f"segment {entry.index} is not the committed one")
             depth.advance(entry.data_length)
 
 

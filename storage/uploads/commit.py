@@ -53,7 +53,7 @@ class Committer:
             if is_open and base.key_files.has(upload_id, KeyFile.RECEIPT):
                 raise damaged(upload_id, "it has a receipt, but its final record is gone")
             if have < state.data_bytes and state.ended is None:
-                raise damaged(upload_id, "its data is shorter than what was committed")
+                raise damaged(upload_id, "its data is shorter than the committed bytes")
             if torn:
                 grip.set_torn_aside(state.log_bytes)
             if have > state.data_bytes and is_open:
@@ -123,7 +123,7 @@ class Committer:
     def failed(self, error: OSError) -> DropoffError:
         """Turn what the disk did not do into a refusal, keeping what was durable."""
         memory, upload_id = self._base.memory, self.state.id
-        kept = f"what was acknowledged before (up to {self.state.offset}) is safe"
+        kept = f"acknowledged bytes (up to {self.state.offset}) are safe"
         if isinstance(error, LeaseLostError):
             memory.forget(upload_id)
             return UploadInterruptedError("another server took this upload over", fate=kept)

@@ -235,5 +235,5 @@ def follow(state: LogState, record: Record, line: bytes, log_bytes: int) -> LogS
     if record["t"] == "key" and key_id(base64.b64decode(record["pub"])) != record["key"]:
         raise damaged(state.id, "a record names a key by another id than its own")
     if record["t"] == "final" and not state.parts and record["len"] != record["tot"][1]:
-        raise damaged(state.id, "the final length is not what was stored")
+        raise damaged(state.id, "the final length is not the stored one")
     return jump(state, record, line, log_bytes)

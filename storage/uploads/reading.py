@@ -102,7 +102,7 @@ def _read_verified(
         raise damaged(upload_id, "its data is gone") from None
     with contextlib.closing(opened) as data:
         if data.size_bytes() != state.data_bytes and state.final:
-            raise damaged(upload_id, "its data has another size than what was committed")
+            raise damaged(upload_id, "its data has another size than the committed bytes")
         yield from read_segments(data, upload_id, chain.segments(log, start), envelope.identity, start, end)
 
 

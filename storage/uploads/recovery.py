@@ -72,7 +72,7 @@ def _read_ends(ends: Ends, upload_id: str, key: SigningKey) -> tuple[LogState, _
         raise not_found()
     created = _create_state(ends.first, upload_id, key)
     if len(ends.torn) > MAX_LINE_BYTES:
-        raise damaged(upload_id, "what follows its last whole record is longer than a record")
+        raise damaged(upload_id, "the bytes after its last whole record are longer than a record")
     if ends.torn:
         _refuse_changed_end(ends.torn, upload_id, key)
     if not ends.last:

@@ -192,5 +192,5 @@ def ciphertext_matches(data: Ciphertext, upload_id: str, entry: SegmentEntry) ->
 def _read_exactly(data: Ciphertext, entry: SegmentEntry, position: int, count: int, upload_id: str) -> bytes:
     piece = data.read(entry, position, count)
     if len(piece) < count:
-        raise damaged(upload_id, "its data is shorter than what was committed")
+        raise damaged(upload_id, "its data is shorter than the committed bytes")
     return piece

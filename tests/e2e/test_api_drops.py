@@ -217,7 +217,7 @@ def test_drop_edit_that_cannot_be_is_refused_with_the_place(
 def test_drop_edit_without_a_change_says_what_to_write(server: ServerProcess) -> None:
     """One sentence each: nothing said, a mistake by its option, an unknown drop-off."""
     for arguments, why in (
-        ((server.drop.id,), b"say what is to be changed"),
+        ((server.drop.id,), b"name a change"),
         ((server.drop.id, "--opens", "yesterday"), b"--opens"),
         ((server.drop.id, "--recipient", "age1x"), b"--recipient"),
         ((_NO_DROP, "--name", "x"), b"no such drop-off"),

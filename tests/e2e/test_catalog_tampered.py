@@ -224,7 +224,7 @@ def test_earlier_policy_that_is_put_back_is_found_by_the_audit(server: _Tampered
         assert drop.site.post({"Upload-Length": "5"}).status == 201
         found = server.cli("audit", "verify", check=False)
         assert found.returncode == 1
-        assert b"are not what was recorded last" in found.stderr
+        assert b"differ from the last record" in found.stderr
         assert drop.id.encode() in found.stderr
         told = json.loads(server.cli("audit", "verify", "--json", check=False).stdout)
         assert (told["whole"], told["changed_drops"]) == (True, [drop.id])
@@ -438,7 +438,7 @@ def test_audit_written_anew_without_the_key_is_found_and_never_signed(server: _T
         server.sql("INSERT INTO audit (record) VALUES (?)", text)
     server.start()
     deadline = time.monotonic() + 30
-    while "the audit is not what was signed" not in _monitoring(server, "/readyz"):
+    while "the audit differs from the signed one" not in _monitoring(server, "/readyz"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "dropoff_audit_broken 1.0" in _monitoring(server, "/metrics")

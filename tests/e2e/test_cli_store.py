@@ -108,7 +108,7 @@ def test_check_of_a_copy_needs_neither_catalog_nor_secrets(running: ServerProces
     assert check()[:2] == (0, {})
     data = copy / "store" / "uploads" / upload_id[:2] / upload_id / "data"
     _flip(data, 300)
-    assert check()[:2] == (1, {upload_id: "segment 0 is not what was committed"})
+    assert check()[:2] == (1, {upload_id: "segment 0 is not the committed one"})
     (copy / "keys" / "store-id").write_text("0" * 32 + "\n")
     status, _, said = check()
     assert (status, b"is of another store" in said) == (1, True)
@@ -121,7 +121,7 @@ def test_check_finds_a_flipped_byte_and_quick_does_not_look(running: ServerProce
         upload_id = upload_id_of(drop.site.upload(os.urandom(150_000)))
         data, log = _folder(running, upload_id) / "data", _folder(running, upload_id) / "log"
         _flip(data, 100_000)
-        assert _problems(running, upload_id) == {upload_id: "segment 0 is not what was committed"}
+        assert _problems(running, upload_id) == {upload_id: "segment 0 is not the committed one"}
         assert _problems(running, upload_id, "--quick") == {}
         _flip(data, 100_000)
         _flip(log, 200)
@@ -180,7 +180,7 @@ def test_check_of_a_concatenation_reads_its_parts(running: ServerProcess) -> Non
     assert _problems(running, final) == {}
     data = _folder(running, upload_id_of(parts[1])) / "data"
     _flip(data, data.stat().st_size - 1)
-    assert _problems(running, final) == {upload_id_of(parts[1]): "segment 0 is not what was committed"}
+    assert _problems(running, final) == {upload_id_of(parts[1]): "segment 0 is not the committed one"}
     _flip(data, data.stat().st_size - 1)
 
 

@@ -73,7 +73,7 @@ def test_writer_whose_upload_another_request_ends_is_told_that_its_bytes_go(serv
         answer = connection.read_response()
     assert (answer.status, answer.error_code) == (410, "ERR_UPLOAD_GONE")
     assert b"by the client" in answer.body
-    assert b"what arrived goes with it" in answer.body
+    assert b"the arrived bytes go with it" in answer.body
     assert b"kept" not in answer.body
 
 

@@ -215,7 +215,7 @@ def test_sealed_file_to_somebody_else_is_told(sealer: Sealer, tmp_path: Path) ->
     url = _sent(sealer.server.create_drop(), blob)
     command = ("upload", "export", url, "--output", str(tmp_path / "x"), "--identity", str(sealer.identity))
     done = sealer.server.cli(*command, check=False)
-    assert b"no identity in the file opens what the browser sealed" in done.stderr
+    assert b"no identity in the file opens the content that the browser sealed" in done.stderr
     assert not (tmp_path / "x").exists()
 
 

@@ -85,7 +85,7 @@ class DropFilter(Request):
 class Closing(Request):
     """How to close a drop-off."""
 
-    now: bool = Field(default=False, description="Also end what is being uploaded, within seconds.")
+    now: bool = Field(default=False, description="Also end running uploads, within seconds.")
 
 
 class Waiting(Request):

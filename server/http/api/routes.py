@@ -46,7 +46,7 @@ ROUTES = (
         "GET",
         _DROP,
         "showDrop",
-        "Show a drop-off and what it has received",
+        "Show a drop-off and its usage",
         Scope.DROPS_READ,
         drops.show_drop,
         DropUsageAnswer,

@@ -104,13 +104,13 @@ async def test_interrupted_writer_is_told_why_and_what_became_of_its_bytes(
     offset = (await kit.open().stat(upload.id)).offset
     assert offset == (0 if checksum else 4)
     if why in {"terminated", "closed"}:
-        assert "what arrived goes with it" in said
+        assert "the arrived bytes go with it" in said
         assert "kept" not in said
     elif checksum:
         assert "its bytes are discarded" in said
         assert said.endswith("send them again from 0")
     else:
-        assert said.endswith("what arrived is kept, up to 4")
+        assert said.endswith("the bytes up to 4 are kept")
 
 
 @async_test
@@ -127,7 +127,7 @@ async def test_body_that_nothing_more_is_reserved_for_is_told_that_what_came_is_
     with pytest.raises(errors.QuotaError) as caught:
         async with kit.store.lease(upload.id, offset=0) as lease:
             await lease.append(body, AppendPlan(0, 100, None), idle_timeout_seconds=30)
-    assert caught.value.message == "this drop-off takes 0 bytes more; what arrived is kept, up to 4"
+    assert caught.value.message == "this drop-off takes 0 bytes more; the bytes up to 4 are kept"
     assert (await kit.store.stat(upload.id)).offset == 4
 
 

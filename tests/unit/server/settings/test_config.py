@@ -256,7 +256,7 @@ def test_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         # webhook
         (
             f'[webhook]\nurl = "{HOOK}"',
-            'webhook: url needs secret, which signs what is sent; write e.g. secret = "secrets/',
+            'webhook: url needs secret, which signs the requests; write e.g. secret = "secrets/',
         ),
         (f'[webhook]\nurl = "http://portal.example"\n{KEY}', "webhook: an http URL needs allow_private_addresses"),
         (f'[webhook]\nurl = "https://169.254.169.254/"\n{KEY}', "webhook: the URL's address is private or has no TLS"),
