@@ -9,7 +9,11 @@ answer to its own client. No message of a request goes into a log.
 from typing import ClassVar
 
 
-class DropoffError(Exception):
+class ToldError(Exception):
+    """The root of all errors whose text is a sentence for operators: what is wrong, and what to do."""
+
+
+class DropoffError(ToldError):
     """The root of all refusals.
 
     Attributes:

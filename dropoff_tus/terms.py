@@ -41,6 +41,11 @@ class Term:
     type: Callable[[Any], Any] = str
     """The field's, filled in by `terms_of`."""
 
+    @property
+    def flag(self) -> str:
+        """The option as it is named in a sentence."""
+        return str(self.option).partition("/")[0]
+
 
 def terms_of(kind: type) -> Mapping[str, Term]:
     """Return the terms of a dataclass whose fields are annotated with them, by name."""

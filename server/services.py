@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dropoff_tus.errors import CatalogUnavailableError
+from dropoff_tus.errors import CatalogUnavailableError, ToldError
 from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.states import ALIVE
@@ -36,7 +36,7 @@ from storage.open import FileStore, StoreSettings
 TOKEN_BYTES = 16
 
 
-class StartError(Exception):
+class StartError(ToldError):
     """The program cannot start; the text says why and what to do."""
 
 

@@ -66,6 +66,15 @@ class FileStore(Engine):
         self.layout, self.disk = folders.layout, folders.disk
         super().__init__(_base_on(folders, settings, keys, clock), Threads(sync=settings.durability == "fsync"))
 
+    async def keyed_ids(self) -> set[str]:
+        """Return all uploads of which there is an envelope, whatever else there is."""
+
+        def work() -> set[str]:
+            found = [*self.layout.keys_dir.glob("??/*.age"), *self.layout.ingest_dir.glob("*.age")]
+            return {path.name.partition(".")[0] for path in found}
+
+        return await self.run(work)
+
     def rewrapper(self, identities: Sequence[str], *, dry_run: bool = False) -> Rewrapper:
         """Return a rotation of the roots; identities open envelopes beside the server's own."""
         # Synced whatever the store's durability: it replaces what nothing else can bring back.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.messages import AppendPlan
-from dropoff_tus.model import Dropoff, Metadata, Role, StoredUpload
+from dropoff_tus.model import Dropoff, Metadata, Mode, Role, StoredUpload
 from dropoff_tus.states import UploadState
 
 
@@ -53,6 +53,15 @@ class NewUpload:
     parts: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     """Names of whole-file digests to keep running beside the configured one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Which files of an upload there are: `own_envelopes` by the mode that each is for."""
+
+    folder: bool
+    receipt: bool
+    own_envelopes: frozenset[Mode]
 
 
 @dataclass(frozen=True, slots=True)

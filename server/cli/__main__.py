@@ -10,7 +10,7 @@ def main() -> None:
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from server.cli.main import main as run
+    from server.cli.main import main as run  # noqa: PLC0415 - see above
 
     run()
 

@@ -1,27 +1,29 @@
 """`audit …`: export and verify the record of who did what."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, group, with_catalog
-from server.cli.output import CommandError, note, print_json, say, steps
+from dropoff_tus.audit import Act, AuditBrokenError, Event, terms_hash
+from dropoff_tus.errors import PolicyTamperedError
+from dropoff_tus.model import Dropoff
+from dropoff_tus.text import canonical, decode_text
+from server.cli.context import ConfigOption, JsonOption, YesOption, confirm, group
+from server.cli.opening import with_catalog
+from server.cli.output import CommandError, answer, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
-
-if TYPE_CHECKING:
-    from dropoff_tus.model import Dropoff
-    from server.settings.config import Config
-    from storage.catalog import SqlCatalog
-    from storage.catalog.checkpoints import Checkpoints
-    from storage.catalog.verifier import Checkpoint, Verifier
-    from storage.keyring.signing import SigningKey
+from server.services import identify_store
+from server.settings.config import Config
+from storage.catalog import SqlCatalog
+from storage.catalog.checkpoints import Checkpoints, rows_between
+from storage.catalog.verifier import Checkpoint, Verifier, read_checkpoint
+from storage.keyring.keys import ServerKeys
+from storage.keyring.signing import SigningKey, load_signing_key
 
 app = group("Export and verify the audit: who did what, signed so that no row can be changed unseen.")
 _SIGNED_WITHIN = timedelta(minutes=10)
@@ -30,11 +32,6 @@ _SIGNED_WITHIN = timedelta(minutes=10)
 
 async def _open(catalog: SqlCatalog, config: Config) -> tuple[Verifier, Checkpoints]:
     """Return what verifies and what signs, once the folder of keys is known to be the catalog's."""
-    from server.services import identify_store
-    from storage.catalog.checkpoints import Checkpoints
-    from storage.catalog.verifier import Verifier
-    from storage.keyring.signing import load_signing_key
-
     await identify_store(config, catalog, adopt=False)
     key = load_signing_key(config.keys.signing_key)
     return Verifier(key), Checkpoints(catalog, key, Path(config.store.keys_dir))
@@ -81,10 +78,6 @@ def export(
 
 
 async def _copy(catalog: SqlCatalog, conf: Config, since: int, write: Callable[[str], None]) -> dict[str, Any]:
-    from dropoff_tus.audit import AuditBrokenError
-    from dropoff_tus.text import canonical
-    from storage.catalog.checkpoints import rows_between
-
     verifier, checkpoints = await _open(catalog, conf)
 
     def copy(page: list[tuple[int, str]]) -> None:
@@ -172,7 +165,7 @@ def verify(
 
 @app.command()
 def accept(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -186,38 +179,26 @@ def accept(
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from dropoff_tus.audit import Act, Event
-
         verifier, checkpoints = await _open(catalog, conf)
         problem = await _problem(catalog, verifier, checkpoints)
         if problem is None:
             return {"accepted": None, "problem": None}
-        if not yes:
-            if not sys.stdin.isatty() or as_json:
-                message = (
-                    f"{problem}. There is nobody to ask; say --yes to accept it without asking. Nothing was signed"
-                )
-                raise CommandError(message)
-            typer.confirm(f"{problem}. Sign the rows as they are", abort=True, err=True)
+        note(problem)
+        confirm("Sign the rows as they are", "sign them as they are", yes=yes, as_json=as_json)
         await catalog.record(Event(Act.AUDIT_ACCEPT))
         accepted = await checkpoints.accept()
         return {"accepted": None if accepted is None else accepted.number, "problem": problem}
 
     found = with_catalog(config, work)
-    if as_json:
-        print_json(found)
-    elif found["problem"] is None:
-        note("the audit is whole, so there is nothing to accept")
-    else:
-        note(f"accepted, with checkpoint {found['accepted']}")
+    done = f"accepted, with checkpoint {found['accepted']}"
+    whole = "the audit is whole, so there is nothing to accept"
+    answer(found, whole if found["problem"] is None else done, as_json=as_json)
 
 
 async def _problem(
     catalog: SqlCatalog, verifier: Verifier, checkpoints: Checkpoints, *anchors: tuple[str, Checkpoint]
 ) -> str | None:
     """Follow the whole audit; say what is wrong with it, or None."""
-    from dropoff_tus.audit import AuditBrokenError
-
     try:
         with steps("verify", await catalog.audit_end()) as advance:
             async for page in checkpoints.verify(verifier, *anchors):
@@ -241,8 +222,6 @@ def _is_old(at: str) -> bool:
 
 async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], list[str]]:
     """Return the drop-offs and the API tokens that are not what was signed, or not what the audit recorded last."""
-    from storage.catalog.checkpoints import rows_between
-
     while True:
         before, dropoffs, tokens = verifier.count, await catalog.dropoffs(), await catalog.tokens()
         # A change at this moment has a row that was not read yet.
@@ -255,10 +234,6 @@ async def _changed(catalog: SqlCatalog, verifier: Verifier) -> tuple[list[str], 
 
 
 def _is_as_recorded(drop: Dropoff, verifier: Verifier) -> bool:
-    from dropoff_tus.audit import terms_hash
-    from dropoff_tus.errors import PolicyTamperedError
-    from storage.keyring.keys import ServerKeys
-
     try:
         ServerKeys(verifier.key, b"", (), Path()).verify_terms(drop)
     except PolicyTamperedError:
@@ -269,9 +244,6 @@ def _is_as_recorded(drop: Dropoff, verifier: Verifier) -> bool:
 
 def _anchor(path: Path, key: SigningKey) -> Checkpoint:
     """Return the checkpoint of an earlier export: its last line, or that of a JSON document."""
-    from dropoff_tus.text import decode_text
-    from storage.catalog.verifier import read_checkpoint
-
     last = b""
     try:
         with path.open("rb") as file:

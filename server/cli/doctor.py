@@ -1,7 +1,5 @@
 """`doctor`: a real upload through the public URL, and everything that is in the way of one."""
 
-from __future__ import annotations
-
 import asyncio
 import http.client
 import os
@@ -9,19 +7,24 @@ import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, size_option, with_services
+from dropoff_tus.errors import DropoffError
+from dropoff_tus.ids import PROBE_DROP_ID, upload_id
+from dropoff_tus.model import DropTerms
+from dropoff_tus.states import UploadState
+from server.cli.context import ConfigOption, JsonOption, parsed
 from server.cli.drop import ROOT_IDENTITY
+from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.cli.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
+from server.places import folders, shortages
 from server.resources import too_few_descriptors
-
-if TYPE_CHECKING:
-    from server.services import Services
-    from server.settings.config import Config
+from server.services import Services
+from server.settings.config import Config, config_path
+from server.settings.units import parse_size
 
 _DROP_NAME = "dropoff-tus doctor"
 _LEAST_BYTES, _MOST_BYTES = 1 << 20, 1 << 30
@@ -44,10 +47,7 @@ def doctor(
 
     Example: dropoff-tus doctor --size 200MiB
     """
-    from dropoff_tus.errors import DropoffError
-    from server.settings.config import config_path
-
-    wanted = size_option(length, 0, "--size")
+    wanted = parsed(parse_size, length, "--size")
     if not _LEAST_BYTES <= wanted <= _MOST_BYTES:
         message = "--size must be from 1MiB to 1GiB"
         raise CommandError(message)
@@ -80,8 +80,6 @@ def doctor(
 
 async def _local(services: Services, config: Config, folder: Path) -> list[Result]:
     """Look at what can be seen without the network. That keys and catalog open has been seen by now."""
-    from server.places import folders, shortages
-
     results = [Result("keys", "ok", "all of them can be read")]
     free = await services.store.free_bytes()
     if free <= 0:
@@ -145,8 +143,6 @@ def _monitoring(config: Config) -> list[Result]:
 
 
 async def _upload(services: Services, config: Config, length: int) -> list[Result]:
-    from dropoff_tus.ids import upload_id
-
     drop_id, code = await _drop(services)
     probe = Probe(config.server.base_url, drop_id, code, os.urandom(length))
     try:
@@ -167,9 +163,6 @@ def _token(location: str) -> str:
 
 async def _drop(services: Services) -> tuple[str, str]:
     """Open the doctor's own drop-off with a new code; it is made the first time."""
-    from dropoff_tus.ids import PROBE_DROP_ID
-    from dropoff_tus.model import DropTerms
-
     if await services.catalog.dropoff(PROBE_DROP_ID) is not None:
         _, code = await services.dropoffs.new_code(PROBE_DROP_ID, for_doctor=True)
         await services.catalog.set_closed(PROBE_DROP_ID, closed=False)
@@ -180,9 +173,6 @@ async def _drop(services: Services) -> tuple[str, str]:
 
 async def _compare(services: Services, upload_id: str, content: bytes) -> Result:
     """Read the upload back with the server's own keys."""
-    from dropoff_tus.errors import DropoffError
-    from dropoff_tus.states import UploadState
-
     deadline = asyncio.get_running_loop().time() + _RECORDED_SECONDS
     while True:
         row = await services.catalog.upload(upload_id)
@@ -204,8 +194,6 @@ async def _compare(services: Services, upload_id: str, content: bytes) -> Result
 
 
 async def _remove(services: Services, upload_id: str) -> None:
-    from dropoff_tus.errors import DropoffError
-
     try:
         await services.uploads.ender.delete(upload_id)
     except DropoffError as error:

@@ -1,37 +1,33 @@
 """`drop …`: drop-offs."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dropoff_tus.errors import InvalidFieldError
-from dropoff_tus.model import Dropoff, DropTerms, Mode, Usage
+from dropoff_tus.model import TERMS, Dropoff, Mode, Usage
+from dropoff_tus.terms import Kind, Term
 from server.answers import DropAnswer, DropUsageAnswer, NewDropAnswer
-from server.cli.context import (
-    ConfigOption,
-    JsonOption,
-    group,
-    read_config,
-    with_catalog,
-)
+from server.cli.context import ConfigOption, DropId, JsonOption, group, parsed, recipients_option
 from server.cli.invitation import NO_CODE, say_invitation
-from server.cli.output import CommandError, note, print_json, say, show, size
-from server.cli.terms import refused, with_terms
+from server.cli.opening import with_catalog
+from server.cli.output import CommandError, answer, note, print_json, say, show, size
 from server.clock import SystemClock
 from server.places import key_places
 from server.services import recipients_problem
-from server.settings.config import Config, config_path
+from server.settings.config import Config, config_path, load_config
+from server.settings.drop_terms import FORMS, MOST_COUNT, explained, value_of
 from server.settings.page import LANGUAGES
 from server.usecases.closing import set_closed
-from server.usecases.dropoffs import Dropoffs
+from server.usecases.dropoffs import Dropoffs, unknown
 from storage.catalog import SqlCatalog
 from storage.files.marks import ended_drops
 from storage.keyring.keys import ServerKeys, load_server_keys
 
 app = group("Make and manage drop-offs: an upload URL and a code.")
-DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
 ROOT_IDENTITY = "root-identity.txt"
 """Where `init` leaves the root identity, beside the configuration, until the operator moves it."""
 
@@ -44,23 +40,6 @@ def load_keys(config: Config) -> ServerKeys:
 def dropoffs(catalog: SqlCatalog, keys: ServerKeys) -> Dropoffs:
     """Return the use cases."""
     return Dropoffs(catalog, keys, SystemClock(), recipients_problem)
-
-
-async def create_drop(
-    catalog: SqlCatalog,
-    keys: ServerKeys,
-    terms: DropTerms,
-    **how: Any,  # noqa: ANN401 - as `Dropoffs.create`
-) -> tuple[Dropoff, str | None]:
-    """Make a drop-off; returns it with its code, which is nowhere else.
-
-    Raises:
-        CommandError: Something of it cannot be; the sentence names the option.
-    """
-    try:
-        return await dropoffs(catalog, keys).create(terms, **how)
-    except InvalidFieldError as error:
-        raise refused(error) from None
 
 
 def created_json(config: Config, dropoff: Dropoff, code: str | None) -> dict[str, Any]:
@@ -100,6 +79,63 @@ def say_created(made: dict[str, Any]) -> None:
         say(f"link:       {made['page_url']}{NO_CODE}")
 
 
+_Command = Callable[..., None]
+_TYPES: dict[Kind, Any] = {
+    Kind.COUNT: int,
+    Kind.MODE: bool,
+    Kind.FLAG: bool,
+    **dict.fromkeys((Kind.TYPES, Kind.NAMES, Kind.RECIPIENTS, Kind.ADDRESSES), list[str]),
+}
+
+
+def with_terms(*, required: tuple[str, ...] = ()) -> Callable[[_Command], _Command]:
+    """Give a command an option for each term; it gets what was said with them as `given`, by the names of the terms."""
+
+    def decorate(command: _Command) -> _Command:
+        def run(**values: Any) -> None:  # noqa: ANN401 - each option has its type
+            said = {name: values.pop(name) for name in TERMS}
+            given = {name: _read(TERMS[name], value) for name, value in said.items() if value is not None}
+            command(given=given, **values)
+
+        options = [_option(name, term, required=name in required) for name, term in TERMS.items()]
+        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*options, *own)]
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        return run
+
+    return decorate
+
+
+def _option(name: str, term: Term, *, required: bool) -> inspect.Parameter:
+    of = _TYPES.get(term.kind, str)
+    several = of is not int and of is not bool and of is not str
+    flags = f"{term.option}/--no-{term.flag[2:]}" if term.kind is Kind.FLAG else term.option
+    option = typer.Option(
+        flags,
+        help=explained(term) + (" May be repeated." if several else ""),
+        show_default=False,
+        min=0 if of is int else None,
+        max=MOST_COUNT if of is int else None,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else None,
+        annotation=Annotated[of if required else of | None, option],
+    )
+
+
+def _read(term: Term, said: Any) -> Any:  # noqa: ANN401 - each option has its type
+    """Return the value of a term that its option says; once, and empty, an option of several empties the list."""
+    if isinstance(said, list):
+        given = [] if said == [""] else said
+        return recipients_option(given) if term.kind is Kind.RECIPIENTS else tuple(given)
+    read = FORMS[term.kind].read if isinstance(said, str) else lambda value: value
+    return parsed(lambda value: value_of(term, read(value), datetime.now(UTC)), said, term.flag)
+
+
 @app.command()
 @with_terms(required=("name",))
 def create(
@@ -119,12 +155,12 @@ def create(
     Example: dropoff-tus drop create --name "Cohort 7" --expires 30d --max-total-bytes 2TiB
     """
     check_language(language)
-    loaded = read_config(config)
+    loaded = load_config(config)
     terms = loaded.dropoffs.terms(given, SystemClock().now())
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        made = await create_drop(catalog, load_keys(conf), terms, drop_id=drop_id, with_code=not no_code)
-        return created_json(conf, *made)
+        made = dropoffs(catalog, load_keys(conf))
+        return created_json(conf, *await made.create(terms, drop_id=drop_id, with_code=not no_code))
 
     made = with_catalog(config, work)
     if (terms.mode is Mode.SEALED or terms.seal_in_browser) and (
@@ -163,17 +199,14 @@ def edit(
 
     Example: dropoff-tus drop edit 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --expires 30d --max-uploads 0
     """
-    loaded = read_config(config)
+    loaded = load_config(config)
     if not given and not no_code and not confirm:
         message = "name a change, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
         raise CommandError(message)
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         has_code = False if no_code else None
-        try:
-            done = await dropoffs(catalog, load_keys(conf)).edit(drop_id, given, has_code=has_code, confirm=confirm)
-        except InvalidFieldError as error:
-            raise refused(error) from None
+        done = await dropoffs(catalog, load_keys(conf)).edit(drop_id, given, has_code=has_code, confirm=confirm)
         return _usage_json(conf, *done)
 
     changed = with_catalog(config, work)
@@ -182,10 +215,7 @@ def edit(
             "no code is needed any more: anyone who has the URL can upload; `dropoff-tus drop new-code` makes one again"
         )
     _warn_of_mail(loaded, changed["notify"])
-    if as_json:
-        print_json(changed)
-    else:
-        note("changed; see it with `dropoff-tus drop show`")
+    answer(changed, "changed; see it with `dropoff-tus drop show`", as_json=as_json)
 
 
 def _warn_of_mail(config: Config, notify: Sequence[str]) -> None:
@@ -232,7 +262,7 @@ def show_drop(drop_id: DropId, config: ConfigOption = None, as_json: JsonOption 
 async def _shown(catalog: SqlCatalog, config: Config, drop_id: str) -> dict[str, Any]:
     dropoff = await catalog.dropoff(drop_id)
     if dropoff is None:
-        raise _unknown()
+        raise unknown()
     return _usage_json(config, dropoff, await catalog.usage(drop_id))
 
 
@@ -291,22 +321,17 @@ def _set_closed(drop_id: str, config: Path | None, *, closed: bool, end_open: bo
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         ended = ended_drops(Path(conf.store.keys_dir))
         if not await set_closed(catalog, ended, drop_id, closed=closed, end_open=end_open):
-            raise _unknown()
+            raise unknown()
         return await _shown(catalog, conf, drop_id)
 
     found = with_catalog(config, work)
-    if as_json:
-        print_json(found)
+    if closed:
+        rest = "a running server ends its uploads within seconds"
+        sentence = f"closed; {rest if end_open else 'uploads that have begun may finish'}"
     else:
-        note(
-            "closed; a running server ends its uploads within seconds"
-            if end_open
-            else "closed; uploads that have begun may finish"
-            if closed
-            else "open"
-            if found["state"] == "open"
-            else f"not closed any more, but {found['state']}: `drop edit` changes its times"
-        )
+        state = found["state"]
+        sentence = state if state == "open" else f"not closed any more, but {state}: `drop edit` changes its times"
+    answer(found, sentence, as_json=as_json)
 
 
 @app.command("new-code")
@@ -327,8 +352,4 @@ def new_code(
         print_json(made)
     else:
         say_created(made)
-        say_invitation(made, read_config(config).page, language)
-
-
-def _unknown() -> CommandError:
-    return CommandError("there is no such drop-off; list them with `dropoff-tus drop list`")
+        say_invitation(made, load_config(config).page, language)

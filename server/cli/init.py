@@ -1,7 +1,5 @@
 """`init`: everything a new server needs, made in its place, and taken away again where something fails."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -9,17 +7,29 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from server.cli.context import JsonOption, operator, recipients_option
-from server.cli.drop import ROOT_IDENTITY, create_drop, created_json, load_keys, say_created
+from dropoff_tus.audit import acting
+from dropoff_tus.errors import InvalidFieldError
+from dropoff_tus.model import Mode
+from server.cli.context import JsonOption, recipients_option
+from server.cli.drop import ROOT_IDENTITY, created_json, dropoffs, load_keys, say_created
+from server.cli.opening import operator
 from server.cli.output import CommandError, note, print_json, say
 from server.cli.target import output_file
-
-if TYPE_CHECKING:
-    from server.settings.config import Config
+from server.clock import SystemClock
+from server.http.listeners import ListenError, listen_on
+from server.places import layout_of
+from server.services import identify_store
+from server.settings.config import Config, ConfigError, load_config
+from server.settings.config_source import PREFIX
+from storage.catalog import migrate, open_catalog
+from storage.files.durable import Disk
+from storage.files.marker import adopt_store
+from storage.keyring.identities import check_recipients, generate_root_identity
+from storage.keyring.keys import generate_server_keys
 
 _TEMPLATE = """# dropoff-tus configuration. config.example.toml describes every key.
 # Relative paths are relative to this file.
@@ -79,8 +89,6 @@ def init(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     recipients = list(recipients_option(recipient or ()))
-    from storage.keyring.identities import check_recipients
-
     check_recipients(recipients)
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
@@ -109,8 +117,6 @@ def init(
 
 def _refuse_taken(host: str, port: int) -> None:
     """Show nobody the URLs of somebody else's server."""
-    from server.http.listeners import ListenError, listen_on
-
     try:
         for listening in listen_on(host.strip("[]"), port, f"{host}:{port}"):
             listening.close()
@@ -135,8 +141,6 @@ class _Setup:
         Raises:
             CommandError: It cannot be had; nothing was made.
         """
-        from storage.files.durable import Disk
-
         try:
             self._missing = [path for path in (self.folder, *self.folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - a path raises
             Disk(sync=True).make_root(self.folder)
@@ -168,12 +172,6 @@ class _Setup:
 
     def write(self, listen: str, monitoring: str, recipients: list[str], key_type: str, catalog_url: str) -> Config:
         """Make keys, folders, the configuration and the tables."""
-        from server.places import layout_of
-        from storage.catalog import migrate
-        from storage.files.marker import adopt_store
-        from storage.keyring.identities import generate_root_identity
-        from storage.keyring.keys import generate_server_keys
-
         generate_server_keys(self.folder / _SECRETS)
         if not recipients:
             recipients = [generate_root_identity(self.folder / ROOT_IDENTITY, key_type)]
@@ -194,12 +192,6 @@ class _Setup:
 
     async def first_drop(self, config: Config) -> dict[str, object]:
         """Make a first drop-off in an empty catalog."""
-        from dropoff_tus.audit import acting
-        from dropoff_tus.model import Mode
-        from server.clock import SystemClock
-        from server.services import identify_store
-        from storage.catalog import open_catalog
-
         async with open_catalog(config.catalog.url) as catalog:
             if await catalog.dropoffs() or await catalog.store_id():
                 message = "the catalog is in use already, under keys that are elsewhere; name an empty database"
@@ -209,8 +201,8 @@ class _Setup:
             self.settled = not config.catalog.url.startswith(f"sqlite:///{self.folder}/")
             with acting(operator):
                 try:
-                    created = created_json(config, *await create_drop(catalog, keys, terms))
-                except CommandError:
+                    created = created_json(config, *await dropoffs(catalog, keys).create(terms))
+                except InvalidFieldError:
                     self.settled = False
                     raise
             await identify_store(config, catalog)
@@ -218,8 +210,6 @@ class _Setup:
 
 
 def _read(file: Path) -> Config:
-    from server.settings.config import ConfigError, load_config
-
     try:
         # Everything lies in the folder, wherever the environment would have a running server look.
         return load_config(file, _shown_settings())
@@ -230,8 +220,6 @@ def _read(file: Path) -> Config:
 
 def _shown_settings() -> dict[str, str]:
     """Return the overrides that change no place: of the addresses shown, and of what a drop-off is by default."""
-    from server.settings.config_source import PREFIX
-
     followed = (f"{PREFIX}SERVER__", f"{PREFIX}DROPOFFS__")
     return {name: value for name, value in os.environ.items() if name.startswith(followed)}
 

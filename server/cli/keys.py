@@ -1,32 +1,26 @@
 """`keys generate` and `keys rotate`."""
 
-from __future__ import annotations
-
 import base64
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from server.cli.context import (
-    ConfigOption,
-    JsonOption,
-    find_upload,
-    group,
-    read_config,
-    with_catalog,
-    with_services,
-)
+from dropoff_tus.audit import Act, Event
+from server.cli.context import ConfigOption, JsonOption, group
+from server.cli.opening import find_upload, with_catalog, with_services
 from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
-
-if TYPE_CHECKING:
-    from server.services import Services
-    from server.settings.config import Config
-    from storage.open import SigningRotation
-    from storage.uploads.rotation import Handed, Rewrapped
+from server.services import Services, identify_store, store_settings
+from server.settings.config import Config, load_config
+from server.usecases.rotating import RootRotation
+from storage.keyring.identities import check_recipients, new_root_identity, read_identity_file
+from storage.keyring.rotation import hold_store
+from storage.keyring.signing import key_id, load_signing_key
+from storage.open import SigningRotation
+from storage.uploads.rotation import Handed, Outcome, Rewrapped
 
 app = group("Make, show and rotate keys.")
 
@@ -54,8 +48,6 @@ def generate(
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
     check_output(output, as_json=as_json)
-    from storage.keyring.identities import new_root_identity
-
     text, recipient = new_root_identity(key_type)
     with output_file(output) as file:
         file.write(text.encode("ascii"))
@@ -67,9 +59,27 @@ def generate(
         say(recipient)
 
 
-def _public_key(raw: bytes) -> dict[str, str]:
-    from storage.keyring.signing import key_id
+@app.command("show")
+def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the public key that signs receipts and logs, to pin; nothing secret.
 
+    Give it to the people who verify receipts, by a way they trust. After a rotation older receipts still verify with
+    the key of their time, which --json lists as retired.
+
+    Example: dropoff-tus keys show > signing-key.pub
+    """
+    loaded = load_config(config)
+    signing = load_signing_key(loaded.keys.signing_key)
+    text = base64.b64encode(signing.public_bytes).decode("ascii")
+    if as_json:
+        retired = [{"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")} for raw in signing.retired]
+        print_json({"id": signing.id, "key": text, "retired": retired, "recipients": list(loaded.keys.root_recipients)})
+        return
+    say(text)
+    note(f"public signing key {signing.id}; for `dropoff-tus verify-receipt --key`")
+
+
+def _public_key(raw: bytes) -> dict[str, str]:
     return {"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")}
 
 
@@ -109,11 +119,6 @@ def rotate(
     if output is not None:
         message = "--output belongs to --signing"
         raise CommandError(message)
-    from dropoff_tus.audit import Act, Event
-    from server.usecases.rotating import RootRotation
-    from storage.keyring.identities import check_recipients, read_identity_file
-    from storage.uploads.rotation import Outcome, Rewrapped
-
     identities = [text for path in identity or () for text in read_identity_file(path)]
 
     async def work(services: Services, conf: Config) -> list[Rewrapped]:
@@ -154,8 +159,6 @@ async def _chosen(services: Services, upload: str | None, drop: str | None) -> l
 
 
 def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> None:
-    from storage.uploads.rotation import Outcome
-
     counts = Counter(item.outcome for item in done)
     skipped = [item for item in done if item.outcome is Outcome.SKIPPED]
     if as_json:
@@ -176,14 +179,9 @@ def _report_roots(done: list[Rewrapped], *, dry_run: bool, as_json: bool) -> Non
 
 
 def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, as_json: bool) -> None:
-    from dropoff_tus.audit import Act, Event
-    from server.services import identify_store, store_settings
-    from storage.keyring.rotation import hold_store
-    from storage.open import SigningRotation
-
     if output is not None:
         _check_key_file(output)
-    loaded = read_config(config)
+    loaded = load_config(config)
     settings = store_settings(loaded)
     # With another folder in its place the old key would retire, and what it signed would stay behind.
     with_catalog(config, lambda catalog, conf: identify_store(conf, catalog, adopt=not dry_run))

@@ -8,8 +8,6 @@
 | 128 + n | ended by signal n |
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os
@@ -23,20 +21,11 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
+from dropoff_tus.errors import DropoffError, InvalidFieldError, ToldError
+from dropoff_tus.model import TERMS
 from server.cli.context import PLAIN, group
 from server.cli.output import writing
 
-_OUR_ERRORS = (
-    ("server.cli.output", "CommandError"),
-    ("dropoff_tus.errors", "DropoffError"),
-    ("server.settings.config", "ConfigError"),
-    ("server.services", "StartError"),
-    ("storage.files.marker", "WrongStoreError"),
-    ("storage.catalog", "CatalogError"),
-    ("storage.keyring.keys", "KeySourceError"),
-    ("storage.files.owner", "ForeignOwnerError"),
-)
-"""Errors with a text for the operator."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -58,22 +47,23 @@ class _Place:
         return typer.main.get_command(alone)
 
 
-_PLACES = {
+PLACES = {
     "init": _Place("Make a configuration, keys and a first drop-off.", ("init",), "init"),
-    "serve": _Place("Run the server.", ("run",), "serve"),
-    "migrate": _Place("Bring the catalog's tables up to date.", ("run",), "migrate"),
-    "check-config": _Place("Find mistakes in the configuration.", ("check",), "check_config"),
+    "serve": _Place("Run the server.", ("serve",), "serve"),
+    "migrate": _Place("Bring the catalog's tables up to date.", ("serve",), "migrate"),
+    "check-config": _Place("Find mistakes in the configuration.", ("serve",), "check_config"),
     "doctor": _Place("Make a real upload, and say what is in the way.", ("doctor",), "doctor"),
     "drop": _Place("Make and manage drop-offs.", ("drop", "purge")),
-    "upload": _Place("List, export and delete uploads.", ("upload", "receipts")),
+    "upload": _Place("List, export and delete uploads.", ("upload",)),
     "token": _Place("Make, list and revoke tokens for the API.", ("token",)),
     "audit": _Place("Export and verify the record of who did what.", ("audit",)),
     "store": _Place("Verify and clean the store.", ("store",)),
     "outbox": _Place("List the events that webhook and mail have not delivered yet.", ("outbox",)),
-    "keys": _Place("Make, show and rotate keys.", ("keys", "signing")),
-    "verify-receipt": _Place("Verify a receipt, and a file against it.", ("receipts",), "verify"),
-    "verify-certificate": _Place("Verify a certificate of erasure.", ("purge",), "verify"),
+    "keys": _Place("Make, show and rotate keys.", ("keys",)),
+    "verify-receipt": _Place("Verify a receipt, and a file against it.", ("verify",), "verify_receipt"),
+    "verify-certificate": _Place("Verify a certificate of erasure.", ("verify",), "verify_certificate"),
 }
+"""Every command, in the order of the help."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -81,15 +71,15 @@ class _Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - as `_Place.load`
         """Import one."""
-        return _PLACES[name].load()
+        return PLACES[name].load()
 
     def __iter__(self) -> Iterator[str]:
         """Go through the names."""
-        return iter(_PLACES)
+        return iter(PLACES)
 
     def __len__(self) -> int:
         """Count them."""
-        return len(_PLACES)
+        return len(PLACES)
 
 
 class _Lazy(TyperGroup):
@@ -104,7 +94,7 @@ class _Lazy(TyperGroup):
         """List the commands."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.help) for name, place in _PLACES.items()])
+            formatter.write_dl([(name, place.help) for name, place in PLACES.items()])
 
 
 app = group(
@@ -142,21 +132,18 @@ def main() -> None:
 
 def _sentence(error: Exception) -> str | None:
     """Say what happened; None for a bug, whose traceback is what helps."""
-    for module, name in _OUR_ERRORS:
-        # An error of a module that was not imported cannot have been raised, so no module is imported for its sentence.
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(error, kind):
-            return f"{error}{_place(error) if name == 'DropoffError' else ''}"
+    if isinstance(error, InvalidFieldError):
+        option = TERMS[error.field].flag if error.field in TERMS else f"--{error.field}"
+        return f"{option} {error.problem}"
+    if isinstance(error, ToldError):
+        # A server would tell its log which disk failed; a command's log is off.
+        cause = error.__cause__ if isinstance(error, DropoffError) else None
+        place = f" ({cause.filename}: {cause.strerror})" if isinstance(cause, OSError) and cause.filename else ""
+        return f"{error}{place}"
     if isinstance(error, OSError):
         what = error.strerror or type(error).__name__
         return f"{error.filename}: {what}" if error.filename else f"the system refused: {what}"
     return None
-
-
-def _place(error: Exception) -> str:
-    """Return what a server would tell its log of a disk that failed; a command's log is off."""
-    cause = error.__cause__
-    return f" ({cause.filename}: {cause.strerror})" if isinstance(cause, OSError) and cause.filename else ""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -1,21 +1,18 @@
 """`outbox …`: events that wait for delivery."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, group, with_catalog
-from server.cli.output import CommandError, note, print_json, say
+from dropoff_tus.outbox import OutboxRow
+from server.cli.context import ConfigOption, JsonOption, group
+from server.cli.opening import with_catalog
+from server.cli.output import CommandError, answer, note, print_json, say
+from server.settings.config import Config
 from server.settings.units import stamp
-
-if TYPE_CHECKING:
-    from dropoff_tus.outbox import OutboxRow
-    from server.settings.config import Config
-    from storage.catalog import SqlCatalog
+from storage.catalog import SqlCatalog
 
 app = group("List the events that webhook and mail have not delivered yet, and deliver them again.")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
@@ -76,10 +73,7 @@ def resend(
     count = with_catalog(config, work)
     if not count and not all_dead:
         raise CommandError("no such event waits; list them with `dropoff-tus outbox list`")
-    if as_json:
-        print_json({"resent": count})
-    else:
-        note(f"{count} to be delivered now")
+    answer({"resent": count}, f"{count} to be delivered now", as_json=as_json)
 
 
 def _json(row: OutboxRow) -> dict[str, Any]:

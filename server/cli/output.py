@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dropoff_tus import shown
+from dropoff_tus.errors import ToldError
 
 show = shown.show
 
 
-class CommandError(Exception):
+class CommandError(ToldError):
     """A command cannot do what was asked; the text says why and what to do."""
 
 
@@ -48,6 +49,14 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def answer(value: Any, sentence: str, *, as_json: bool) -> None:  # noqa: ANN401 - JSON
+    """Print what a command did: as JSON, or for people as a remark."""
+    if as_json:
+        print_json(value)
+    else:
+        note(sentence)
+
+
 def size(count: int | None) -> str:
     """Write a number of bytes for people."""
     if count is None:
@@ -59,30 +68,34 @@ def size(count: int | None) -> str:
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-@contextlib.contextmanager
-def steps(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def steps(what: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
     """Draw a bar of things on a terminal's stderr; yields what to call with each number of things done."""
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+    return _bar(what, total)
 
-    with Progress(console=Console(stderr=True)) as drawn:
-        task = drawn.add_task(what, total=total)
-        yield lambda count: drawn.advance(task, count)
+
+def progress(what: str, total_bytes: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """Draw a bar of bytes on a terminal's stderr; yields what to call with each count of bytes done."""
+    return _bar(what, total_bytes, in_bytes=True)
 
 
 @contextlib.contextmanager
-def progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Draw a bar of bytes on a terminal's stderr; yields what to call with each count of bytes done."""
+def _bar(what: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda _count: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    # Only a terminal needs them, and `--help` waits for nothing.
+    from rich import console  # noqa: PLC0415
+    from rich import progress as bars  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as drawn:
-        task = drawn.add_task(what, total=total_bytes)
+    columns: tuple[bars.ProgressColumn, ...] = bars.Progress.get_default_columns()
+    if in_bytes:
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.DownloadColumn(binary_units=True),
+            bars.TransferSpeedColumn(),
+            bars.TimeRemainingColumn(),
+        )
+    with bars.Progress(*columns, console=console.Console(stderr=True)) as drawn:
+        task = drawn.add_task(what, total=total)
         yield lambda count: drawn.advance(task, count)

@@ -4,19 +4,15 @@ It speaks tus by hand, since it wants to see what a client library would hide: w
 to come, and which headers a proxy takes away.
 """
 
-from __future__ import annotations
-
 import http.client
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import Self
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TIMEOUT_SECONDS = 30.0
 _QUIET_SECONDS = 1.5
@@ -44,6 +40,26 @@ class ProbeError(Exception):
         """Make the result."""
         super().__init__(detail)
         self.result = Result(check, "problem", detail, advice)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @classmethod
+    def of(cls, response: http.client.HTTPResponse) -> Self:
+        body = response.read(4096)
+        return cls(response.status, dict(response.headers.items()), body.decode("ascii", "replace").strip())
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers.items() if key.lower() == name.lower()), None)
+
+    def describe(self) -> str:
+        """Say status and, where it is ours, the error."""
+        ours = self.text.splitlines()[0] if self.text.startswith("ERR_") else ""
+        return f"{self.status} {ours}".strip()
 
 
 @dataclass(slots=True)
@@ -221,23 +237,3 @@ class Probe:
 
     def _ok(self, check: str, detail: str) -> None:
         self.results.append(Result(check, "ok", detail))
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    text: str
-
-    @classmethod
-    def of(cls, response: http.client.HTTPResponse) -> _Answer:
-        body = response.read(4096)
-        return cls(response.status, dict(response.headers.items()), body.decode("ascii", "replace").strip())
-
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers.items() if key.lower() == name.lower()), None)
-
-    def describe(self) -> str:
-        """Say status and, where it is ours, the error."""
-        ours = self.text.splitlines()[0] if self.text.startswith("ERR_") else ""
-        return f"{self.status} {ours}".strip()

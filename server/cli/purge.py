@@ -1,33 +1,32 @@
-"""`drop purge` and `verify-certificate`: erasing a drop-off's uploads, and proof of what was erased."""
-
-from __future__ import annotations
+"""`drop purge`: erasing a drop-off's uploads, and the certificate of it."""
 
 import contextlib
 import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, pinned_key, with_services
+from server.cli.context import ConfigOption, DropId, JsonOption, YesOption, confirm
 from server.cli.drop import app
-from server.cli.output import CommandError, note, print_json, say, show, steps
-from server.cli.receipts import signed_text
+from server.cli.opening import with_services
+from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
-
-if TYPE_CHECKING:
-    from server.services import Services
-    from server.settings.config import Config
-    from server.usecases.purging import Purged
+from server.services import Services
+from server.settings.config import Config
+from server.usecases.purging import Purged
+from storage.catalog.checkpoints import rows_between
+from storage.failpoints import failpoint
+from storage.keyring.lines import verify_certificate
 
 _BACKUPS = "copies in backups are not included"
 
 
 @app.command()
 def purge(
-    drop_id: Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)],
+    drop_id: DropId,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -36,7 +35,7 @@ def purge(
             help="A new file for the certificate, or - for stdout; else erasure-ID.txt here.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,11 +50,7 @@ def purge(
     """
     target = output or Path(f"erasure-{Path(drop_id).name}.txt")
     there = check_output(target, as_json=as_json)
-    if not yes:
-        if not sys.stdin.isatty() or as_json:
-            message = "there is nobody to ask; say --yes to shred without asking. Nothing was changed"
-            raise CommandError(message)
-        typer.confirm("Shred everything of this drop-off? There is no way back", abort=True, err=True)
+    confirm("Shred everything of this drop-off? There is no way back", "shred", yes=yes, as_json=as_json)
     earlier = _certificate_in(target, drop_id) if there else None
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
@@ -102,8 +97,6 @@ def _certificate_in(target: Path, drop_id: str) -> bytes:
 
 
 async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes | None) -> dict[str, Any]:
-    from storage.failpoints import failpoint
-
     with contextlib.ExitStack() as bars:
         purged = await services.purger.purge(drop_id, lambda total: bars.enter_context(steps("shred", total)))
     found: dict[str, Any] = {
@@ -131,9 +124,6 @@ async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes 
 
 async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) -> str:
     """Keep the certificate of a run that was cut off behind it, if it lists what is listed now."""
-    from storage.catalog.checkpoints import rows_between
-    from storage.keyring.lines import verify_certificate
-
     told = verify_certificate(line, services.keys.signing)
     if told is None or {item["id"] for item in told["uploads"]} != {item["id"] for item in purged.removed}:
         message = (
@@ -146,32 +136,3 @@ async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) 
         if any(digest in text for _, text in rows):
             return digest
     return await services.purger.record(purged, line)
-
-
-def verify(
-    certificate: Annotated[str, typer.Argument(metavar="CERTIFICATE", help="A file with it; - is stdin.")],
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key", metavar="K", help="The server's public key (`keys show`), or a file with it. Repeatable."
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Verify a certificate of erasure, offline, with the key that you were given by a way you trust.
-
-    Example: dropoff-tus verify-certificate erasure.txt --key 3yI9…=
-    """
-    from storage.keyring.lines import verify_certificate
-
-    signing = pinned_key(key)
-    payload = verify_certificate(signed_text(certificate).encode() + b"\n", signing)
-    if payload is None:
-        message = "the certificate was not signed by this key, or was changed since; do not rely on it"
-        raise CommandError(message)
-    if as_json:
-        print_json({"certificate": payload})
-        return
-    for name, value in payload.items():
-        say(f"{name}: {show(value if isinstance(value, str) else json.dumps(value))}")
-    note("the signature is the server's")

@@ -1,39 +1,43 @@
 """`store …`: verify and clean what is stored."""
 
-from __future__ import annotations
-
 import asyncio
+import base64
 import contextlib
 import sys
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 
+from dropoff_tus.audit import Act, Event
+from dropoff_tus.errors import DropoffError
 from server.cli.context import (
     ConfigOption,
+    IdentityOption,
     JsonOption,
-    find_upload,
+    KeyOption,
+    YesOption,
+    confirm,
     group,
     key_text,
-    read_config,
-    silence_logs,
-    with_catalog,
-    with_services,
+    parsed,
 )
-from server.cli.output import CommandError, note, print_json, progress, say, steps
-from server.cli.upload import IdentityOption, identities_in
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from server.services import Services
-    from server.settings.config import Config
-    from server.usecases.sweeping import Sweep
-    from storage.catalog import SqlCatalog
-    from storage.keyring.keys import ServerKeys
-    from storage.open import FileStore
-    from storage.uploads.check import Finding
+from server.cli.opening import find_upload, silence_logs, with_catalog, with_services
+from server.cli.output import CommandError, answer, note, print_json, progress, say, steps
+from server.cli.upload import identities_in
+from server.places import check_whose
+from server.services import Services, identify_store, store_settings
+from server.settings.config import Config, load_config
+from server.settings.units import parse_duration, stamp
+from server.usecases.comparing import compare
+from server.usecases.sweeping import Sweep, Sweeper
+from storage.catalog import SqlCatalog, open_catalog
+from storage.files.marker import check_store as identify_alone
+from storage.keyring.keys import ServerKeys, verifying_keys
+from storage.keyring.signing import load_signing_key
+from storage.open import FileStore
+from storage.uploads.check import Depth, Finding, check_store, stored_bytes
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0
@@ -46,14 +50,7 @@ def check(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read only logs, envelopes and receipts.")] = False,
     identity: IdentityOption = None,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key",
-            metavar="K",
-            help="A public signing key (`keys show`) instead of the configured one, or a file with it. Repeatable.",
-        ),
-    ] = None,
+    key: KeyOption = None,
     no_catalog: Annotated[
         bool, typer.Option("--no-catalog", help="Only the store, as at a backup without a catalog.")
     ] = False,
@@ -68,22 +65,14 @@ def check(
 
     Example: dropoff-tus store check --identity root-identity.txt
     """
-    loaded = read_config(config)
+    loaded = load_config(config)
     silence_logs()
-    from server.cli.compare import compare
-    from server.places import check_whose
-    from server.services import identify_store, store_settings
-    from storage.catalog import open_catalog
-    from storage.files.marker import check_store as identify_alone
-    from storage.open import FileStore as Store
-    from storage.uploads.check import Depth, check_store, stored_bytes
-
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])
 
     async def work() -> list[Finding]:
         # Only reading needs no syncs.
-        store = Store(replace(store_settings(loaded), durability="os"), keys)
+        store = FileStore(replace(store_settings(loaded), durability="os"), keys)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             if no_catalog:
@@ -96,13 +85,13 @@ def check(
             one = await find_upload(catalog, store, upload) if upload else None
             ids = await store.upload_ids() if one is None else [one, *await _parts(store, one)]
             # The comparison reports uploads without a folder.
-            ids = [upload_id for upload_id in ids if store.layout.of(upload_id).folder.exists()]
+            ids = [upload_id for upload_id in ids if store.here(upload_id).folder]
             with progress("check", 0 if quick else await stored_bytes(store, ids)) as advance:
                 depth = Depth(quick, identities, advance)
                 findings = [finding async for finding in check_store(store, ids, depth)]
             known = {finding.upload_id for finding in findings if finding.problem is not None}
-            disagreements = [] if catalog is None else await compare(catalog, store, one)
-            return findings + [finding for finding in disagreements if finding.upload_id not in known]
+            apart = {} if catalog is None else await compare(catalog, store, one)
+            return findings + [Finding(found, problem) for found, problem in apart.items() if found not in known]
 
     findings = asyncio.run(work())
     bad = [finding for finding in findings if finding.problem is not None]
@@ -120,8 +109,6 @@ def check(
 
 async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:
     """Return the parts of a concatenation, in which its bytes are."""
-    from dropoff_tus.errors import DropoffError
-
     try:
         return (await store.stat(upload_id)).parts
     except DropoffError:
@@ -130,11 +117,6 @@ async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:
 
 def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
     """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
-    import base64
-
-    from storage.keyring.keys import verifying_keys
-    from storage.keyring.signing import load_signing_key
-
     if not texts:
         signing = load_signing_key(config.keys.signing_key)
         texts = [base64.b64encode(raw).decode("ascii") for raw in (*signing.retired, signing.public_bytes)]
@@ -157,20 +139,12 @@ def sweep(
 
     Example: dropoff-tus store sweep --dry-run
     """
-    from server.settings.units import parse_duration
-
-    try:
-        age = parse_duration(min_age)
-    except ValueError as error:
-        message = f"--min-age {error}"
-        raise CommandError(message) from None
+    age = parsed(parse_duration, min_age, "--min-age")
     if age < _LEAST_AGE_SECONDS:
         message = "--min-age must be 10m or more: a younger upload may be a creation that has not come to its end"
         raise CommandError(message)
 
     async def work(services: Services, _conf: Config) -> Sweep:
-        from server.usecases.sweeping import Sweeper
-
         clock_problem = services.uploads.trusted_time.problem
         if clock_problem is not None:
             note(clock_problem)
@@ -201,7 +175,7 @@ def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
 
 @app.command()
 def trust_clock(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,29 +187,15 @@ def trust_clock(
 
     Example: dropoff-tus store trust-clock
     """
-    from datetime import UTC, datetime
-
-    from server.settings.units import stamp
-
     now = datetime.now(UTC)
-    if not yes:
-        if not sys.stdin.isatty() or as_json:
-            message = "there is nobody to ask; say --yes to trust the clock without asking. Nothing was changed"
-            raise CommandError(message)
-        typer.confirm(
-            f"The clock says {stamp(now)}. Is that right? Uploads that are too old by it end", abort=True, err=True
-        )
+    question = f"The clock says {stamp(now)}. Is that right? Uploads that are too old by it end"
+    confirm(question, "trust the clock", yes=yes, as_json=as_json)
 
     async def work(catalog: SqlCatalog, _conf: Config) -> datetime | None:
-        from dropoff_tus.audit import Act, Event
-
         before = await catalog.noted_time()
         await catalog.record(Event(Act.CLOCK_TRUST))
         await catalog.note_time(now)
         return before
 
     before = with_catalog(config, work)
-    if as_json:
-        print_json({"trusted": stamp(now), "before": stamp(before)})
-    else:
-        note(f"trusted: {stamp(now)}")
+    answer({"trusted": stamp(now), "before": stamp(before)}, f"trusted: {stamp(now)}", as_json=as_json)

@@ -5,8 +5,6 @@ system can, the file has no name while it is written, so that not even a killed 
 Elsewhere (FAT, some network shares) it has a hidden name, removed on every way out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -1,20 +1,23 @@
 """`token …`: operators' keys to the API."""
 
-from __future__ import annotations
-
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, group, time_option, with_catalog
+from dropoff_tus.model import ApiToken
+from server.answers import ApiTokenAnswer
+from server.cli.context import ConfigOption, JsonOption, group, parsed
 from server.cli.drop import load_keys
-from server.cli.output import CommandError, note, print_json, say, show
-
-if TYPE_CHECKING:
-    from dropoff_tus.model import ApiToken
-    from server.settings.config import Config
-    from storage.catalog import SqlCatalog
+from server.cli.opening import with_catalog
+from server.cli.output import CommandError, answer, note, print_json, say, show
+from server.clock import SystemClock
+from server.settings.config import Config
+from server.settings.units import parse_time
+from server.usecases.api_tokens import create_api_token
+from storage.catalog import SqlCatalog
+from storage.files.marks import revoked_tokens
 
 app = group("Make, list and revoke the tokens with which programs use the API.")
 
@@ -43,27 +46,20 @@ def create(
 
     Example: dropoff-tus token create --name nightly-fetch --scope uploads:read --scope uploads:download --expires 90d
     """
+    expires_at = None
+    if expires not in {None, "", "0"}:
+        expires_at = parsed(lambda text: parse_time(text, datetime.now(UTC)), expires or "", "--expires")
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from dropoff_tus.errors import InvalidFieldError
-        from server.answers import ApiTokenAnswer
-        from server.clock import SystemClock
-        from server.usecases.api_tokens import create_api_token
-
-        expires_at = time_option(expires, "--expires")
-        try:
-            token, secret = await create_api_token(
-                catalog,
-                load_keys(conf).api_token_mac,
-                SystemClock(),
-                name=name,
-                scopes=scope,
-                expires_at=expires_at,
-                drop_id=drop,
-            )
-        except InvalidFieldError as error:
-            message = f"--{error.field} {error.problem}"
-            raise CommandError(message) from None
+        token, secret = await create_api_token(
+            catalog,
+            load_keys(conf).api_token_mac,
+            SystemClock(),
+            name=name,
+            scopes=scope,
+            expires_at=expires_at,
+            drop_id=drop,
+        )
         return {**ApiTokenAnswer.of(token).model_dump(mode="json"), "token": secret}
 
     made = with_catalog(config, work)
@@ -85,8 +81,6 @@ def list_tokens(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     """
 
     async def work(catalog: SqlCatalog, _conf: Config) -> list[dict[str, Any]]:
-        from server.answers import ApiTokenAnswer
-
         return [ApiTokenAnswer.of(token).model_dump(mode="json") for token in await catalog.tokens()]
 
     found = with_catalog(config, work)
@@ -113,10 +107,6 @@ def revoke(
     """
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
-        from server.answers import ApiTokenAnswer
-        from server.clock import SystemClock
-        from storage.files.marks import revoked_tokens
-
         if await catalog.token(token_id) is None:
             message = "there is no token of this id; list them with `dropoff-tus token list`"
             raise CommandError(message)
@@ -126,7 +116,4 @@ def revoke(
         return ApiTokenAnswer.of(cast("ApiToken", await catalog.token(token_id))).model_dump(mode="json")
 
     done = with_catalog(config, work)
-    if as_json:
-        print_json(done)
-    else:
-        note("revoked")
+    answer(done, "revoked", as_json=as_json)

@@ -1,36 +1,38 @@
 """`upload …`: received files."""
 
-from __future__ import annotations
-
 import asyncio
+import json
 import re
 import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
+from aiofiles.threadpool import wrap
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, group, with_copy, with_services
-from server.cli.output import CommandError, note, print_json, progress, say, show
+from dropoff_tus.audit import Act, Event
+from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError, UploadNotFoundError
+from dropoff_tus.model import Role, UploadRow
+from dropoff_tus.protocol import check_agrees
+from dropoff_tus.states import UploadState
+from server import answers
+from server.cli.context import ConfigOption, IdentityOption, JsonOption, KeyOption, YesOption, confirm, group
+from server.cli.opening import find_upload, with_copy, with_services
+from server.cli.output import CommandError, answer, note, print_json, progress, say, show
 from server.cli.target import STDOUT, check_output, output_file
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from dropoff_tus.model import UploadRow
-    from server.services import Services
-    from server.settings.config import Config
-    from storage.catalog import SqlCatalog
-    from storage.open import FileStore
+from server.services import Services
+from server.settings.config import Config
+from server.usecases.dropoffs import unknown
+from storage.age import AgeError, NoMatchingIdentity, StreamOpener
+from storage.catalog import SqlCatalog
+from storage.keyring.identities import parse_identities, read_identity_file
+from storage.open import FileStore
 
 app = group("List, export and delete uploads.")
 UploadArgument = Annotated[
     str, typer.Argument(metavar="UPLOAD", help="An upload's id, token or URL.", show_default=False)
-]
-IdentityOption = Annotated[
-    Path | None,
-    typer.Option("--identity", metavar="FILE", help="A file with age identities, for sealed uploads."),
 ]
 _SIDE_BY_SIDE = 64
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
@@ -38,17 +40,11 @@ _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
 
 def identities_in(file: Path | None) -> list[str]:
     """Return the identities in a file that an operator names; none without a file."""
-    if file is None:
-        return []
-    from storage.keyring.identities import read_identity_file
-
-    return read_identity_file(file)
+    return [] if file is None else read_identity_file(file)
 
 
 async def _row_json(services: Services, row: UploadRow, identities: list[str]) -> dict[str, Any]:
-    from server.answers import show_upload
-
-    return (await show_upload(services.store, row, identities)).model_dump(mode="json")
+    return (await answers.show_upload(services.store, row, identities)).model_dump(mode="json")
 
 
 @app.command("list")
@@ -67,8 +63,7 @@ def list_uploads(
 
     async def work(services: Services, _conf: Config) -> list[dict[str, Any]]:
         if drop is not None and await services.catalog.dropoff(drop) is None:
-            message = "there is no such drop-off; list them with `dropoff-tus drop list`"
-            raise CommandError(message)
+            raise unknown()
         rows = await services.catalog.uploads(drop_id=drop, partials=every)
         found: list[dict[str, Any]] = []
         for start in range(0, len(rows), _SIDE_BY_SIDE):
@@ -99,9 +94,6 @@ def show_upload(
     identities = identities_in(identity)
 
     async def work(services: Services, _conf: Config) -> dict[str, Any]:
-        from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
-        from dropoff_tus.protocol import check_agrees
-
         found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is None:
@@ -139,15 +131,7 @@ def export(  # noqa: PLR0917 - its options
             "--keep-sealed", help="With --identity: leave a file that the browser sealed as it is, an age file."
         ),
     ] = False,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key",
-            metavar="K",
-            help="On another machine: the server's public key (`keys show`), or a file with it; retired ones first. "
-            "Catalog and server keys are not needed then. Repeatable.",
-        ),
-    ] = None,
+    key: KeyOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -175,8 +159,6 @@ def export(  # noqa: PLR0917 - its options
         raise CommandError(message)
 
     async def work(store: FileStore, catalog: SqlCatalog | None) -> dict[str, Any]:
-        from dropoff_tus.audit import Act, Event
-
         found = await find_upload(catalog, store, upload)
         total = await _finished_bytes(store, catalog, found)
         start, stop = _within(wanted, total)
@@ -229,8 +211,6 @@ async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_i
 
     One whose row was lost with the catalog may be: the store is the truth about bytes.
     """
-    from dropoff_tus.states import UploadState
-
     stored = await store.stat(upload_id)
     row = None if catalog is None else await catalog.upload(upload_id)
     if stored.ended is not None:
@@ -266,9 +246,6 @@ async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncI
     Raises:
         CommandError: It does not open, or is not what its sender sealed.
     """
-    from storage.age import AgeError, NoMatchingIdentity, StreamOpener
-    from storage.keyring.identities import parse_identities
-
     opener = StreamOpener(parse_identities(identities))
     try:
         async for piece in pieces:
@@ -288,8 +265,6 @@ async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncI
 
 async def _write(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool) -> None:
     """Write each piece while the next is read and decrypted; or `here`, where a signal gets us out of a full pipe."""
-    from aiofiles.threadpool import wrap
-
     target, writing = wrap(file), None
     try:
         async for piece in pieces:
@@ -306,9 +281,34 @@ async def _write(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable
 
 
 @app.command()
+def receipt(
+    upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Print an upload's receipt: one signed line, to keep and to verify later; with --json its members.
+
+    Example: dropoff-tus upload receipt 5f0c… > receipt.txt
+    """
+    identities = identities_in(identity)
+
+    async def work(services: Services, _conf: Config) -> bytes | None:
+        found = await find_upload(services.catalog, services.store, upload)
+        await services.store.stat(found)  # what is not there has no receipt for another reason
+        return await services.store.signed_receipt(found, identities)
+
+    line = with_services(config, work, reading=True)
+    if line is None:
+        message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
+        raise CommandError(message)
+    if as_json:
+        print_json(json.loads(line.rpartition(b" ")[0]))
+    else:
+        say(line.decode("ascii").rstrip("\n"))
+
+
+@app.command()
 def delete(
     upload: UploadArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     damaged: Annotated[
         bool, typer.Option("--damaged", help="Also if it does not verify, or its row in the catalog was changed.")
     ] = False,
@@ -322,16 +322,9 @@ def delete(
 
     Example: dropoff-tus upload delete 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11 --yes
     """
-    if not yes:
-        if not sys.stdin.isatty() or as_json:
-            message = "there is nobody to ask; say --yes to shred without asking. Nothing was changed"
-            raise CommandError(message)
-        typer.confirm("Shred this upload? There is no way back", abort=True, err=True)
+    confirm("Shred this upload? There is no way back", "shred", yes=yes, as_json=as_json)
 
     async def work(services: Services, _conf: Config) -> str:
-        from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError
-        from dropoff_tus.model import Role
-
         found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is not None and row.role is Role.PARTIAL and row.final_id is not None:
@@ -348,7 +341,4 @@ def delete(
         return found
 
     found = with_services(config, work)
-    if as_json:
-        print_json({"id": found, "state": "deleted"})
-    else:
-        note("shredded; copies in backups are not touched")
+    answer({"id": found, "state": "deleted"}, "shredded; copies in backups are not touched", as_json=as_json)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
+from dropoff_tus.errors import ToldError
 from dropoff_tus.model import TERMS, DropTerms
 from server.settings.addresses import is_allowed
 from server.settings.config_source import (
@@ -48,7 +49,7 @@ from server.settings.setting_types import (
 CONFIG_VARIABLE = "DROPOFF_TUS_CONFIG"
 
 
-class ConfigError(Exception):
+class ConfigError(ToldError):
     """The configuration is wrong; the text has a line for each mistake."""
 
     def __init__(self, text: str, rest: "Config | None" = None, places: frozenset[str] = frozenset()) -> None:

@@ -43,7 +43,7 @@ async def create_api_token(
     """Make a token, for one drop-off or for all; returns it with its secret, which is nowhere else.
 
     Raises:
-        InvalidFieldError: The name, a scope or the drop-off is none.
+        InvalidFieldError: The name, a scope, the time or the drop-off is none.
     """
     problem = check_label(name)
     if problem is not None:
@@ -58,8 +58,11 @@ async def create_api_token(
     granted = tuple(Scope(scope) for scope in known if scope in scopes)
     if drop_id is not None and await catalog.dropoff(drop_id) is None:
         raise InvalidFieldError("drop", "is no drop-off; list them with `dropoff-tus drop list`")
+    now = clock.now()
+    if expires_at is not None and expires_at <= now:
+        raise InvalidFieldError("expires_at", "lies in the past; write a time to come")
     terms = _terms(secret, granted, expires_at, drop_id)
-    token = ApiToken(api_token_id(secret), name, granted, clock.now(), mac(terms), expires_at, drop_id=drop_id)
+    token = ApiToken(api_token_id(secret), name, granted, now, mac(terms), expires_at, drop_id=drop_id)
     await catalog.add_token(token)
     return token, secret
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from dropoff_tus.errors import ToldError
+
 _SQLITE_EXAMPLE = "sqlite:////var/lib/dropoff-tus/catalog.sqlite3"
 _POSTGRES_EXAMPLE = "postgresql://user@host/db, or postgresql://user@/db?host=/run/postgresql for a socket's folder"
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
@@ -13,7 +15,7 @@ _LAST_PORT = 65535
 _POSTGRES_OPTIONS = frozenset({"host", "port", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
 
-class CatalogError(Exception):
+class CatalogError(ToldError):
     """The catalog cannot be opened or migrated; the text says what to do."""
 
 

@@ -14,6 +14,7 @@ import re
 import secrets
 from pathlib import Path
 
+from dropoff_tus.errors import ToldError
 from storage.files.durable import Disk
 from storage.files.layout import Layout
 
@@ -21,7 +22,7 @@ NAME = "store-id"
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
-class WrongStoreError(Exception):
+class WrongStoreError(ToldError):
     """A folder is not that of the catalog's store; the text says which, and what to do. Nothing was changed."""
 
 

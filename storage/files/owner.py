@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from dropoff_tus.errors import ToldError
 
-class ForeignOwnerError(Exception):
+
+class ForeignOwnerError(ToldError):
     """This process is not the store's owner; the text says who is, and what to do. Nothing was done."""
 
 

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from dropoff_tus.errors import ToldError
 from dropoff_tus.text import decode_text
 from storage.files.durable import Disk
 
@@ -27,7 +28,7 @@ _OTHERWISE = f", or hand it over in ${_CREDENTIALS}, or by a command (docs/refer
 _OTHERS, _OTHERS_OF_ROOTS, _OTHERS_WHO_WRITE = 0o077, 0o037, 0o022
 
 
-class KeySourceError(Exception):
+class KeySourceError(ToldError):
     """A key cannot be had; the text says which and what to do, and nothing of the key."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Dropoff, Metadata, Mode, StoredUpload
-from dropoff_tus.ports.store import NewUpload
+from dropoff_tus.ports.store import Here, NewUpload
 from dropoff_tus.states import UploadState
 from storage.backing import KeyFile
 from storage.threads import Threads
@@ -104,6 +104,12 @@ class Engine(Leases):
     async def upload_ids(self) -> list[str]:
         """Return the ids of all uploads, in order."""
         return await self.run(self._base.chains.ids)
+
+    def here(self, upload_id: str) -> Here:
+        """Tell which files of an upload there are."""
+        key_files = self._base.key_files
+        own = frozenset(mode for mode in Mode if key_files.has(upload_id, KeyFile.own(mode)))
+        return Here(self._base.chains.has(upload_id), key_files.has(upload_id, KeyFile.RECEIPT), own)
 
     async def metadata(self, upload_id: str) -> Metadata | None:
         """Return the client's metadata, or None; see the port."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.cli.context import operator
+from server.cli.opening import operator
 from tests.support.server_process import ServerProcess, upload_id_of
 
 pytestmark = pytest.mark.timeout(180)

@@ -79,14 +79,10 @@ class WarmCommandLine:
 
 def _serve() -> None:
     # These imports are what we are here for; a command does them when it runs.
-    for module in (
-        "server.cli.main",
-        "server.services",
-        "storage.uploads.check",
-        "storage.catalog.migration",
-        "alembic.command",
-    ):
+    for module in ("server.cli.main", "storage.catalog.migration", "alembic.command"):
         importlib.import_module(module)
+    for command in importlib.import_module("server.cli.main").PLACES.values():
+        command.load()
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -1,25 +1,22 @@
-"""Receipts: fetched for the operator, and verified by whoever has one, with nothing but a pinned key."""
-
-from __future__ import annotations
+"""`verify-receipt`, `verify-certificate`: what anybody can do offline, with nothing but a pinned key."""
 
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from blake3 import blake3
 
-from server.cli.context import ConfigOption, JsonOption, find_upload, pinned_key, with_services
+from dropoff_tus.text import decode_text
+from server.cli.context import JsonOption, KeyOption, key_text
 from server.cli.output import CommandError, note, print_json, progress, say, show
-from server.cli.upload import IdentityOption, UploadArgument, app, identities_in
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from server.services import Services
-    from server.settings.config import Config
-    from storage.keyring.signing import SigningKey
+from storage.keyring import lines
+from storage.keyring.keys import verifying_keys
+from storage.keyring.signing import SigningKey
+from storage.uploads import log
 
 _PIECE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 256 << 20
@@ -27,46 +24,14 @@ _MAX_LINE_BYTES = 256 << 20
 _DIGESTS = frozenset({"sha256", "sha512", "sha1", "md5", "blake3"})
 
 
-@app.command()
-def receipt(
-    upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
-) -> None:
-    """Print an upload's receipt: one signed line, to keep and to verify later; with --json its members.
-
-    Example: dropoff-tus upload receipt 5f0c… > receipt.txt
-    """
-    identities = identities_in(identity)
-
-    async def work(services: Services, _conf: Config) -> bytes | None:
-        found = await find_upload(services.catalog, services.store, upload)
-        await services.store.stat(found)  # what is not there has no receipt for another reason
-        return await services.store.signed_receipt(found, identities)
-
-    line = with_services(config, work, reading=True)
-    if line is None:
-        message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
-        raise CommandError(message)
-    if as_json:
-        print_json(json.loads(line.rpartition(b" ")[0]))
-    else:
-        say(line.decode("ascii").rstrip("\n"))
-
-
-def verify(
+def verify_receipt(
     receipt_file: Annotated[
         str, typer.Argument(metavar="RECEIPT", help="A file with receipts, one a line; - is stdin.")
     ],
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The uploaded file, to compare.", show_default=False)
     ] = None,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--key",
-            metavar="K",
-            help="The server's public key, as `keys show` prints it, or a file with it. Repeatable.",
-        ),
-    ] = None,
+    key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a receipt or many, and a file against them. Works offline, with no configuration.
@@ -77,7 +42,7 @@ def verify(
 
     Example: dropoff-tus verify-receipt receipts.txt scan.zip --key 3yI9…=
     """
-    receipts = _verified(signed_text(receipt_file), pinned_key(key))
+    receipts = _verified(_signed_text(receipt_file), _pinned_key(key))
     compared, of_file = (None, receipts[0]) if file is None else _compare(file, receipts)
     one = of_file if file is not None or len(receipts) == 1 else None
     if as_json:
@@ -95,16 +60,36 @@ def verify(
         note(f"the file is the uploaded one (length and {', '.join(compared['digests'])} agree)")
 
 
+def verify_certificate(
+    certificate: Annotated[str, typer.Argument(metavar="CERTIFICATE", help="A file with it; - is stdin.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a certificate of erasure, offline, with the key that you were given by a way you trust.
+
+    Example: dropoff-tus verify-certificate erasure.txt --key 3yI9…=
+    """
+    signing = _pinned_key(key)
+    payload = lines.verify_certificate(_signed_text(certificate).encode() + b"\n", signing)
+    if payload is None:
+        message = "the certificate was not signed by this key, or was changed since; do not rely on it"
+        raise CommandError(message)
+    if as_json:
+        print_json({"certificate": payload})
+        return
+    for name, value in payload.items():
+        say(f"{name}: {show(value if isinstance(value, str) else json.dumps(value))}")
+    note("the signature is the server's")
+
+
 def _verified(text: str, signing: SigningKey) -> list[dict[str, Any]]:
     """Return what the receipts say.
 
     Raises:
         CommandError: One does not verify, or there is none.
     """
-    from storage.uploads.log import verify_receipt
-
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
-    receipts = [verify_receipt(line.encode() + b"\n", signing) for line in lines]
+    receipts = [log.verify_receipt(line.encode() + b"\n", signing) for line in lines]
     for number, receipt in enumerate(receipts, 1):
         if receipt is None:
             which = "the receipt" if len(receipts) == 1 else f"receipt {number} of {len(receipts)}"
@@ -113,14 +98,24 @@ def _verified(text: str, signing: SigningKey) -> list[dict[str, Any]]:
     return [receipt for receipt in receipts if receipt is not None]
 
 
-def signed_text(name: str) -> str:
+def _pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
+    """Return a verifier with only the public keys of `--key`: offline, with no key of this machine.
+
+    Raises:
+        CommandError: There is none, or one cannot be read.
+    """
+    if not public_keys:
+        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
+        raise CommandError(message)
+    return verifying_keys([key_text(text) for text in public_keys], Path("/nonexistent")).signing
+
+
+def _signed_text(name: str) -> str:
     """Return the signed lines in a file, or on stdin.
 
     Raises:
         CommandError: It cannot be read, or is no text, which is another thing than a text that was changed.
     """
-    from dropoff_tus.text import decode_text
-
     try:
         if name == "-":
             raw = sys.stdin.buffer.read(_MAX_LINE_BYTES)
@@ -164,8 +159,6 @@ def _compare(path: Path, receipts: Sequence[dict[str, Any]]) -> tuple[dict[str, 
 
 def _digests(path: Path, names: Sequence[str]) -> tuple[int, dict[str, str]]:
     """Return a file's length, and its digests in hex by their names."""
-    from blake3 import blake3
-
     hashes: dict[str, Any] = {name: blake3() if name == "blake3" else hashlib.new(name) for name in names}
     length = 0
     try:

@@ -1,6 +1,4 @@
-"""`check-config`: everything that would keep the server from starting, in one run."""
-
-from __future__ import annotations
+"""`serve`, `migrate`, and `check-config`: everything that would keep the server from starting, in one run."""
 
 import asyncio
 import contextlib
@@ -8,15 +6,56 @@ import os
 import ssl
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from server.cli.context import ConfigOption, JsonOption, read_config, silence_logs
+from dropoff_tus.errors import CatalogUnavailableError
+from server import app as application
+from server import logs
+from server.cli.context import ConfigOption, JsonOption
+from server.cli.opening import silence_logs
 from server.cli.output import CommandError, note, print_json, say
+from server.deliveries import secrets_of
+from server.http.bundle import PageError, read_bundle
+from server.http.listeners import ListenError
+from server.places import KeySourceError, check_whose, folders, key_places, why_unsynced
+from server.resources import too_few_descriptors
+from server.services import StartError, identify_store
+from server.settings.config import Config, ConfigError, config_path, load_config
+from server.tls import read_certificate
+from storage import catalog
+from storage.catalog import CatalogError, check_url, open_catalog
+from storage.files.marker import WrongStoreError
+from storage.files.owner import ForeignOwnerError
+from storage.keyring.identities import check_recipients
+from storage.keyring.keys import load_server_keys
 
-if TYPE_CHECKING:
-    from server.settings.config import Config
+
+def serve(config: ConfigOption = None) -> None:
+    """Run the server until SIGTERM, SIGINT or SIGHUP; prints `ready URL` once it accepts.
+
+    Bytes that arrive until it stops are kept: clients resume where they were.
+
+    Example: dropoff-tus serve --config /srv/dropoff/config.toml
+    """
+    loaded = load_config(config)
+    logs.configure(loaded.log.format, loaded.log.level)
+    sys.exit(application.serve(loaded))
+
+
+def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Bring the catalog's tables up to date. Safe to repeat, and beside a running server.
+
+    Example: dropoff-tus migrate --config config.toml
+    """
+    loaded = load_config(config)
+    check_whose(loaded)
+    applied = catalog.migrate(loaded.catalog.url)
+    if as_json:
+        print_json({"applied": applied})
+    else:
+        say(f"applied: {', '.join(applied)}" if applied else "the catalog is up to date")
 
 
 def check_config(
@@ -33,13 +72,11 @@ def check_config(
 
     Example: dropoff-tus check-config --config config.toml
     """
-    from server.settings.config import ConfigError, config_path
-
     silence_logs()
     mistakes: list[str] = []
     wrong: frozenset[str] = frozenset()
     try:
-        loaded: Config | None = read_config(config)
+        loaded: Config | None = load_config(config)
     except ConfigError as error:
         mistakes, wrong, loaded = str(error).splitlines(), error.places, error.rest
     remarks: list[str] = []
@@ -50,8 +87,6 @@ def check_config(
             mistakes = _not_to_be_had(loaded)
         remarks = [line for line in _remarks(loaded) if not _is_of(line, wrong)]
         if not any(line.startswith("store:") for line in mistakes):
-            from server.places import folders
-
             remarks += [
                 f"{name}: there is no folder {folder}; for a new store it is made when it is needed"
                 for name, folder in folders(loaded).items()
@@ -76,14 +111,6 @@ def _is_of(line: str, places: frozenset[str]) -> bool:
 
 def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
     """Check what reading the file cannot: keys, secrets, certificate, recipients, folders, catalog."""
-    from server.deliveries import secrets_of
-    from server.http.bundle import PageError, read_bundle
-    from server.places import KeySourceError, folders, key_places
-    from server.services import StartError
-    from server.tls import read_certificate
-    from storage.keyring.identities import check_recipients
-    from storage.keyring.keys import load_server_keys
-
     server = config.server
     checks: list[tuple[str, Callable[[], object]]] = [
         ("", lambda: load_server_keys(key_places(config))),
@@ -121,9 +148,6 @@ def _deeper(config: Config, wrong: frozenset[str]) -> list[str]:
 
 def _not_to_be_had(config: Config) -> list[str]:
     """Try the addresses, and let them go; not the unix socket, which would stay."""
-    from server import app as application
-    from server.http.listeners import ListenError
-
     server = config.server.model_copy(update={"unix_socket": None})
     try:
         with contextlib.ExitStack() as stack:
@@ -135,13 +159,6 @@ def _not_to_be_had(config: Config) -> list[str]:
 
 async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
     """Ask the catalog, and whether the folders are those of its store."""
-    from dropoff_tus.errors import CatalogUnavailableError
-    from server.places import check_whose, why_unsynced
-    from server.services import identify_store
-    from storage.catalog import CatalogError, check_url, open_catalog
-    from storage.files.marker import WrongStoreError
-    from storage.files.owner import ForeignOwnerError
-
     wrong = check_url(config.catalog.url)
     if wrong is not None:
         return [f"catalog.url: {wrong}"]
@@ -163,8 +180,6 @@ async def _catalog(config: Config, *, look_at_store: bool) -> list[str]:
 
 def _remarks(config: Config) -> list[str]:
     """Name what may be meant so, and probably is not."""
-    from server.resources import too_few_descriptors
-
     remarks: list[str] = []
     if few := too_few_descriptors(config.limits.connections):
         remarks.append(f"limits.connections: {few}")

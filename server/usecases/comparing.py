@@ -3,46 +3,59 @@
 A running server moves both, one after the other, so a disagreement is looked at twice before it is reported.
 """
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dropoff_tus import protocol
 from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import Role, StoredUpload, UploadRow
+from dropoff_tus.ports.catalog import UploadRows
+from dropoff_tus.ports.store import Here
 from dropoff_tus.states import ACKNOWLEDGED, ENDED, UploadState
-from storage.uploads.check import Finding
-
-if TYPE_CHECKING:
-    from storage.catalog import SqlCatalog
-    from storage.open import FileStore
 
 _SETTLED_SECONDS = 1.0
 _YOUNG = timedelta(minutes=10)
 
 
-async def compare(catalog: SqlCatalog, store: FileStore, upload_id: str | None) -> list[Finding]:
-    """Return every disagreement, of one upload or of all."""
+class ComparedStore(Protocol):
+    """What a store is asked."""
+
+    async def stat(self, upload_id: str) -> StoredUpload:
+        """Return the durable state."""
+        ...
+
+    async def upload_ids(self) -> list[str]:
+        """Return all uploads that have a folder."""
+        ...
+
+    async def keyed_ids(self) -> set[str]:
+        """Return all uploads of which there is an envelope."""
+        ...
+
+    async def unsealed(self, upload_id: str) -> bool:
+        """Tell whether the server's envelope of a finished sealed upload is there again."""
+        ...
+
+    def here(self, upload_id: str) -> Here:
+        """Tell which files of an upload there are."""
+        ...
+
+
+async def compare(catalog: UploadRows, store: ComparedStore, upload_id: str | None) -> dict[str, str]:
+    """Return every disagreement by upload, of one upload or of all."""
     if upload_id is not None:
         ids = {upload_id}
     else:
-        ids = {row.id for row in await catalog.uploads()} | set(await store.upload_ids())
-        ids |= await store.run(_ids_with_keys, store)
+        ids = {row.id for row in await catalog.uploads()} | {*await store.upload_ids()} | await store.keyed_ids()
     suspects = [one for one in sorted(ids) if await _disagreement(catalog, store, one) is not None]
     if suspects:
         await asyncio.sleep(_SETTLED_SECONDS)
-    findings = [Finding(one, await _disagreement(catalog, store, one)) for one in suspects]
-    return [finding for finding in findings if finding.problem is not None]
+    found = {one: await _disagreement(catalog, store, one) for one in suspects}
+    return {one: problem for one, problem in found.items() if problem is not None}
 
 
-def _ids_with_keys(store: FileStore) -> set[str]:
-    found = [*store.layout.keys_dir.glob("??/*.age"), *store.layout.ingest_dir.glob("*.age")]
-    return {path.name.partition(".")[0] for path in found}
-
-
-async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -> str | None:
+async def _disagreement(catalog: UploadRows, store: ComparedStore, upload_id: str) -> str | None:
     row = await catalog.upload(upload_id)
     try:
         stored: StoredUpload | None = await store.stat(upload_id)
@@ -64,7 +77,7 @@ async def _disagreement(catalog: SqlCatalog, store: FileStore, upload_id: str) -
     return (protocol.disagreement(row, stored) if stored is not None else None) or problem
 
 
-def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str | None:
+def _whole(store: ComparedStore, row: UploadRow, stored: StoredUpload | None) -> str | None:
     """Judge an upload that the catalog calls complete."""
     calls = f"the catalog calls it {row.state.value}, but"
     problem = None
@@ -75,11 +88,11 @@ def _whole(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str
     elif not stored.final:
         problem = f"{calls} it is not finished in the store: was an older copy restored?"
     elif row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
-        problem = None if store.layout.of(row.id).receipt.exists() else "its receipt is missing"
+        problem = None if store.here(row.id).receipt else "its receipt is missing"
     return problem
 
 
-def _unfinished(store: FileStore, row: UploadRow, stored: StoredUpload | None) -> str | None:
+def _unfinished(store: ComparedStore, row: UploadRow, stored: StoredUpload | None) -> str | None:
     """Judge an upload that the catalog waits for."""
     if stored is None:
         # The row comes first, and a creation may be on its way.
@@ -91,14 +104,14 @@ def _unfinished(store: FileStore, row: UploadRow, stored: StoredUpload | None) -
         return f"it was {stored.ended.value} in the store, but the catalog waits for it; restart the server"
     if stored.final:
         return "it is finished in the store, but the catalog does not say so; restart the server"
-    if not store.layout.of(row.id).own_envelope(stored.mode).exists():
+    if stored.mode not in store.here(row.id).own_envelopes:
         return "the server's envelope is missing, so it cannot go on; put it back, or the folder keys.ingest_dir"
     return None
 
 
-def _unknown_to_catalog(store: FileStore, upload_id: str, stored: StoredUpload | None) -> str | None:
+def _unknown_to_catalog(store: ComparedStore, upload_id: str, stored: StoredUpload | None) -> str | None:
     if stored is None:
-        if store.layout.of(upload_id).folder.exists():
+        if store.here(upload_id).folder:
             return None  # the check of the store itself tells that
         return "there are keys of it, but neither store nor catalog has it: is the store whole?"
     if stored.ended is not None:
