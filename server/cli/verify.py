@@ -42,7 +42,8 @@ def verify_receipt(
 
     Example: dropoff-tus verify-receipt receipts.txt scan.zip --key 3yI9…=
     """
-    receipts = _verified(_signed_text(receipt_file), _pinned_key(key))
+    signing = _pinned_key(key)
+    receipts = _verified(_signed_text(receipt_file), signing)
     compared, of_file = (None, receipts[0]) if file is None else _compare(file, receipts)
     one = of_file if file is not None or len(receipts) == 1 else None
     if as_json:
