@@ -1,6 +1,7 @@
 """A drop-off's terms are declared in one place: a field that is added there works wherever operators meet it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ fields = [
 ]
 model.DropTerms = dataclasses.make_dataclass("DropTerms", fields, bases=(model.DropTerms,), frozen=True, slots=True)
 model.TERMS = terms.terms_of(model.DropTerms)
-from server.cli import drop
+from server.cli import audit, drop, init
 from server.cli.main import main
 from server.http.api import openapi
 from server.http.api.routes import ROOT, ROUTES
@@ -27,7 +28,6 @@ with open("api.json", "wb") as file:
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     if not os.fork():
         os.dup2(os.open(f"{number}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.environ["DROPOFF_TUS_CONFIG"] = "made/config.toml"
         sys.argv = ["dropoff-tus", *arguments]
         main()
         sys.exit(0)
@@ -38,18 +38,18 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 def _run(folder: Path, *commands: tuple[str, ...]) -> list[Any]:
     """Run commands of a program whose drop-offs have two more terms; return their answers."""
     lines = json.dumps([(*line, "--json") for line in commands])
-    done = subprocess.run([sys.executable, "-c", _PROGRAM, lines], cwd=folder, capture_output=True, check=False)
+    settings = {"DROPOFF_TUS_CONFIG": "made/config.toml", "DROPOFF_TUS__DROPOFFS__FAR": "2KiB"}
+    command = [sys.executable, "-c", _PROGRAM, lines]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **settings}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads((folder / f"{number}.json").read_bytes()) for number in range(len(commands))]
 
 
 def test_field_added_to_the_terms_works_everywhere(tmp_path: Path) -> None:
     """Option, key of the configuration, catalog, signature, answers and the API's description know it."""
-    _run(tmp_path, ("init", "--dir", "made"))
-    with (tmp_path / "made" / "config.toml").open("a", encoding="utf-8") as file:
-        file.write('\n[dropoffs]\nfar = "2KiB"\n')
-    _, shown, edited, verified, audit = _run(
+    _, _, shown, edited, verified, audit = _run(
         tmp_path,
+        ("init", "--dir", "made"),
         ("drop", "create", "--id", _ID, "--name", "x", "--throwaway"),
         ("drop", "show", _ID),
         ("drop", "edit", _ID, "--no-throwaway", "--thrown", "1MB"),
