@@ -1,4 +1,4 @@
-"""Somebody at the upload page: Debian's Chromium before a real server, with an eye on all that the browser has against it."""
+"""A person at the upload page: Debian's Chromium before a real server, heeding all that the browser complains of."""
 
 import contextlib
 import re
