@@ -278,10 +278,6 @@ class Segments(Protocol):
 class KeyFiles(Protocol):
     """The key files of all uploads."""
 
-    def is_place_there(self, kind: KeyFile) -> bool:
-        """Tell whether the place of all files of a kind is there: one of them may be missing since that is away."""
-        ...
-
     def has(self, upload_id: str, *kinds: KeyFile) -> bool:
         """Tell whether one of these is there; without a kind, whether anything is."""
         ...
@@ -291,21 +287,22 @@ class KeyFiles(Protocol):
         ...
 
     def get(self, upload_id: str, kind: KeyFile) -> bytes:
-        """Return one; of one that is larger than any should be, so much that this can be seen."""
+        """Return one; of one that is larger than any should be, so much that this can be seen.
+
+        Raises:
+            KeyMissingError: The place of all files of its kind is away.
+        """
         ...
 
-    def put(self, upload_id: str, kind: KeyFile, blob: bytes) -> None:
-        """Write one, durably and whole or not at all."""
-        ...
-
-    def replace(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None]) -> None:
-        """Write one in place of what nothing else can bring back, durably whatever the store's durability.
+    def put(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None] | None = None) -> None:
+        """Write one, durably and whole or not at all.
 
         Args:
             upload_id: Whose.
             kind: Which.
             blob: All of it.
-            check: Called with its bytes as they read back, before it takes the other one's place; raising leaves that.
+            check: For one that takes the place of what nothing else can bring back; then it is durable whatever the
+                store's durability. Called before, with what reads back of it; raising leaves the old one.
         """
         ...
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from dropoff_tus.errors import KeyMissingError
 from storage.backing import KeyFile
 from storage.failpoints import failpoint
 from storage.files.durable import Disk
@@ -24,11 +25,6 @@ class FileKeys:
         self._folders, self._disk = folders, folders.disk
         self._synced = Disk(sync=True, roots=folders.layout.roots)
 
-    def is_place_there(self, kind: KeyFile) -> bool:
-        """Tell whether the folder of all files of a kind is there."""
-        layout = self._folders.layout
-        return (layout.ingest_dir if kind is KeyFile.INGEST else layout.keys_dir).is_dir()
-
     def has(self, upload_id: str, *kinds: KeyFile) -> bool:
         """Tell whether one of these files is there; without a kind, whether anything is, also what a crash left."""
         paths = self._folders.of(upload_id)
@@ -43,19 +39,26 @@ class FileKeys:
 
     def get(self, upload_id: str, kind: KeyFile) -> bytes:
         """Return a file; of a larger one than any should be, one byte too many."""
-        return self._disk.read_small(self._folders.of(upload_id).key_file(kind), _MOST_BYTES)
+        try:
+            return self._disk.read_small(self._folders.of(upload_id).key_file(kind), _MOST_BYTES)
+        except FileNotFoundError:
+            self._folders.check_there()
+            if kind is KeyFile.INGEST and not self._folders.layout.ingest_dir.is_dir():
+                message = "the folder keys.ingest_dir is not there; its bytes are safe, put the folder back"
+                raise KeyMissingError(message) from None
+            raise
 
-    def put(self, upload_id: str, kind: KeyFile, blob: bytes) -> None:
-        """Write a file, durably."""
-        self._disk.replace(self._folders.of(upload_id).key_file(kind), blob)
-
-    def replace(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None]) -> None:
-        """Write a file in place of another one, once what reads back of it is found right."""
+    def put(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None] | None = None) -> None:
+        """Write a file, durably; with a check once that finds right what reads back of it."""
+        path = self._folders.of(upload_id).key_file(kind)
+        if check is None:
+            self._disk.replace(path, blob)
+            return
 
         def check_read(temporary: Path) -> None:
             check(self._synced.read_small(temporary, _MOST_BYTES))
 
-        self._synced.replace(self._folders.of(upload_id).key_file(kind), blob, before_rename=check_read)
+        self._synced.replace(path, blob, before_rename=check_read)
 
     def remove(self, upload_id: str, *kinds: KeyFile) -> None:
         """Remove files, durably; without a kind all of them, and what a crash left beside."""

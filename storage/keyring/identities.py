@@ -55,20 +55,11 @@ def check_recipients(texts: Sequence[str]) -> None:
     Raises:
         KeySourceError: It has something else in it, mixes key types, or is too long.
     """
-    if len({check_recipient(text) for text in texts}) > 1:
+    if len({parse_recipient(text).key_type for text in texts}) > 1:
         raise KeySourceError("all recipients must be of one type: age1… (X25519) or age1pq1… (hybrid)")
     if len(texts) > MAX_RECIPIENTS:
         message = f"at most {MAX_RECIPIENTS} recipients; of a larger circle give one identity to several people"
         raise KeySourceError(message)
-
-
-def check_recipient(text: str) -> str:
-    """Return a recipient's key type, `x25519` or `hybrid`.
-
-    Raises:
-        KeySourceError: As `parse_recipient`.
-    """
-    return parse_recipient(text).key_type.value
 
 
 def parse_identities(texts: Sequence[str]) -> list[Identity]:

@@ -154,7 +154,7 @@ def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
     """See, with no key, that the server's envelope, where one has to be, is byte for byte what the creation wrote."""
     try:
         blob = base.read_key_file(state.id, KeyFile.own(state.mode))
-    except FileNotFoundError:
+    except (FileNotFoundError, KeyMissingError):
         # A sealed upload has none once it is finished, and in a backup none before: `server.cli.compare` tells.
         if state.mode is Mode.MANAGED:
             raise _ProblemError("the server's envelope is missing") from None

@@ -38,7 +38,6 @@ class UploadLease:
         self._leased, self._claims = leased, claims
         self._base, self._threads, self._committer = leased.base, leased.threads, leased.committer
         self._pending: list[SegmentEntry] = []
-        self._shown: tuple[tuple[LogState, SegmentEntry | None], StoredUpload] | None = None
 
     @property
     def state(self) -> LogState:
@@ -48,13 +47,10 @@ class UploadLease:
     @property
     def upload(self) -> StoredUpload:
         """The upload's state now; with a last commit held back, as it will be."""
-        key = (self.state, self._pending[-1] if self._pending else None)
-        if self._shown is None or self._shown[0][0] is not key[0] or self._shown[0][1] is not key[1]:
-            stored = self.state.stored()
-            if key[1] is not None:
-                stored = replace(stored, offset=key[1].offset + key[1].length)
-            self._shown = (key, stored)
-        return self._shown[1]
+        stored = self.state.stored()
+        if not self._pending:
+            return stored
+        return replace(stored, offset=self._pending[-1].offset + self._pending[-1].length)
 
     async def declare_length(self, length: int, at: datetime) -> None:
         """Fix a deferred length, durably."""

@@ -224,15 +224,10 @@ class Leases:
             UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
             KeyMissingError: The folder of all such envelopes is away, and may come back.
         """
-        own_kind = KeyFile.own(state.mode)
         try:
             root = self._base.read_key_file(state.id, KeyFile.ROOT)
-            own = self._base.read_key_file(state.id, own_kind)
+            own = self._base.read_key_file(state.id, KeyFile.own(state.mode))
         except FileNotFoundError:
-            self._base.chains.check_there()
-            if not self._base.key_files.is_place_there(own_kind):
-                message = "the folder keys.ingest_dir is not there; its bytes are safe, put the folder back"
-                raise KeyMissingError(message) from None
             raise not_found() from None
         whole = hashlib.sha256(own).hexdigest() == state.create["own"]
         if not whole or not self._base.written.is_envelope(state.id, root, state.create["root"]):

@@ -32,7 +32,7 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
     """
     try:
         blob = base.read_key_file(state.id, KeyFile.own(state.mode))
-    except FileNotFoundError:
+    except (FileNotFoundError, KeyMissingError):
         blob = b""
     identities = base.keys.own_identities(state.key_type)
     if not blob or not identities:

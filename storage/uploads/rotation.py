@@ -156,7 +156,7 @@ class Rewrapper:
             self._journal.add(state.id, wanted, new)
             failpoint("rewrap-journaled")
 
-        self._base.key_files.replace(state.id, KeyFile.ROOT, new, check)
+        self._base.key_files.put(state.id, KeyFile.ROOT, new, check)
 
     def _open(self, state: LogState, blob: bytes) -> Envelope:
         """Open the envelope with what was given, or the server's copy with what the server has.

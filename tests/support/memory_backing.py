@@ -286,10 +286,6 @@ class MemoryKeys:
         """Take the backing."""
         self._backing = backing
 
-    def is_place_there(self, kind: KeyFile) -> bool:
-        """Return True: memory is there."""
-        return kind in KeyFile
-
     def has(self, upload_id: str, *kinds: KeyFile) -> bool:
         """Tell whether one of them is there."""
         stored = self._backing.uploads.get(upload_id)
@@ -305,14 +301,11 @@ class MemoryKeys:
             raise FileNotFoundError(kind)
         return self._backing.of(upload_id).key_files[kind]
 
-    def put(self, upload_id: str, kind: KeyFile, blob: bytes) -> None:
-        """Put one."""
+    def put(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None] | None = None) -> None:
+        """Put one, if it is found right."""
+        if check is not None:
+            check(blob)
         self._backing.of(upload_id).key_files[kind] = blob
-
-    def replace(self, upload_id: str, kind: KeyFile, blob: bytes, check: Callable[[bytes], None]) -> None:
-        """Put one that was found right."""
-        check(blob)
-        self.put(upload_id, kind, blob)
 
     def remove(self, upload_id: str, *kinds: KeyFile) -> None:
         """Delete some or all."""
