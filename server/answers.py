@@ -137,7 +137,7 @@ class UploadAnswer(JsonAnswer):
     )
 
 
-async def show_upload(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadAnswer:
+async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadAnswer:
     """Show an upload: its row, and what the store knows of it. One that cannot be read is shown as the catalog has it.
 
     Args:

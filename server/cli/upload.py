@@ -44,7 +44,7 @@ def identities_in(file: Path | None) -> list[str]:
 
 
 async def _row_json(services: Services, row: UploadRow, identities: list[str]) -> dict[str, Any]:
-    return (await answers.show_upload(services.store, row, identities)).model_dump(mode="json")
+    return (await answers.upload_answer(services.store, row, identities)).model_dump(mode="json")
 
 
 @app.command("list")

@@ -42,7 +42,10 @@ class DropsAnswer(JsonAnswer):
 
 
 async def list_drops(request: web.Request) -> BaseModel:
-    """Return a page of drop-offs; for a token of one drop-off, this one."""
+    """List drop-offs, page by page.
+
+    A token of one drop-off lists this one.
+    """
     wanted, base, own = read_query(request, DropFilter), _base(request), limited_to(request)
     catalog, after = request.app[CATALOG], read_cursor(wanted.cursor)
     if own is None:
@@ -59,7 +62,10 @@ async def list_drops(request: web.Request) -> BaseModel:
 
 
 async def create_drop(request: web.Request) -> BaseModel:
-    """Make a drop-off and return its code, which is nowhere else."""
+    """Make a drop-off.
+
+    Its code is in the answer and nowhere else.
+    """
     if outside(request, None):
         raise ScopeMissingError("the API token is for one drop-off, and makes none", scope=Scope.DROPS_WRITE.value)
     wanted = await read_body(request, DropCreation)
@@ -70,12 +76,12 @@ async def create_drop(request: web.Request) -> BaseModel:
 
 
 async def show_drop(request: web.Request) -> BaseModel:
-    """Return one drop-off and what its uploads take."""
+    """Show a drop-off and its usage."""
     return DropUsageAnswer.with_usage(_base(request), *await request.app[DROPOFFS].show(_drop_id(request)))
 
 
 async def edit_drop(request: web.Request) -> BaseModel:
-    """Change what a drop-off is, for what is created from now on."""
+    """Change the terms of a drop-off."""
     drop_id = _drop_id(request)
     wanted = await read_body(request, DropEditing)
     has_code = wanted.has_code if "has_code" in wanted.model_fields_set else None
@@ -96,7 +102,10 @@ def _terms(wanted: BaseModel) -> dict[str, Any]:
 
 
 async def close_drop(request: web.Request) -> BaseModel:
-    """Take no new uploads; uploads that have begun may finish, unless they are to end now."""
+    """Take no new uploads.
+
+    Uploads that have begun may finish, unless they are to end now.
+    """
     drop_id = _drop_id(request)
     now = (await read_body(request, Closing, optional=True)).now
     await set_closed(request.app[CATALOG], request.app[ENDED_DROPS], drop_id, closed=True, end_open=now)
@@ -128,7 +137,10 @@ class PurgedAnswer(JsonAnswer):
 
 
 async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
-    """Close a drop-off and shred all that it received, even if the client does not wait for the end."""
+    """Close a drop-off and shred all that it received.
+
+    It goes on even if the client does not wait for the end.
+    """
     drop_id = _drop_id(request)
     wanted = read_query(request, Waiting)
     purge = await request.app[PURGE_JOBS].ask(drop_id, wanted.wait)
@@ -145,7 +157,10 @@ async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
 
 
 async def new_code(request: web.Request) -> BaseModel:
-    """Replace the code and return the new one, which is nowhere else."""
+    """Replace the code.
+
+    The new one is in the answer and nowhere else.
+    """
     return NewDropAnswer.of(_base(request), *await request.app[DROPOFFS].new_code(_drop_id(request)))
 
 

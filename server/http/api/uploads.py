@@ -11,7 +11,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow
 from dropoff_tus.protocol import check_agrees, gone
 from dropoff_tus.states import ENDED, UploadState
-from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, show_upload
+from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, upload_answer
 from server.http import download
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import UploadFilter, cursor, read_cursor, read_query
@@ -29,7 +29,7 @@ class UploadsAnswer(JsonAnswer):
 
 
 async def list_uploads(request: web.Request) -> BaseModel:
-    """Return a page of uploads."""
+    """List uploads, page by page."""
     wanted = read_query(request, UploadFilter)
     catalog, store = request.app[CATALOG], request.app[STORE]
     drop_id = wanted.drop_id
@@ -48,17 +48,17 @@ async def list_uploads(request: web.Request) -> BaseModel:
     page = rows[: wanted.limit]
     shown: list[UploadAnswer] = []
     for start in range(0, len(page), _SIDE_BY_SIDE):
-        shown += await asyncio.gather(*(show_upload(store, row) for row in page[start : start + _SIDE_BY_SIDE]))
+        shown += await asyncio.gather(*(upload_answer(store, row) for row in page[start : start + _SIDE_BY_SIDE]))
     return UploadsAnswer(uploads=shown, next_cursor=cursor(page[-1]) if len(rows) > len(page) else None)
 
 
-async def show(request: web.Request) -> BaseModel:
-    """Return one upload."""
-    return await show_upload(request.app[STORE], await _row(request))
+async def show_upload(request: web.Request) -> BaseModel:
+    """Show an upload."""
+    return await upload_answer(request.app[STORE], await _row(request))
 
 
-async def receipt(request: web.Request) -> web.StreamResponse:
-    """Return the signed receipt of a finished upload, one line."""
+async def get_receipt(request: web.Request) -> web.StreamResponse:
+    """Fetch the signed receipt of a finished upload."""
     row = await _row(request)
     _check_finished(row)
     line = await request.app[STORE].signed_receipt(row.id)
@@ -70,8 +70,8 @@ async def receipt(request: web.Request) -> web.StreamResponse:
     return web.Response(body=line, content_type="application/octet-stream", headers=headers)
 
 
-async def content(request: web.Request) -> web.StreamResponse:
-    """Send the plain bytes of a finished managed upload, or a range of them."""
+async def get_content(request: web.Request) -> web.StreamResponse:
+    """Download a finished managed upload, or a range of it."""
     row = await _row(request)
     _check_finished(row)
     if row.mode is Mode.SEALED:
@@ -80,8 +80,8 @@ async def content(request: web.Request) -> web.StreamResponse:
     return await download.send(request, store, await store.stat(row.id), {"Cache-Control": "no-store"})
 
 
-async def delete(request: web.Request) -> BaseModel:
-    """Shred an upload: its keys first, then its bytes."""
+async def delete_upload(request: web.Request) -> BaseModel:
+    """Shred an upload."""
     upload_id = _upload_id(request)
     if limited_to(request) is not None:
         await _row(request)
