@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.messages import AppendPlan
@@ -320,4 +320,40 @@ class Store(StoredUploads, SignedTerms, Space, Protocol):
 
     async def interrupt(self, upload_ids: Sequence[str], state: UploadState) -> None:
         """Stop running appends of these uploads; each commits and then raises UploadGoneError."""
+        ...
+
+
+class StoreInventory(Store, Protocol):
+    """The store, and what lies there whatever the catalog says: for sweeping and purging."""
+
+    async def upload_ids(self) -> list[str]:
+        """Return the ids of all uploads, in order."""
+        ...
+
+    async def leftovers(self, upload_id: str) -> bool:
+        """Tell whether keys or bytes of an upload are here, whatever its log says."""
+        ...
+
+    async def unsealed(self, upload_id: str) -> bool:
+        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
+        ...
+
+    async def cut_off(self, upload_id: str, before: datetime) -> bool:
+        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
+        ...
+
+    async def begun(self, upload_id: str) -> bool:
+        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
+        ...
+
+    async def claimed_drop(self, upload_id: str) -> str | None:
+        """Return the drop-off that an upload's log names, without believing it."""
+        ...
+
+    async def tombstone(self, upload_id: str) -> dict[str, Any]:
+        """Return what the log still says of an upload that has ended."""
+        ...
+
+    async def forget(self, upload_id: str) -> None:
+        """Remove every file of an upload that holds nothing acknowledged."""
         ...

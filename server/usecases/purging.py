@@ -11,8 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import (
@@ -24,9 +23,10 @@ from dropoff_tus.errors import (
     UploadLockedError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import Role, StoredUpload, UploadRow
+from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.ports.catalog import Catalog, DropoffRows
 from dropoff_tus.ports.clock import Clock
+from dropoff_tus.ports.store import StoreInventory
 from dropoff_tus.states import UploadState
 from server.settings.units import stamp
 from server.usecases.closing import Marks, set_closed
@@ -38,34 +38,6 @@ _log = logging.getLogger(__name__)
 _REMEMBERED = 16
 BACKUPS = "copies in backups are not included"
 _ATTEMPTS, _PAUSE_SECONDS = 50, 0.1
-
-
-class ErasableStore(Protocol):
-    """The store, as a purge needs it."""
-
-    async def upload_ids(self) -> list[str]:
-        """Return the ids of all uploads, in order."""
-        ...
-
-    async def stat(self, upload_id: str) -> StoredUpload:
-        """Return what the store knows of an upload; see `dropoff_tus.ports.store.Store`."""
-        ...
-
-    async def leftovers(self, upload_id: str) -> bool:
-        """Tell whether keys or bytes of an upload are here, whatever its log says."""
-        ...
-
-    async def shred_damaged(self, upload_id: str, state: UploadState, why: str, at: datetime) -> None:
-        """End and shred what does not verify; see `dropoff_tus.ports.store.Store`."""
-        ...
-
-    async def claimed_drop(self, upload_id: str) -> str | None:
-        """Return the drop-off that an upload's log names, without believing it."""
-        ...
-
-    async def tombstone(self, upload_id: str) -> dict[str, Any]:
-        """Return what the log still says of an upload that has ended."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +63,7 @@ class Purger:
 
     def __init__(
         self,
-        store: ErasableStore,
+        store: StoreInventory,
         catalog: Catalog,
         ended: Marks,
         clock: Clock,

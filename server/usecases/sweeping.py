@@ -7,47 +7,18 @@ be all there is.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import StoredUpload
-from dropoff_tus.ports.store import Store
+from dropoff_tus.ports.store import StoreInventory
 from dropoff_tus.states import UploadState
 from server.usecases.expiring import RETAINED, ExpiryPlan
 from server.usecases.ports import Begin
 from server.usecases.uploads import Uploads
 
 _LEASE_SECONDS = 5.0
-
-
-class SweptStore(Store, Protocol):
-    """The store's further calls for sweeping."""
-
-    async def upload_ids(self) -> list[str]:
-        """Return the ids of all uploads, in order."""
-        ...
-
-    async def leftovers(self, upload_id: str) -> bool:
-        """Tell whether keys or bytes of an upload are here, whatever its log says."""
-        ...
-
-    async def unsealed(self, upload_id: str) -> bool:
-        """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
-        ...
-
-    async def cut_off(self, upload_id: str, before: datetime) -> bool:
-        """Tell whether a creation died before it wrote the log, before a time: nothing here was ever acknowledged."""
-        ...
-
-    async def begun(self, upload_id: str) -> bool:
-        """Tell whether an upload has bytes or records beyond its creation, acknowledged or not."""
-        ...
-
-    async def forget(self, upload_id: str) -> None:
-        """Remove every file of an upload that holds nothing acknowledged."""
-        ...
 
 
 class Why(StrEnum):
@@ -79,7 +50,7 @@ class Sweep:
 class Sweeper:
     """Sweeps the store."""
 
-    def __init__(self, store: SweptStore, uploads: Uploads, min_age_seconds: float) -> None:
+    def __init__(self, store: StoreInventory, uploads: Uploads, min_age_seconds: float) -> None:
         """Take the store, the use cases of its uploads, and how old has to be what nobody knows."""
         self._store, self._rows, self._expirer = store, uploads.ports.catalog, uploads.expirer
         self._clock, self._trusted = uploads.ports.clock, uploads.ports.trusted
