@@ -355,6 +355,8 @@ class PageEngine implements T.Engine {
     this.#skipped.emptyFolders += findings.emptyFolders;
     this.#skipped.unreadable += findings.unreadable;
     const taken: Item[] = [];
+    // Browsers give a folder's files in no order that a person knows.
+    findings.files.sort((one, other) => (one.path < other.path ? -1 : 1));
     const breathe = breather();
     for (const [at, { file, path, cleaned }] of findings.files.entries()) {
       if (await breathe()) seen(at);

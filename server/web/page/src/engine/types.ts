@@ -219,7 +219,7 @@ export interface Engine {
   /** Call `changed` after each new snapshot; returns what ends that. */
   subscribe(changed: () => void): () => void;
   snapshot(): Snapshot;
-  /** Rows `from` to `from + count` (100) of those the filter lets through, in the order of choosing. */
+  /** Rows `from` to `from + count` (100) of those the filter lets through, in the order of choosing, of each choosing by path. */
   rows(filter: Filter, from?: number, count?: number): readonly FileRow[];
 
   // ---- code and about
