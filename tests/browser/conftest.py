@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.site import StatesSite
 from tests.support.programs import missing_allowed, require_program
+
+expect.set_options(timeout=30_000)  # a busy machine may stall for long
 
 
 @pytest.fixture(scope="session")
