@@ -313,3 +313,15 @@ def test_progress_is_told_in_a_region_that_stays(page: Page, states: StatesSite)
     assert json.loads(bar.get_attribute("aria-valuemax") or "") == 100
     _change(page, {"state": "failed", "part": "expired"})
     assert page.get_by_role("status").evaluate("(now, then) => now === then", status)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_text_twice_as_large_fits(chromium: Browser, states: StatesSite, width: int) -> None:
+    """With letters of twice the size nothing is wider than the window, in the language with the longest words."""
+    page = open_page(chromium, locale="de", width=width)
+    show(page, states.url("01-code"))
+    page.evaluate("() => { document.documentElement.style.fontSize = '200%'; }")
+    for state in STATES:
+        page.evaluate("state => put(state)", state)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, state
+    page.context.close()

@@ -28,6 +28,9 @@ export function Bar({ label, share, onItsWay = 0, text }: BarProps) {
   );
 }
 
+/** In letters this large a number and its unit may stand on two lines. */
+const breaking = (size: string) => size.replace(/[\u00a0\u202f]/g, " ");
+
 const Swatch = ({ fill }: { fill?: string }) => (
   <i>
     <svg width="100%" height="100%">
@@ -53,7 +56,7 @@ export function Progress({ ui, prefix = "", suffix = "" }: Props & { prefix?: st
   const said = text.plain("bar-stored", { percent, share: text.share(stored, total) });
   return (
     <section class="prog" aria-label={text.plain("progress")}>
-      <p class="now soft">{text.rich("now", { stored: text.size(stored), total: text.size(total), percent })}</p>
+      <p class="now soft">{text.rich("now", { stored: breaking(text.size(stored)), total: text.size(total), percent })}</p>
       <Bar
         label={recipientOf(ui) ? text.plain("bar", { files: text.files(snap.counts.files), recipient: recipientOf(ui) }) : sendingTitle(ui)}
         share={share}
