@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import URL
 from sqlalchemy.util import await_, greenlet_spawn
@@ -97,7 +98,7 @@ def _compiled(statement: Statement) -> tuple[str, tuple[str, ...]]:
 class PostgresTransaction:
     """Implements `transaction.Transaction` in a greenlet, which waits where a statement is sent."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
+    def __init__(self, connection: PoolConnectionProxy) -> None:
         self._connection = connection
 
     def rows(self, statement: Statement, **values: object) -> Sequence[Row]:
@@ -213,7 +214,7 @@ async def _until_done(pool: asyncpg.Pool, work: Callable[[Transaction], T], begi
         await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))  # noqa: S311 - no secret
 
 
-def _is_closed(connection: asyncpg.Connection) -> bool:
+def _is_closed(connection: PoolConnectionProxy) -> bool:
     try:
         closed: bool = connection.is_closed()
     except asyncpg.InterfaceError:  # the pool has taken it back already
@@ -221,7 +222,7 @@ def _is_closed(connection: asyncpg.Connection) -> bool:
     return closed
 
 
-async def _transact(connection: asyncpg.Connection, work: Callable[[Transaction], T], begin: str) -> T:
+async def _transact(connection: PoolConnectionProxy, work: Callable[[Transaction], T], begin: str) -> T:
     try:
         await connection.execute(begin)
         result = await greenlet_spawn(work, PostgresTransaction(connection))
