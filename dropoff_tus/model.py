@@ -64,8 +64,21 @@ class Metadata:
     @property
     def relative_path(self) -> str | None:
         """The client's path of the file within the folder that it chose: `relativePath`, as text, whatever is in it."""
-        path = self.get("relativePath")
-        return None if path is None else path.decode("utf-8", "replace")
+        return self._text("relativePath")
+
+    @property
+    def sender(self) -> str | None:
+        """The name that whoever sends gave to themselves, as text."""
+        return self._text("sender")
+
+    @property
+    def message(self) -> str | None:
+        """The message of whoever sends, as text."""
+        return self._text("message")
+
+    def _text(self, key: str) -> str | None:
+        value = self.get(key)
+        return None if value is None else value.decode("utf-8", "replace")
 
     @property
     def sealed_by(self) -> str | None:

@@ -127,6 +127,7 @@ class UploadAnswer(JsonAnswer):
     sealed_by: str | None = Field(
         description="age: the client sealed the content before sending, so length and digest are of the age file."
     )
+    sender: str | None = Field(description="Who sent it, as the client said: text to show.")
     length: Natural | None = Field(description="Null until the client has said it.")
     offset: Natural = Field(description="How many bytes are here.")
     sha256: str | None
@@ -137,6 +138,10 @@ class UploadAnswer(JsonAnswer):
     )
 
 
+_TOLD = ("filename", "relative_path", "sealed_by", "sender")
+"""By the client, in its metadata."""
+
+
 async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadAnswer:
     """Show an upload: its row, and what the store knows of it. One that cannot be read is shown as the catalog has it.
 
@@ -145,7 +150,8 @@ async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequen
         row: The catalog's.
         identities: age identities that open what the server cannot.
     """
-    filename, path, sealed_by, digest, offset, reason = None, None, None, None, row.size_bytes or 0, None
+    offset, reason = row.size_bytes or 0, None
+    told: dict[str, str | None] = {}
     with suppress(DropoffError):
         stored = await store.stat(row.id)
         check_agrees(row, stored)
@@ -154,20 +160,17 @@ async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequen
         if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
             receipt = await store.receipt(row.id, identities)
         if receipt is not None:
-            digest, filename = receipt.get("sha256"), receipt.get("path")
-            path, sealed_by = receipt.get("relative_path"), receipt.get("sealed_by")
+            told = {**receipt, "filename": receipt.get("path")}
         elif stored.ended is None and (metadata := await store.metadata(row.id)) is not None:
-            filename, path, sealed_by = metadata.filename, metadata.relative_path, metadata.sealed_by
+            told = {name: getattr(metadata, name) for name in _TOLD}
     return UploadAnswer(
         id=row.id,
         drop_id=row.drop_id,
         state=row.state,
-        filename=filename,
-        relative_path=path,
-        sealed_by=sealed_by,
+        **{name: told.get(name) for name in _TOLD},
         length=row.length,
         offset=offset,
-        sha256=digest,
+        sha256=told.get("sha256"),
         created_at=stamp(row.created_at),
         completed_at=stamp(row.completed_at),
         reason=reason,

@@ -13,7 +13,7 @@ import typer
 from aiofiles.threadpool import wrap
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError, UploadNotFoundError
+from dropoff_tus.errors import CatalogTamperedError, DropoffError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.protocol import check_agrees
 from dropoff_tus.states import UploadState
@@ -87,7 +87,7 @@ def list_uploads(
 def show_upload(
     upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show one upload.
+    """Show one upload, with the sender's message.
 
     Example: dropoff-tus upload show 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11
     """
@@ -104,7 +104,10 @@ def show_upload(
             raise CommandError(message)
         with suppress(UploadNotFoundError, UploadDamagedError):
             check_agrees(row, await services.store.stat(found))
-        return await _row_json(services, row, identities)
+        told = None
+        with suppress(DropoffError):
+            told = await services.store.metadata(found, identities)
+        return {**await _row_json(services, row, identities), "message": None if told is None else told.message}
 
     found = with_services(config, work, reading=True)
     if as_json:

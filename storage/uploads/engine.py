@@ -30,7 +30,7 @@ from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
 from storage.uploads.leases import Leases
 from storage.uploads.log import LogState
-from storage.uploads.reading import open_own_envelope, read_plain
+from storage.uploads.reading import open_own_envelope, open_with, read_plain
 from storage.uploads.recovery import not_found
 
 _SURVEYORS = 4
@@ -111,8 +111,10 @@ class Engine(Leases):
         own = frozenset(mode for mode in Mode if key_files.has(upload_id, KeyFile.own(mode)))
         return Here(self._base.chains.has(upload_id), key_files.has(upload_id, KeyFile.RECEIPT), own)
 
-    async def metadata(self, upload_id: str) -> Metadata | None:
-        """Return the client's metadata, or None; see the port."""
+    async def metadata(self, upload_id: str, identities: Sequence[str] = ()) -> Metadata | None:
+        """Return the client's metadata, or None; see the port. Identities open what the server cannot."""
+        if identities:
+            return await self.run(lambda: open_with(self._base, self.load(upload_id), identities).metadata)
         memory = self._base.memory
         secrets, known = memory.secrets(upload_id), memory.state(upload_id)
         if secrets is not None and known is not None and known.mode is Mode.MANAGED:

@@ -54,10 +54,8 @@ def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict
         path = name.decode("utf-8", "replace")
         if path.encode() != name:
             extra = {"path_base64": base64.b64encode(name).decode("ascii")}
-    if metadata.relative_path is not None:
-        extra["relative_path"] = metadata.relative_path
-    if metadata.sealed_by is not None:
-        extra["sealed_by"] = metadata.sealed_by
+    told = {"relative_path": metadata.relative_path, "sealed_by": metadata.sealed_by, "sender": metadata.sender}
+    extra |= {key: value for key, value in told.items() if value is not None}
     return {
         "v": RECEIPT_VERSION,
         "receipt": receipt_id(str(state.final_hash)),

@@ -92,6 +92,24 @@ def test_sealed_file_comes_out_as_it_was_sent_and_opened_with_the_identity(seale
 
 
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])
+def test_sender_and_message_are_for_whoever_may_read_the_upload(sealer: Sealer, mode: str) -> None:
+    """Before it is complete the server, then whoever can open it; escaped, as all that strangers write."""
+    server, drop = sealer.server, sealer.server.create_drop(mode)
+    told = metadata(filename="x", sender="Ada \u202e", message="two\nlines\x1b[2J")
+    begun, done = (drop.site.create(5, {"Upload-Metadata": told}) for _ in range(2))
+    assert drop.site.patch(done, 0, b"hello").status == 204
+    for url, options in ((begun, ()), (done, ("--identity", str(sealer.identity)))):
+        shown = server.cli_json("upload", "show", url, *options)
+        assert (shown["sender"], shown["message"]) == ("Ada \u202e", "two\nlines\x1b[2J")
+        said = server.cli("upload", "show", url, *options).stdout.decode()
+        assert said.isascii()
+        assert "\x1b" not in said
+        assert "message: two\\nlines" in said
+    shown = server.cli_json("upload", "show", done)
+    assert (shown["message"] is None) == (mode == "--sealed")
+
+
+@pytest.mark.parametrize("mode", ["--managed", "--sealed"])
 def test_drop_off_that_wants_sealing_takes_nothing_else(sealer: Sealer, mode: str) -> None:
     """Refused at its creation; the page learns to whom to seal, the roots or the drop-off's own recipients."""
     server = sealer.server

@@ -43,6 +43,7 @@ class UploadRow(TypedDict):
     filename: str | None
     relative_path: str | None
     sealed_by: str | None
+    sender: str | None
     length: int | None
     offset: int
     sha256: str | None

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 import pytest
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
+from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
+from storage.age import Identity, KeyType, encrypt
 from tests.integration.store.harness import METADATA, Uploads
 from tests.support.aio import async_test
+from tests.support.memory_body import MemoryBody
 
 
 def _now() -> datetime:
@@ -77,6 +80,27 @@ async def test_receipt_is_for_whoever_has_the_token(uploads: Uploads, mode: Mode
     async with uploads.store.lease(upload_id) as lease:
         await lease.complete({}, _now())
     assert await uploads.store.url_receipt(upload_id, token) == line
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@async_test
+async def test_content_that_begins_sealed_is_told_before_the_end(uploads: Uploads, mode: Mode) -> None:
+    """By what was held back too, and after a restart; the upload completes as ever after that."""
+    key = Identity(KeyType.X25519, b"\x01" * 32).recipient
+    for content, sealed in ((encrypt(b"hello", key), True), (encrypt(bytes(200_000), key), True), (b"hello", False)):
+        for way in ("held back", "committed", "reopened"):
+            _, upload = await uploads.create(len(content), mode=mode)
+            if way != "held back":
+                await uploads.append(upload.id, 0, content)
+            if way == "reopened":
+                uploads.backend.reopen()
+            async with uploads.store.lease(upload.id) as lease:
+                if way == "held back":
+                    plan = AppendPlan(0, len(content), len(content))
+                    await lease.append(MemoryBody(content), plan, idle_timeout_seconds=30, hold_last=True)
+                assert await lease.begins_sealed() is sealed
+                assert (lease.upload.offset, lease.upload.final) == (len(content), False)
+                assert (await lease.complete({}, _now())).size_bytes == len(content)
 
 
 @async_test
