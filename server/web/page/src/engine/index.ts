@@ -5,7 +5,7 @@ import { breather, type Findings, fromDrop, fromFiles } from "./folders";
 import { askInfo, fileProblem, shutProblem } from "./info";
 import { type Item, List, rowOf, split } from "./list";
 import { Queue } from "./queue";
-import { fetchReceipts, numberOf } from "./receipts";
+import { fetchReceipts, numberOf, type Receipts } from "./receipts";
 import { delaySeconds } from "./retry";
 import type { Work } from "./seal/pool";
 import { type Record_, Store } from "./store";
@@ -69,7 +69,7 @@ class PageEngine implements T.Engine {
   #earlier: T.Earlier = { unfinished: null, complete: null };
   #matched: T.Matched | null = null;
   #receipt: T.Receipt | null = null;
-  #receiptText: Promise<string> | null = null;
+  #receiptText: Promise<Receipts> | null = null;
   #samples: [number, number][] = [];
   #listeners = new Set<() => void>();
   #timer: ReturnType<typeof setTimeout> | null = null;
@@ -555,7 +555,12 @@ class PageEngine implements T.Engine {
     this.#finishing = false;
     this.#phase = "done";
     this.changed(true);
-    await this.receipts();
+    // What cannot be had now may come later; its absence is shown by the missing number.
+    for (let tries = 1; this.#phase === "done"; tries += 1) {
+      await this.receipts();
+      if (this.#receiptText) return;
+      await new Promise((done) => setTimeout(done, delaySeconds(tries, null) * 1000));
+    }
   }
 
   startOver(): void {
@@ -576,17 +581,15 @@ class PageEngine implements T.Engine {
   async receipts(): Promise<Blob | null> {
     if (!this.#receipt) return null;
     const done = [...this.#known.values()].filter((record) => record.done).sort((a, b) => a.done - b.done);
-    this.#receiptText ??= fetchReceipts(this.page, this.code, done.map(({ url }) => url)).then((lines) => `${lines.join("\n")}\n`);
-    const text = await this.#receiptText;
-    const whole = text.trim() !== "" && text.trim().split("\n").length === done.length;
-    // What could not be had now may come another time.
-    if (!whole) this.#receiptText = null;
-    const number = whole ? await numberOf(text) : null;
+    this.#receiptText ??= fetchReceipts(this.page, this.code, done.map(({ url }) => url));
+    const { text, all } = await this.#receiptText;
+    if (!all) this.#receiptText = null;
+    const number = all && text ? await numberOf(text) : null;
     if (this.#receipt && this.#receipt.number !== number) {
       this.#receipt = { ...this.#receipt, number };
       this.changed(true);
     }
-    return text.trim() ? new Blob([text], { type: "text/plain" }) : null;
+    return text ? new Blob([text], { type: "text/plain" }) : null;
   }
 }
 

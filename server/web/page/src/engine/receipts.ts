@@ -3,14 +3,20 @@
 const AT_A_TIME = 500;
 const AT_ONCE = 6;
 
-/** Fetch the receipts of uploads, in their order; those that are not there, or cannot be had now, are left out. */
-export async function fetchReceipts(page: string, code: string, urls: readonly string[]): Promise<string[]> {
-  const lines: string[] = [];
+/** The signed lines; `all` if none is left out that may be had another time. */
+export interface Receipts {
+  text: string;
+  all: boolean;
+}
+
+/** Fetch the receipts of uploads, in their order. What the institute has deleted since has none. */
+export async function fetchReceipts(page: string, code: string, urls: readonly string[]): Promise<Receipts> {
+  const lines: (string | null)[] = [];
   for (let at = 0; at < urls.length; at += AT_A_TIME) {
     const some = urls.slice(at, at + AT_A_TIME);
     lines.push(...((await together(page, code, some)) ?? (await singly(some))));
   }
-  return lines;
+  return { text: lines.filter(Boolean).map((line) => `${line}\n`).join(""), all: !lines.includes(null) };
 }
 
 async function together(page: string, code: string, urls: readonly string[]): Promise<string[] | null> {
@@ -18,10 +24,10 @@ async function together(page: string, code: string, urls: readonly string[]): Pr
   const body = urls.map((url) => url.slice(url.lastIndexOf("/") + 1)).join("\n");
   const headers = { "Content-Type": "text/plain", ...(code && { "Dropoff-Code": code }) };
   const answer = await ask(`${page}/receipts`, { method: "POST", headers, body });
-  return answer === null ? null : answer.split("\n").filter(Boolean);
+  return answer ? answer.split("\n") : null;
 }
 
-async function singly(urls: readonly string[]): Promise<string[]> {
+async function singly(urls: readonly string[]): Promise<(string | null)[]> {
   const lines: (string | null)[] = [];
   let next = 0;
   const take = async () => {
@@ -31,13 +37,15 @@ async function singly(urls: readonly string[]): Promise<string[]> {
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, take));
-  return lines.filter((line): line is string => line !== null);
+  return lines;
 }
 
+/** Return the answer's text, "" if there is nothing of the kind, and null if there was no answer. */
 async function ask(url: string, options: RequestInit): Promise<string | null> {
   try {
     const answer = await fetch(url, { ...options, cache: "no-store", signal: AbortSignal.timeout(60_000) });
-    return answer.ok ? await answer.text() : null;
+    if (answer.ok) return await answer.text();
+    return answer.status === 404 || answer.status === 410 ? "" : null;
   } catch {
     return null;
   }

@@ -56,7 +56,9 @@ export class Store {
   #hmac?: CryptoKey;
   #aes?: CryptoKey;
   #pending = new Map<string, Record_ | null>();
+  /** The write that is to come, and the last one that has begun. */
   #flushing: Promise<void> | null = null;
+  #writing: Promise<void> = Promise.resolve();
 
   /** Open it, and forget what is too old to be of use. */
   static async open(): Promise<Store> {
@@ -117,12 +119,16 @@ export class Store {
   /** Write or forget soon, together with others. What must be durable before going on awaits `flushed`. */
   put(key: string, record: Record_ | null): void {
     this.#pending.set(key, record);
-    this.#flushing ??= new Promise((done) => setTimeout(done, FLUSH_MS)).then(() => this.#flush());
+    this.#flushing ??= new Promise((done) => setTimeout(done, FLUSH_MS)).then(() => {
+      this.#writing = this.#flush();
+      return this.#writing;
+    });
   }
 
   /** Wait until all that was put is durable. */
   async flushed(): Promise<void> {
     while (this.#flushing) await this.#flushing;
+    await this.#writing;
   }
 
   /**
@@ -140,6 +146,7 @@ export class Store {
 
   async #flush(): Promise<void> {
     const writes = [...this.#pending];
+    // What is put from here on is for the next time.
     this.#flushing = null;
     if (!this.#database) return;
     try {

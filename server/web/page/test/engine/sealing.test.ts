@@ -9,7 +9,7 @@ import { IDBFactory } from "fake-indexeddb";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import type { Engine } from "../../src/engine";
 import { engineAt, file, ready, receiptsOf, until } from "./support/page";
-import { Proxy, Server } from "./support/server";
+import { type Drop, Proxy, Server } from "./support/server";
 import { expectOneContentEach, spied } from "./support/spy";
 
 vi.mock("@noble/ciphers/chacha.js", async (original) => (await import("./support/spy")).spyOnChacha(original));
@@ -17,23 +17,17 @@ vi.mock("@noble/ciphers/chacha.js", async (original) => (await import("./support
 const MIB = 1 << 20;
 const folder = mkdtempSync(join(tmpdir(), "engine."));
 const identity = join(folder, "identity.txt");
-const realFetch = globalThis.fetch;
 let server: Server;
 let proxy: Proxy;
+let drop: Drop;
 
 beforeAll(async () => {
   server = await Server.make();
   execFileSync("age-keygen", ["-o", identity], { stdio: "ignore" });
-  const recipients = [/age1[a-z0-9]+/.exec(readFileSync(identity, "utf8"))?.[0]];
-  // The drop-off's own way of saying so is tested where the server makes one.
-  const fetch = async (url: string, options: RequestInit) => {
-    const answer = await realFetch(url, options);
-    return url.endsWith("/info") ? Response.json({ ...(await answer.json()), sealing: true, recipients }) : answer;
-  };
-  Object.assign(globalThis, { fetch });
+  const recipient = /age1[a-z0-9]+/.exec(readFileSync(identity, "utf8"))?.[0] ?? "";
+  drop = server.newDrop("--seal-in-browser", "--recipient", recipient);
 });
 afterAll(async () => {
-  Object.assign(globalThis, { fetch: realFetch });
   rmSync(folder, { recursive: true });
   await server.remove();
 });
@@ -65,8 +59,8 @@ const begunAs = async (content: Uint8Array): Promise<void> => {
     });
     return false;
   };
-  const engine = engineAt(proxy.page(server.drop));
-  await ready(engine, server.drop.code, [file("genome.vcf", content.length, content)]);
+  const engine = engineAt(proxy.page(drop));
+  await ready(engine, drop.code, [file("genome.vcf", content.length, content)]);
   await engine.send();
   await until(engine, ({ state }) => state === "waiting");
   engine.pause();
@@ -76,8 +70,8 @@ const begunAs = async (content: Uint8Array): Promise<void> => {
 };
 
 async function wentOn(content: Uint8Array): Promise<Engine> {
-  const engine = engineAt(proxy.page(server.drop));
-  await ready(engine, server.drop.code, [file("genome.vcf", content.length, content)]);
+  const engine = engineAt(proxy.page(drop));
+  await ready(engine, drop.code, [file("genome.vcf", content.length, content)]);
   expect(engine.snapshot().matched).toMatchObject({ files: 1 });
   await engine.send();
   await until(engine, ({ state }) => state === "done");
@@ -87,8 +81,8 @@ async function wentOn(content: Uint8Array): Promise<Engine> {
 
 test("sealed files of all sizes open with age, and say that they were sealed here", async () => {
   const files = [file("empty", 0), file("small", 70_000), file("large", 20 * MIB + 5)];
-  const engine = engineAt(proxy.page(server.drop));
-  await ready(engine, server.drop.code, files);
+  const engine = engineAt(proxy.page(drop));
+  await ready(engine, drop.code, files);
   await engine.send();
   await until(engine, ({ state }) => state === "done");
   expect(engine.snapshot().figures).toMatchObject({ stored: 20 * MIB + 70_005, onItsWay: 0 });

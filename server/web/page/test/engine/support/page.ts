@@ -44,6 +44,7 @@ export async function sha256(blob: Blob): Promise<string> {
 
 /** What the receipts of this browser say. */
 export async function receiptsOf(engine: Engine): Promise<{ upload: string; path: string; length: number; sha256: string }[]> {
+  await until(engine, ({ receipt }) => !!receipt?.number);
   const text = (await (await engine.receipts())?.text()) ?? "";
   return text.trim().split("\n").map((line) => JSON.parse(line.slice(0, line.lastIndexOf(" "))));
 }
