@@ -122,7 +122,7 @@ def main() -> None:
         _discard_stdout()
         sys.exit(1)
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
         if sentence is None:
             raise
         _discard_stdout()
@@ -130,7 +130,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _sentence(error: Exception) -> str | None:
+def sentence_of(error: Exception) -> str | None:
     """Say what happened; None for a bug, whose traceback is what helps."""
     if isinstance(error, InvalidFieldError):
         option = TERMS[error.field].flag if error.field in TERMS else f"--{error.field}"
