@@ -185,6 +185,6 @@ def _remarks(config: Config) -> list[str]:
         remarks.append(f"limits.connections: {few}")
     if not config.keys.root_recipients:
         remarks.append("keys.root_recipients: is empty; only drop-offs with recipients of their own can receive")
-    if config.dropoffs.notify and config.mail.server is None:
+    if config.dropoffs.model_dump()["notify"] and config.mail.server is None:
         remarks.append("dropoffs.notify: section [mail] names no server, so nobody is notified")
     return remarks

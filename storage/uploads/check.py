@@ -155,7 +155,7 @@ def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
     try:
         blob = base.read_key_file(state.id, KeyFile.own(state.mode))
     except (FileNotFoundError, KeyMissingError):
-        # A sealed upload has none once it is finished, and in a backup none before: `server.cli.compare` tells.
+        # A sealed upload has none once it is finished, and in a backup none before: `server.usecases.comparing` tells.
         if state.mode is Mode.MANAGED:
             raise _ProblemError("the server's envelope is missing") from None
         return
@@ -168,7 +168,7 @@ def _verify_receipt(base: StoreBase, state: LogState) -> None:
     try:
         blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:
-        return  # it may not be written yet; `server.cli.compare` tells
+        return  # it may not be written yet; `server.usecases.comparing` tells
     if _stanzas(blob, 1) != [RECEIPT_STANZA]:
         raise _ProblemError("its receipt is none; put it back from a copy")
 
