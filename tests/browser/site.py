@@ -21,7 +21,7 @@ STATES = [
     "08-choose-folder", "09-review", "10-sending", "11-paused", "12-offline", "13-busy", "14-sending-failed",
     "15-sending-all", "16-checking", "17-done", "18-come-back", "19-closed", "20-expired", "21-unreadable",
     "22-brand-example", "23-too-many", "24-not-open", "25-failed-many", "26-matched", "27-no-answer",
-    "28-cannot-seal", "29-code-waits", "30-nobody",
+    "28-cannot-seal", "29-code-waits", "30-nobody", "31-other-tab",
 ]  # fmt: skip
 """What the stand-in can show: the designed states, and a few that the engine can be in besides."""
 _NOW = "2026-11-30T16:50:00+01:00"

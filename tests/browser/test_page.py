@@ -174,6 +174,17 @@ def test_removing_a_file_keeps_a_place_for_the_focus(page: Page, states: StatesS
     expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
+def test_files_of_another_tab_are_no_failure(page: Page, states: StatesSite) -> None:
+    """A file that another tab sends is said to be there, and neither counted as failed nor to be sent again."""
+    show(page, states.url("31-other-tab"))
+    assert page.title().startswith("9 files are being sent in another tab")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("button", name="again")).to_have_count(0)
+    _change(page, {"state": "sending", "part": None})
+    expect(page.get_by_role("heading", level=2)).to_have_text("Files: 3 stored, 9 in another tab")
+    expect(page.get_by_text("Failed.")).to_have_count(0)
+
+
 def test_name_that_is_markup_is_shown_as_text(page: Page, states: StatesSite) -> None:
     """A name that is markup or turns the direction is shown as it is, kept apart from what stands around it."""
     show(page, states.url("07-choose-files"))

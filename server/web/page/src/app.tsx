@@ -5,6 +5,7 @@ import { Choose, Resume, Review } from "./choose";
 import { Code, goesOn } from "./code";
 import { Closed, closedTitle, Done } from "./end";
 import type { Engine, Snapshot } from "./engine/types";
+import { failedHere } from "./problems";
 import { sendingTitle, storedShare } from "./progress";
 import { Failed, failedTitle, Sending, waitingSaid } from "./sending";
 import { isLanguage, LANGUAGES, type Language, type Text } from "./text";
@@ -185,6 +186,7 @@ function titleOf(ui: Ui): string[] {
     case "waiting":
       return [text.plain(snap.problem?.kind === "offline" ? "title-offline" : "title-waiting", { percent }), sendingTitle(ui)];
     case "failed":
+      if (snap.part === "other-tab") return [text.plain("other-tab-title", { n: snap.counts.failed })];
       return error(
         snap.counts.failed === 1 && snap.focus
           ? (failedTitle(ui, snap.focus, false) as string)
@@ -224,7 +226,7 @@ function useTold(ui: Ui, announcer: Announcer) {
       else if (old.state !== "sending") {
         announcer.begin(share);
         announcer.change(`${sendingTitle(ui)}. ${stored()}`);
-      } else if (counts.failed > old.counts.failed) announcer.change(text.plain("said-failed", { n: counts.failed }));
+      } else if (counts.failed > old.counts.failed && failedHere(ui)) announcer.change(text.plain("said-failed", { n: failedHere(ui) }));
       else announcer.progress(share, stored);
     }
   }, [snap]);

@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
 import type { FileRow, Filter } from "./engine/types";
-import { failure, needsChoice } from "./problems";
+import { failure, inOtherTab, needsChoice } from "./problems";
 import { Hidden, Name, Pick, type Props, type Ui } from "./ui";
 
 const PAGE = 100;
@@ -48,13 +48,13 @@ export const FileName = ({ row }: { row: { folder: string; name: string } }) => 
 /** A file on its way, as a row says it in words. */
 export function SentRow({ ui, row }: Props & { row: FileRow }) {
   const { text } = ui;
-  if (row.state !== "failed") {
+  if (row.state !== "failed" || inOtherTab(row)) {
     return (
       <li>
         <div>
           <FileName row={row} />
         </div>
-        <p class="meta">{row.problem?.kind === "other-tab" ? failure(ui, row.problem) : stateOf(ui, row)}</p>
+        <p class="meta">{inOtherTab(row) ? failure(ui, row.problem) : stateOf(ui, row)}</p>
       </li>
     );
   }

@@ -46,5 +46,14 @@ export function failure(ui: Ui, problem: Problem | null): ComponentChild {
   }
 }
 
+/** A file that another tab sends: the engine says that it failed here, but nobody has to act. */
+export const inOtherTab = (row: FileRow) => row.problem?.kind === "other-tab";
+
+/** How many files failed of which somebody has to take care. */
+export function failedHere({ engine, snap }: Ui): number {
+  const { failed } = snap.counts;
+  return failed && engine.rows("failed", 0, failed).filter((row) => !inOtherTab(row)).length;
+}
+
 /** Whether another reading of the file is needed, and not only another try. */
 export const needsChoice = (row: FileRow) => row.problem?.kind === "unreadable" || row.problem?.kind === "changed";

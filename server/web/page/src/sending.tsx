@@ -1,17 +1,18 @@
 import { useState } from "preact/hooks";
 import type { Filter, FileRow, Problem } from "./engine/types";
 import { Paged, SentRow } from "./list";
-import { failure, needsChoice } from "./problems";
+import { failedHere, failure, needsChoice } from "./problems";
 import { Progress, sendingTitle } from "./progress";
 import { Contact, Hidden, Name, Note, Pick, type Props, Title, type Ui, useSecondsUntil } from "./ui";
 
 /** Sending, paused or waiting: one place, in which only the line below the bar changes. */
 export function Sending({ ui }: Props) {
   const { snap, text } = ui;
-  const { figures, counts, part, state } = snap;
+  const { figures, part, state } = snap;
   const checking = part === "checking";
   const left = figures.secondsLeft === null ? "" : text.plain("time-left", { time: text.duration(figures.secondsLeft) });
-  const failed = counts.failed ? text.plain("files-failed", { n: counts.failed }) : "";
+  const here = failedHere(ui);
+  const failed = here ? text.plain("files-failed", { n: here }) : "";
   return (
     <>
       <Title ui={ui} step={3}>
@@ -83,8 +84,6 @@ function waiting({ snap, text }: Ui, seconds: number | null) {
       return text.rich(seconds ? "busy" : "busy-now", { time });
     case "storage-full":
       return text.rich(seconds ? "storage-full" : "storage-full-now", { time });
-    case "other-tab":
-      return text.rich("other-tab");
     default:
       return text.rich(seconds ? "no-answer" : "no-answer-now", { time });
   }
@@ -96,7 +95,7 @@ export function waitingSaid(ui: Ui): string {
   if (snap.problem?.kind === "offline") return text.plain("offline", { share: text.share(snap.figures.stored, snap.figures.total) });
   if (snap.problem?.kind === "busy") return text.plain("busy-said");
   if (snap.problem?.kind === "storage-full") return text.plain("storage-full-said");
-  return text.plain(snap.problem?.kind === "other-tab" ? "other-tab" : "no-answer-said");
+  return text.plain("no-answer-said");
 }
 
 const CHIPS = ["all", "stored", "waiting", "failed"] as const;
@@ -111,14 +110,15 @@ function Files({ ui }: Props) {
     waiting: counts.waiting + counts.sending + counts.checking,
     failed: counts.failed,
   };
-  const chips = counts.failed > 0 || counts.files > 100;
+  const here = failedHere(ui);
+  const chips = here > 0 || counts.files > 100;
   const shown = chips ? filter : "all";
   return (
     <>
       <section class="flow" aria-labelledby="files">
         <h2 id="files">
-          {counts.failed ? (
-            text.plain("failed-others", { n: counts.failed })
+          {here ? (
+            text.plain("failed-others", { n: here })
           ) : (
             <>
               <span class="vh">{text.plain("files-are")} </span>
@@ -127,6 +127,7 @@ function Files({ ui }: Props) {
                 counts.checking ? text.plain("count-checking", { n: counts.checking }) : "",
                 counts.sending ? text.plain("count-sending", { n: counts.sending }) : "",
                 counts.waiting ? text.plain("count-waiting", { n: counts.waiting }) : "",
+                counts.failed ? text.plain("count-other-tab", { n: counts.failed }) : "",
               ])}
             </>
           )}
@@ -144,10 +145,10 @@ function Files({ ui }: Props) {
           {(rows) => rows.map((row) => <SentRow key={row.id} ui={ui} row={row} />)}
         </Paged>
       </section>
-      {counts.failed > 1 && (
+      {here > 1 && (
         <div class="acts">
           <button type="button" onClick={() => engine.retryAll()}>
-            {text.plain("try-all", { n: counts.failed })}
+            {text.plain("try-all", { n: here })}
           </button>
         </div>
       )}
@@ -159,10 +160,26 @@ function Files({ ui }: Props) {
 export function Failed({ ui }: Props) {
   const { engine, snap, text } = ui;
   const { counts, focus } = snap;
-  if (counts.failed === 1 && focus) return <FailedOne ui={ui} row={focus} />;
   const leaveAll = () => {
     for (const row of engine.rows("failed", 0, counts.failed)) engine.leaveOut(row.id);
   };
+  if (snap.part === "other-tab") {
+    return (
+      <>
+        <Title ui={ui} step={3}>
+          {text.plain("other-tab-title", { n: counts.failed })}
+        </Title>
+        <Progress ui={ui} prefix={text.plain("bar-waiting-tab")} />
+        <div class="acts live">
+          <p class="note wait">{text.rich("other-tab")}</p>
+          <button type="button" class="quiet" onClick={leaveAll}>
+            {text.plain("leave-out-all")}
+          </button>
+        </div>
+      </>
+    );
+  }
+  if (counts.failed === 1 && focus) return <FailedOne ui={ui} row={focus} />;
   return (
     <>
       <Title ui={ui} step={3}>

@@ -144,6 +144,10 @@ export const STATES: Record<string, () => State> = {
     snap: { ...large, state: "choose", part: "review", matched: { files: 1204, stored: 21.4 * GB } },
     rows: folder,
   }),
+  "31-other-tab": () => {
+    const rows = waiting.map((row): FileRow => (row.state === "stored" ? row : { ...row, state: "failed", problem: { kind: "other-tab" } }));
+    return { snap: { ...stopped, state: "failed", part: "other-tab", focus: rows[3]!, counts: { ...countsOf(rows, 0), bytes: 9 * GB } }, rows };
+  },
   "28-cannot-seal": () => ({ snap: { state: "closed", info: SEALED, problem: { kind: "cannot-seal", why: "mixed" } } }),
   "29-code-waits": () => ({ snap: { asking: true, problem: { kind: "no-answer", until: Date.now() + 9_400 } } }),
   "30-nobody": () => ({
