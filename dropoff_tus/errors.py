@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class ToldError(Exception):
-    """The root of all errors whose text is a sentence for operators: what is wrong, and what to do."""
+    """The root of all errors whose text tells operators the problem and what to do."""
 
 
 class DropoffError(ToldError):

@@ -127,7 +127,7 @@ class UploadAnswer(JsonAnswer):
     sealed_by: str | None = Field(
         description="age: the client sealed the content before sending, so length and digest are of the age file."
     )
-    sender: str | None = Field(description="Who sent it, as the client said: text to show.")
+    sender: str | None = Field(description="The sender, as the client said: text to show.")
     length: Natural | None = Field(description="Null until the client has said it.")
     offset: Natural = Field(description="How many bytes are here.")
     sha256: str | None

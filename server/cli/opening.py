@@ -1,4 +1,4 @@
-"""What commands open: the configuration, and the catalog, the store or all services, for as long as they work."""
+"""Opening for commands: the configuration, and the catalog, the store or all services, for as long as they work."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""`verify-receipt`, `verify-certificate`: what anybody can do offline, with nothing but a pinned key."""
+"""`verify-receipt`, `verify-certificate`: for anybody, offline, with only a pinned key."""
 
 import hashlib
 import json

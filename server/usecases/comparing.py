@@ -19,7 +19,7 @@ _YOUNG = timedelta(minutes=10)
 
 
 class ComparedStore(Protocol):
-    """What a store is asked."""
+    """The store, as a comparison needs it."""
 
     async def stat(self, upload_id: str) -> StoredUpload:
         """Return the durable state."""

@@ -23,7 +23,7 @@ STATES = [
     "22-brand-example", "23-too-many", "24-not-open", "25-failed-many", "26-matched", "27-no-answer",
     "28-cannot-seal", "29-code-waits", "30-nobody", "31-other-tab",
 ]  # fmt: skip
-"""What the stand-in can show: the designed states, and a few that the engine can be in besides."""
+"""The states that the stand-in can show: the designed ones, and a few others of the engine."""
 _NOW = "2026-11-30T16:50:00+01:00"
 _LOGO = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><path fill="{ground}" d="M0 0h40v40H0z"/>'

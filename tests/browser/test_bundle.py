@@ -1,4 +1,4 @@
-"""What is built: small enough for a bad line, nothing of strangers, nothing inline, nothing of the tests."""
+"""The built page: small enough for a bad line, nothing of strangers, nothing inline, nothing of the tests."""
 
 import gzip
 import re

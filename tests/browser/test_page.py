@@ -64,7 +64,7 @@ def test_focus_follows_steps_and_never_progress(page: Page, states: StatesSite) 
 
 
 def test_name_with_spaces_stays_as_typed(page: Page, states: StatesSite) -> None:
-    """What is typed stays as typed, spaces too, whatever the engine makes of it."""
+    """Text stays as typed, spaces too, whatever the engine makes of it."""
     show(page, states.url("09-review"))
     page.evaluate("() => { engine.setSender = name => engine.set({ sender: { name: name.trim(), message: '' } }); }")
     page.get_by_label("Your name").press_sequentially("Jane van Dam")
@@ -235,7 +235,7 @@ def test_twenty_thousand_files_cost_less_than_a_frame(page: Page, states: States
 
 
 def test_list_of_many_comes_in_pages(page: Page, states: StatesSite) -> None:
-    """The next hundred come with the focus on their list, which says which they are; the filter starts anew."""
+    """The next hundred come with the focus on their list, which says which they are; the filter starts again."""
     show(page, states.url("14-sending-failed"))
     expect(page.locator(".rows li")).to_have_count(100)
     page.get_by_role("button", name="Next 100").click()
@@ -291,7 +291,7 @@ def test_receipt_on_paper_and_as_file_is_whole(page: Page, states: StatesSite) -
 
 
 def test_line_that_comes_and_goes_is_told_when_it_rests(page: Page, states: StatesSite) -> None:
-    """What changes within fifteen seconds is told once, as it is then; a person's own act is answered at once."""
+    """Changes within fifteen seconds are announced once, as they are then; a person's own act is answered at once."""
     page.clock.install(time="2026-11-30T16:50:00+01:00")
     errors = show(page, states.url("09-review"))
     status = page.get_by_role("status")
@@ -314,7 +314,7 @@ def test_line_that_comes_and_goes_is_told_when_it_rests(page: Page, states: Stat
 
 
 def test_progress_is_told_in_a_region_that_stays(page: Page, states: StatesSite) -> None:
-    """The bar has words of its own, and what happens by itself is told in a region that is always there."""
+    """The bar has words of its own, and a region that is always there announces changes that happen by themselves."""
     show(page, states.url("09-review"))
     status = page.get_by_role("status").element_handle()
     _change(page, {"state": "sending", "part": None})

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 _WAIT_MS = 30_000
 _UNREACHED = re.compile(r"Failed to load resource: (net::ERR_|the server responded with a status of)")
-"""What Chromium says of every answer that is no success, also of those that a test provokes."""
+"""Chromium's words on every answer that is no success, even one that a test provokes."""
 
 
 class Visitor:

@@ -1,4 +1,4 @@
-"""What `drop create` says to pass on: words in five languages, the link and the code apart."""
+"""The messages of `drop create` for the uploader: in five languages, the link and the code apart."""
 
 import pytest
 

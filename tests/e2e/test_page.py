@@ -171,7 +171,7 @@ def test_logo_and_colours_are_the_institutes(site: TusSite) -> None:
 
 @pytest.mark.parametrize("accepted", [*_CODINGS, *_NO_CODINGS])
 def test_assets_come_compressed_as_the_browser_takes_it(site: TusSite, accepted: str) -> None:
-    """Brotli before gzip, and neither where it is refused; what comes is the same file."""
+    """Brotli before gzip, and none of them where it is refused; the file is the same."""
     script = next(name for name in _assets(_get(site, f"/d/{_UNKNOWN}").body) if name.endswith(".js"))
     plain = _get(site, script).body
     answer = _get(site, script, {"Accept-Encoding": accepted})
@@ -213,7 +213,7 @@ def test_nothing_but_the_assets_can_be_reached(site: TusSite) -> None:
         f"/d/{_UNKNOWN}/assets/x",
     ):
         answer = _get(site, target)
-        # What a path resolves to may be the page of a drop-off with an odd id.
+        # A resolved path may be the page of a drop-off with an odd id.
         assert answer.status == 404 or b'name="dropoff"' in answer.body, target
         if answer.status == 404 and target.startswith("/d/"):
             assert answer.header("Cache-Control") == "no-store"
@@ -262,7 +262,7 @@ def test_info_has_one_answer_for_wrong_codes_and_unknown_drop_offs(server: Serve
 
 
 def test_info_of_a_closed_drop_off_says_so(server: ServerProcess) -> None:
-    """To whoever has its code; the page can then say whom to ask."""
+    """To everybody who has its code; the page can then name the contact."""
     drop = server.create_drop("--contact", "Ada")
     server.cli("drop", "close", drop.id)
     told = _info(drop)
@@ -270,7 +270,7 @@ def test_info_of_a_closed_drop_off_says_so(server: ServerProcess) -> None:
 
 
 def test_receipts_of_many_uploads_come_at_once_in_order(server: ServerProcess) -> None:
-    """Each as it comes alone; what has none, or is another drop-off's, is left out."""
+    """Each as it comes by itself; uploads without one, or of another drop-off, are left out."""
     drop, other = server.create_drop(), server.create_drop()
     urls = [drop.site.upload(f"file {number}".encode()) for number in range(20)]
     tokens = [token_of(url) for url in urls]

@@ -53,7 +53,7 @@ def test_upload_goes_on_while_the_database_is_away_and_completes_after(
         for answer in (page, site.post({"Upload-Length": "5"}), site.patch(url, 5, b"world")):
             refused = assert_refused(answer, 503, "ERR_CATALOG_UNAVAILABLE")
             assert int(refused.needed("Retry-After")) >= 1
-        # All bytes are here, but nobody may be told that the upload is complete.
+        # All bytes are here, but no answer may call the upload complete.
         assert int(assert_head(site.head(url), 423).needed("Retry-After")) >= 1
         assert time.monotonic() - began < 10
     finally:

@@ -1,4 +1,4 @@
-"""What is sealed before it is sent, at the real server: what is taken, what comes out, and what opens it."""
+"""Files that are sealed before they are sent, at the real server: which it accepts, returns, and what opens them."""
 
 import base64
 import hashlib
@@ -111,7 +111,7 @@ def test_sender_and_message_are_for_whoever_may_read_the_upload(sealer: Sealer, 
 
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])
 def test_drop_off_that_wants_sealing_takes_nothing_else(sealer: Sealer, mode: str) -> None:
-    """Refused at its creation; the page learns to whom to seal, the roots or the drop-off's own recipients."""
+    """Refused at its creation; the page learns the recipients, the roots or the drop-off's own."""
     server = sealer.server
     drop = server.create_drop(mode, "--seal-in-browser", "--receiver", "the Cohort Team")
     for told in ({}, {"sealed-by": "gpg"}, {"sealed-by": ""}):
@@ -211,7 +211,7 @@ def test_age_file_whose_length_no_payload_has_is_rejected(sealer: Sealer) -> Non
 
 
 def test_age_file_that_was_changed_does_not_open_and_leaves_nothing(sealer: Sealer, tmp_path: Path) -> None:
-    """Nobody without the key can see it before; the bytes as they came are there all the same."""
+    """Nobody without the key can see it before; the bytes as they came are still there."""
     blob = bytearray(sealer.seal(_PLAIN))
     blob[-5] ^= 1
     url = _sent(sealer.server.create_drop(), bytes(blob))
@@ -225,7 +225,7 @@ def test_age_file_that_was_changed_does_not_open_and_leaves_nothing(sealer: Seal
 
 
 def test_sealed_file_to_somebody_else_is_told(sealer: Sealer, tmp_path: Path) -> None:
-    """Who has the key of the upload need not have that of its content."""
+    """The key of the upload need not be that of its content."""
     made = run_warm("keys", "generate", "--output", "other.txt", "--key-type", "x25519", "--json", folder=tmp_path)
     age = require_program("age")
     other = json.loads(made.stdout)["recipient"]
@@ -256,7 +256,7 @@ def test_sealed_concatenation_is_looked_at_as_a_whole(sealer: Sealer) -> None:
 
 
 def test_sealed_upload_is_looked_at_after_a_kill_too(tmp_path: Path) -> None:
-    """What was whole, and not looked at yet, is looked at when the next start finishes it."""
+    """The next start looks at a whole upload when it finishes it."""
     age = require_program("age")
     with ServerProcess(tmp_path, init_options=("--key-type", "x25519")) as server:
         drop, recipient = server.drop, server.cli_json("keys", "show")["recipients"][0]
@@ -280,7 +280,7 @@ def test_sealed_upload_is_looked_at_after_a_kill_too(tmp_path: Path) -> None:
     ("path", "shown"), [("a/b.txt", "a/b.txt"), ("../../etc/passwd\x1b[2J", None), ("\u202ea", None)]
 )
 def test_relative_path_is_kept_as_it_came_and_shown_escaped(sealer: Sealer, path: str, shown: str | None) -> None:
-    """Whatever is in it: programs get it as JSON, people as text that steers no terminal."""
+    """For any text: programs get it as JSON, people as text that steers no terminal."""
     drop = sealer.server.create_drop()
     headers = {"Upload-Metadata": metadata(filename="b.txt", relativePath=path)}
     begun, done = drop.site.create(5, headers), drop.site.upload(b"hello", headers)

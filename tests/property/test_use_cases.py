@@ -46,7 +46,7 @@ class _Run:
         elif kind == 3:
             client = self.chance.choice(self.clients)
             if self.world.state(client.token) is not UploadState.OPEN:
-                # Of what is complete, reconcile looks at nothing: who deletes it and sees it fail has to repeat it.
+                # Reconcile does not look at complete uploads: a failed deletion has to be repeated.
                 return
             client.ended = True
             await self.world.uploads.ender.delete(upload_id(client.token))

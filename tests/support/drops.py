@@ -7,5 +7,5 @@ from dropoff_tus.model import Dropoff
 
 
 def changed(dropoff: Dropoff, **terms: Any) -> Dropoff:  # noqa: ANN401 - each has its type
-    """Return a drop-off with some other terms, not signed anew."""
+    """Return a drop-off with some other terms, not signed again."""
     return replace(dropoff, terms=replace(dropoff.terms, **terms))

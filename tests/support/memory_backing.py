@@ -144,7 +144,7 @@ class MemoryBacking:
         self.servers = 0
 
     def base(self, keys: ServerKeys, folder: Path, now: Callable[[], datetime], roots: Sequence[str]) -> StoreBase:
-        """Return the base of an engine. The journal of rotations alone is a file."""
+        """Return the base of an engine. Only the journal of rotations is a file."""
         written = Written(folder / JOURNAL)
         chains, segments, key_files = MemoryChains(self), MemorySegments(self), MemoryKeys(self)
         return StoreBase(chains, segments, key_files, self, keys, written, now, tuple(roots), "sha256")
@@ -243,7 +243,7 @@ class MemoryChains:
         return _Lines(lambda: stored.aside or b"")
 
     def append(self, upload_id: str, line: bytes, after: Tip) -> None:
-        """Append by the tip alone."""
+        """Append only by the tip."""
         self._backing.of(upload_id).append(line, after)
 
     def set_aside(self, upload_id: str, lines: bytes) -> None:

@@ -82,7 +82,7 @@ class MemoryOutbox:
         return sorted(found, key=lambda row: (row.at, row.event_id, row.sink))
 
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
-        """Begin anew."""
+        """Begin again."""
         chosen = [
             key for key, row in self.kept.items() if (row.dead if event_ids is None else row.event_id in event_ids)
         ]

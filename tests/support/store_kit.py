@@ -203,7 +203,7 @@ class StoreKit(Kit[FileStore]):
         return self.store.rewrapper(identities)
 
     def rotate_signing_key(self) -> None:
-        """Rotate it alone."""
+        """Rotate only it."""
         with hold_store(self.settings.root, alone=True):
             rotation = SigningRotation(self.settings, self.places.signing_key)
             rotation.prepare()

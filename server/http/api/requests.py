@@ -61,7 +61,7 @@ _EDITING: dict[str, Any] = {
 class DropCreation(create_model("_Creation", __base__=Request, **_CREATION)):  # type: ignore[misc]
     """A drop-off to be made. Missing members come from the server's section [dropoffs]."""
 
-    id: DropId | None = Field(None, description="A UUIDv4 you have already.")
+    id: DropId | None = Field(None, description="A UUIDv4 of your own for it.")
     has_code: bool = Field(default=True, description="False lets anyone who has the URL upload.")
 
 
@@ -99,7 +99,7 @@ class Waiting(Request):
 class UploadFilter(Request):
     """Which uploads, and which page of them."""
 
-    drop_id: DropId | None = Field(None, description="Of this drop-off only.")
+    drop_id: DropId | None = Field(None, description="Only uploads of this drop-off.")
     state: list[UploadState] = Field(default_factory=list, description="In one of these states; may be repeated.")
     partials: Literal["true", "false"] = Field("false", description="Also the parts of concatenations.")
     cursor: Cursor | None = Field(None, description="The next_cursor of the page before.")

@@ -49,7 +49,7 @@ async def test_finals_racing_for_a_part_leave_one_winner(catalog_url: str) -> No
 
 @async_test
 async def test_two_processes_adding_at_once_against_a_limit_fill_it_exactly(catalog_url: str) -> None:
-    """What one decides on cannot be changed by the other before it is committed."""
+    """The rows that one decides on cannot be changed by the other before it is committed."""
     dropoff = make_dropoff(max_uploads=30)
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         await one.add_dropoff(dropoff)
@@ -63,7 +63,7 @@ async def test_two_processes_adding_at_once_against_a_limit_fill_it_exactly(cata
 
 @async_test
 async def test_two_processes_adding_the_same_upload_at_once_add_it_once(catalog_url: str) -> None:
-    """Who comes second finds the row of the first, and counts nothing."""
+    """The second one finds the row of the first, and counts nothing."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         await one.add_dropoff(dropoff)
@@ -75,7 +75,7 @@ async def test_two_processes_adding_the_same_upload_at_once_add_it_once(catalog_
 
 @async_test
 async def test_parts_ended_while_they_are_claimed_are_counted_once(catalog_url: str) -> None:
-    """Completing, claiming and ending parts by two processes: whoever is first wins, and nobody waits in a circle."""
+    """Completing, claiming and ending parts by two processes: the first one wins, and nobody waits in a circle."""
     dropoff = make_dropoff()
     async with open_catalog(catalog_url) as one, open_catalog(catalog_url) as other:
         await one.add_dropoff(dropoff)

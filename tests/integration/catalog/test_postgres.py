@@ -189,7 +189,7 @@ async def test_dropoff_locked_for_long_is_unavailable_and_its_readers_do_not_wai
 
 @async_test
 async def test_dropoff_locked_by_a_stranger_holds_up_no_other(postgres: PostgresServer, postgres_url: str) -> None:
-    """Whoever waits for one drop-off's row waits alone; it goes on when the row is let go."""
+    """Only operations on that drop-off wait for its row, and go on when it is let go."""
     locked, other = make_dropoff(), make_dropoff()
     async with open_catalog(postgres_url) as catalog:
         for dropoff in (locked, other):

@@ -42,7 +42,7 @@ def test_terms_written_as_json_come_back_equal() -> None:
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("value", [True, 1.5, {}, [1], [[]], "9999-99-99", "2030-01-31T12:00:00", object], ids=str)
 def test_value_that_a_term_cannot_have_is_refused(name: str, value: Any) -> None:  # noqa: ANN401 - any JSON
-    """Whatever somebody writes into the database is a term of its own type, or no terms at all."""
+    """Any text in the database is a term of its own type, or no terms at all."""
     changed = FULL.as_json() | {name: value}
     if value is object:
         del changed[name]

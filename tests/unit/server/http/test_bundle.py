@@ -1,4 +1,4 @@
-"""The page as it is served: what was built, with what the configuration says of the institute."""
+"""The page as it is served: the built one, with the institute of the configuration."""
 
 import hashlib
 import html

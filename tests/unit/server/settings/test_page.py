@@ -1,4 +1,4 @@
-"""Section [page]: what can be read on what, and what is refused."""
+"""Section [page]: readable colours, and refusals."""
 
 import re
 from itertools import product

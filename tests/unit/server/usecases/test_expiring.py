@@ -1,4 +1,4 @@
-"""What ends by time is planned first, and executed as far as it still holds."""
+"""Ends by time are planned first, and executed as far as they still hold."""
 
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Role

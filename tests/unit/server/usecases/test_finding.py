@@ -1,4 +1,4 @@
-"""What an upload's URL gives its client beside tus: the receipt, and the content where that is allowed."""
+"""An upload's URL beside tus: it gives the receipt, and the content where that is allowed."""
 
 import pytest
 

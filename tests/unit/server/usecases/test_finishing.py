@@ -60,7 +60,7 @@ _SEALED = Metadata((("filename", b"x"), ("sealed-by", b"age")))
 @pytest.mark.parametrize("mode", list(Mode))
 @async_test
 async def test_content_that_is_not_sealed_as_its_metadata_says_is_rejected(mode: Mode) -> None:
-    """With its creation or later; what is sealed completes, and what says nothing of it is not looked at."""
+    """With its creation or later; a sealed one completes, and one without the mark is not looked at."""
     world = World(mode=mode)
     token = token_of(await world.create(5, metadata=_SEALED))
     with pytest.raises(NotSealedError) as caught:

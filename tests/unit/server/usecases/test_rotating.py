@@ -1,4 +1,4 @@
-"""For whom a rotation wraps: the drop-off's own recipients, else the roots of today, if nobody changed it."""
+"""The recipients of a rotation: the drop-off's own, else the roots of today, if nobody changed it."""
 
 import pytest
 
@@ -26,7 +26,7 @@ async def test_upload_is_wrapped_for_its_drop_offs_own_recipients_else_the_roots
 
 @async_test
 async def test_upload_for_whom_nothing_is_sure_is_passed_over_with_the_reason() -> None:
-    """A changed drop-off must not get its uploads wrapped for whom somebody wrote into the database."""
+    """A changed drop-off must not get its uploads wrapped for recipients that somebody wrote into the database."""
     world = World()
     found = upload_id(token_of(await world.create(1)))
     ((none,), (missing,)) = await _planned(world, [found], ()), await _planned(world, ["0" * 32])
