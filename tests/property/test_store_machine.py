@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,12 +77,15 @@ class _Model:
         return not self.finished and self.ended is None
 
 
-class StoreMachine(RuleBasedStateMachine):
+K = TypeVar("K", bound=Kit[Any])
+
+
+class StoreMachine(RuleBasedStateMachine, Generic[K]):
     """Requests, cuts, crashes and rotations in any order."""
 
-    kit: Kit[Any]
+    kit: K
 
-    def make_kit(self) -> Kit[Any]:
+    def make_kit(self) -> K:
         """Make the store."""
         raise NotImplementedError
 
@@ -434,10 +437,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.do(self.kit.read(upload.id)) == upload.content
 
 
-class FileMachine(StoreMachine):
+class FileMachine(StoreMachine[StoreKit]):
     """On local folders: a crash is made by rewriting files."""
-
-    kit: StoreKit
 
     def make_kit(self) -> StoreKit:
         """Sync nothing."""
@@ -467,10 +468,8 @@ class FileMachine(StoreMachine):
         return crash
 
 
-class MemoryMachine(StoreMachine):
+class MemoryMachine(StoreMachine[MemoryKit]):
     """On objects and chains in memory: a crash leaves objects that no line names."""
-
-    kit: MemoryKit
 
     def make_kit(self) -> MemoryKit:
         """Start empty."""
@@ -504,7 +503,7 @@ def _lose_sectors(raw: bytearray, start: int, chance: random.Random) -> None:
 _BOTH = pytest.mark.parametrize("machine", [FileMachine, MemoryMachine])
 
 
-def _run(machine: type[StoreMachine], examples: int, steps: int) -> None:
+def _run(machine: type[StoreMachine[Any]], examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     run_state_machine_as_test(
         machine,
@@ -520,7 +519,7 @@ def _run(machine: type[StoreMachine], examples: int, steps: int) -> None:
 
 @_BOTH
 @pytest.mark.timeout(300)
-def test_store_in_any_order_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine]) -> None:
+def test_store_in_any_order_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine[Any]]) -> None:
     """A few runs."""
     _run(machine, 8, 20)
 
@@ -528,6 +527,6 @@ def test_store_in_any_order_of_events_keeps_what_it_acknowledged(machine: type[S
 @_BOTH
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_store_in_very_many_orders_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine]) -> None:
+def test_store_in_very_many_orders_of_events_keeps_what_it_acknowledged(machine: type[StoreMachine[Any]]) -> None:
     """Many long runs; DROPOFF_TUS_TEST_EXAMPLES says how many."""
     _run(machine, _EXAMPLES, 50)

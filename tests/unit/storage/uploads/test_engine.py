@@ -326,6 +326,30 @@ async def test_swapped_envelope_is_refused(tmp_path: Path) -> None:
 
 
 @async_test
+async def test_disk_that_fails_before_the_first_bytes_calls_no_upload_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its envelope cannot be read now: the client hears that the disk failed, and goes on with the upload later."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(None)
+    async with kit.store.lease(upload.id) as lease:
+        await lease.declare_length(5, datetime.now(UTC))
+    kit.open()
+    real = durable.Disk.read_small
+
+    def read_small(disk: durable.Disk, path: Path, most_bytes: int) -> bytes:
+        if path == kit.store.layout.of(upload.id).server_envelope:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(disk, path, most_bytes)
+
+    monkeypatch.setattr(durable.Disk, "read_small", read_small)
+    with pytest.raises(StorageFailedError):
+        await kit.append(upload.id, 0, b"hello")
+    monkeypatch.setattr(durable.Disk, "read_small", real)
+    assert await kit.append(upload.id, 0, b"hello") == 5
+
+
+@async_test
 async def test_policy_changed_behind_the_server_is_refused(tmp_path: Path) -> None:
     """A drop-off made managed by SQL does not carry the server's signature."""
     kit = StoreKit(tmp_path, mode=Mode.SEALED)
