@@ -65,8 +65,8 @@ export default defineConfig(({ mode }) => {
       // As a browser has it; by itself Node would take the one for Node.
       alias: { "tus-js-client": "tus-js-client/lib.esm/browser/index.js" },
       server: { deps: { inline: ["tus-js-client", "age-encryption"] } },
-      testTimeout: 60_000,
-      hookTimeout: 60_000,
+      testTimeout: 180_000,
+      hookTimeout: 180_000,
       maxWorkers: 2,
     },
   };

@@ -9,7 +9,7 @@ export function engineAt(page: string): Engine {
 }
 
 /** Wait for a snapshot; fails with what there is. */
-export async function until(engine: Engine, what: (now: Snapshot) => boolean, seconds = 60): Promise<Snapshot> {
+export async function until(engine: Engine, what: (now: Snapshot) => boolean, seconds = 120): Promise<Snapshot> {
   return new Promise((done, failed) => {
     const look = () => {
       if (!what(engine.snapshot())) return;
