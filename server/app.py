@@ -18,6 +18,7 @@ from server.clock import SystemClock
 from server.http import api, appkeys, pages, tus
 from server.http.admission import Admission
 from server.http.bundle import PageError, read_bundle
+from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.connection import HardenedServer, quiet_logger
 from server.http.door import Door
 from server.http.health import monitoring_app
@@ -30,7 +31,6 @@ from server.resources import raise_descriptor_limit, too_few_descriptors, tune_m
 from server.services import StartError
 from server.settings.config import Config
 from server.tls import renewing_context
-from server.usecases.client_pseudonyms import ClientPseudonyms
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ from aiohttp import web
 from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
 from server.http.bundle import Bundle
+from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.health import Metrics
 from server.outbox.pre_create import PreCreate
 from server.settings.config import Config
 from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
-from server.usecases.client_pseudonyms import ClientPseudonyms
 from server.usecases.closing import Marks
 from server.usecases.dropoffs import Dropoffs
 from server.usecases.purging import PurgeJobs

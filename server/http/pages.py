@@ -7,11 +7,17 @@ import re
 from aiohttp import web
 
 from dropoff_tus import policy, wire
-from dropoff_tus.errors import BodyTimeoutError, MalformedRequestError, UploadDamagedError, UploadNotFoundError
-from dropoff_tus.ids import upload_id
+from dropoff_tus.errors import (
+    BodyTimeoutError,
+    MalformedRequestError,
+    UploadDamagedError,
+    UploadGoneError,
+    UploadNotFoundError,
+)
+from dropoff_tus.ids import UploadToken
 from dropoff_tus.model import Dropoff, Usage
 from server.clock import SystemClock
-from server.http.appkeys import AUTH, BUNDLE, CATALOG, CONFIG, ROUTE, STORE
+from server.http.appkeys import AUTH, BUNDLE, CATALOG, CONFIG, ROUTE, UPLOADS
 from server.http.bundle import CODINGS
 from server.http.forwarded import client_of
 from server.settings.units import stamp
@@ -126,20 +132,19 @@ async def receipts(request: web.Request) -> web.Response:
     drop = await _proven(request)
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            tokens = [found.decode() for found in _TOKEN.findall(await request.read())]
+            tokens = [UploadToken(found.decode()) for found in _TOKEN.findall(await request.read())]
     except TimeoutError:
         raise BodyTimeoutError("the body did not come in time; nothing was changed") from None
     if len(tokens) > _MOST_RECEIPTS:
         raise MalformedRequestError(
             f"one request gives at most {_MOST_RECEIPTS} receipts; ask for the others in others"
         )
-    store = request.app[STORE]
+    finder = request.app[UPLOADS].finder
 
-    async def receipt(token: str) -> bytes:
+    async def receipt(token: UploadToken) -> bytes:
         try:
-            stored = await store.stat(upload_id(token))
-            return await store.url_receipt(stored.id, token) or b"" if stored.drop_id == drop.id else b""
-        except (UploadDamagedError, UploadNotFoundError):
+            return await finder.receipt(drop.id, token)
+        except (UploadDamagedError, UploadGoneError, UploadNotFoundError):
             return b""
 
     return web.Response(body=b"".join(await asyncio.gather(*map(receipt, tokens))), content_type="text/plain")

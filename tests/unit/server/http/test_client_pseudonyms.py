@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from server.usecases.client_pseudonyms import ClientPseudonyms
+from server.http.client_pseudonyms import ClientPseudonyms
 
 _DAY, _NEXT = date(2026, 3, 4), date(2026, 3, 5)
 
