@@ -12,7 +12,6 @@ from storage.failpoints import failpoint
 from storage.files.chains import LogFile
 from storage.files.folders import Folders
 from storage.files.locks import lock, open_folder, try_lock
-from storage.files.segments import DataFile
 
 
 class FileGrip:
@@ -22,26 +21,25 @@ class FileGrip:
         """Take over a log that is open for writing, and locked."""
         self._folders, self._paths = folders, folders.of(upload_id)
         self.lines = lines
-        self._opened: DataFile | None = None
+        self._opened: int | None = None
 
     @property
-    def _data(self) -> DataFile:
+    def _data(self) -> int:
         if self._opened is None:
-            disk = self._folders.disk
-            self._opened = DataFile(disk, disk.open_existing(self._paths.data, write=True))
+            self._opened = self._folders.disk.open_existing(self._paths.data, write=True)
         return self._opened
 
     def data_bytes(self) -> int:
         """Return the size of the data file."""
-        return self._data.size_bytes()
+        return os.fstat(self._data).st_size
 
     def write(self, ciphertext: memoryview, at: int) -> None:
         """Write ciphertext at a position."""
-        self._data.write(ciphertext, at)
+        self._folders.disk.write_at(self._data, ciphertext, at)
 
     def cut(self, data_bytes: int) -> None:
         """Cut the data file."""
-        self._data.cut(data_bytes)
+        self._folders.disk.truncate(self._data, data_bytes)
 
     def settle(self, own: KeyFile) -> None:
         """Make the envelopes, the receipt's folder and all new folders durable."""
@@ -66,9 +64,11 @@ class FileGrip:
     def append(self, line: bytes, after: Tip, segments: Sequence[SegmentEntry] = ()) -> None:
         """Sync the data that a line names, append the line, and see that both files still have their names."""
         if segments:
-            self._data.sync()
+            failpoint("before-data-sync")
+            self._folders.disk.sync_file(self._data)
+            failpoint("after-data-sync")
         self.lines.append(line, after)
-        self._folders.disk.check_linked(self._data.descriptor)
+        self._folders.disk.check_linked(self._data)
         failpoint("after-log-sync")
 
     def set_torn_aside(self, size_bytes: int) -> None:
@@ -78,7 +78,7 @@ class FileGrip:
     def close(self) -> None:
         """Close both files."""
         if self._opened is not None:
-            self._opened.close()
+            os.close(self._opened)
         self.lines.close()
 
 

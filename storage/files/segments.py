@@ -3,17 +3,15 @@
 Source: docs/reference/format.md, Files.
 """
 
-import contextlib
 import os
 
 from storage.backing import SegmentEntry
-from storage.failpoints import failpoint
 from storage.files.durable import Disk
 from storage.files.folders import Folders
 
 
 class DataFile:
-    """The segments of one upload, open."""
+    """The segments of one upload, open for reading."""
 
     def __init__(self, disk: Disk, descriptor: int) -> None:
         """Take over an open descriptor."""
@@ -30,20 +28,6 @@ class DataFile:
     def read(self, entry: SegmentEntry, at: int, count: int) -> bytes:
         """Return so many bytes of a segment; fewer only at the file's end."""
         return self._disk.read_at(self.descriptor, entry.data_offset + at, count)
-
-    def write(self, ciphertext: memoryview, at: int) -> None:
-        """Write ciphertext at a position."""
-        self._disk.write_at(self.descriptor, ciphertext, at)
-
-    def cut(self, data_bytes: int) -> None:
-        """Cut the file."""
-        self._disk.truncate(self.descriptor, data_bytes)
-
-    def sync(self) -> None:
-        """Make what was written durable."""
-        failpoint("before-data-sync")
-        self._disk.sync_file(self.descriptor)
-        failpoint("after-data-sync")
 
 
 class FileSegments:
@@ -70,8 +54,12 @@ class FileSegments:
         """Leave of an upload's data an empty file, and nothing of a torn tail of its log."""
         paths = self._folders.of(upload_id)
         try:
-            with contextlib.closing(DataFile(self._disk, self._disk.open_existing(paths.data, write=True))) as data:
-                data.cut(0)
+            data = self._disk.open_existing(paths.data, write=True)
         except FileNotFoundError:
             self._disk.write_new(paths.data, b"")
+        else:
+            try:
+                self._disk.truncate(data, 0)
+            finally:
+                os.close(data)
         self._disk.remove(paths.torn_log)
