@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import TERMS, ApiToken, Dropoff, Role, Scope, UploadRow, Usage
+from dropoff_tus.model import TERMS, ApiToken, Dropoff, Metadata, Role, Scope, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
 from dropoff_tus.ports.store import Space, StoredUploads
 from dropoff_tus.protocol import check_agrees
@@ -20,6 +20,10 @@ from server.settings.units import stamp
 
 class OperatorStore(StoredUploads, Space, Protocol):
     """The store, with the calls that are only for operators."""
+
+    async def metadata(self, upload_id: str, identities: Sequence[str] = ()) -> Metadata | None:
+        """Return the client's metadata; identities open what the server cannot."""
+        ...
 
     async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return what an upload's receipt says, or None where it is not there or cannot be read here."""
@@ -175,6 +179,23 @@ async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequen
         completed_at=stamp(row.completed_at),
         reason=reason,
     )
+
+
+class UploadDetailAnswer(UploadAnswer):
+    """An upload with the sender's message, which lists do not have."""
+
+    message: str | None = Field(description="From whoever sent it: text to show.")
+
+
+async def upload_details(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadDetailAnswer:
+    """Show an upload as `upload_answer` does, with the message."""
+    metadata = None
+    with suppress(DropoffError):
+        stored = await store.stat(row.id)
+        check_agrees(row, stored)
+        metadata = await store.metadata(row.id, identities) if stored.ended is None else None
+    shown = await upload_answer(store, row, identities)
+    return UploadDetailAnswer(**shown.model_dump(), message=None if metadata is None else metadata.message)
 
 
 class DeletedAnswer(JsonAnswer):

@@ -13,7 +13,7 @@ import typer
 from aiofiles.threadpool import wrap
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import CatalogTamperedError, DropoffError, UploadDamagedError, UploadNotFoundError
+from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.protocol import check_agrees
 from dropoff_tus.states import UploadState
@@ -104,10 +104,7 @@ def show_upload(
             raise CommandError(message)
         with suppress(UploadNotFoundError, UploadDamagedError):
             check_agrees(row, await services.store.stat(found))
-        told = None
-        with suppress(DropoffError):
-            told = await services.store.metadata(found, identities)
-        return {**await _row_json(services, row, identities), "message": None if told is None else told.message}
+        return (await answers.upload_details(services.store, row, identities)).model_dump(mode="json")
 
     found = with_services(config, work, reading=True)
     if as_json:

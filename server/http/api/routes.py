@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 
 from dropoff_tus.errors import UnauthorizedError
 from dropoff_tus.model import Scope
-from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadAnswer
+from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadDetailAnswer
 from server.http.api import drops, openapi, uploads
 from server.http.api.access import LIMITED_TO
 from server.http.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
@@ -55,7 +55,7 @@ ROUTES = (
         query=UploadFilter,
         refusals=(400, 404),
     ),
-    Route("GET", _UPLOAD, Scope.UPLOADS_READ, uploads.show_upload, UploadAnswer, refusals=(404,)),
+    Route("GET", _UPLOAD, Scope.UPLOADS_READ, uploads.show_upload, UploadDetailAnswer, refusals=(404,)),
     Route("GET", f"{_UPLOAD}/receipt", Scope.UPLOADS_READ, uploads.get_receipt, None, refusals=_BYTES),
     Route(
         "GET",

@@ -11,7 +11,7 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow
 from dropoff_tus.protocol import check_agrees, gone
 from dropoff_tus.states import ENDED, UploadState
-from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, upload_answer
+from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, upload_answer, upload_details
 from server.http import download
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import UploadFilter, cursor, read_cursor, read_query
@@ -54,7 +54,7 @@ async def list_uploads(request: web.Request) -> BaseModel:
 
 async def show_upload(request: web.Request) -> BaseModel:
     """Show an upload."""
-    return await upload_answer(request.app[STORE], await _row(request))
+    return await upload_details(request.app[STORE], await _row(request))
 
 
 async def get_receipt(request: web.Request) -> web.StreamResponse:
