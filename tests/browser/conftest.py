@@ -1,6 +1,7 @@
 """Debian's Chromium, and the page with a stand-in for its engine."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -22,13 +23,25 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def states() -> Iterator[StatesSite]:
-    """Serve the page that shows any state, under the real page's headers."""
-    if not StatesSite.BUILT.exists():
-        message = "the page for tests is missing: make page-dev"
+def _made(page: Path, target: str) -> Path:
+    """Return where a page was built, or fail; skip under ALLOW_MISSING=1."""
+    if not page.exists():
+        message = f"{page.name} was not built: make {target}"
         if missing_allowed():
             pytest.skip(message)
         pytest.fail(message, pytrace=False)
+    return page.parent
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """Return the folder with the page that is shipped."""
+    return _made(Path(__file__).resolve().parents[2] / "server" / "web" / "built" / "index.html", "page")
+
+
+@pytest.fixture(scope="session")
+def states() -> Iterator[StatesSite]:
+    """Serve the page that shows any state, under the real page's headers."""
+    _made(StatesSite.BUILT, "page-dev")
     with StatesSite() as site:
         yield site

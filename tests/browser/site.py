@@ -117,7 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def open_page(
-    browser: Browser, *, phone: bool = False, dark: bool = False, locale: str = "en-GB", width: int = 1280
+    browser: Browser,
+    *,
+    phone: bool = False,
+    dark: bool = False,
+    locale: str = "en-GB",
+    width: int = 1280,
+    fixed_time: bool = True,
 ) -> Page:
     """Open an empty page of that size and colour, on the day of the designs."""
     context = browser.new_context(
@@ -130,7 +136,8 @@ def open_page(
         timezone_id="Europe/Amsterdam",
     )
     page = context.new_page()
-    page.clock.set_fixed_time(_NOW)
+    if fixed_time:
+        page.clock.set_fixed_time(_NOW)
     return page
 
 

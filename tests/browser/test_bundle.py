@@ -4,23 +4,7 @@ import gzip
 import re
 from pathlib import Path
 
-import pytest
-
-from tests.support.programs import missing_allowed
-
-_BUILT = Path(__file__).resolve().parents[2] / "server" / "web" / "built"
 _BUDGET = 60_000
-
-
-@pytest.fixture(scope="module")
-def built() -> Path:
-    """Return the folder with the page."""
-    if not (_BUILT / "index.html").exists():
-        message = "the page is not built: make page"
-        if missing_allowed():
-            pytest.skip(message)
-        pytest.fail(message, pytrace=False)
-    return _BUILT
 
 
 def _first(built: Path) -> list[Path]:
