@@ -134,7 +134,7 @@ def test_signing_key_is_rotated_beside_a_stopped_server(server: ServerProcess) -
     assert server.cli_json("store", "check")["findings"] == []
 
 
-@pytest.mark.parametrize("point", ["signing-record-written:1", "signing-handed-over"])
+@pytest.mark.parametrize("point", ["after-log-write:1", "signing-handed-over"])
 def test_killed_rotation_of_the_signing_key_is_gone_on_from(server: ServerProcess, point: str) -> None:
     """No server starts in between; the second run makes no third key, and every upload goes on."""
     site = server.drop.site
