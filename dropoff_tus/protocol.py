@@ -144,7 +144,7 @@ def is_success(state: UploadState | None) -> bool:
     Raises:
         UploadGoneError: It ended.
     """
-    if state in ENDED:
+    if state is not None and state in ENDED:
         raise gone(state)
     return state in ACKNOWLEDGED
 
