@@ -1,6 +1,7 @@
 """A person at the upload page: Debian's Chromium before a real server, heeding all that the browser complains of."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.support.server_process import ServerProcess
 
 _WAIT_MS = 30_000
 _UNREACHED = re.compile(r"Failed to load resource: (net::ERR_|the server responded with a status of)")
@@ -19,6 +22,7 @@ class Visitor:
 
     def __init__(self, context: BrowserContext) -> None:
         """Open an empty page in a profile."""
+        self._context = context
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
         self.hosts: set[str] = set()
@@ -29,6 +33,10 @@ class Visitor:
     def _hear(self, message: Any) -> None:  # noqa: ANN401 - Playwright names no type of it
         if message.type in {"error", "warning"} and not _UNREACHED.match(message.text):
             self.complaints.append(message.text)
+
+    def another_page(self) -> "Visitor":
+        """Open one more page in the same profile."""
+        return Visitor(self._context)
 
     def open(self, link: str) -> None:
         """Follow a link, and wait for what it shows."""
@@ -82,9 +90,20 @@ class Visitor:
         """All that is to be read."""
         return self.page.inner_text("main")
 
-    def stored_bytes(self) -> int:
+    def stored_percent(self) -> int:
         """Return how much of what is sent is stored, as the bar tells it."""
-        return round(float(self.page.get_attribute("[role=progressbar]", "aria-valuenow") or 0))
+        return int(self.page.get_attribute("[role=progressbar]", "aria-valuenow") or 0)
+
+    def wait_for_some_stored(self) -> None:
+        """Wait until the page tells that some of it is stored, while it is still sending."""
+        self.page.wait_for_selector("[role=progressbar]:not([aria-valuenow='0'])", timeout=_WAIT_MS)
+
+    def slow_down(self, bytes_per_second: int) -> None:
+        """Let the line carry no more than so much towards the server; 0 for as much as it can."""
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Network.enable")
+        limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second or -1}
+        session.send("Network.emulateNetworkConditions", limits)
 
 
 @contextlib.contextmanager
@@ -98,3 +117,30 @@ def visiting(browser: Browser, **options: Any) -> Iterator[Visitor]:  # noqa: AN
         assert len(visitor.hosts) <= 1, f"others were called: {visitor.hosts}"
     finally:
         context.close()
+
+
+def link_to(server: ServerProcess, *options: str) -> tuple[str, str]:
+    """Make a drop-off; return the link with its code, and its id."""
+    drop = server.create_drop(*options, name="Second opinion")
+    return f"{drop.page_url}#{drop.code}", drop.id
+
+
+def received(server: ServerProcess, drop_id: str) -> dict[str, str]:
+    """Return the name and the SHA-256 of each complete upload of a drop-off."""
+    rows = server.cli_json("upload", "list", "--drop", drop_id)
+    return {row["filename"]: row["sha256"] for row in rows if row["state"] == "complete"}
+
+
+def file_of(path: Path, size_bytes: int, *, seed: int = 1) -> Path:
+    """Write a file whose blocks differ, and return its path."""
+    with path.open("wb") as file:
+        for number in range(-(-size_bytes // 65536)):
+            block = hashlib.sha256(f"{seed} {number}".encode()).digest() * 2048
+            file.write(block[: size_bytes - file.tell()])
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's digest in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
