@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
+from tests.browser.bad_link import BadLink
 from tests.browser.visitor import Visitor, file_of, link_to, received, sha256_of, visiting
 from tests.support.programs import BUILT_PAGE, require_program
 from tests.support.server_process import ServerProcess
@@ -38,69 +39,147 @@ def file(tmp_path: Path) -> Path:
     return file_of(tmp_path / "genome.bin", SIZE_BYTES)
 
 
+@pytest.fixture
+def line(server: ServerProcess) -> Iterator[BadLink]:
+    """Put a slow line before the server."""
+    with BadLink(server.port, bytes_per_second=SLOW) as link:
+        yield link
+
+
+def _through(line: BadLink, link: str, server: ServerProcess) -> str:
+    return link.replace(f":{server.port}/", f":{line.port}/")
+
+
 def test_server_killed_in_the_middle_of_a_file_costs_a_wait_and_no_byte(
-    server: ServerProcess, visitor: Visitor, file: Path
+    server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
     """The page says that it waits, goes on by itself when the server is there again, and the file is whole."""
     link, drop_id = link_to(server)
-    visitor.open(link)
-    visitor.slow_down(SLOW)
+    visitor.open(_through(line, link, server))
     visitor.send([file])
     visitor.wait_for_some_stored()
     server.kill9()
     visitor.wait_for("waiting")
-    assert visitor.stored_percent() < 100
+    assert 0 < visitor.stored_percent() < 100
     server.start()
-    visitor.slow_down(0)
+    line.change(bytes_per_second=0)
     visitor.wait_for("done", milliseconds=90_000)
     assert received(server, drop_id) == {file.name: sha256_of(file)}
 
 
-def test_line_that_is_gone_for_a_while_is_waited_for(server: ServerProcess, visitor: Visitor, file: Path) -> None:
-    """Offline is told in words, with what is stored; nothing is asked of the person."""
+def test_line_that_breaks_is_waited_for(server: ServerProcess, line: BadLink, visitor: Visitor, file: Path) -> None:
+    """What is stored is said meanwhile, and nothing is asked of the person."""
     link, drop_id = link_to(server)
-    visitor.open(link)
-    visitor.slow_down(SLOW)
+    visitor.open(_through(line, link, server))
+    visitor.send([file])
+    visitor.wait_for_some_stored()
+    line.break_off()
+    visitor.wait_for("waiting")
+    assert "stored" in visitor.text
+    line.change(bytes_per_second=0)
+    line.mend()
+    visitor.wait_for("done", milliseconds=90_000)
+    assert received(server, drop_id) == {file.name: sha256_of(file)}
+
+
+def test_browser_that_is_offline_says_so_and_goes_on_when_it_is_not(
+    server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
+) -> None:
+    """The browser tells the page at once, in both directions."""
+    link, drop_id = link_to(server)
+    visitor.open(_through(line, link, server))
     visitor.send([file])
     visitor.wait_for_some_stored()
     visitor.page.context.set_offline(True)
+    line.break_off()
     visitor.wait_for("waiting", "offline")
-    assert "offline" in visitor.text
-    assert "stored" in visitor.text
+    assert "You are offline" in visitor.text
+    line.change(bytes_per_second=0)
+    line.mend()
     visitor.page.context.set_offline(False)
     visitor.wait_for("done", milliseconds=90_000)
     assert received(server, drop_id) == {file.name: sha256_of(file)}
 
 
-def test_page_closed_in_the_middle_goes_on_where_it_was(server: ServerProcess, chromium: Browser, file: Path) -> None:
+def test_page_closed_in_the_middle_goes_on_where_it_was(
+    server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
+) -> None:
     """The same file, chosen again in the same browser, goes on from what is stored and becomes no second upload."""
     link, drop_id = link_to(server)
-    with visiting(chromium) as first:
-        first.open(link)
-        first.slow_down(SLOW)
-        first.send([file])
-        first.wait_for_some_stored()
-        first.page.close()
-        (row,) = server.cli_json("upload", "list", "--drop", drop_id)
-        assert 0 < row["offset"] < SIZE_BYTES
-        again = first.another_page()
-        again.open(link)
-        again.send([file])
-        again.wait_for("done", milliseconds=90_000)
-        assert again.complaints == []
+    visitor.open(_through(line, link, server))
+    visitor.send([file])
+    visitor.wait_for_some_stored()
+    visitor.page.close()
+    (row,) = server.cli_json("upload", "list", "--drop", drop_id)
+    assert 0 < row["offset"] < SIZE_BYTES
+    line.change(bytes_per_second=0)
+    again = visitor.another_page()
+    again.open(_through(line, link, server))
+    again.send([file])
+    again.wait_for("done", milliseconds=90_000)
+    assert again.complaints == []
     assert received(server, drop_id) == {file.name: sha256_of(file)}
     assert [each["id"] for each in server.cli_json("upload", "list", "--drop", drop_id)] == [row["id"]]
 
 
-def test_drop_closed_while_sending_is_said_with_what_became_of_the_bytes(
-    server: ServerProcess, visitor: Visitor, file: Path
+def test_file_that_changed_meanwhile_does_not_go_on_from_the_old_one(
+    server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
+    """Two contents are never mixed: the changed file is another upload, and arrives as it is now."""
+    link, drop_id = link_to(server)
+    visitor.open(_through(line, link, server))
+    visitor.send([file])
+    visitor.wait_for_some_stored()
+    visitor.page.close()
+    file_of(file, SIZE_BYTES, seed=2)
+    line.change(bytes_per_second=0)
+    again = visitor.another_page()
+    again.open(_through(line, link, server))
+    again.send([file])
+    again.wait_for("done", milliseconds=90_000)
+    assert received(server, drop_id) == {file.name: sha256_of(file)}
+
+
+def test_second_tab_does_not_send_what_the_first_one_sends(
+    server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
+) -> None:
+    """It says that another tab does, and the server gets the file once."""
+    link, drop_id = link_to(server)
+    visitor.open(_through(line, link, server))
+    visitor.send([file])
+    visitor.wait_for_some_stored()
+    other = visitor.another_page()
+    other.open(_through(line, link, server))
+    other.send([file])
+    expect(other.page.locator("main")).to_contain_text("another tab", timeout=30_000)
+    line.change(bytes_per_second=0)
+    visitor.wait_for("done", milliseconds=90_000)
+    assert received(server, drop_id) == {file.name: sha256_of(file)}
+    assert len(server.cli_json("upload", "list", "--drop", drop_id)) == 1
+    assert other.complaints == []
+
+
+def test_proxy_that_swallows_the_file_is_not_believed(server: ServerProcess, visitor: Visitor, file: Path) -> None:
+    """What left the browser is on its way; stored is what the server says."""
+    link, drop_id = link_to(server)
+    with BadLink(server.port, bytes_per_second=SLOW, swallows=True) as line:
+        visitor.open(_through(line, link, server))
+        visitor.send([file])
+        expect(visitor.page.locator(".key")).to_contain_text(" MB on its way", timeout=30_000)
+        visitor.wait_for_some_stored()
+        assert visitor.stored_percent() < 90
+        assert visitor.state == "sending"
+        line.change(bytes_per_second=0)
+        visitor.wait_for("done", milliseconds=90_000)
+    assert received(server, drop_id) == {file.name: sha256_of(file)}
+
+
+def test_drop_closed_while_sending_is_said(server: ServerProcess, line: BadLink, visitor: Visitor, file: Path) -> None:
     """`drop close --now` ends what runs, and the page says so instead of trying for ever."""
     link, drop_id = link_to(server)
-    visitor.open(link)
-    visitor.slow_down(SLOW)
+    visitor.open(_through(line, link, server))
     visitor.send([file])
     visitor.wait_for_some_stored()
     server.cli("drop", "close", drop_id, "--now")
-    visitor.wait_for_any("closed", "failed")
+    visitor.wait_for("closed", milliseconds=60_000)
     assert received(server, drop_id) == {}

@@ -98,13 +98,6 @@ class Visitor:
         """Wait until the page tells that some of it is stored, while it is still sending."""
         self.page.wait_for_selector("[role=progressbar]:not([aria-valuenow='0'])", timeout=_WAIT_MS)
 
-    def slow_down(self, bytes_per_second: int) -> None:
-        """Let the line carry no more than so much towards the server; 0 for as much as it can."""
-        session = self.page.context.new_cdp_session(self.page)
-        session.send("Network.enable")
-        limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second or -1}
-        session.send("Network.emulateNetworkConditions", limits)
-
 
 @contextlib.contextmanager
 def visiting(browser: Browser, **options: Any) -> Iterator[Visitor]:  # noqa: ANN401 - the context's own options
