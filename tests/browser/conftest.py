@@ -1,4 +1,4 @@
-"""Debian's Chromium, and the page with a stand-in for its engine."""
+"""Debian's Chromium, a real server, and the page with a stand-in for its engine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.site import StatesSite
-from tests.support.programs import missing_allowed, require_program
+from tests.browser.visitor import Visitor, visiting
+from tests.support.programs import BUILT_PAGE, missing_allowed, require_program
+from tests.support.server_process import ServerProcess
 
 expect.set_options(timeout=30_000)  # a busy machine may stall for long
 
@@ -37,6 +39,21 @@ def _made(page: Path, target: str) -> Path:
 def built() -> Path:
     """Return the folder with the page that is shipped."""
     return _made(Path(__file__).resolve().parents[2] / "server" / "web" / "built" / "index.html", "page")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Run one server, with the real page, for all tests that do it no harm."""
+    require_program(BUILT_PAGE)
+    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def visitor(chromium: Browser) -> Iterator[Visitor]:
+    """Visit with an empty profile."""
+    with visiting(chromium) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from tests.browser.bad_link import BadLink
-from tests.browser.visitor import Visitor, file_of, link_to, received, sha256_of, visiting
+from tests.browser.visitor import Visitor, file_of, link_to, received, sha256_of
 from tests.support.programs import BUILT_PAGE, require_program
 from tests.support.server_process import ServerProcess
 
@@ -24,13 +24,6 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     require_program(BUILT_PAGE)
     with ServerProcess(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def visitor(chromium: Browser) -> Iterator[Visitor]:
-    """Visit with an empty profile."""
-    with visiting(chromium) as made:
-        yield made
 
 
 @pytest.fixture
@@ -182,4 +175,5 @@ def test_drop_closed_while_sending_is_said(server: ServerProcess, line: BadLink,
     visitor.wait_for_some_stored()
     server.cli("drop", "close", drop_id, "--now")
     visitor.wait_for("closed", milliseconds=60_000)
+    assert "Nothing new was sent" in visitor.text
     assert received(server, drop_id) == {}

@@ -5,14 +5,16 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.support.server_process import ServerProcess
 
 _WAIT_MS = 30_000
+_MOST_TABS = 40
 _UNREACHED = re.compile(r"Failed to load resource: (net::ERR_|the server responded with a status of)")
 """Chromium's words on every answer that is no success, even one that a test provokes."""
 
@@ -46,7 +48,11 @@ class Visitor:
     def wait_for(self, state: str, part: str | None = None, *, milliseconds: int = _WAIT_MS) -> None:
         """Wait until the page is in a state."""
         selector = f"main[data-state={state}]" + (f"[data-part={part}]" if part else "")
-        self.page.wait_for_selector(selector, timeout=milliseconds)
+        try:
+            self.page.wait_for_selector(selector, timeout=milliseconds)
+        except PlaywrightTimeoutError as error:
+            message = f"the page did not get to {state} {part or ''}; it is {self.state}, and says:\n{self.text}"
+            raise AssertionError(message) from error
 
     @property
     def state(self) -> str:
@@ -58,16 +64,24 @@ class Visitor:
         self.page.fill("input", code)
         self.page.keyboard.press("Enter")
 
-    def choose(self, files: Sequence[Path | str] | Path) -> None:
-        """Go from what this is to the review of some files, or of one folder."""
+    def offer(self, files: Sequence[Path | str | FilePayload] | Path) -> None:
+        """Go from what this is to choosing, and choose some files, or one folder."""
         self.wait_for_any("about", "choose")
         if self.state == "about":
             self.press()
         self.wait_for("choose")
         folder = isinstance(files, Path) and files.is_dir()
         field = "input[type=file][webkitdirectory]" if folder else "input[type=file]:not([webkitdirectory])"
-        chosen = [str(files)] if isinstance(files, Path) else [str(each) for each in files]
-        self.page.set_input_files(field, chosen)
+        if isinstance(files, Path):
+            self.page.set_input_files(field, files)
+        elif all(isinstance(each, dict) for each in files):
+            self.page.set_input_files(field, cast("Sequence[FilePayload]", files))
+        else:
+            self.page.set_input_files(field, [str(each) for each in files])
+
+    def choose(self, files: Sequence[Path | str | FilePayload] | Path) -> None:
+        """Choose what can be sent, and see that the page goes on."""
+        self.offer(files)
         expect(self.page.locator("button.main")).to_be_visible()
 
     def wait_for_any(self, *states: str) -> None:
@@ -78,12 +92,25 @@ class Visitor:
         """Press the one main button."""
         self.page.locator("button.main").click()
 
-    def send(self, files: Sequence[Path | str] | Path) -> None:
+    def send(self, files: Sequence[Path | str | FilePayload] | Path) -> None:
         """Choose, review and send."""
         self.choose(files)
         self.press()
         self.wait_for("choose", "review")
         self.press()
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until the focus is on a button or a field of this name, as who has no mouse does."""
+        wanted = self.page.locator("button, input, textarea, a, summary").and_(
+            self.page.get_by_role("button", name=name).or_(self.page.get_by_label(name))
+        )
+        expect(wanted.first).to_be_visible()
+        for _ in range(_MOST_TABS):
+            self.page.keyboard.press("Tab")
+            if wanted.first.evaluate("(element) => element === document.activeElement"):
+                return
+        message = f"Tab does not lead to {name}"
+        raise AssertionError(message)
 
     @property
     def text(self) -> str:
@@ -100,14 +127,14 @@ class Visitor:
 
 
 @contextlib.contextmanager
-def visiting(browser: Browser, **options: Any) -> Iterator[Visitor]:  # noqa: ANN401 - the context's own options
-    """Visit with an empty profile; at the end the browser must have had nothing against the page, nor called others."""
+def visiting(browser: Browser, *, hosts: int = 1, **options: Any) -> Iterator[Visitor]:  # noqa: ANN401 - the context's own options
+    """Visit with an empty profile; at the end the browser must have had nothing against it, nor called more hosts."""
     context = browser.new_context(locale="en-GB", reduced_motion="reduce", ignore_https_errors=True, **options)
     try:
         visitor = Visitor(context)
         yield visitor
         assert visitor.complaints == []
-        assert len(visitor.hosts) <= 1, f"others were called: {visitor.hosts}"
+        assert len(visitor.hosts) <= hosts, f"others were called: {visitor.hosts}"
     finally:
         context.close()
 

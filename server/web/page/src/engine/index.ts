@@ -492,6 +492,11 @@ class PageEngine implements T.Engine {
     this.#refuse({ kind: "denied" });
   }
 
+  async whyShut(): Promise<T.Problem | null> {
+    const answer = await askInfo(this.page, this.code);
+    return answer && "info" in answer ? shutProblem(answer.info) : null;
+  }
+
   pause(): void {
     if (this.#phase !== "send") return;
     this.#paused = true;

@@ -36,6 +36,8 @@ export interface Owner {
   changed(now?: boolean): void;
   /** The code is not right any more. */
   codeRefused(): void;
+  /** Ask why the drop-off takes nothing; null if it does, or nothing answers. */
+  whyShut(): Promise<Problem | null>;
 }
 
 interface Job {
@@ -315,8 +317,17 @@ export class Queue {
       if (!(await readable(item))) return { act: "fail", problem: { kind: "unreadable" } };
       return { act: "wait", kind: "no-answer", after: null };
     }
-    const verdict = judge(outcome.answer, job.record !== null);
-    if (verdict.act === "fail" && verdict.problem.kind === "expired" && job.record?.done) return "anew";
+    const { record } = job;
+    const verdict = judge(outcome.answer, record !== null);
+    if (record && verdict.act === "fail" && verdict.problem.kind === "expired") {
+      if (record.done) return "anew";
+      // What was ended with its drop-off answers as what has expired does.
+      const problem = await this.owner.whyShut();
+      if (problem) {
+        this.#forget(item, record.key, job);
+        return { act: "shut", problem };
+      }
+    }
     return verdict.act === "wait" ? { ...verdict, after: outcome.answer.retryAfterSeconds } : verdict;
   }
 
