@@ -86,10 +86,10 @@ class FileStore(Engine):
 class SigningRotation(KeyRotation):
     """One rotation of the signing key, of the key file and of every log. Needs `hold_store(alone=True)`."""
 
-    def __init__(self, settings: StoreSettings, source: str, output: Path | None = None) -> None:
-        """Take the store's settings; see `KeyRotation` for the others."""
+    def __init__(self, settings: StoreSettings, ingest_dir: Path, source: str, output: Path | None = None) -> None:
+        """Take the store's settings, and where envelopes of sealed uploads in progress lie; the rest: `KeyRotation`."""
         super().__init__(source, output)
-        keys = ServerKeys(self.signing, b"", (), settings.keys_dir)
+        keys = ServerKeys(self.signing, b"", (), ingest_dir)
         # Synced whatever the store's durability: the old key is gone afterwards.
         settings = replace(settings, durability="fsync")
         self._base = _base_on(_folders(settings, keys), settings, keys, _now)

@@ -186,7 +186,7 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
     # With another folder in its place the old key would retire, and what it signed would stay behind.
     with_catalog(config, lambda catalog, conf: identify_store(conf, catalog, adopt=not dry_run))
     with hold_store(settings.root, alone=True):
-        rotation = SigningRotation(settings, loaded.keys.signing_key, output)
+        rotation = SigningRotation(settings, loaded.keys.ingest_dir, loaded.keys.signing_key, output)
         if not dry_run:
             event = Event(Act.KEYS_ROTATE, result="signing")
             with_catalog(config, lambda catalog, _conf: catalog.record(event))

@@ -3,6 +3,7 @@
 Source: docs/reference/format.md, Order of writes, Recovery.
 """
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -34,6 +35,7 @@ class Committer:
 
         Raises:
             UploadNotFoundError, UploadDamagedError: As the ports say; nothing was changed.
+            KeyMissingError: As `check_creation`.
             OSError: The disk failed.
         """
         state, torn = base.memory.state(upload_id), 0
@@ -49,17 +51,11 @@ class Committer:
             # Before anything is cut: the last record could have been moved there, and its totals with it.
             base.verified(grip.lines, upload_id)
         if not remembered or have != state.data_bytes:
-            is_open = not state.final and state.ended is None
-            if is_open and base.key_files.has(upload_id, KeyFile.RECEIPT):
-                raise damaged(upload_id, "it has a receipt, but its final record is gone")
-            if have < state.data_bytes and state.ended is None:
-                raise damaged(upload_id, "its data is shorter than the committed bytes")
-            if torn:
-                grip.set_torn_aside(state.log_bytes)
-            if have > state.data_bytes and is_open:
-                grip.cut(state.data_bytes)
+            _repair(base, state, grip, have, torn)
         if not remembered:
             base.memory.recovered(state)
+        if state.is_new and not base.memory.is_vouched(upload_id):
+            check_creation(base, state)
         return cls(base, state, grip)
 
     def segments(self, entries: Sequence[SegmentEntry]) -> None:
@@ -135,3 +131,32 @@ class Committer:
             except OSError:
                 memory.distrust(upload_id)
         return refused(error, f" under upload {upload_id}; {kept}")
+
+
+def _repair(base: StoreBase, state: LogState, grip: Grip, have: int, torn: int) -> None:
+    is_open = not state.final and state.ended is None
+    if is_open and base.key_files.has(state.id, KeyFile.RECEIPT):
+        raise damaged(state.id, "it has a receipt, but its final record is gone")
+    if have < state.data_bytes and state.ended is None:
+        raise damaged(state.id, "its data is shorter than the committed bytes")
+    if torn:
+        grip.set_torn_aside(state.log_bytes)
+    if have > state.data_bytes and is_open:
+        grip.cut(state.data_bytes)
+
+
+def check_creation(base: StoreBase, state: LogState) -> None:
+    """Before the first commit to an upload of another process: whatever a power cut took, nothing was acknowledged.
+
+    Raises:
+        UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
+        KeyMissingError: The folder of all such envelopes is away, and may come back.
+    """
+    try:
+        root = base.read_key_file(state.id, KeyFile.ROOT)
+        own = base.read_key_file(state.id, KeyFile.own(state.mode))
+    except FileNotFoundError:
+        raise not_found() from None
+    whole = hashlib.sha256(own).hexdigest() == state.create["own"]
+    if not whole or not base.written.is_envelope(state.id, root, state.create["root"]):
+        raise not_found()

@@ -8,7 +8,6 @@ Source: docs/reference/format.md, Leases, Recovery.
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -29,7 +28,7 @@ from storage.threads import Threads
 from storage.uploads.append import Leased
 from storage.uploads.base import StoreBase
 from storage.uploads.claims import Claims
-from storage.uploads.commit import Committer
+from storage.uploads.commit import Committer, check_creation
 from storage.uploads.holder import QUIET_SECONDS, Holder
 from storage.uploads.lease import UploadLease
 from storage.uploads.log import LogState, check_signs
@@ -201,37 +200,19 @@ class Leases:
                 return None
             try:
                 committer = Committer.recover(self._base, upload_id, grip)
-                self._check_keys(committer.state, for_append=for_append)
+                if for_append:
+                    self._check_keys(committer.state)
             except BaseException:
                 grip.close()
                 raise
             return committer, grip
 
-    def _check_keys(self, state: LogState, *, for_append: bool) -> None:
-        """Before writing to an upload that this process did not make, see that its bytes can be opened later."""
-        vouched = self._base.memory.is_vouched(state.id)
-        if state.is_new and not vouched:
-            self._check_creation(state)
-        if for_append and not state.final and state.ended is None:
+    def _check_keys(self, state: LogState) -> None:
+        """Before appending, see that the bytes can be signed, and opened later."""
+        if not state.final and state.ended is None:
             check_signs(self._base.keys.signing, state)
-            if not vouched:
+            if not self._base.memory.is_vouched(state.id):
                 self._vouch(state)
-
-    def _check_creation(self, state: LogState) -> None:
-        """Before the first commit to an upload of another process: whatever a power cut took, nothing was acknowledged.
-
-        Raises:
-            UploadNotFoundError: An envelope is gone or torn. Bytes committed now could never be opened.
-            KeyMissingError: The folder of all such envelopes is away, and may come back.
-        """
-        try:
-            root = self._base.read_key_file(state.id, KeyFile.ROOT)
-            own = self._base.read_key_file(state.id, KeyFile.own(state.mode))
-        except FileNotFoundError:
-            raise not_found() from None
-        whole = hashlib.sha256(own).hexdigest() == state.create["own"]
-        if not whole or not self._base.written.is_envelope(state.id, root, state.create["root"]):
-            raise not_found()
 
     def _vouch(self, state: LogState) -> None:
         """Before appending to an upload this process did not make: its envelope must open and be its own."""
@@ -240,7 +221,7 @@ class Leases:
         except KeyMissingError:
             # A missing key may be restored; a missing envelope will not come again.
             if state.segments == 0 and not self._base.key_files.has(state.id, KeyFile.own(state.mode)):
-                self._check_creation(state)
+                check_creation(self._base, state)
             raise
         except StorageFailedError:
             raise

@@ -165,6 +165,52 @@ async def test_power_cut_that_takes_an_envelope_takes_the_creation(
     await kit.store.close()
 
 
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("left", [None, b"", bytes(519)])
+@async_test
+async def test_power_cut_that_takes_an_envelope_leaves_nothing_to_hand_over(
+    tmp_path: Path, mode: Mode, own: bool, left: bytes | None
+) -> None:
+    """A rotation does not make a first commit to what nobody could open: afterwards it still had never been."""
+    kit = StoreKit(tmp_path, mode=mode)
+    _, upload = await kit.create(10)
+    paths = kit.store.layout.of(upload.id)
+    await kit.store.close()
+    _leave(paths.own_envelope(mode) if own else paths.root_envelope, left)
+    kit.rotate_signing_key()
+    kit.open()
+    with pytest.raises(UploadNotFoundError):
+        await kit.append(upload.id, 0, b"0123456789")
+    await kit.store.close()
+
+
+@pytest.mark.parametrize("mode", Mode)
+@async_test
+async def test_power_cut_after_a_hand_over_before_the_first_byte_loses_no_envelope(
+    tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation's record is such an upload's first commit: the server's envelope is as durable as the roots'."""
+    (recorded := tmp_path / "recorded").mkdir()
+    kit = StoreKit(recorded, mode=mode)
+    recorder = Recorder(recorded)
+    monkeypatch.setattr(durable, "calls", recorder)
+    client = Client(kit)
+    upload_id = await client.create(3000)
+    await kit.store.close()
+    kit.rotate_signing_key()
+    kit.open()
+    await client.append(upload_id, 2000)
+    await kit.store.close()
+    monkeypatch.setattr(durable, "calls", UnsyncedCalls())
+    medium = Medium(recorder)
+    for change in recorder.journal:
+        medium.apply(change)
+    (left := tmp_path / "left").mkdir()
+    medium.survive(left, random.Random(1), 0.0)
+    await _verify_state(kit, client.sent, left, "without luck")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -205,7 +205,7 @@ class StoreKit(Kit[FileStore]):
     def rotate_signing_key(self) -> None:
         """Rotate only it."""
         with hold_store(self.settings.root, alone=True):
-            rotation = SigningRotation(self.settings, self.places.signing_key)
+            rotation = SigningRotation(self.settings, self.places.ingest_dir, self.places.signing_key)
             rotation.prepare()
             _all_handed(rotation.hand_over(upload_id) for upload_id in rotation.upload_ids())
             rotation.finish()

@@ -26,7 +26,7 @@ from tests.support.store_kit import StoreKit
 
 def rotate(kit: StoreKit, output: Path | None = None, source: str | None = None) -> SigningRotation:
     """Rotate in one go."""
-    rotation = SigningRotation(kit.settings, source or kit.places.signing_key, output)
+    rotation = SigningRotation(kit.settings, kit.places.ingest_dir, source or kit.places.signing_key, output)
     rotation.prepare()
     reports = [rotation.hand_over(upload_id) for upload_id in rotation.upload_ids()]
     assert all(report is None or report.handed for report in reports), reports
@@ -274,7 +274,7 @@ async def test_damaged_upload_is_named_and_left_as_it_is(tmp_path: Path) -> None
     raw = bytearray(log.read_bytes())
     raw[-30] ^= 1
     log.write_bytes(raw)
-    rotation = SigningRotation(kit.settings, kit.places.signing_key)
+    rotation = SigningRotation(kit.settings, kit.places.ingest_dir, kit.places.signing_key)
     rotation.prepare()
     reports = {upload.id: rotation.hand_over(upload.id) for upload in uploads}
     rotation.finish()
@@ -294,8 +294,8 @@ async def test_key_that_comes_from_a_command_is_rotated_into_another_file(tmp_pa
     await kit.append(upload.id, 0, b"12345")
     source, output = f"command:cat {kit.places.signing_key}", tmp_path / "new-signing-key"
     with pytest.raises(RotationError, match="--output"):
-        SigningRotation(kit.settings, source)
-    begun = SigningRotation(kit.settings, source, output)
+        SigningRotation(kit.settings, kit.places.ingest_dir, source)
+    begun = SigningRotation(kit.settings, kit.places.ingest_dir, source, output)
     begun.prepare()
     again = rotate(kit, output, source)
     assert again.resumed
@@ -309,7 +309,7 @@ async def test_key_that_comes_from_a_command_is_rotated_into_another_file(tmp_pa
     foreign.write_text(SigningKeyFile(new_signing_key()).text())
     foreign.chmod(0o600)
     with pytest.raises(RotationError, match="holds another key"):
-        SigningRotation(kit.settings, source, foreign)
+        SigningRotation(kit.settings, kit.places.ingest_dir, source, foreign)
 
 
 def test_key_behind_a_link_is_rotated_where_it_lies(tmp_path: Path) -> None:
