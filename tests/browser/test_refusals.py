@@ -105,7 +105,7 @@ def test_drop_off_that_fills_up_meanwhile_says_how_much_room_is_left(
     server: ServerProcess, visitor: Visitor, tmp_path: Path
 ) -> None:
     """Another one sends between choosing and sending: the answer is the server's, and nothing is tried for ever."""
-    drop = server.create_drop("--max-total-bytes", "3MB", name="Second opinion")
+    drop = server.create_drop("--max-total-bytes", "3MB", "--contact", "data@clinic.example", name="Second opinion")
     visitor.open(f"{drop.page_url}#{drop.code}")
     visitor.choose([file_of(tmp_path / "scan.zip", 2_500_000)])
     visitor.press()
@@ -113,8 +113,25 @@ def test_drop_off_that_fills_up_meanwhile_says_how_much_room_is_left(
     drop.site.upload(bytes(2_000_000))
     visitor.press()
     visitor.wait_for("failed")
-    _says(visitor, "There is room for 1 MB.")
+    _says(visitor, "there is room for 1 MB.")
+    _says(visitor, "Ask data@clinic.example.")
     assert len(server.cli_json("upload", "list", "--drop", drop.id)) == 1
+
+
+def test_drop_off_that_takes_no_more_files_is_not_said_to_be_closed(
+    server: ServerProcess, visitor: Visitor, tmp_path: Path
+) -> None:
+    """It is full, and not closed: asking to reopen it would lead nowhere."""
+    drop = server.create_drop("--max-uploads", "1", "--contact", "data@clinic.example", name="Second opinion")
+    visitor.open(f"{drop.page_url}#{drop.code}")
+    visitor.choose([file_of(tmp_path / "scan.zip", 1000)])
+    visitor.press()
+    visitor.wait_for("choose", "review")
+    drop.site.upload(b"x")
+    visitor.press()
+    visitor.wait_for("failed")
+    _says(visitor, "The drop‑off takes no more files.")
+    _says(visitor, "Ask data@clinic.example.")
 
 
 def test_too_many_files_cannot_be_sent(server: ServerProcess, visitor: Visitor, tmp_path: Path) -> None:

@@ -40,11 +40,17 @@ export function failure(ui: Ui, problem: Problem | null): ComponentChild {
     case "type":
       return text.rich("why-type", { kinds: kindsOf(ui, problem.types, problem.names, "or") ?? "" });
     case "full":
-      return text.rich("full", { room: text.size(problem.room), over: text.size(problem.over), contact: <Contact ui={ui} /> });
+      return text.rich("why-full", { room: text.size(problem.room) });
+    case "too-many":
+      return text.plain("why-too-many");
     default:
       return text.plain("why-refused");
   }
 }
+
+/** Whether only the institute can make it possible. */
+export const needsInstitute = (problem: Problem | null) =>
+  ["refused", "closed", "ended", "full", "too-many"].includes(problem?.kind ?? "");
 
 /** A file that another tab sends: the engine says that it failed here, but nobody has to act. */
 export const inOtherTab = (row: FileRow) => row.problem?.kind === "other-tab";

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Filter, FileRow, Problem } from "./engine/types";
 import { Paged, SentRow } from "./list";
-import { failedHere, failure, needsChoice } from "./problems";
+import { failedHere, failure, needsChoice, needsInstitute } from "./problems";
 import { Progress, sendingTitle } from "./progress";
 import { Contact, Hidden, Name, Note, Pick, type Props, Title, type Ui, useSecondsUntil } from "./ui";
 
@@ -241,7 +241,7 @@ function FailedOne({ ui, row }: Props & { row: FileRow }) {
         </button>
       </div>
       {kind === "expired" && !!kept && <p class="soft">{text.plain("parts-kept", { time: text.duration(kept) })}</p>}
-      {(kind === "refused" || kind === "closed" || kind === "ended") && <p class="soft">{text.rich("ask-contact", { contact: <Contact ui={ui} /> })}</p>}
+      {needsInstitute(row.problem) && <p class="soft">{text.rich("ask-contact", { contact: <Contact ui={ui} /> })}</p>}
       {again && <Progress ui={ui} prefix={text.plain("bar-stopped")} />}
     </>
   );

@@ -50,7 +50,8 @@ const bytes = (text: string) => new TextEncoder().encode(text).length;
 
 function found(file: File, path: string): Found {
   const clean = cleanPath(path);
-  return { file, path: clean, cleaned: clean !== path };
+  // Macs write accents apart: a name that reads the same has lost nothing.
+  return { file, path: clean, cleaned: clean !== path.normalize("NFC") };
 }
 
 /** Find the files of an input; of a folder input each has `webkitRelativePath`. */

@@ -168,8 +168,9 @@ class PageEngine implements T.Engine {
     const { waits, running, shut } = this.#queue;
     if (!counts.waiting && !counts.sending) {
       if (counts.checking) return ["sending", "checking", null];
-      if (counts.failed) return shut && !counts.stored ? ["closed", null, shut] : ["failed", null, null];
-      return ["sending", "checking", null]; // until it is written down, and the receipt is there to be shown
+      if (!counts.failed) return ["sending", "checking", null]; // until it is written down, and the receipt is there to be shown
+      // One that is full is not closed: what fails is said of the files.
+      return shut && shut.kind !== "too-many" && !counts.stored ? ["closed", null, shut] : ["failed", null, null];
     }
     if (this.#paused) return ["paused", null, null];
     const waiting = held ?? (waits.size && waits.size === running.size ? this.#soonest() : null);

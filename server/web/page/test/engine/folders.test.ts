@@ -37,10 +37,12 @@ test("long names keep their ending, long paths their last names", () => {
 test("what was cleaned is reported, and files chosen in a folder keep its path", async () => {
   const plain = new File([], "a.txt");
   const inFolder = Object.assign(new File([], "b\u202e.txt"), { webkitRelativePath: "folder/b\u202e.txt" });
-  const { files } = await fromFiles([plain, inFolder]);
+  const ofMac = new File([], "e\u0301.txt");
+  const { files } = await fromFiles([plain, inFolder, ofMac]);
   expect(files.map(({ path, cleaned }) => [path, cleaned])).toEqual([
     ["a.txt", false],
     ["folder/b.txt", true],
+    ["\u00e9.txt", false],
   ]);
 });
 
