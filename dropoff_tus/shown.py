@@ -2,7 +2,7 @@
 
 import unicodedata
 
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Control, format (bidirectional ones too), surrogate, private, unassigned; separators of lines and paragraphs."""
 
 
@@ -13,7 +13,7 @@ def show(text: str) -> str:
     can look like an escaped one.
     """
     return "".join(
-        "\\\\" if character == "\\" else _escape(character) if unicodedata.category(character) in _UNSAFE else character
+        "\\\\" if character == "\\" else _escape(character) if unicodedata.category(character) in UNSAFE else character
         for character in text
     )
 

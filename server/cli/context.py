@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,9 +14,11 @@ from typer.core import TyperGroup
 
 from dropoff_tus.text import decode_text, entries
 from server.cli.output import CommandError, say
+from server.settings.units import parse_past
 
 T = TypeVar("T")
 _CONFIG_HELP = "The configuration file; else $DROPOFF_TUS_CONFIG, else ./config.toml. Before or after the command."
+_SINCE_HELP = "Only uploads that were completed, or if they are not were created, at this time or later."
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -29,6 +32,10 @@ KeyOption = Annotated[
         metavar="K",
         help="A public key of the server (`keys show`), or a file with it; retired ones first. May be repeated.",
     ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", metavar="T", help=f"{_SINCE_HELP} A time with its zone, or how long ago, such as 7d."),
 ]
 DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
 CONFIG_VARIABLE, PERSON_VARIABLE = "DROPOFF_TUS_CONFIG", "DROPOFF_TUS_AS"
@@ -127,6 +134,11 @@ def parsed(read: Callable[[str], T], text: str, option: str) -> T:
     except ValueError as error:
         message = f"{option} {error}"
         raise CommandError(message) from None
+
+
+def past(text: str | None, now: datetime) -> datetime | None:
+    """Return the time that `--since` gives."""
+    return None if text is None else parsed(lambda value: parse_past(value, now), text, "--since")
 
 
 def confirm(question: str, doing: str, *, yes: bool, as_json: bool) -> None:

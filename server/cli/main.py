@@ -53,7 +53,7 @@ PLACES = {
     "migrate": _Place("Bring the catalog's tables up to date.", ("serve",), "migrate"),
     "check-config": _Place("Find mistakes in the configuration.", ("serve",), "check_config"),
     "doctor": _Place("Make a real upload, and say what is in the way.", ("doctor.command",), "doctor"),
-    "drop": _Place("Make and manage drop-offs.", ("drop", "purge")),
+    "drop": _Place("Make and manage drop-offs.", ("drop", "purge", "export")),
     "upload": _Place("List, export and delete uploads.", ("upload",)),
     "token": _Place("Make, list and revoke tokens for the API.", ("token",)),
     "audit": _Place("Export and verify the record of who did what.", ("audit",)),

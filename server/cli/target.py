@@ -34,6 +34,17 @@ def check_output(output: str | Path, *, as_json: bool) -> bool:
     return False
 
 
+def check_no_terminal() -> None:
+    """Refuse to write what strangers sent to a terminal.
+
+    Raises:
+        CommandError: Stdout is one.
+    """
+    if sys.stdout.isatty():
+        message = "stdout is a terminal, which the file could steer; send it on with > or |, or write to a file"
+        raise CommandError(message)
+
+
 @contextlib.contextmanager
 def output_file(
     output: str | Path, *, replace: bool = False, otherwise: str = "choose another name"
@@ -57,22 +68,36 @@ def output_file(
     taken = CommandError(f"{target} exists already and was left as it is; {otherwise}")
     if _is_there(target) and not replace:
         raise taken
+    opened = False
     try:
-        file, hidden = _open(target)
+        with new_file(target, replace=replace) as file:
+            opened = True
+            yield file
+        with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there anyway
+            sync_folder(target.parent)
+    except FileExistsError:
+        raise taken from None
     except OSError as error:
-        message = f"cannot write in {target.parent}: {error.strerror}"
+        wrong = f"{target}: {error.strerror}; nothing of it was left there"
+        message = f"cannot write {wrong}" if opened else f"cannot write in {target.parent}: {error.strerror}"
         raise CommandError(message) from None
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """Write a file, durable and with its name when the block ends well; the folder is the caller's to sync.
+
+    Raises:
+        FileExistsError: The name is taken.
+        OSError: It cannot be written. Nothing is left of it.
+    """
+    file, hidden = _open(target)
     try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
             _publish(file, hidden, target, replace=replace)
-    except FileExistsError:
-        raise taken from None
-    except OSError as error:
-        message = f"cannot write {target}: {error.strerror}; nothing of it was left there"
-        raise CommandError(message) from None
     finally:
         if hidden is not None:
             hidden.unlink(missing_ok=True)
@@ -133,8 +158,6 @@ def _publish(file: BinaryIO, hidden: Path | None, target: Path, *, replace: bool
         _link(file, target)
     else:
         rename_new(hidden, target)
-    with contextlib.suppress(OSError):  # some file systems sync no folders; the file is there anyway
-        sync_folder(target.parent)
 
 
 def _link(file: BinaryIO, name: Path) -> None:

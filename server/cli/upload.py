@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -18,10 +17,21 @@ from dropoff_tus.model import Role, UploadRow
 from dropoff_tus.protocol import check_agrees
 from dropoff_tus.states import UploadState
 from server import answers
-from server.cli.context import ConfigOption, IdentityOption, JsonOption, KeyOption, YesOption, confirm, group
+from server.cli.context import (
+    ConfigOption,
+    IdentityOption,
+    JsonOption,
+    KeyOption,
+    SinceOption,
+    YesOption,
+    confirm,
+    group,
+    past,
+)
 from server.cli.opening import find_upload, with_copy, with_services
 from server.cli.output import CommandError, answer, note, print_json, progress, say, show
-from server.cli.target import STDOUT, check_output, output_file
+from server.cli.target import STDOUT, check_no_terminal, check_output, output_file
+from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config
 from server.usecases.dropoffs import unknown
@@ -51,6 +61,10 @@ async def _row_json(services: Services, row: UploadRow, identities: list[str]) -
 def list_uploads(
     drop: Annotated[str | None, typer.Option("--drop", metavar="ID", help="Only uploads of this drop-off.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Also partial uploads.")] = False,
+    state: Annotated[
+        list[UploadState] | None, typer.Option("--state", help="Only uploads in this state. May be repeated.")
+    ] = None,
+    since: SinceOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,13 +72,15 @@ def list_uploads(
 
     Names and digests of sealed uploads are not shown, since this server cannot read them.
 
-    Example: dropoff-tus upload list --drop 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --json
+    Example: dropoff-tus upload list --drop 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --state complete --since 7d
     """
+    begin = past(since, SystemClock().now())
 
     async def work(services: Services, _conf: Config) -> list[dict[str, Any]]:
         if drop is not None and await services.catalog.dropoff(drop) is None:
             raise unknown()
-        rows = await services.catalog.uploads(drop_id=drop, partials=every)
+        rows = await services.catalog.uploads(drop_id=drop, partials=every, states=state or ())
+        rows = [row for row in rows if begin is None or (row.completed_at or row.created_at) >= begin]
         found: list[dict[str, Any]] = []
         for start in range(0, len(rows), _SIDE_BY_SIDE):
             some = rows[start : start + _SIDE_BY_SIDE]
@@ -150,10 +166,8 @@ def export(  # noqa: PLR0917 - its options
     identities = identities_in(identity)
     wanted = _parse_range(part)
     check_output(output, as_json=as_json)
-    if output == STDOUT and sys.stdout.isatty():
-        message = "stdout is a terminal, which the file could steer; send it on with > or |, or write to a file"
-        raise CommandError(message)
-
+    if output == STDOUT:
+        check_no_terminal()
     if key and not identities:
         message = "with --key the server's own keys are not looked at; give --identity FILE as well"
         raise CommandError(message)
@@ -172,7 +186,7 @@ def export(  # noqa: PLR0917 - its options
             progress("export", stop - start) as advance,
             output_file(output, replace=force, otherwise="use --force to replace it") as file,
         ):
-            await _write(file, _opened(pieces, identities) if opening else pieces, advance, here=output == STDOUT)
+            await write_pieces(file, opened(pieces, identities) if opening else pieces, advance, here=output == STDOUT)
         if sealed and not opening:
             note("the browser sealed it: this is an age file, which `age -d -i IDENTITY` opens, or --identity here")
         return {"id": found, "output": output, "start": start, "bytes": stop - start, "opened": opening}
@@ -240,7 +254,7 @@ async def _sealing(
     return sealed, opening
 
 
-async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncIterator[bytes]:
+async def opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncGenerator[bytes, None]:
     """Yield what is in an age file.
 
     Raises:
@@ -263,7 +277,9 @@ async def _opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncI
         raise CommandError(message) from None
 
 
-async def _write(file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool) -> None:
+async def write_pieces(
+    file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool
+) -> None:
     """Write each piece while the next is read and decrypted; or `here`, where a signal gets us out of a full pipe."""
     target, writing = wrap(file), None
     try:

@@ -134,6 +134,17 @@ def parse_time(value: object, now: datetime) -> datetime:
         raise ValueError(message) from None
 
 
+def parse_past(value: str, now: datetime) -> datetime:
+    """Read a time as `parse_time` does; a duration is how long ago it was."""
+    if _RFC3339.fullmatch(value.strip()):
+        return parse_time(value, now)
+    try:
+        return now - timedelta(seconds=parse_duration(value))
+    except ValueError:
+        message = 'is not a time; write how long ago, such as "7d", or a time with its zone: "2030-01-31T12:00:00Z"'
+        raise ValueError(message) from None
+
+
 @overload
 def stamp(moment: datetime) -> str: ...
 @overload

@@ -1,0 +1,263 @@
+"""`drop export`: everything that a drop-off received, with its paths."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.cli.context import ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
+from server.cli.drop import app
+from server.cli.opening import with_services
+from server.cli.output import CommandError, note, print_json, progress, show, steps
+from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, output_file
+from server.cli.upload import identities_in, opened, write_pieces
+from server.clock import SystemClock
+from server.services import Services
+from server.settings.config import Config
+from server.usecases.dropoffs import unknown
+from server.usecases.exporting import (
+    COLUMNS,
+    MANIFEST_CSV,
+    MANIFEST_JSON,
+    Export,
+    Exporter,
+    ManifestRow,
+    manifests,
+    read_manifest,
+)
+from storage.files.durable import sync_folder
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@app.command("export")
+def export_drop(
+    drop_id: DropId,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="A folder, made if it is not there.", show_default=False),
+    ] = None,
+    tar: Annotated[
+        str | None, typer.Option("--tar", metavar="PATH", help="A tar archive instead, a new file or - for stdout.")
+    ] = None,
+    since: SinceOption = None,
+    identity: IdentityOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write all finished uploads of a drop-off with their paths, and a manifest as manifest.csv and manifest.json.
+
+    Paths are those that the clients gave, cleaned: they never lead out of the folder, and those that clash are
+    numbered. No file is overwritten. Run it again to go on, or to get what came since: a file that is there with the
+    SHA-256 of its upload is not written again. Exits with 1 if an upload could not be exported, with a sentence for
+    each; the others are done.
+
+    Example: dropoff-tus drop export 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output cohort-7
+    """
+    if (output is None) == (tar is None):
+        message = "give either --output DIR or --tar PATH"
+        raise CommandError(message)
+    identities = identities_in(identity)
+    begin = past(since, SystemClock().now())
+    if tar is not None:
+        check_output(tar, as_json=as_json)
+    if tar == STDOUT:
+        check_no_terminal()
+
+    async def work(services: Services, _conf: Config) -> Export:
+        if await services.catalog.dropoff(drop_id) is None:
+            raise unknown()
+        opening = (lambda pieces: opened(pieces, identities)) if identities else None
+        exporter = Exporter(services.store, services.catalog, identities, opening)
+        with contextlib.ExitStack() as stack:
+            folder = None if output is None else stack.enter_context(_folder(output))
+            with contextlib.ExitStack() as bars:
+                export = await exporter.plan(drop_id, begin, lambda total: bars.enter_context(steps("look", total)))
+            with progress("export", export.stored_bytes) as advance:
+                if folder is not None:
+                    await _into_folder(exporter, export, folder, advance)
+                else:
+                    with output_file(str(tar)) as file:
+                        await write_pieces(file, exporter.as_tar(export, advance), lambda _count: None, here=True)
+        return export
+
+    done = with_services(config, work)
+    _tell(done, str(output or tar), as_json=as_json)
+
+
+def _tell(done: Export, place: str, *, as_json: bool) -> None:
+    found: dict[str, Any] = {
+        "output": place,
+        "exported": len(done.rows) - done.kept,
+        "kept": done.kept,
+        "bytes": sum(row.size for row in done.rows),
+        "failed": [{"id": upload_id, "why": why} for upload_id, why in done.failed],
+    }
+    if as_json:
+        print_json(found)
+    else:
+        for upload_id, why in done.failed:
+            note(f"{upload_id}: not exported: {show(why)}")
+        there = f", {done.kept} were there already" if done.kept else ""
+        note(f"exported {found['exported']} files{there}; the manifest lists them")
+    if done.failed:
+        if not as_json:
+            note(f"{len(done.failed)} could not be exported")
+        sys.exit(1)
+
+
+async def _into_folder(
+    exporter: Exporter, export: Export, folder: "ExportFolder", advance: Callable[[int], None]
+) -> None:
+    known = folder.manifest()
+    try:
+        await exporter.into_folder(export, folder, advance)
+        await asyncio.to_thread(folder.sync)
+        # What an earlier run exported and this one was not to look at is still there.
+        for name, content in manifests({row.id: row for row in (*known, *export.rows)}.values()).items():
+            await asyncio.to_thread(folder.replace, name, content)
+    except OSError as error:
+        message = (
+            f"cannot write in {folder.root}: {error.strerror}; {len(export.rows)} files are there whole, and no part "
+            "of another. Make it writable, with room, and run the same command again: it goes on with the rest"
+        )
+        raise CommandError(message) from None
+
+
+@contextlib.contextmanager
+def _folder(root: Path) -> Iterator["ExportFolder"]:
+    """Open the folder that the operator names, or make it.
+
+    Raises:
+        CommandError: It is none, or cannot be made.
+    """
+    try:
+        root.mkdir(0o700, exist_ok=True)
+        descriptor = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
+    except OSError as error:
+        message = f"cannot use {root} as a folder: {error.strerror}; nothing was written"
+        raise CommandError(message) from None
+    try:
+        yield ExportFolder(root, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ExportFolder:
+    """Implements `exporting.Folder`. Each folder on the way to a file is opened below the one before, by no link."""
+
+    def __init__(self, root: Path, descriptor: int) -> None:
+        """Take the open folder, and its name for messages."""
+        self.root, self._descriptor = root, descriptor
+        self._touched = {""}
+
+    async def has(self, path: str) -> bool:
+        """Tell whether an ordinary file has the path; see the port."""
+        return await asyncio.to_thread(self._has, path)
+
+    def _has(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        try:
+            with self._below(folder) as descriptor:
+                mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(mode):
+            raise self._in_the_way(path, "no ordinary file")
+        return True
+
+    async def sha256(self, path: str) -> str:
+        """Return the digest of a file; see the port."""
+        return await asyncio.to_thread(self._sha256, path)
+
+    def _sha256(self, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        with self._below(folder) as descriptor, open(os.open(name, _FILE, dir_fd=descriptor), "rb") as file:  # noqa: PTH123 - relative to a descriptor
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def write(self, path: str, pieces: AsyncIterator[bytes], check: Callable[[], None]) -> None:
+        """Write a new file; see the port."""
+        folder, _, name = path.rpartition("/")
+        with self._below(folder, make=True) as descriptor, new_file(_in(descriptor, name)) as file:
+            await write_pieces(file, pieces, lambda _count: None, here=False)
+            check()
+            await asyncio.to_thread(_sync, file.fileno())
+        self._touched.add(folder)
+
+    def sync(self) -> None:
+        """Make the names of all written files durable."""
+        for folder in self._touched:
+            with contextlib.suppress(OSError), self._below(folder) as descriptor:
+                sync_folder(_in(descriptor, ""))
+
+    def manifest(self) -> list[ManifestRow]:
+        """Return the manifest that an earlier run left.
+
+        Raises:
+            CommandError: Something else has its name.
+        """
+        problem = CommandError(
+            f"in {self.root} there is a {MANIFEST_CSV} or {MANIFEST_JSON} that no export wrote; name another folder. "
+            "Nothing was written"
+        )
+        try:
+            rows = read_manifest(self._read(MANIFEST_JSON) or b"[]")
+        except ValueError:
+            raise problem from None
+        if not (self._read(MANIFEST_CSV) or _HEAD).startswith(_HEAD):
+            raise problem
+        return rows
+
+    def _read(self, name: str) -> bytes:
+        if not self._has(name):
+            return b""
+        with open(os.open(name, _FILE, dir_fd=self._descriptor), "rb") as file:  # noqa: PTH123 - as above
+            return file.read()
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write one of the two files of the manifest anew."""
+        with new_file(_in(self._descriptor, name), replace=True) as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def _below(self, folder: str, *, make: bool = False) -> Iterator[int]:
+        """Open a folder below the root."""
+        descriptor = os.dup(self._descriptor)
+        try:
+            for name in filter(None, folder.split("/")):
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, 0o700, dir_fd=descriptor)
+                try:
+                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
+                except NotADirectoryError:
+                    raise self._in_the_way(folder, "no folder") from None
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _in_the_way(self, path: str, what: str) -> CommandError:
+        message = f"{self.root / path} is in the way: it is {what} but a link or something else, and was left as it is"
+        return CommandError(message)
+
+
+_HEAD = ",".join(COLUMNS).encode()
+
+
+def _in(descriptor: int, name: str) -> Path:
+    """Return a path that no link can lead elsewhere: in an open folder. Source: proc_pid_fd(5)."""
+    return Path(f"/proc/self/fd/{descriptor}") / name
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)  # noqa: TID251 - the operator's own file, not the store
