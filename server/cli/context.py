@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -38,6 +39,8 @@ SinceOption = Annotated[
     typer.Option("--since", metavar="T", help=f"{_SINCE_HELP} A time with its zone, or how long ago, such as 7d."),
 ]
 DropId = Annotated[str, typer.Argument(metavar="ID", help="The drop-off's id.", show_default=False)]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They end a command."""
 CONFIG_VARIABLE, PERSON_VARIABLE = "DROPOFF_TUS_CONFIG", "DROPOFF_TUS_AS"
 PERSON = re.compile(r"\w[\w .@+\\-]{0,63}")
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.context import ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
+from server.cli.context import SIGNALS, ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
 from server.cli.drop import app
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, progress, show, steps
@@ -119,7 +120,8 @@ async def _into_folder(
 ) -> None:
     known = folder.manifest()
     try:
-        await exporter.into_folder(export, folder, advance)
+        with _ending_in_order():
+            await exporter.into_folder(export, folder, advance)
         await asyncio.to_thread(folder.sync)
         # What an earlier run exported and this one was not to look at is still there.
         for name, content in manifests({row.id: row for row in (*known, *export.rows)}.values()).items():
@@ -130,6 +132,37 @@ async def _into_folder(
             "of another. Make it writable, with room, and run the same command again: it goes on with the rest"
         )
         raise CommandError(message) from None
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a signal cancel the copying, so that each worker ends at a point where it can take away what it has begun.
+
+    Raised wherever the event loop is, as by `main`, it could be lost in the answer of a thread that a worker waits for.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    came: list[int] = []
+
+    def end(number: int) -> None:
+        came.append(number)
+        loop.remove_signal_handler(number)  # a second one ends the process at once
+        if task is not None:
+            task.cancel()
+
+    for number in before:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if came:
+            raise SystemExit(128 + came[0]) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

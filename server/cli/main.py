@@ -23,10 +23,8 @@ from typer.core import TyperGroup
 
 from dropoff_tus.errors import DropoffError, InvalidFieldError, ToldError
 from dropoff_tus.model import TERMS
-from server.cli.context import PLAIN, group
+from server.cli.context import PLAIN, SIGNALS, group
 from server.cli.output import writing
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ app = group(
 def main() -> None:
     """Run the command line; a user's mistake gives a sentence, never a traceback."""
     _complete_streams()
-    for number in _SIGNALS:
+    for number in SIGNALS:
         # `nohup` and a shell's background jobs have some ignored, and mean it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
