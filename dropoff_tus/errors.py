@@ -291,6 +291,18 @@ class PartInUseError(DropoffError):
     code, status_hint = "ERR_PART_IN_USE", 409
 
 
+class UploadExistsError(DropoffError):
+    """Another creation has this token already: its URL says where it stands."""
+
+    code, status_hint = "ERR_UPLOAD_EXISTS", 409
+
+
+class InvalidTokenError(DropoffError):
+    """Dropoff-Token is no token."""
+
+    code, status_hint = "ERR_INVALID_TOKEN", 400
+
+
 class MismatchedOffsetError(DropoffError):
     """Upload-Offset is not the durable offset."""
 

@@ -17,10 +17,11 @@ from dropoff_tus.errors import (
     InvalidDigestError,
     InvalidMetadataError,
     InvalidOffsetError,
+    InvalidTokenError,
     InvalidUploadLengthError,
     MalformedRequestError,
 )
-from dropoff_tus.ids import normalise_code
+from dropoff_tus.ids import UploadToken, normalise_code
 from dropoff_tus.model import Metadata
 
 Headers = Sequence[tuple[str, str]]
@@ -229,6 +230,22 @@ def presented_code(headers: Headers) -> str | None:
                     content = _decode_base64(encoded.strip(" \t"))
                     return None if content is None else _as_utf8(content.decode("latin-1"))
     return None
+
+
+def proposed_token(headers: Headers) -> UploadToken | None:
+    """Read Dropoff-Token: the token that the client drew for a creation, so that it knows the URL before the answer.
+
+    Raises:
+        InvalidTokenError: It is no token.
+    """
+    text = get(headers, "Dropoff-Token", InvalidTokenError)
+    if text is None:
+        return None
+    token = UploadToken.parse(text)
+    if token is None:
+        message = "Dropoff-Token must be 32 lower-case hex digits, drawn at random; nothing was written"
+        raise InvalidTokenError(message)
+    return token
 
 
 def _as_utf8(value: str) -> str:

@@ -29,7 +29,13 @@ class BodyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """POST: a new upload. `length` None means deferred. `parts` are those of a concatenation."""
+    """POST: a new upload.
+
+    Attributes:
+        length: None means deferred.
+        parts: Those of a concatenation.
+        token: The one that the client drew; None leaves it to the server.
+    """
 
     role: Role
     length: int | None
@@ -37,6 +43,7 @@ class Create:
     digests: tuple[ExpectedDigest, ...] = ()
     parts: tuple[UploadToken, ...] = ()
     body: BodyInfo | None = None
+    token: UploadToken | None = None
 
 
 @dataclass(frozen=True, slots=True)

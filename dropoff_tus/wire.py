@@ -171,7 +171,8 @@ def parse_create(headers: Headers, *, drop_id: str, presented: str | None, empty
     if length is None and not deferred:
         message = "send Upload-Length, or Upload-Defer-Length: 1 if it is not known yet"
         raise InvalidUploadLengthError(message)
-    return Create(role, length, metadata, digests, parts, body if _brings_bytes(headers, body) else None)
+    brought = body if _brings_bytes(headers, body) else None
+    return Create(role, length, metadata, digests, parts, brought, grammar.proposed_token(headers))
 
 
 def _brings_bytes(headers: Headers, body: BodyInfo) -> bool:

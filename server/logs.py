@@ -46,7 +46,7 @@ _SECRET_TEXT = re.compile(
     # a code as it is printed; O, I and L as people type them
     r"|(?<![0-9A-Z-])[0-9A-TV-Z]{4}(?:[- ][0-9A-TV-Z]{4}){3}(?![0-9A-Z-])"
     # a header with what follows
-    r"|(?:Dropoff-Code|Authorization|Upload-Metadata|Upload-Checksum|Cookie)['\"]?\s*[:=,]\s*[^\r\n]*",
+    r"|(?:Dropoff-Code|Dropoff-Token|Authorization|Upload-Metadata|Upload-Checksum|Cookie)['\"]?\s*[:=,]\s*[^\r\n]*",
     re.IGNORECASE,
 )
 _ERROR_CODE = re.compile(r"ERR_[A-Z_]+")

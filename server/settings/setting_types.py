@@ -29,7 +29,7 @@ _SOCKET_PATH_BYTES = 107
 """The system's room for the name of a unix socket."""
 _EHLO = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,254}|\[[0-9A-Za-z.:]{1,60}\]")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
-_NEVER_TOLD = frozenset({"dropoff-code", "upload-metadata", "upload-concat"})
+_NEVER_TOLD = frozenset({"dropoff-code", "dropoff-token", "upload-metadata", "upload-concat"})
 _LEAST_TIMEOUT_SECONDS, _MOST_TIMEOUT_SECONDS = 0.1, 120.0
 _COMMAND, _VARIABLE = "command:", "env:"
 

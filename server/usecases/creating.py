@@ -57,7 +57,7 @@ class Creator:
         """
         if request.role is Role.FINAL:
             return await self._concatenate(grant.dropoff, drop_url, request)
-        token = UploadToken(self._new_token())
+        token = request.token or UploadToken(self._new_token())
         row = await self._admit(self._new_row(grant.dropoff, token, request, request.length), request)
         stored = await self._create_stored(row, token, request, grant.dropoff)
         created = Created(drop_url + token.secret, stored.id, expires_at=self._finder.expires_at(stored))
@@ -131,14 +131,14 @@ class Creator:
             raise
 
     async def _first_bytes(self, lease: Lease, request: Create, body: Body) -> None:
-        """Append what came with a creation. The client has no URL yet, so a failed creation leaves nothing."""
+        """Append what came with a creation. A client that has no URL yet cannot go on, so nothing is left for it."""
         if request.body is None:
             return
         plan = protocol.plan_body(0, lease.upload.length, request.body, self._ports.settings.max_upload_bytes)
         try:
             await self._appender.take(lease, body, plan)
         except DropoffError as error:
-            if not lease.upload.whole:
+            if request.token is None and not lease.upload.whole:
                 error.fate = "this upload is undone and nothing of it is kept, create it again"
                 with suppress(DropoffError):
                     await self._ender.end(lease, UploadState.TERMINATED, "creation failed")

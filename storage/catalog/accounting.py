@@ -19,6 +19,7 @@ from dropoff_tus.errors import (
     PartNotFoundError,
     QuotaError,
     UploadDamagedError,
+    UploadExistsError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -191,12 +192,14 @@ def add(
 
 def _same(transaction: Transaction, present: UploadRow, row: UploadRow, parts: Sequence[str]) -> UploadRow:
     """Return the row that is there if it is what was asked for: a repetition changes nothing."""
-    if present.drop_id != row.drop_id or present.role is not row.role:
-        raise ValueError("an upload with this id exists already")
-    if row.role is Role.FINAL:
+    if row.role is Role.FINAL and present.drop_id == row.drop_id and present.role is row.role:
         claimed = {part["id"] for part in transaction.rows(PARTS, final_id=row.id)}
         if claimed != set(parts):
             raise InvalidConcatError("this concatenation exists already, with other parts")
+        return present
+    # The same to the moment is this creation itself, whose commit was answered by nothing.
+    if (present.drop_id, present.role, present.created_at) != (row.drop_id, row.role, row.created_at):
+        raise UploadExistsError("an upload with this Dropoff-Token exists: ask its URL where it stands")
     return present
 
 

@@ -13,6 +13,7 @@ from dropoff_tus.errors import (
     PartInUseError,
     PartNotFoundError,
     UploadDamagedError,
+    UploadExistsError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -164,6 +165,8 @@ class MemoryCatalog:
             for part in claimed:
                 self.rows[part.id] = replace(part, final_id=row.id)
         else:
+            if row.id in self.rows:
+                raise UploadExistsError("it exists")
             decide(drop, self._usage(row.drop_id))
         self.rows[row.id] = row
         self.events.append(Event(Act.UPLOAD_CREATE, row.drop_id, row.id, row.role.value, row.length))

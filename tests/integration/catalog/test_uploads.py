@@ -13,6 +13,7 @@ from dropoff_tus.errors import (
     DropoffFullError,
     QuotaError,
     UploadDamagedError,
+    UploadExistsError,
     UploadGoneError,
     UploadNotFoundError,
 )
@@ -99,7 +100,7 @@ async def test_add_upload_repeated_changes_nothing(catalog_url: str) -> None:
         assert await catalog.usage(dropoff.id) == Usage(1, 5)
 
 
-@pytest.mark.parametrize("change", ["other dropoff", "other role"])
+@pytest.mark.parametrize("change", ["other dropoff", "other role", "other moment"])
 @async_test
 async def test_add_upload_with_the_id_of_another_raises(catalog_url: str, change: str) -> None:
     """An id never changes hands."""
@@ -109,9 +110,14 @@ async def test_add_upload_with_the_id_of_another_raises(catalog_url: str, change
         await catalog.add_dropoff(dropoff)
         await catalog.add_dropoff(other)
         await catalog.add_upload(row, allow)
-        second = replace(row, drop_id=other.id) if change == "other dropoff" else replace(row, role=Role.PARTIAL)
-        with pytest.raises(ValueError, match="exists already"):
+        second = {
+            "other dropoff": replace(row, drop_id=other.id),
+            "other role": replace(row, role=Role.PARTIAL),
+            "other moment": replace(row, created_at=row.created_at + timedelta(microseconds=1)),
+        }[change]
+        with pytest.raises(UploadExistsError):
             await catalog.add_upload(second, allow)
+        assert await catalog.usage(dropoff.id) == Usage(1, 5)
 
 
 @pytest.mark.parametrize("state", [UploadState.COMPLETE, *ENDED])
