@@ -14,6 +14,7 @@ import type { Info, Problem } from "./types";
 import { alone, otherTabDone } from "./wake";
 
 const MIB = 1 << 20;
+const DAY_MS = 86_400_000;
 const CHUNK_BYTES = 64 * MIB;
 const SEALED_CHUNK_BYTES = 16 * MIB;
 const LEAST_CHUNK_BYTES = MIB / 4;
@@ -42,6 +43,8 @@ export interface Owner {
 
 interface Job {
   record: Record_ | null;
+  /** The URL of an upload whose creation was asked for and not answered: we drew its token. */
+  asked: string | null;
   sealed: Sealed | null;
   stop: AbortController;
 }
@@ -127,7 +130,7 @@ export class Queue {
 
   async #run(item: Item): Promise<void> {
     const large = item.file.size > WITH_CREATION_BYTES ? 1 : 0;
-    const job: Job = { record: null, sealed: null, stop: new AbortController() };
+    const job: Job = { record: null, asked: null, sealed: null, stop: new AbortController() };
     this.#large += large;
     this.running.set(item, job);
     this.list.move(item, "sending");
@@ -178,7 +181,9 @@ export class Queue {
   /** Send one file, until it is whole or stopped. */
   async #send(item: Item, key: string, job: Job): Promise<void> {
     const { list, store } = this;
-    job.record = await store.get(key);
+    const kept = await store.get(key);
+    if (kept?.asked) job.asked = kept.url;
+    else job.record = kept;
     if (job.record) {
       item.resumed = true;
       list.progress(item, job.record.stored, job.record.stored);
@@ -220,6 +225,10 @@ export class Queue {
     let source: Source & { plain?: (offset: number) => number };
     const { info, files, code } = this.owner;
     if (job.record?.done) return confirm(job.record, job.stop.signal);
+    if (!job.record && job.asked) {
+      const outcome = await this.#find(item, key, job, job.asked);
+      if (outcome) return outcome;
+    }
     if (info.sealing) {
       const sealed = await this.#seal(item, job);
       if (!sealed) return { kind: "other" };
@@ -230,7 +239,13 @@ export class Queue {
     const plain = (offset: number) => (source.plain ? source.plain(offset) : offset);
     const chunkBytes = Math.min(this.#chunkBytes, info.sealing ? SEALED_CHUNK_BYTES : CHUNK_BYTES);
     const withData = first && source.size <= Math.min(WITH_CREATION_BYTES, chunkBytes);
-    const target: Target = { endpoint: files, url: job.record?.url ?? null, code, metadata: this.#metadata(item), chunkBytes, withData };
+    const url = job.record?.url ?? null;
+    if (!url) {
+      job.asked ??= files + newToken();
+      this.store.put(key, { ...this.#fresh(item, key, job.asked), expires: Date.now() + DAY_MS, asked: true });
+    }
+    const token = job.asked?.slice(files.length) ?? "";
+    const target: Target = { endpoint: files, url, token, code, metadata: this.#metadata(item), chunkBytes, withData };
     const note = (change: Partial<Record_>) => {
       if (!job.record) return;
       job.record = { ...job.record, ...change };
@@ -239,8 +254,8 @@ export class Queue {
     let expires = 0;
     const watch = {
       url: (url: string) => {
-        job.record = { key, drop: this.owner.drop, url, size: item.file.size, stored: 0, expires, done: 0 };
-        note({});
+        job.record = this.#fresh(item, key, url);
+        note({ expires });
       },
       sent: (offset: number) => {
         this.list.progress(item, item.stored, Math.max(item.stored, plain(offset)));
@@ -259,9 +274,30 @@ export class Queue {
     return attempt(source, target, watch, job.stop.signal);
   }
 
+  #fresh(item: Item, key: string, url: string): Record_ {
+    return { key, drop: this.owner.drop, url, size: item.file.size, stored: 0, expires: 0, done: 0 };
+  }
+
+  /** See whether a creation arrived whose answer did not. Null if it is clear how to go on. */
+  async #find(item: Item, key: string, job: Job, asked: string): Promise<Outcome | null> {
+    const answer = await askOffset(asked, job.stop.signal);
+    if (job.stop.signal.aborted) return { kind: "stopped" };
+    if (answer === null) return { kind: "line" };
+    if (typeof answer === "number" || (answer.status === 423 && answer.ours)) {
+      job.record = this.#fresh(item, key, asked);
+      this.store.put(key, job.record);
+    } else if (answer.status === 410) {
+      job.asked = job.sealed = null;
+    } else if (answer.status !== 404 || !answer.ours) {
+      return { kind: "answer", answer };
+    }
+    return null;
+  }
+
   /** The file's ciphertext: that which goes on, or, for a new upload, under a new key. Null if the old key is lost. */
   async #seal(item: Item, job: Job): Promise<Sealed | null> {
-    if (job.record && job.sealed) return job.sealed;
+    // What was asked for may have arrived, under this key.
+    if (job.sealed && (job.record || job.asked)) return job.sealed;
     const { Sealed } = await import("./seal/sealed");
     const work = await this.work();
     let kept: { wrapped: ArrayBuffer; iv: Uint8Array } | null = null;
@@ -332,7 +368,7 @@ export class Queue {
   }
 
   #forget(item: Item, key: string, job: Job): void {
-    job.record = job.sealed = null;
+    job.record = job.asked = job.sealed = null;
     item.resumed = false;
     this.list.progress(item, 0, 0);
     this.store.put(key, null);
@@ -381,6 +417,10 @@ export class Queue {
       return this.owner.changed(true);
     }
   }
+}
+
+function newToken(): string {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** See that what was complete at an earlier visit still is. */

@@ -16,6 +16,8 @@ export interface Record_ {
   expires: number;
   /** When it was complete; 0 while it is not. */
   done: number;
+  /** Its creation was asked for, under a token of ours, and not answered yet. */
+  asked?: true;
   /** Of a sealed upload that goes on: what its next bytes are sealed with. */
   seal?: StoredSeal;
 }

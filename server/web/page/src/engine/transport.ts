@@ -18,6 +18,8 @@ export interface Target {
   /** Of the upload that is to be gone on with; null creates one. */
   url: string | null;
   code: string;
+  /** What a new upload's URL is to end in. */
+  token: string;
   metadata: Record<string, string>;
   chunkBytes: number;
   /** The first bytes go with the creation, in one request. */
@@ -102,7 +104,7 @@ export function attempt(source: Source, target: Target, watch: Watch, stop: Abor
       chunkSize: target.chunkBytes,
       uploadDataDuringCreation: target.withData,
       metadata: target.metadata,
-      headers: target.code ? { "Dropoff-Code": target.code } : {},
+      headers: { ...(target.code && { "Dropoff-Code": target.code }), ...(!url && { "Dropoff-Token": target.token }) },
       retryDelays: null as unknown as number[],
       storeFingerprintForResuming: false,
       fingerprint: () => Promise.resolve(""),

@@ -1,6 +1,7 @@
 /** What goes wrong between the page and the server, with the real server behind a proxy that misbehaves. */
 
 import { randomBytes } from "node:crypto";
+import http from "node:http";
 import { IDBFactory } from "fake-indexeddb";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { createEngine, type Engine } from "../../src/engine";
@@ -279,4 +280,54 @@ test("a code that is replaced while the page sends: it asks for the new one, and
   await engine.enterCode(code);
   await until(engine, ({ state }) => state === "done");
   await arrived(engine, [small]);
+});
+
+test.each([
+  ["with its bytes", 2000, []],
+  ["before its bytes", 10 * MIB, []],
+  ["with its sealed bytes", 2000, ["--seal-in-browser"]],
+])("an answer to a creation that is lost, %s, makes no second upload", async (_when, size, options) => {
+  const own = server.newDrop(...options);
+  let losing = 2;
+  proxy.rule = (request) => {
+    if (request.method !== "POST" || losing-- <= 0) return false;
+    const asked = { method: "POST", headers: { ...request.headers, connection: "close" }, agent: false as const };
+    const onward = http.request(server.url + request.url, asked, (answer) => {
+      answer.resume().on("end", () => request.socket.destroy());
+    });
+    request.pipe(onward);
+    return true;
+  };
+  const files = [file("one.bin", size), file("two.bin", size)];
+  const engine = engineAt(proxy.page(own));
+  await ready(engine, own.code, files);
+  void engine.send();
+  await until(engine, ({ state }) => state === "done");
+  expect(losing).toBeLessThanOrEqual(0);
+  const there = server.uploads(own);
+  expect(there.map(({ filename, state }) => [filename, state]).sort()).toEqual(files.map(({ name }) => [name, "complete"]));
+});
+
+test("an answer to a creation that is lost with the page is asked for by the next one", async () => {
+  const own = server.newDrop();
+  const one = file("one.bin", 2000);
+  const lost = new Promise<void>((done) => {
+    proxy.rule = (request) => {
+      if (request.method !== "POST") return false;
+      const asked = { method: "POST", headers: { ...request.headers, connection: "close" }, agent: false as const };
+      request.pipe(http.request(server.url + request.url, asked, (answer) => answer.resume().on("end", done)));
+      return true;
+    };
+  });
+  const engine = engineAt(proxy.page(own));
+  await ready(engine, own.code, [one]);
+  void engine.send();
+  await lost;
+  engine.pause();
+  proxy.rule = () => false;
+  const next = engineAt(proxy.page(own));
+  await ready(next, own.code, [one]);
+  void next.send();
+  await until(next, ({ state }) => state === "done");
+  expect(server.uploads(own).map(({ filename, state }) => [filename, state])).toEqual([["one.bin", "complete"]]);
 });
