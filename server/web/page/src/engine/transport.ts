@@ -6,6 +6,7 @@
 
 import { DetailedError, type HttpRequest, type HttpResponse, Upload } from "tus-js-client";
 import { type Answer, readAnswer } from "./retry";
+import { onOffline } from "./wake";
 
 /** The bytes to send. */
 export interface Source {
@@ -154,11 +155,14 @@ export function attempt(source: Source, target: Target, watch: Watch, stop: Abor
     };
     const timer = setInterval(tick, HEAD_MS);
     const stopped = () => end({ kind: "stopped" }, true);
+    // A request may hang for long on a line that is gone; to ask anew costs little if it is not.
+    const unheed = onOffline(() => end({ kind: "line" }, true));
     let ended = false;
     function end(outcome: Outcome, abort = false): void {
       if (ended) return;
       ended = true;
       clearInterval(timer);
+      unheed();
       stop.removeEventListener("abort", stopped);
       if (abort) void upload.abort();
       resolve(outcome);

@@ -34,6 +34,13 @@ export function stayAwake(sending: boolean): void {
   }
 }
 
+/** Call `lost` when the browser finds itself offline, until what is returned is called. */
+export function onOffline(lost: () => void): () => void {
+  if (typeof document === "undefined") return () => undefined;
+  addEventListener("offline", lost);
+  return () => removeEventListener("offline", lost);
+}
+
 /** Call `wake` when the line may be back: online again, or looked at again. */
 export function onWake(wake: () => void): void {
   if (typeof document === "undefined") return;
