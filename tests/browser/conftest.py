@@ -14,9 +14,12 @@ from tests.support.server_process import ServerProcess
 expect.set_options(timeout=30_000)  # a busy machine may stall for long
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Start the browser that is installed; none is ever fetched."""
+    """Start the browser that is installed; none is ever fetched.
+
+    No longer than for one file: meanwhile Playwright runs an event loop in this thread, and no other one can.
+    """
     program = require_program("chromium")
     with sync_playwright() as playwright:
         # As root, as in CI, Chromium starts only without its sandbox.
