@@ -17,7 +17,7 @@ from server.cli.context import SIGNALS, ConfigOption, DropId, IdentityOption, Js
 from server.cli.drop import app
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, progress, show, steps
-from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, output_file
+from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, output_file, sync_file
 from server.cli.upload import identities_in, opened, write_pieces
 from server.clock import SystemClock
 from server.services import Services
@@ -219,10 +219,10 @@ class ExportFolder:
     async def write(self, path: str, pieces: AsyncIterator[bytes], check: Callable[[], None]) -> None:
         """Write a new file; see the port."""
         folder, _, name = path.rpartition("/")
-        with self._below(folder, make=True) as descriptor, new_file(_in(descriptor, name)) as file:
+        with self._below(folder, make=True) as descriptor, new_file(_in(descriptor, name), sync=False) as file:
             await write_pieces(file, pieces, lambda _count: None, here=False)
             check()
-            await asyncio.to_thread(_sync, file.fileno())
+            await asyncio.to_thread(sync_file, file)
         self._touched.add(folder)
 
     def sync(self) -> None:
@@ -266,11 +266,8 @@ class ExportFolder:
         descriptor = os.dup(self._descriptor)
         try:
             for name in filter(None, folder.split("/")):
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o700, dir_fd=descriptor)
                 try:
-                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
+                    inner = _enter(descriptor, name, make=make)
                 except NotADirectoryError:
                     raise self._in_the_way(folder, "no folder") from None
                 os.close(descriptor)
@@ -284,13 +281,21 @@ class ExportFolder:
         return CommandError(message)
 
 
+def _enter(folder: int, name: str, *, make: bool) -> int:
+    """Open a folder in an open folder, made if it is not there."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):  # another worker may have made it meanwhile
+        os.mkdir(name, 0o700, dir_fd=folder)
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
 _HEAD = ",".join(COLUMNS).encode()
 
 
 def _in(descriptor: int, name: str) -> Path:
     """Return a path that no link can lead elsewhere: in an open folder. Source: proc_pid_fd(5)."""
     return Path(f"/proc/self/fd/{descriptor}") / name
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)  # noqa: TID251 - the operator's own file, not the store

@@ -84,8 +84,13 @@ def output_file(
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
+def new_file(target: Path, *, replace: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
     """Write a file, durable and with its name when the block ends well; the folder is the caller's to sync.
+
+    Args:
+        target: The name it is to have.
+        replace: Take the place of an ordinary file that has that name.
+        sync: Make it durable; else the block has done so.
 
     Raises:
         FileExistsError: The name is taken.
@@ -95,12 +100,18 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
     try:
         with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
+            if sync:
+                sync_file(file)
             _publish(file, hidden, target, replace=replace)
     finally:
         if hidden is not None:
             hidden.unlink(missing_ok=True)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Make what was written durable."""
+    file.flush()
+    os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
 
 
 def _is_there(target: Path) -> bool:

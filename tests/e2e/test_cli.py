@@ -347,7 +347,7 @@ def test_dropoff_is_shown_in_words(limited: ServerProcess) -> None:
 def test_every_command_has_an_example_and_those_that_answer_have_json(tmp_path: Path) -> None:
     """`--help` is the manual."""
     groups = {"": ["init", "serve", "check-config", "migrate", "verify-receipt", "doctor"]}
-    groups["drop"] = ["create", "list", "show", "close", "reopen", "new-code"]
+    groups["drop"] = ["create", "list", "show", "close", "reopen", "new-code", "export"]
     groups["upload"] = ["list", "show", "export", "delete", "receipt"]
     groups["store"] = ["check", "sweep"]
     groups["keys"] = ["generate", "show"]
