@@ -69,7 +69,7 @@ class Portal:
                 self.end_headers()
                 self.wfile.write(page.encode())
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
