@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import tarfile
 import time
@@ -111,6 +112,19 @@ def test_everything_comes_out_below_the_folder(
     assert _manifest(folder) == rows
 
 
+def test_audit_knows_each_upload_that_left(limited: ServerProcess, tmp_path: Path) -> None:
+    """Once: a run that writes nothing adds nothing."""
+    drop = limited.create_drop(name="audited")
+    ids = sorted(_send(drop, b"x", filename=name) for name in ("a", "b"))
+    for _ in range(2):
+        _export(limited, drop, tmp_path / "out")
+    with sqlite3.connect(limited.data / "catalog.sqlite3") as catalog:
+        rows = [json.loads(row) for (row,) in catalog.execute("SELECT record FROM audit")]
+    catalog.close()
+    left = [row for row in rows if row.get("drop") == drop.id and row["act"] == "upload.export"]
+    assert sorted(row["upload"] for row in left) == ids
+
+
 def test_file_with_other_content_is_left_and_the_upload_gets_a_number(limited: ServerProcess, tmp_path: Path) -> None:
     """Also when only a part is exported: the manifest keeps the rest."""
     drop = limited.create_drop(name="changed")
@@ -169,6 +183,8 @@ def test_damaged_upload_is_told_and_the_others_come_out(limited: ServerProcess, 
     assert (packed.returncode, f"{bad}: not exported: ".encode() in packed.stderr) == (1, True)
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         assert {*archive.getnames()} == {"good", *_MANIFESTS}
+    data.write_bytes(whole)  # other tests check the whole store
+    assert _export(limited, drop, tmp_path / "out")["exported"] == 1
 
 
 def test_archive_opens_with_every_tar(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.settings.units import parse_duration, parse_size, parse_time
+from server.settings.units import parse_duration, parse_past, parse_size, parse_time
 
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -109,3 +109,18 @@ def test_what_is_no_time_says_what_to_write(written: object) -> None:
     """Without a zone nobody knows which noon is meant."""
     with pytest.raises(ValueError, match="write a duration from now such as"):
         parse_time(written, _NOW)
+
+
+@pytest.mark.parametrize(
+    ("written", "moment"),
+    [("7d", _NOW - timedelta(days=7)), ("0", _NOW), ("2020-01-01T00:00:00Z", datetime(2020, 1, 1, tzinfo=UTC))],
+)
+def test_duration_of_the_past_is_how_long_ago_it_was(written: str, moment: datetime) -> None:
+    """A time with its zone is that time."""
+    assert parse_past(written, _NOW) == moment
+
+
+def test_what_is_no_time_of_the_past_says_what_to_write() -> None:
+    """As an operator would."""
+    with pytest.raises(ValueError, match="how long ago"):
+        parse_past("monday", _NOW)
