@@ -400,7 +400,7 @@ def test_value_of_a_variable_that_is_not_utf8_is_a_mistake(load: Load) -> None:
     value = os.fsdecode("pässwörd".encode("latin-1"))
     (line,) = _mistakes(load, "", {"DROPOFF_TUS__MAIL__USERNAME": value})
     assert line == "DROPOFF_TUS__MAIL__USERNAME: is not UTF-8 text; save it as UTF-8"
-    assert load("", {"DROPOFF_TUS__DROPOFFS__CONTACT": "Zoë"}).dropoffs.contact == "Zoë"
+    assert load("", {"DROPOFF_TUS__DROPOFFS__CONTACT": "Zoë"}).dropoffs.model_dump()["contact"] == "Zoë"
 
 
 def test_mistake_never_repeats_the_value(load: Load) -> None:
