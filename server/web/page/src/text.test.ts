@@ -28,7 +28,8 @@ describe("languages", () => {
 
 describe("sizes", () => {
   it("is decimal and never rounded up", () => {
-    expect(plain(english.size(0))).toBe("0 byte");
+    expect(plain(english.size(0))).toBe("0 bytes");
+    expect(plain(english.size(1))).toBe("1 byte");
     expect(plain(english.size(999_999))).toBe("999 kB");
     expect(plain(english.size(1e6))).toBe("1 MB");
     expect(plain(english.size(9_999_999_999))).toBe("9.9 GB");

@@ -117,7 +117,7 @@ export class Text {
     const digits = unit === 0 || value >= 100 ? 0 : 1;
     const rounded = Math.floor(value * 10 ** digits + 1e-9) / 10 ** digits;
     if (!named) return this.#format("", {}).format(rounded);
-    return this.#format(`${unit}`, { style: "unit", unit: UNITS[unit]!, unitDisplay: "short" }).format(rounded);
+    return this.#format(`${unit}`, { style: "unit", unit: UNITS[unit]!, unitDisplay: unit ? "short" : "long" }).format(rounded);
   }
 
   /** Give a length of time in its largest unit, rounded up, so that nothing comes later than it says. */
