@@ -31,13 +31,25 @@ async function arrived(engine: Engine, files: File[]): Promise<void> {
   expect(there.map(({ path, length, sha256: digest }) => [path, length, digest]).sort()).toEqual(chosen.sort());
 }
 
+/** Let the first piece of a file through and hold the next one; returns what cuts its line, and holds no more. */
+function holdSecondPiece(): () => void {
+  const held: http.IncomingMessage[] = [];
+  proxy.rule = (request) => request.headers["upload-offset"] === String(64 * MIB) && held.push(request) > 0;
+  return () => {
+    proxy.rule = () => false;
+    for (const request of held) request.socket.destroy();
+  };
+}
+
 test("a server that is killed in the middle and started again: it goes on, and sends nothing twice", async () => {
   const big = file("big.bin", 90 * MIB);
   const engine = engineAt(proxy.page(drop));
   await ready(engine, drop.code, [big]);
+  const cut = holdSecondPiece();
   void engine.send();
   await until(engine, ({ figures }) => figures.stored >= 64 * MIB);
   await server.kill();
+  cut();
   const waiting = await until(engine, ({ state }) => state === "waiting");
   expect(waiting).toMatchObject({ part: "busy", problem: { kind: "no-answer" } });
   expect(waiting.figures.stored).toBeGreaterThanOrEqual(64 * MIB);
@@ -176,9 +188,11 @@ test("a page that is closed in the middle and opened again goes on, once the sam
   const [one, big] = [file("one.txt", 10), file("folder.bin", 100 * MIB)];
   const first = engineAt(proxy.page(drop));
   await ready(first, drop.code, [one, big]);
+  const cut = holdSecondPiece();
   void first.send();
   await until(first, ({ figures, counts }) => figures.stored >= 64 * MIB && counts.stored === 1);
   first.pause();
+  cut();
   // A page that is closed loses what it had not yet written down, a quarter of a second at most.
   await until(first, ({ counts }) => counts.sending === 0);
   while ((await navigator.locks.query()).held?.length) await new Promise((done) => setTimeout(done, 20));
@@ -201,9 +215,11 @@ test("a file that was changed meanwhile is another file: it begins anew, and not
   const content = randomBytes(100 * MIB);
   const first = engineAt(proxy.page(drop));
   await ready(first, drop.code, [file("x.bin", content.length, content)]);
+  const cut = holdSecondPiece();
   void first.send();
   await until(first, ({ figures }) => figures.stored >= 64 * MIB);
   first.pause();
+  cut();
   content.fill(7, 0, 1000);
   const changed = new File([content], "x.bin", { lastModified: 1_700_000_001_000 });
   const second = engineAt(proxy.page(drop));
