@@ -135,7 +135,9 @@ export class Queue {
     this.running.set(item, job);
     this.list.move(item, "sending");
     const release = () => {
-      if (!this.running.delete(item)) return;
+      // Asked for twice; by the second time the file may be in another run.
+      if (this.running.get(item) !== job) return;
+      this.running.delete(item);
       this.#large -= large;
       // One that was stopped may have been started again before it noticed.
       if (this.on && item.state === "waiting") this.#enqueue(item);
