@@ -111,7 +111,18 @@ def test_kernel_without_ipv6_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("port", [_PORT, _PORT + 1])
 def test_make_run_shows_no_address_of_another_server(tmp_path: Path, port: int) -> None:
     """Neither when it would set up `./var` nor later; it says what to change."""
-    make = ["make", "-C", str(tmp_path), "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/.installed", "-s"]
+    make = [
+        "make",
+        "-C",
+        str(tmp_path),
+        "-f",
+        str(REPOSITORY / "Makefile"),
+        "-o",
+        ".venv/.installed",
+        "-o",
+        "page",
+        "-s",
+    ]
     run = [*make, "run", f"BIN={Path(sys.executable).parent}"]
     first = in_own_network([sys.executable, "-c", _MAKE, str(port), *run], tmp_path, ipv6=True)
     status, said, why = first.stdout.split("|")

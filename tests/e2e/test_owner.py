@@ -27,6 +27,7 @@ _ARGUMENTS: dict[str, list[str]] = {
     "audit verify": [],
     "doctor": [],
     "drop close": [_DROP],
+    "drop export": [_DROP, "--output", "out"],
     "drop create": ["--name", "by another user"],
     "drop edit": [_DROP, "--name", "by another user"],
     "drop list": [],
