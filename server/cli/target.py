@@ -135,15 +135,29 @@ def _is_there(target: Path) -> bool:
 
 def _open(target: Path) -> tuple[BinaryIO, Path | None]:
     """Open a new file only for its owner, unnamed (None) or under a hidden name."""
+    device = target.parent.stat().st_dev
+    if device not in _UNNAMED:
+        _UNNAMED[device] = _can_be_unnamed(target)
+    if _UNNAMED[device]:
+        return _open_unnamed(target.parent), None
+    hidden = _hidden_name(target)
+    return os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"), hidden
+
+
+_UNNAMED: dict[int, bool] = {}
+"""For each file system, whether an unnamed file can be written there and get its name later."""
+
+
+def _can_be_unnamed(target: Path) -> bool:
+    """Try it with an empty file: where the system gives it no name later, all the writing would be in vain."""
     hidden = _hidden_name(target)
     try:
-        # Tried with an empty one: where the system gives it no name later, all the writing would be in vain.
         with _open_unnamed(target.parent) as probe:
             _link(probe, hidden)
         hidden.unlink()
-        return _open_unnamed(target.parent), None
     except OSError:
-        return os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"), hidden
+        return False
+    return True
 
 
 def _open_unnamed(folder: Path) -> BinaryIO:

@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
     secret.write_text("a secret of the site, long enough", "ascii")
     secret.chmod(0o600)
     site = f"https://rebind.example:{_PORT}/hooks"
-    settings = {f"{section}__SECRET": str(secret) for section in ("WEBHOOK", "CHECKS")}
+    settings = {f"{section}__SECRET": str(secret) for section in ("WEBHOOK", "PRE_CREATE")}
     settings |= {"WEBHOOK__URL": site}
     with ServerProcess(folder, environment=settings) as server:
         server.drop.site.upload(b"hello")  # the webhook is told of it at once
