@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages reference
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ test-crash: $(DEVELOP) ## kill the program at every failpoint, the slow tests to
 
 bench: $(DEVELOP) ## race tusd and @tus/server; prints tables and never gates (BENCH='--quick', '--help')
 	$(BIN)/python -m tests.bench $(BENCH)
+
+reference: $(DEVELOP) ## write the pages of docs/reference that are made from the code
+	@$(BIN)/python -m tests.support.reference
 
 packages: ## install the Debian packages that the tests need, as root or with a sudo that asks for no password
 	@.ci/packages

@@ -118,13 +118,13 @@ class InvalidConcatError(DropoffError):
 
 
 class HeadersTooLargeError(DropoffError):
-    """A header exceeds our limit."""
+    """A header is too long."""
 
     code, status_hint = "ERR_HEADERS_TOO_LARGE", 431
 
 
 class MalformedRequestError(DropoffError):
-    """The request is not HTTP we accept (for instance a coded transfer)."""
+    """The request is not HTTP that the server accepts, for instance a coded transfer."""
 
     code, status_hint = "ERR_MALFORMED_REQUEST", 400
     close_connection = True
@@ -176,7 +176,7 @@ class ScopeMissingError(DropoffError):
 
 
 class DropoffNotFoundError(DropoffError):
-    """No drop-off has this id. For operators; uploaders get AccessDeniedError."""
+    """No drop-off has this id. Only operators get this; uploaders get ERR_ACCESS_DENIED."""
 
     code, status_hint = "ERR_DROPOFF_NOT_FOUND", 404
 

@@ -283,17 +283,17 @@ class Config(Section):
     log: LogSection = LogSection()
 
 
-_SECTIONS = {
+SECTIONS = {
     name: item.annotation
     for name, item in Config.model_fields.items()
     if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel)
 }
 NAMES: Names = {
-    section: {key: item.annotation for key, item in kind.model_fields.items()} for section, kind in _SECTIONS.items()
+    section: {key: item.annotation for key, item in kind.model_fields.items()} for section, kind in SECTIONS.items()
 }
 _STAND_INS = {
     section: {key: "sqlite:///missing" for key, item in kind.model_fields.items() if item.is_required()}
-    for section, kind in _SECTIONS.items()
+    for section, kind in SECTIONS.items()
 }
 """Of keys without a default: some text, so that a configuration that lacks them can be looked at for other mistakes."""
 
