@@ -37,7 +37,7 @@ class _Place:
 
     def load(self) -> Any:  # noqa: ANN401 - Typer has no public name for it
         """Import the command."""
-        first, *_ = [importlib.import_module(f"server.cli.{name}") for name in self.modules]
+        first, *_ = [importlib.import_module(f"server.cli.commands.{name}") for name in self.modules]
         if self.function is None:
             return typer.main.get_command(first.app)
         alone = typer.Typer(**PLAIN)

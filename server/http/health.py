@@ -14,7 +14,7 @@ from dropoff_tus.outbox import Backlog, Outcome, SinkName
 from dropoff_tus.ports.catalog import DropoffRows, Outbox
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Space
-from server.usecases.trusted_time import TrustedTime
+from server.clock import TrustedTime
 
 _LOOK_SECONDS = 5.0
 

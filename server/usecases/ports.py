@@ -7,7 +7,7 @@ from typing import Protocol
 from dropoff_tus.ports.catalog import DropoffRows, UploadRows
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
-from server.usecases.trusted_time import TrustedTime
+from server.clock import TrustedTime
 
 Advance = Callable[[int], None]
 """Counts so many more as done."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dropoff_tus.ports.catalog import Catalog
 from dropoff_tus.ports.clock import Clock
 from dropoff_tus.ports.store import Store
+from server.clock import TrustedTime
 from server.usecases.appending import Appender
 from server.usecases.creating import Creator
 from server.usecases.ending import Ender
@@ -17,7 +18,6 @@ from server.usecases.finding import Finder
 from server.usecases.finishing import READ_BACK_BYTES, RETRY_SECONDS, Finisher
 from server.usecases.ports import Ports, UploadSettings
 from server.usecases.reconcile import Reconciler
-from server.usecases.trusted_time import TrustedTime
 
 
 class Uploads:

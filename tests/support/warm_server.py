@@ -88,7 +88,7 @@ class WarmServer:
 
 def _serve() -> None:
     # These imports are what we are here for; `serve` does them when it runs.
-    for module in ("server.cli.main", "server.cli.serve", "server.lifespan"):
+    for module in ("server.cli.main", "server.cli.commands.serve", "server.lifespan"):
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

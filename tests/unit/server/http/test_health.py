@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from server.clock import TrustedTime
 from server.http import health
 from server.http.health import Metrics, monitoring_app
-from server.usecases.trusted_time import TrustedTime
 from tests.support.aio import async_test
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_catalog import MemoryCatalog

@@ -12,6 +12,7 @@ import typer
 
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError
+from server.cli.commands.upload import identities_in
 from server.cli.context import (
     ConfigOption,
     IdentityOption,
@@ -25,7 +26,6 @@ from server.cli.context import (
 )
 from server.cli.opening import find_upload, silence_logs, with_catalog, with_services
 from server.cli.output import CommandError, answer, note, print_json, progress, say, steps
-from server.cli.upload import identities_in
 from server.places import check_whose
 from server.services import Services, identify_store, store_settings
 from server.settings.config import Config, load_config

@@ -15,9 +15,9 @@ from dropoff_tus.errors import DropoffError
 from dropoff_tus.ids import PROBE_DROP_ID, upload_id
 from dropoff_tus.model import DropTerms
 from dropoff_tus.states import UploadState
+from server.cli.commands.doctor.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
+from server.cli.commands.drop import ROOT_IDENTITY
 from server.cli.context import ConfigOption, JsonOption, parsed
-from server.cli.doctor.probe import TIMEOUT_SECONDS, Probe, ProbeError, Result
-from server.cli.drop import ROOT_IDENTITY
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, say, show, size
 from server.places import folders, shortages

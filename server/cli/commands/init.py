@@ -14,8 +14,8 @@ import typer
 from dropoff_tus.audit import acting
 from dropoff_tus.errors import InvalidFieldError
 from dropoff_tus.model import Mode
+from server.cli.commands.drop import ROOT_IDENTITY, created_json, dropoffs, load_keys, say_created
 from server.cli.context import JsonOption, recipients_option
-from server.cli.drop import ROOT_IDENTITY, created_json, dropoffs, load_keys, say_created
 from server.cli.opening import operator
 from server.cli.output import CommandError, note, print_json, say
 from server.cli.target import output_file

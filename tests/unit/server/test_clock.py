@@ -4,7 +4,7 @@ import pytest
 
 from dropoff_tus.errors import DropoffFullError, UploadGoneError
 from dropoff_tus.states import UploadState
-from server.usecases.trusted_time import FAR_AHEAD
+from server.clock import FAR_AHEAD
 from tests.support.aio import async_test
 from tests.support.fake_clock import NOON
 from tests.unit.server.usecases.world import DAY_SECONDS, World, token_of

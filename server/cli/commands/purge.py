@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from server.cli.commands.drop import app
 from server.cli.context import ConfigOption, DropId, JsonOption, YesOption, confirm
-from server.cli.drop import app
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from server.cli.commands.drop import app
+from server.cli.commands.upload import identities_in, opened, write_pieces
 from server.cli.context import SIGNALS, ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
-from server.cli.drop import app
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, progress, show, steps
 from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, output_file, sync_file
-from server.cli.upload import identities_in, opened, write_pieces
 from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config

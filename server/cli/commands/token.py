@@ -8,8 +8,8 @@ import typer
 
 from dropoff_tus.model import ApiToken
 from server.answers import ApiTokenAnswer
+from server.cli.commands.drop import load_keys
 from server.cli.context import ConfigOption, JsonOption, group, parsed
-from server.cli.drop import load_keys
 from server.cli.opening import with_catalog
 from server.cli.output import CommandError, answer, note, print_json, say, show
 from server.clock import SystemClock
