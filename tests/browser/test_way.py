@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.visitor import Visitor, file_of, link_to, received, sha256_of
-from tests.e2e.test_nginx import Proxy
+from tests.support.nginx import Proxy
 from tests.support.server_process import ServerProcess, run_warm
 
 pytestmark = pytest.mark.timeout(120)

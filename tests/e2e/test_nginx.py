@@ -1,7 +1,6 @@
 """The virtual host that we ship: real uploads through a real nginx, what it logs, and what it says in a restart."""
 
 import contextlib
-import getpass
 import hashlib
 import http.client
 import itertools
@@ -10,7 +9,6 @@ import os
 import random
 import resource
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,101 +20,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.received import assert_received
-from tests.support.certificate import make_certificate
+from tests.support.nginx import Proxy
 from tests.support.programs import require_program
-from tests.support.server_process import REPOSITORY, ServerProcess, free_port_pair, token_of
+from tests.support.server_process import ServerProcess, token_of
 from tests.support.tus_raw import OCTETS, TUS, RawConnection, TusSite, metadata, request_bytes
-
-_SHIPPED = REPOSITORY / "nginx"
-
-
-class Proxy:
-    """An nginx with our configuration, all its files below one folder."""
-
-    def __init__(self, prefix: Path, server: ServerProcess, *, upstream_port: int | None = None) -> None:
-        """Render what is shipped: only addresses and places differ."""
-        self.prefix = prefix
-        self.server = server
-        self.port = free_port_pair()
-        self.plain_port = self.port + 1
-        self._nginx = require_program("nginx")
-        self.certificate, key = make_certificate(prefix)
-        self.tls = ssl.create_default_context(cafile=str(self.certificate))
-        (prefix / "temp").mkdir()
-        temporary = "".join(
-            f"    {name}_temp_path {prefix}/temp;\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        self._render("nginx.conf", {
-            "user www-data;": f"user {getpass.getuser()};" if os.geteuid() == 0 else "",
-            "worker_processes auto;": "worker_processes 1;",
-            "/run/nginx.pid": f"{prefix}/nginx.pid",
-            "/var/log/nginx/": f"{prefix}/",
-            "http {\n": f"http {{\n{temporary}",
-            "/etc/nginx/conf.d/*.conf": f"{prefix}/dropoff-tus.conf",
-        })  # fmt: skip
-        ipv6 = socket.has_dualstack_ipv6()
-        self._render("dropoff-tus.conf", {
-            "server 127.0.0.1:8080;": f"server 127.0.0.1:{upstream_port or server.port};",
-            " listen 80;": f" listen 127.0.0.1:{self.plain_port};",
-            " listen 443 ssl http2;": f" listen 127.0.0.1:{self.port} ssl http2;",
-            " listen [::]:80;": f" listen [::1]:{self.plain_port};" if ipv6 else "",
-            " listen [::]:443 ssl http2;": f" listen [::1]:{self.port} ssl http2;" if ipv6 else "",
-            "/etc/letsencrypt/live/drop.example.org/fullchain.pem": str(self.certificate),
-            "/etc/letsencrypt/live/drop.example.org/privkey.pem": str(key),
-            "/var/log/nginx/": f"{prefix}/",
-            "/var/www/html": str(prefix),
-        })  # fmt: skip
-
-    def _render(self, name: str, places: dict[str, str]) -> None:
-        text = (_SHIPPED / name).read_text("utf-8")
-        for shipped, here in places.items():
-            assert shipped in text, shipped
-            text = text.replace(shipped, here)
-        (self.prefix / name).write_text(text, "utf-8")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Run it."""
-        with (self.prefix / "said").open("wb") as said:
-            running = subprocess.Popen([*self.command, "-g", "daemon off;"], stdout=said, stderr=said)
-        try:
-            self._wait_until_it_accepts()
-            yield running
-        finally:
-            running.terminate()
-            running.wait(20)
-
-    @property
-    def command(self) -> list[str]:
-        """Return the command line without an action."""
-        return [str(self._nginx), "-p", str(self.prefix), "-c", str(self.prefix / "nginx.conf")]
-
-    @property
-    def origin(self) -> str:
-        """Return its URL."""
-        return f"https://127.0.0.1:{self.port}"
-
-    @property
-    def site(self) -> TusSite:
-        """Return the drop-off as it looks from outside."""
-        return TusSite(f"{self.origin}/files/{self.server.drop.id}/", self.server.drop.code, self.tls)
-
-    @property
-    def logs(self) -> str:
-        """Return all that nginx has logged."""
-        return "".join(path.read_text("utf-8", "replace") for path in self.prefix.glob("*.log"))
-
-    def _wait_until_it_accepts(self) -> None:
-        """Wait until the port is open."""
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                assert time.monotonic() < deadline, self.logs
-                time.sleep(0.05)
-            else:
-                return
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +54,8 @@ def test_nginx_keeps_others_from_the_api_where_it_is_told_to(proxy: Proxy, tmp_p
     """With the comment signs taken from the block for /api/, addresses not in it get 403, and uploads go on."""
     guarded = Proxy(tmp_path, proxy.server)
     host = tmp_path / "dropoff-tus.conf"
-    before, _, block = host.read_text("utf-8").partition("        # location /api/ {\n")
-    block, _, after = block.partition("        # }\n")
+    before, _, block = host.read_text("utf-8").partition("    # location /api/ {\n")
+    block, _, after = block.partition("    # }\n")
     block = block.replace("# ", "").replace("192.0.2.0/24", "127.0.0.2")
     host.write_text(f"{before}location /api/ {{\n{block}}}\n{after}", "utf-8")
     with guarded.running():
@@ -234,8 +141,9 @@ def test_nginx_has_room_for_all_connections_that_the_server_takes(proxy: Proxy, 
         upstream.settimeout(20)
         alone = Proxy(tmp_path, proxy.server, upstream_port=upstream.getsockname()[1])
         running = stack.enter_context(alone.running())
-        for _ in range(450):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 20))
+        for number in range(450):
+            source = (f"127.0.0.{1 + number % 3}", 0)
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 20, source))
             secured = stack.enter_context(alone.tls.wrap_socket(client, server_hostname="localhost"))
             secured.sendall(request_bytes("GET", "/", {"Host": "x"}))
             stack.enter_context(upstream.accept()[0])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.answers import assert_refused
-from tests.e2e.test_nginx import Proxy
+from tests.support.nginx import Proxy
 from tests.support.programs import BUILT_PAGE, require_program
 from tests.support.server_process import Drop, ServerProcess, token_of
 from tests.support.tus_raw import Response, TusSite, metadata

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.answers import assert_refused
-from tests.e2e.test_nginx import Proxy
+from tests.support.nginx import Proxy
 from tests.support.programs import require_program
 from tests.support.server_process import ServerProcess, token_of
 from tests.support.tus_raw import OCTETS, TUS, Headers, TusSite, chunked
