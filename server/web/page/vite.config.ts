@@ -61,8 +61,6 @@ export default defineConfig(({ mode }) => {
     worker: { format: "es" },
     test: {
       include: ["src/**/*.test.ts", "src/**/*.test.tsx", "test/**/*.test.ts"],
-      // Slow, and not yet the same at each run: the timing of two of them is luck. `FAULTS=1 npm test` runs them too.
-      exclude: process.env.FAULTS ? [] : ["test/engine/faults.test.ts"],
       setupFiles: "test/engine/support/setup.ts",
       // As a browser has it; by itself Node would take the one for Node.
       alias: { "tus-js-client": "tus-js-client/lib.esm/browser/index.js" },

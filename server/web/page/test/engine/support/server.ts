@@ -109,11 +109,15 @@ function isFree(port: number): Promise<boolean> {
   });
 }
 
-export type Rule = (request: http.IncomingMessage, response: http.ServerResponse) => boolean | "swallow";
+export type Rule = (request: http.IncomingMessage, response: http.ServerResponse) => boolean | "swallow" | "cut";
+
+/** Of a body that is not passed on as it comes. */
+export const FIRST_BYTES = 5 << 20;
 
 /**
  * A proxy before the server. `rule` sees each request first: true if it answered (or cut) it, "swallow" to have the body
- * read whole at once, of which 5 MiB are passed on, and the rest after `passOn`.
+ * read whole at once, of which the first bytes are passed on, and the rest after `passOn`; "cut" to read and pass on no
+ * more than the first bytes, and cut the line as soon as the server has stored them.
  */
 export class Proxy {
   rule: Rule = () => false;
@@ -122,6 +126,8 @@ export class Proxy {
     this.passOn = done;
   });
   readonly seen: string[] = [];
+  /** Where each PATCH wanted to go on. */
+  readonly offsets: number[] = [];
   #server = http.createServer((request, response) => void this.#handle(request, response));
 
   static async before(server: Server): Promise<Proxy> {
@@ -144,6 +150,8 @@ export class Proxy {
 
   async #handle(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
     this.seen.push(`${request.method} ${request.headers["content-length"] ?? ""}`.trim());
+    const offset = Number(request.headers["upload-offset"]);
+    if (request.method === "PATCH") this.offsets.push(offset);
     const ruled = this.rule(request, response);
     if (ruled === true) return;
     const options = { method: request.method, headers: { ...request.headers, connection: "close" }, agent: false as const };
@@ -153,17 +161,35 @@ export class Proxy {
     });
     onward.on("error", () => request.socket.destroy());
     response.on("close", () => onward.destroy());
-    if (ruled !== "swallow") {
+    if (ruled === false) {
       request.pipe(onward);
+      return;
+    }
+    if (ruled === "cut") {
+      let left = FIRST_BYTES;
+      // What is left unread keeps the browser in the middle of its body.
+      for await (const piece of request.iterator({ destroyOnReturn: false })) {
+        onward.write(piece.subarray(0, left));
+        left -= piece.length;
+        if (left <= 0) break;
+      }
+      while ((await this.#stored(request.url ?? "")) < offset + FIRST_BYTES) await new Promise((done) => setTimeout(done, 50));
+      request.socket.destroy();
       return;
     }
     const pieces: Buffer[] = [];
     for await (const piece of request) pieces.push(piece as Buffer);
     const whole = Buffer.concat(pieces);
-    onward.write(whole.subarray(0, 5 << 20));
+    onward.write(whole.subarray(0, FIRST_BYTES));
     await this.#passed;
-    onward.write(whole.subarray(5 << 20));
+    onward.write(whole.subarray(FIRST_BYTES));
     onward.end();
+  }
+
+  /** How much of an upload the server has stored. */
+  async #stored(path: string): Promise<number> {
+    const answer = await fetch(this.server.url + path, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } });
+    return Number(answer.headers.get("Upload-Offset"));
   }
 
   close(): void {
