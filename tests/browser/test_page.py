@@ -63,6 +63,31 @@ def test_focus_follows_steps_and_never_progress(page: Page, states: StatesSite) 
     assert _asked(page) == ["pause", "resume"]
 
 
+def test_bar_has_no_gap_while_it_moves(page: Page, states: StatesSite) -> None:
+    """What is on its way begins where the stored part ends at each moment, not only when both have arrived."""
+    page.emulate_media(reduced_motion="no-preference")
+    show(page, states.url("10-sending"))
+    figures = {"total": 9e9, "stored": 8e9, "onItsWay": 5e8, "rate": 1e6, "secondsLeft": 60}
+    gaps = page.evaluate(
+        """async (figures) => {
+          const stored = document.querySelector(".bar rect:not([fill])");
+          const hatched = document.querySelector(".bar rect[fill]");
+          const frame = () => new Promise(requestAnimationFrame);
+          engine.set({ figures });
+          while (!stored.getAnimations().length) await frame();
+          const gaps = [];
+          while (stored.getAnimations().length) {
+            gaps.push(hatched.getBoundingClientRect().left - stored.getBoundingClientRect().right);
+            await frame();
+          }
+          return gaps;
+        }""",
+        figures,
+    )
+    assert gaps
+    assert max(gaps) < 1
+
+
 def test_name_with_spaces_stays_as_typed(page: Page, states: StatesSite) -> None:
     """Text stays as typed, spaces too, whatever the engine makes of it."""
     show(page, states.url("09-review"))

@@ -21,8 +21,9 @@ export function Bar({ label, share, onItsWay = 0, text }: BarProps) {
             <path d="M0 0h3v6H0z" />
           </pattern>
         </defs>
+        {/* Hatched below, and as wide as both, so that no gap opens while the two move. */}
+        <rect fill="url(#hatch)" width={percent(share + onItsWay)} height="100%" />
         <rect width={percent(share)} height="100%" />
-        <rect fill="url(#hatch)" x={percent(share)} width={percent(Math.min(onItsWay, 1 - share))} height="100%" />
       </svg>
     </div>
   );
