@@ -7,10 +7,10 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.site import STATES, StatesSite, open_page, show
+from tests.browser.visitor import SCREENS
 
 _ROOT = Path(__file__).resolve().parents[2]
 _AXE = _ROOT / "server" / "web" / "page" / "node_modules" / "axe-core" / "axe.min.js"
-_SCREENS = _ROOT / "build" / "screens"
 
 _LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
 _CHECKED = {("desktop", "dark"), ("phone", "light")}
@@ -39,11 +39,11 @@ def _violations(page: Page) -> list[str]:
 @pytest.mark.parametrize("state", STATES)
 def test_state_in_each_look_has_no_finding(looks: dict[tuple[str, str], Page], states: StatesSite, state: str) -> None:
     """Each state: nothing refused by the policy, no axe finding, nothing wider than the window."""
-    _SCREENS.mkdir(parents=True, exist_ok=True)
+    SCREENS.mkdir(parents=True, exist_ok=True)
     for (device, scheme), page in looks.items():
         assert show(page, states.url(state)) == []
         assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-        _picture(page, _SCREENS / f"{state}-{device}-{scheme}.png")
+        _picture(page, SCREENS / f"{state}-{device}-{scheme}.png")
         if (device, scheme) in _CHECKED:
             assert _violations(page) == []
 

@@ -13,6 +13,8 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.support.server_process import ServerProcess
 
+SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
+"""Where pictures are kept to be looked at."""
 _WAIT_MS = 30_000
 _MOST_TABS = 40
 _UNREACHED = re.compile(r"Failed to load resource: (net::ERR_|the server responded with a status of)")
