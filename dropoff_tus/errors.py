@@ -21,18 +21,22 @@ class DropoffError(ToldError):
         status_hint: The HTTP status that fits; the middleware may translate it (HEAD answers only a few).
         retry_after_seconds: When a repeat may succeed; None where a repeat cannot help.
         close_connection: True where the rest of the request body cannot be waited for.
+        cut: For the log, why a body was cut off, of errors that can do that.
         fate: What became of the body's bytes, at the end of the message; set by the code that knows it.
+        offset: The durable offset after a body that was cut off; set by the code that knows it.
     """
 
     code: ClassVar[str] = "ERR_INTERNAL"
     status_hint: ClassVar[int] = 500
     default_retry_after_seconds: ClassVar[int | None] = None
     close_connection: ClassVar[bool] = False
+    cut: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, fate: str | None = None, retry_after_seconds: int | None = None) -> None:
         """Keep the message for the response body and the delay for Retry-After."""
         super().__init__(message)
         self.fate = fate
+        self.offset: int | None = None
         self.retry_after_seconds = (
             self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
         )
@@ -264,7 +268,7 @@ class UploadGoneError(DropoffError):
 class UploadEndingError(UploadGoneError):
     """The upload is being ended while its body arrives."""
 
-    close_connection = True
+    close_connection, cut = True, "closed"
 
 
 class ModifyFinalError(DropoffError):
@@ -313,7 +317,7 @@ class UploadInterruptedError(DropoffError):
     """Another request took the upload over."""
 
     code, status_hint = "ERR_UPLOAD_INTERRUPTED", 409
-    close_connection = True
+    close_connection, cut = True, "taken over"
 
 
 class LengthFixedError(DropoffError):
@@ -382,7 +386,7 @@ class BodyCutError(DropoffError):
     """The client went away in the middle of the body."""
 
     code, status_hint = "ERR_CONNECTION_RESET", 400
-    close_connection = True
+    close_connection, cut = True, "client gone"
 
 
 class BodyTimeoutError(DropoffError):
@@ -390,7 +394,13 @@ class BodyTimeoutError(DropoffError):
 
     code, status_hint = "ERR_READ_TIMEOUT", 503
     default_retry_after_seconds = 1
-    close_connection = True
+    close_connection, cut = True, "idle"
+
+
+class BodySlowError(BodyTimeoutError):
+    """The body came more slowly than the server accepts."""
+
+    cut = "too slow"
 
 
 class ServerShutdownError(DropoffError):
@@ -398,7 +408,7 @@ class ServerShutdownError(DropoffError):
 
     code, status_hint = "ERR_SERVER_SHUTDOWN", 503
     default_retry_after_seconds = 5
-    close_connection = True
+    close_connection, cut = True, "server stopped"
 
 
 class StorageFullError(DropoffError):
@@ -406,7 +416,7 @@ class StorageFullError(DropoffError):
 
     code, status_hint = "ERR_STORAGE_FULL", 507
     default_retry_after_seconds = 60
-    close_connection = True
+    close_connection, cut = True, "disk full"
 
 
 class StorageFailedError(DropoffError):
@@ -414,7 +424,7 @@ class StorageFailedError(DropoffError):
 
     code, status_hint = "ERR_STORAGE_FAILED", 503
     default_retry_after_seconds = 30
-    close_connection = True
+    close_connection, cut = True, "disk failed"
 
 
 class UploadDamagedError(DropoffError):

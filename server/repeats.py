@@ -1,6 +1,7 @@
 """Log lines that anybody can cause, at any rate: the first of a kind in a minute are written, the others counted.
 
-They are those of requests that were refused, or that name neither an upload nor an API token.
+They are those of requests that were refused, or that name neither an upload nor an API token. A body that was cut off
+is none of them: only whoever has the upload's URL can send one.
 """
 
 import logging
@@ -25,7 +26,7 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a record is to be written."""
         told = record.__dict__
-        if told.get("status", 0) < _REFUSED and any(told.get(name) for name in _LET_IN):
+        if "cut" in told or (told.get("status", 0) < _REFUSED and any(told.get(name) for name in _LET_IN)):
             return True
         kind = tuple(told.get(name) for name in _KIND)
         self._seen[kind] += 1

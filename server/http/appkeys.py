@@ -4,6 +4,7 @@ from aiohttp import web
 
 from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
+from server.http.body import StreamBody
 from server.http.bundle import Bundle
 from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.health import Metrics
@@ -40,4 +41,7 @@ METHOD: web.RequestKey[str] = web.RequestKey("method", str)
 """The one that holds, where X-HTTP-Method-Override names another."""
 DROP_ID: web.RequestKey[str] = web.RequestKey("drop_id", str)
 UPLOAD_ID: web.RequestKey[str] = web.RequestKey("upload_id", str)
+BODY: web.RequestKey[StreamBody] = web.RequestKey("body", StreamBody)
+OFFSET: web.RequestKey[int] = web.RequestKey("offset", int)
+"""The durable offset of the upload after the request."""
 API_TOKEN_ID: web.RequestKey[str] = web.RequestKey("token_id", str)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import StreamReader
 
-from dropoff_tus.errors import BodyCutError, BodyTimeoutError
+from dropoff_tus.errors import BodyCutError, BodySlowError, BodyTimeoutError
 
 _FETCH_BYTES = 1 << 20
 _RATE_GRACE_SECONDS = 30.0
@@ -29,7 +29,7 @@ class Pace:
 
         Raises:
             BodyCutError: The client went away.
-            BodyTimeoutError: The body comes too slowly.
+            BodySlowError: The body comes too slowly.
         """
         if self._before_first_byte is not None:
             first, self._before_first_byte = self._before_first_byte, None
@@ -40,7 +40,7 @@ class Pace:
         seconds = time.monotonic() - self._started
         if self._min_rate and seconds > _RATE_GRACE_SECONDS and received_bytes < self._min_rate * seconds:
             message = "the body came too slowly"
-            raise BodyTimeoutError(message)
+            raise BodySlowError(message)
 
 
 def cut_error() -> BodyCutError:

@@ -16,11 +16,13 @@ from dropoff_tus.messages import TUS_VERSION
 from server.clock import SystemClock
 from server.http.appkeys import (
     API_TOKEN_ID,
+    BODY,
     CLIENT_PSEUDONYMS,
     CONFIG,
     DROP_ID,
     METHOD,
     METRICS,
+    OFFSET,
     REQUEST_ID,
     ROUTE,
     UPLOAD_ID,
@@ -60,7 +62,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     request_id = request[REQUEST_ID] = _request_id(request)
     metrics, started = request.app[METRICS], time.monotonic()
     metrics.running.inc()
-    status, code = 500, None
+    status, code, refusal = 500, None, None
     try:
         try:
             # Its target is no path, so no route is ever found for it.
@@ -68,7 +70,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 _check_framing(request)
                 response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
         except DropoffError as error:
-            code, response = error.code, _refuse(request, error)
+            code, response, refusal = error.code, _refuse(request, error), error
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
             response = (
@@ -103,10 +105,20 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 "status": status,
                 "code": code,
                 "seconds": round(seconds, 4),
-                "received_by": request.get(RECEIVED_BY),
+                **_progress(request, refusal),
                 "request_id": request_id,
             },
         )
+
+
+def _progress(request: web.Request, refusal: DropoffError | None) -> Mapping[str, object]:
+    """Return how far an upload got, as `upload show --history` reads it: bytes that came, its offset, and the cut."""
+    told: dict[str, object] = {}
+    if BODY in request:
+        told |= {"bytes": request[BODY].received_bytes, "received_by": request.get(RECEIVED_BY)}
+    if refusal is not None and refusal.offset is not None:
+        return {**told, "offset": refusal.offset, "cut": refusal.cut}
+    return {**told, "offset": request[OFFSET]} if OFFSET in request else told
 
 
 def _client(request: web.Request) -> Actor:

@@ -13,7 +13,19 @@ from dropoff_tus.ids import PROBE_DROP_ID, UploadToken, is_drop_id
 from dropoff_tus.messages import Capabilities
 from dropoff_tus.model import Role
 from server.http import download
-from server.http.appkeys import AUTH, CONFIG, DROP_ID, METHOD, PRE_CREATE, ROUTE, STORE, UPLOAD_ID, UPLOADS
+from server.http.appkeys import (
+    AUTH,
+    BODY,
+    CONFIG,
+    DROP_ID,
+    METHOD,
+    OFFSET,
+    PRE_CREATE,
+    ROUTE,
+    STORE,
+    UPLOAD_ID,
+    UPLOADS,
+)
 from server.http.body import Pace, StreamBody
 from server.http.forwarded import base_url, client_of
 from server.http.socket_body import request_body
@@ -56,7 +68,8 @@ def _body(request: web.Request) -> StreamBody:
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0
 
-    return request_body(request, Pace(send_continue, float(request.app[CONFIG].limits.min_body_rate)))
+    body = request[BODY] = request_body(request, Pace(send_continue, float(request.app[CONFIG].limits.min_body_rate)))
+    return body
 
 
 async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
@@ -84,10 +97,15 @@ async def _on_dropoff(request: web.Request, drop_id: str) -> web.StreamResponse:
                 with suppress(DropoffError):
                     create = replace(create, length=await creator.parts_bytes(grant.dropoff, create.parts))
             create = await pre_create.approve(drop_id, create, headers)
+        if create.token is not None:
+            # Its bytes are kept even if the creation fails, so the log names it.
+            request[UPLOAD_ID] = create.token.upload_id
         created = await creator.create(grant, _drop_url(request, drop_id), create, body)
     finally:
         await body.close()
     request[UPLOAD_ID] = created.upload_id
+    if created.offset is not None:
+        request[OFFSET] = created.offset
     return _respond(created)
 
 
@@ -109,13 +127,17 @@ async def _on_upload(request: web.Request, drop_id: str, token: UploadToken | No
     if token is None:
         raise protocol.absent()
     if method == "HEAD":
-        return _respond(await uploads.finder.head(drop_id, token))
+        status = await uploads.finder.head(drop_id, token)
+        request[OFFSET] = status.offset
+        return _respond(status)
     if method == "DELETE":
         return _respond(await uploads.ender.terminate(drop_id, token))
     patch = wire.parse_patch(headers)
     url, body = _drop_url(request, drop_id) + token.secret, _body(request)
     try:
-        return _respond(await uploads.appender.append(drop_id, token, patch, body, url))
+        appended = await uploads.appender.append(drop_id, token, patch, body, url)
+        request[OFFSET] = appended.offset
+        return _respond(appended)
     finally:
         await body.close()
 

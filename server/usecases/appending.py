@@ -63,13 +63,12 @@ class Appender:
         idle_seconds = self._ports.settings.body_idle_timeout_seconds
         try:
             await lease.append(body, plan, idle_timeout_seconds=idle_seconds, hold_last=True)
-        except (UploadSizeExceededError, MaxSizeExceededError):
-            # A body that went past the end: every byte that belongs to the upload is here.
-            if lease.upload.whole:
+        except DropoffError as error:
+            error.offset = lease.upload.offset
+            if lease.upload.whole and isinstance(error, (UploadSizeExceededError, MaxSizeExceededError)):
+                # A body that went past the end: every byte that belongs to the upload is here.
                 await self._finisher.finish(lease)
-            raise
-        except DropoffError:
-            if lease.upload.whole:
+            elif lease.upload.whole:
                 self._finisher.finish_later(lease.upload.id)
             raise
 

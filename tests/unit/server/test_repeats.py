@@ -44,3 +44,10 @@ def test_lines_of_whoever_was_let_in_are_all_written(proof: str) -> None:
     repeats = Repeats()
     told: dict[str, object] = {"method": "PATCH", "route": "upload", "status": 204, proof: "1"}
     assert all(repeats.filter(_record(**told)) for _ in range(5000))
+
+
+def test_lines_of_bodies_that_were_cut_off_are_all_written() -> None:
+    """Though they were refused: whoever looks for the reason needs each."""
+    repeats = Repeats()
+    told: dict[str, object] = {"method": "PATCH", "route": "upload", "status": 400, "upload_id": "1", "cut": "idle"}
+    assert all(repeats.filter(_record(**told)) for _ in range(5000))
