@@ -1,17 +1,15 @@
 """Answers about drop-offs, uploads and tokens for operators: the same for `--json` and the API."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from dropoff_tus.errors import DropoffError
-from dropoff_tus.model import TERMS, ApiToken, Dropoff, Metadata, Role, Scope, UploadRow, Usage
+from dropoff_tus.model import TERMS, ApiToken, Dropoff, Scope, StoredUpload, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
-from dropoff_tus.ports.store import Space, StoredUploads
-from dropoff_tus.protocol import check_agrees
+from dropoff_tus.ports.store import Seen, Space, StoredUploads
+from dropoff_tus.protocol import disagreement
 from dropoff_tus.states import UploadState
 from server.clock import SystemClock
 from server.settings.drop_terms import FORMS, Natural, Time, described
@@ -21,16 +19,12 @@ from server.settings.units import stamp
 class OperatorStore(StoredUploads, Space, Protocol):
     """The store, with the calls that are only for operators."""
 
-    async def metadata(self, upload_id: str, identities: Sequence[str] = ()) -> Metadata | None:
-        """Return the client's metadata; identities open what the server cannot."""
-        ...
-
-    async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return what an upload's receipt says, or None where it is not there or cannot be read here."""
+    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
+        """Return what can be known of uploads; identities open what the server cannot."""
         ...
 
     async def signed_receipt(self, upload_id: str, identities: Sequence[str] = ()) -> bytes | None:
-        """Return the receipt's signed line, or None in the same cases."""
+        """Return the receipt's signed line, or None where it is not there or cannot be read here."""
         ...
 
 
@@ -144,41 +138,51 @@ class UploadAnswer(JsonAnswer):
 
 _TOLD = ("filename", "relative_path", "sealed_by", "sender")
 """By the client, in its metadata."""
+_AT_ONCE = 32
+"""How many a thread looks at in one turn: some 50 ms."""
 
 
-async def upload_answer(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadAnswer:
-    """Show an upload: its row, and what the store knows of it. One that cannot be read is shown as the catalog has it.
+async def upload_answers(
+    store: OperatorStore, rows: Sequence[UploadRow], identities: Sequence[str] = ()
+) -> list[UploadAnswer]:
+    """Show uploads: their rows, and what the store knows of them. One that cannot be read is as the catalog has it.
 
     Args:
-        store: Where it is.
-        row: The catalog's.
+        store: Where they are.
+        rows: The catalog's.
         identities: age identities that open what the server cannot.
     """
-    offset, reason = row.size_bytes or 0, None
-    told: dict[str, str | None] = {}
-    with suppress(DropoffError):
-        stored = await store.stat(row.id)
-        check_agrees(row, stored)
-        offset, reason = stored.offset, stored.end_reason
-        receipt = None
-        if row.state is UploadState.COMPLETE and row.role is not Role.PARTIAL:
-            receipt = await store.receipt(row.id, identities)
-        if receipt is not None:
-            told = {**receipt, "filename": receipt.get("path")}
-        elif stored.ended is None and (metadata := await store.metadata(row.id)) is not None:
-            told = {name: getattr(metadata, name) for name in _TOLD}
-    return UploadAnswer(
-        id=row.id,
-        drop_id=row.drop_id,
-        state=row.state,
+    answers: list[UploadAnswer] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        seen = await store.look([row.id for row in some], identities)
+        answers += [UploadAnswer(**_told(row, one)) for row, one in zip(some, seen, strict=True)]
+    return answers
+
+
+def _told(row: UploadRow, seen: Seen) -> dict[str, Any]:
+    stored, told = _agreeing(row, seen), dict[str, Any]()
+    if stored is not None and row.state is UploadState.COMPLETE and seen.receipt is not None:
+        told = {**seen.receipt, "filename": seen.receipt.get("path")}
+    elif stored is not None and seen.metadata is not None:
+        told = {name: getattr(seen.metadata, name) for name in _TOLD}
+    return {
+        "id": row.id,
+        "drop_id": row.drop_id,
+        "state": row.state,
         **{name: told.get(name) for name in _TOLD},
-        length=row.length,
-        offset=offset,
-        sha256=told.get("sha256"),
-        created_at=stamp(row.created_at),
-        completed_at=stamp(row.completed_at),
-        reason=reason,
-    )
+        "length": row.length,
+        "offset": (row.size_bytes or 0) if stored is None else stored.offset,
+        "sha256": told.get("sha256"),
+        "created_at": stamp(row.created_at),
+        "completed_at": stamp(row.completed_at),
+        "reason": None if stored is None else stored.end_reason,
+    }
+
+
+def _agreeing(row: UploadRow, seen: Seen) -> StoredUpload | None:
+    """Return where an upload stands in the store; None where nothing is known, or the row contradicts it."""
+    return None if seen.stored is None or disagreement(row, seen.stored) is not None else seen.stored
 
 
 class UploadDetailAnswer(UploadAnswer):
@@ -188,14 +192,10 @@ class UploadDetailAnswer(UploadAnswer):
 
 
 async def upload_details(store: OperatorStore, row: UploadRow, identities: Sequence[str] = ()) -> UploadDetailAnswer:
-    """Show an upload as `upload_answer` does, with the message."""
-    metadata = None
-    with suppress(DropoffError):
-        stored = await store.stat(row.id)
-        check_agrees(row, stored)
-        metadata = await store.metadata(row.id, identities) if stored.ended is None else None
-    shown = await upload_answer(store, row, identities)
-    return UploadDetailAnswer(**shown.model_dump(), message=None if metadata is None else metadata.message)
+    """Show an upload as `upload_answers` does, with the message."""
+    (seen,) = await store.look([row.id], identities)
+    metadata = None if _agreeing(row, seen) is None else seen.metadata
+    return UploadDetailAnswer(**_told(row, seen), message=None if metadata is None else metadata.message)
 
 
 class DeletedAnswer(JsonAnswer):

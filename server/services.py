@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dropoff_tus.errors import CatalogUnavailableError, ToldError
@@ -109,13 +109,19 @@ def sinks_of(config: Config) -> Sinks:
 
 
 @contextlib.asynccontextmanager
-async def open_services(config: Config) -> AsyncIterator[Services]:
+async def open_services(config: Config, *, reading: bool = False) -> AsyncIterator[Services]:
     """Open keys, store and catalog.
+
+    Args:
+        config: Says where they are.
+        reading: Nothing is written into the store, so nothing of it is synced before it is believed.
 
     Raises:
         StartError: One of them cannot be opened.
     """
     settings = store_settings(config)
+    if reading:
+        settings = replace(settings, durability="os")
     async with contextlib.AsyncExitStack() as stack:
         try:
             await asyncio.to_thread(check_whose, config)

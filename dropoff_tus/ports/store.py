@@ -65,6 +65,20 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What can be known of an upload here: None is what is not there, or cannot be read.
+
+    `receipt` is the payload of the verified `signed_receipt`. `problem` is why not all of it was read.
+    """
+
+    stored: StoredUpload | None = None
+    metadata: Metadata | None = None
+    receipt: dict[str, Any] | None = None
+    signed_receipt: bytes | None = None
+    problem: DropoffError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The result of finishing. `final_hash` is the hex SHA-256 of the final log record."""
 

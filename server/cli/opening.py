@@ -34,15 +34,13 @@ def with_services(given: Path | None, work: Callable[[Services, Config], Awaitab
     Args:
         given: The configuration that the command names.
         work: What to do.
-        reading: Nothing is written, so nothing is synced before the answer; syncs would be most of a list's time.
+        reading: Nothing is written into the store, so nothing of it is synced; syncs would be most of a list's time.
     """
     config = load_config(given)
-    if reading:
-        config = config.model_copy(update={"store": config.store.model_copy(update={"durability": "os"})})
     silence_logs()
 
     async def run() -> T:
-        async with open_services(config) as services:
+        async with open_services(config, reading=reading) as services:
             with acting(operator):
                 return await work(services, config)
 

@@ -10,12 +10,12 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from server.cli.output import CommandError, writing
-from storage.files.durable import rename_new, sync_folder
+from storage.files.durable import rename_new, sync_ahead, sync_folder
 
 STDOUT = "-"
 
@@ -106,6 +106,39 @@ def new_file(target: Path, *, replace: bool = False, sync: bool = True) -> Itera
     finally:
         if hidden is not None:
             hidden.unlink(missing_ok=True)
+
+
+def new_files(files: Sequence[tuple[Path, bytes]]) -> list[OSError | CommandError | None]:
+    """Write several new small files as `new_file` does, but sync them together; return what went wrong with each."""
+    problems: list[OSError | CommandError | None] = [None] * len(files)
+    written: list[tuple[int, BinaryIO, Path | None]] = []
+    with contextlib.ExitStack() as stack:
+        for index, (target, content) in enumerate(files):
+            try:
+                file, hidden = _open(target)
+                stack.callback(_let_go, file, hidden)
+                file.write(content)
+                file.flush()
+            except (OSError, CommandError) as error:
+                problems[index] = error
+            else:
+                written.append((index, file, hidden))
+        for file in {os.fstat(file.fileno()).st_dev: file for _, file, _ in written}.values():
+            sync_ahead(file.fileno())
+        for index, file, hidden in written:
+            try:
+                sync_file(file)
+                _publish(file, hidden, files[index][0], replace=False)
+            except (OSError, CommandError) as error:
+                problems[index] = error
+    return problems
+
+
+def _let_go(file: BinaryIO, hidden: Path | None) -> None:
+    with contextlib.suppress(OSError):  # what could not be written is told already
+        file.close()
+    if hidden is not None:
+        hidden.unlink(missing_ok=True)
 
 
 def sync_file(file: BinaryIO) -> None:

@@ -45,18 +45,19 @@ class ComparedStore(Protocol):
 async def compare(catalog: UploadRows, store: ComparedStore, upload_id: str | None) -> dict[str, str]:
     """Return every disagreement by upload, of one upload or of all."""
     if upload_id is not None:
-        ids = {upload_id}
+        rows = {upload_id: await catalog.upload(upload_id)}
     else:
-        ids = {row.id for row in await catalog.uploads()} | {*await store.upload_ids()} | await store.keyed_ids()
-    suspects = [one for one in sorted(ids) if await _disagreement(catalog, store, one) is not None]
+        ids = {*await store.upload_ids()} | await store.keyed_ids()
+        # After the store, so that what is created meanwhile has its row.
+        rows = {**dict.fromkeys(ids), **{row.id: row for row in await catalog.uploads()}}
+    suspects = [one for one in sorted(rows) if await _disagreement(rows[one], store, one) is not None]
     if suspects:
         await asyncio.sleep(_SETTLED_SECONDS)
-    found = {one: await _disagreement(catalog, store, one) for one in suspects}
+    found = {one: await _disagreement(await catalog.upload(one), store, one) for one in suspects}
     return {one: problem for one, problem in found.items() if problem is not None}
 
 
-async def _disagreement(catalog: UploadRows, store: ComparedStore, upload_id: str) -> str | None:
-    row = await catalog.upload(upload_id)
+async def _disagreement(row: UploadRow | None, store: ComparedStore, upload_id: str) -> str | None:
     try:
         stored: StoredUpload | None = await store.stat(upload_id)
     except UploadNotFoundError:

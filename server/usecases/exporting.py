@@ -12,27 +12,28 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Protocol
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import ToldError, UploadDamagedError
-from dropoff_tus.model import StoredUpload, UploadRow
+from dropoff_tus.errors import DropoffError, KeyMissingError, ToldError, UploadDamagedError
+from dropoff_tus.model import UploadRow
 from dropoff_tus.paths import Paths, clean_path, told_path
 from dropoff_tus.ports.catalog import UploadRows
-from dropoff_tus.protocol import check_agrees
+from dropoff_tus.ports.store import Seen
+from dropoff_tus.protocol import disagreement
 from dropoff_tus.shown import show
 from dropoff_tus.states import UploadState
 from server.usecases.ports import Advance, Begin
 
 MANIFEST_CSV, MANIFEST_JSON = "manifest.csv", "manifest.json"
-_PLANNED_SIDE_BY_SIDE = 16
-_WORKERS = 6
+_WORKERS = 4
 _WHOLE_BYTES = 1 << 20
-"""Up to this size a file of an archive is verified to its end before its header goes out."""
+"""Files up to this size are read many at once, and verified to their end before anything of them is written."""
+_MOST_AT_ONCE, _MOST_BYTES_AT_ONCE = 64, 4 << 20
 _DISK_IS_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 """Of these every further file would fail too."""
 _FORMULA = ("=", "+", "-", "@", "'")
@@ -44,12 +45,12 @@ Open = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 class ExportedStore(Protocol):
     """The store, as exporting needs it."""
 
-    async def stat(self, upload_id: str) -> StoredUpload:
-        """Return the durable state."""
+    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
+        """Return what can be known of uploads; identities open what the server cannot."""
         ...
 
-    async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return what an upload's receipt says, or None where it cannot be read here."""
+    async def read_whole(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[bytes | DropoffError]:
+        """Return the verified plain bytes of small uploads, or why one cannot be read."""
         ...
 
     def read(
@@ -73,6 +74,10 @@ class Folder(Protocol):
     Its methods raise OSError where the disk does not do it, and ToldError where something is in the way.
     """
 
+    async def taken(self, paths: Sequence[str]) -> list[bool]:
+        """Tell whether anything has each path, or is in the way of it."""
+        ...
+
     async def has(self, path: str) -> bool:
         """Tell whether an ordinary file has the path."""
         ...
@@ -83,6 +88,10 @@ class Folder(Protocol):
 
     async def write(self, path: str, pieces: AsyncIterator[bytes], check: Callable[[], None]) -> None:
         """Write a new file, which gets its name when it is whole and `check`, called then, has not raised."""
+        ...
+
+    async def write_whole(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | ToldError | None]:
+        """Write new files of a path and content each, in one turn of one thread; return what went wrong with each."""
         ...
 
 
@@ -191,10 +200,11 @@ class Exporter:
         ordered = sorted(rows, key=lambda row: (row.completed_at or row.created_at, row.id))
         export = Export([], Paths(MANIFEST_CSV, MANIFEST_JSON))
         advance = begin(len(ordered))
-        for start in range(0, len(ordered), _PLANNED_SIDE_BY_SIDE):
-            some = ordered[start : start + _PLANNED_SIDE_BY_SIDE]
-            for row, found in zip(some, await asyncio.gather(*map(self._look, some)), strict=True):
+        for start in range(0, len(ordered), _MOST_AT_ONCE):
+            some = ordered[start : start + _MOST_AT_ONCE]
+            for row, seen in zip(some, await self._store.look([row.id for row in some], self._identities), strict=True):
                 wanted = since is None or (row.completed_at or row.created_at) >= since
+                found = self._item(row, seen)
                 if isinstance(found, Item):
                     # A path is given to what is left out too: so it is the same whatever is left out.
                     item = replace(found, path=export.paths.give(found.name))
@@ -204,17 +214,18 @@ class Exporter:
             advance(len(some))
         return export
 
-    async def _look(self, row: UploadRow) -> Item | str:
+    def _item(self, row: UploadRow, seen: Seen) -> Item | str:
         """Return what is known of an upload, without its path; or why it cannot be exported."""
-        try:
-            stored = await self._store.stat(row.id)
-            check_agrees(row, stored)
-            receipt = await self._store.receipt(row.id, self._identities)
-        except ToldError as error:
-            return str(error)
+        stored, receipt = seen.stored, seen.receipt
+        if stored is None:
+            return str(seen.problem)
+        if problem := disagreement(row, stored):
+            return problem
         if stored.ended is not None or not stored.final:
             return "the store does not have it whole; run `dropoff-tus store check`"
         if receipt is None:
+            if seen.problem is not None and not isinstance(seen.problem, KeyMissingError):
+                return str(seen.problem)
             sealed = "it is sealed; give --identity FILE with a root identity"
             return f"its receipt cannot be read here ({sealed})" if self._identities else sealed
         by_browser = "sealed_by" in receipt
@@ -229,10 +240,25 @@ class Exporter:
         pieces = self._store.read(item.id, identities=self._identities)
         return self._opening(pieces) if item.opened and self._opening is not None else pieces
 
-    async def _record(self, item: Item) -> None:
-        """Record that an upload leaves, before its first byte does."""
-        event = Event(Act.UPLOAD_EXPORT, item.receipt["drop"], item.id, size_bytes=item.stored_bytes)
-        await self._catalog.record(event)
+    async def _record(self, items: Iterable[Item]) -> None:
+        """Record that uploads leave, before their first byte does."""
+        left = [Event(Act.UPLOAD_EXPORT, one.receipt["drop"], one.id, size_bytes=one.stored_bytes) for one in items]
+        await self._catalog.record(*left)
+
+    async def _read_small(self, export: Export, items: Sequence[Item]) -> list[tuple[Item, bytes]]:
+        """Record that these leave, and return those that verify with their bytes; why the others do not is noted."""
+        whole: list[tuple[Item, bytes]] = []
+        await self._record(items)
+        contents = await self._store.read_whole([item.id for item in items], self._identities)
+        for item, content in zip(items, contents, strict=True):
+            try:
+                if isinstance(content, DropoffError):
+                    raise content
+                _check(item, hashlib.sha256(content).hexdigest())
+                whole.append((item, content))
+            except ToldError as error:
+                export.failed.append((item.id, str(error)))
+        return whole
 
     # ---- into a folder ----------------------------------------------------------------------------------------------
 
@@ -245,20 +271,19 @@ class Exporter:
         Raises:
             OSError: The disk takes no more; what was written until then is whole.
         """
-        waiting = iter(export.items)
+        waiting = _groups(export.items)
         out: list[OSError] = []
 
+        def failed(item: Item, error: OSError | ToldError) -> None:
+            if isinstance(error, OSError) and error.errno in _DISK_IS_OUT:
+                out.append(error)
+            why = f"cannot write {item.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            export.failed.append((item.id, why))
+
         async def work() -> None:
-            for item in waiting:
-                try:
-                    export.rows.append(await self._copy(export, item, folder, advance))
-                except ToldError as error:
-                    export.failed.append((item.id, str(error)))
-                except OSError as error:
-                    if error.errno in _DISK_IS_OUT:
-                        out.append(error)
-                    else:
-                        export.failed.append((item.id, f"cannot write {item.path}: {error.strerror}"))
+            for group in waiting:
+                for item, error in await self._copy_group(export, group, folder, advance):
+                    failed(item, error)
                 if out:
                     return
 
@@ -267,6 +292,33 @@ class Exporter:
                 group.create_task(work())
         if out:
             raise out[0]
+
+    async def _copy_group(
+        self, export: Export, items: Sequence[Item], folder: Folder, advance: Advance
+    ) -> list[tuple[Item, OSError | ToldError]]:
+        """Copy some; return what could not be copied, but for what does not verify, which is noted."""
+        failed: list[tuple[Item, OSError | ToldError]] = []
+        fresh: list[Item] = []
+        for item, taken in zip(items, await folder.taken([item.path for item in items]), strict=True):
+            if not taken and _is_small(item):
+                fresh.append(item)
+                continue
+            try:
+                export.rows.append(await self._copy(export, item, folder, advance))
+            except (ToldError, OSError) as error:
+                failed.append((item, error))
+        try:
+            whole = await self._read_small(export, fresh) if fresh else []
+            written = await folder.write_whole([(item.path, content) for item, content in whole])
+        except (ToldError, OSError) as error:
+            return [*failed, *((item, error) for item in fresh)]
+        for (item, content), problem in zip(whole, written, strict=True):
+            if problem is None:
+                export.rows.append(item.row(item.path, len(content), hashlib.sha256(content).hexdigest()))
+                advance(len(content))
+            else:
+                failed.append((item, problem))
+        return failed
 
     async def _copy(self, export: Export, item: Item, folder: Folder, advance: Advance) -> ManifestRow:
         path = item.path
@@ -281,9 +333,9 @@ class Exporter:
                 advance(item.stored_bytes)
                 return item.row(path, size_bytes, expected)
             path = export.paths.give(item.name)
-        await self._record(item)
+        await self._record([item])
         counted = Counted(self._read(item), advance)
-        await folder.write(path, counted.all(), lambda: _check(item, counted))
+        await folder.write(path, counted.all(), lambda: _check(item, counted.sha256))
         return item.row(path, counted.size_bytes, counted.sha256)
 
     async def _count(self, item: Item) -> Counted:
@@ -303,27 +355,27 @@ class Exporter:
         Raises:
             ToldError: A larger one does not verify: the archive is cut short there, and so tar says.
         """
-        for item in export.items:
+        for items in _groups(export.items):
+            if _is_small(items[0]):
+                for item, content in await self._read_small(export, items):
+                    yield _header(item.path, len(content), item.completed_at) + content + _padding(len(content))
+                    export.rows.append(item.row(item.path, len(content), hashlib.sha256(content).hexdigest()))
+                    advance(len(content))
+                continue
+            (item,) = items
             try:
-                await self._record(item)
+                await self._record(items)
                 # Only the end tells the length of what is in an age file.
                 size_bytes = (await self._count(item)).size_bytes if item.opened else item.stored_bytes
-                counted = Counted(self._read(item), advance)
-                whole = size_bytes <= _WHOLE_BYTES
-                content = b"".join([piece async for piece in counted.all()]) if whole else b""
-                if whole:
-                    _check(item, counted)
             except ToldError as error:
                 export.failed.append((item.id, str(error)))
                 continue
+            counted = Counted(self._read(item), advance)
             yield _header(item.path, size_bytes, item.completed_at)
-            if whole:
-                yield content
-            else:
-                async with aclosing(counted.all()) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                _check(item, counted)
+            async with aclosing(counted.all()) as pieces:
+                async for piece in pieces:
+                    yield piece
+            _check(item, counted.sha256)
             yield _padding(size_bytes)
             export.rows.append(item.row(item.path, counted.size_bytes, counted.sha256))
         now = max((item.completed_at for item in export.items), default=None)
@@ -332,8 +384,29 @@ class Exporter:
         yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _check(item: Item, counted: Counted) -> None:
-    if item.sha256 is not None and counted.sha256 != item.sha256:
+def _is_small(item: Item) -> bool:
+    return not item.opened and item.stored_bytes <= _WHOLE_BYTES
+
+
+def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield what is to be copied at once, in order: several small ones, or one large."""
+    group: list[Item] = []
+    size_bytes = 0
+    for item in items:
+        size_bytes += item.stored_bytes
+        if group and not (_is_small(item) and len(group) < _MOST_AT_ONCE and size_bytes <= _MOST_BYTES_AT_ONCE):
+            yield group
+            group, size_bytes = [], item.stored_bytes
+        group.append(item)
+        if not _is_small(item):
+            yield group
+            group, size_bytes = [], 0
+    if group:
+        yield group
+
+
+def _check(item: Item, sha256: str) -> None:
+    if item.sha256 is not None and sha256 != item.sha256:
         message = f"upload {item.id} does not verify: its bytes are not those of its receipt"
         raise UploadDamagedError(message)
 

@@ -216,7 +216,7 @@ def _decrypt(base: StoreBase, state: LogState, depth: Depth) -> None:
     except KeyMissingError:
         there = base.key_files.has(state.id, KeyFile.ROOT)
         raise _ProblemError("none of the identities opens it" if there else _NO_ENVELOPE) from None
-    receipt = read_receipt(base, state.id, depth.identities) or {}
+    _, receipt = read_receipt(base, state, depth.identities) or (b"", {})
     if depth.quick or (state.role is Role.FINAL and not state.final):
         return
     hashes = {name: new_hash(name) for name in ("sha256", "sha512", "blake3") if name in receipt}

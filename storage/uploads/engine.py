@@ -14,14 +14,16 @@ Source: docs/reference/format.md.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError
+from dropoff_tus.errors import DropoffError, KeyMissingError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Dropoff, Metadata, Mode, StoredUpload
-from dropoff_tus.ports.store import Here, NewUpload
+from dropoff_tus.ports.store import Here, NewUpload, Seen
 from dropoff_tus.states import UploadState
 from storage.backing import KeyFile
 from storage.threads import Threads
@@ -111,10 +113,31 @@ class Engine(Leases):
         own = frozenset(mode for mode in Mode if key_files.has(upload_id, KeyFile.own(mode)))
         return Here(self._base.chains.has(upload_id), key_files.has(upload_id, KeyFile.RECEIPT), own)
 
-    async def metadata(self, upload_id: str, identities: Sequence[str] = ()) -> Metadata | None:
-        """Return the client's metadata, or None; see the port. Identities open what the server cannot."""
-        if identities:
-            return await self.run(lambda: open_with(self._base, self.load(upload_id), identities).metadata)
+    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
+        """Return what can be known of uploads, in one turn of one thread.
+
+        Args:
+            upload_ids: Which; not too many, since the thread does nothing else meanwhile.
+            identities: age identities that open what the server cannot; without them the server's own are used.
+        """
+        return await self.run(lambda: [self._look(upload_id, identities) for upload_id in upload_ids])
+
+    def _look(self, upload_id: str, identities: Sequence[str]) -> Seen:
+        seen = Seen()
+        try:
+            state = self.load(upload_id)
+            seen = Seen(state.stored())
+            if state.ended is None:
+                envelope = open_with(self._base, state, identities)
+                seen = replace(seen, metadata=envelope.metadata)
+                found = receipts.open_receipt(self._base, state, envelope.receipt_identity) if state.final else None
+                seen = seen if found is None else replace(seen, signed_receipt=found[0], receipt=found[1])
+        except DropoffError as error:
+            return replace(seen, problem=error)
+        return seen
+
+    async def metadata(self, upload_id: str) -> Metadata | None:
+        """Return the client's metadata, or None; see the port."""
         memory = self._base.memory
         secrets, known = memory.secrets(upload_id), memory.state(upload_id)
         if secrets is not None and known is not None and known.mode is Mode.MANAGED:
@@ -147,13 +170,35 @@ class Engine(Leases):
         finally:
             pieces.close()
 
+    async def read_whole(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[bytes | DropoffError]:
+        """Return the verified plain bytes of small finished uploads, or why one cannot be read; as `look`."""
+
+        def work() -> list[bytes | DropoffError]:
+            return [self._whole(upload_id, tuple(identities)) for upload_id in upload_ids]
+
+        return await self._threads.run_reading(work)
+
+    def _whole(self, upload_id: str, identities: tuple[str, ...]) -> bytes | DropoffError:
+        try:
+            return b"".join(read_plain(self._base, upload_id, identities=identities))
+        except DropoffError as error:
+            return error
+
     async def receipt(self, upload_id: str, identities: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return a receipt's payload, or None where it is not there or cannot be read here."""
-        return await self.run(receipts.read_receipt, self._base, upload_id, identities)
+        return (await self._receipt(upload_id, identities) or (b"", None))[1]
 
     async def signed_receipt(self, upload_id: str, identities: Sequence[str] = ()) -> bytes | None:
         """Return a receipt's signed line, or None as `receipt`."""
-        return await self.run(receipts.read_signed_receipt, self._base, upload_id, identities)
+        return (await self._receipt(upload_id, identities) or (None, {}))[0]
+
+    async def _receipt(self, upload_id: str, identities: Sequence[str]) -> tuple[bytes, dict[str, Any]] | None:
+        def work() -> tuple[bytes, dict[str, Any]] | None:
+            with contextlib.suppress(UploadNotFoundError):
+                return receipts.read_receipt(self._base, self.load(upload_id), identities)
+            return None
+
+        return await self.run(work)
 
     async def url_receipt(self, upload_id: str, token: str) -> bytes | None:
         """Return the signed receipt for whoever has the upload's URL, or None."""

@@ -6,11 +6,10 @@ Source: docs/reference/format.md, Receipt.
 import base64
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
-from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
+from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, decrypt, encrypt
+from storage.age import AgeError, Identity, decrypt, encrypt
 from storage.backing import KeyFile
 from storage.failpoints import failpoint
 from storage.keyring.identities import receipt_identity
@@ -72,22 +71,29 @@ def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict
     }
 
 
-def read_signed_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> bytes | None:
-    """Return a receipt's verified signed line, or None where it is not there or cannot be read with what is at hand."""
+def open_receipt(base: StoreBase, state: LogState, identity: Identity) -> tuple[bytes, Record] | None:
+    """Return a receipt's verified signed line and its payload, or None where it is not there."""
     try:
-        identity = open_with(base, base.load(upload_id), identities).receipt_identity
-        blob = base.read_key_file(upload_id, KeyFile.RECEIPT)
-    except (FileNotFoundError, KeyMissingError, UploadNotFoundError):
+        blob = base.read_key_file(state.id, KeyFile.RECEIPT)
+    except FileNotFoundError:
         return None
     try:
         line = decrypt(blob, [identity])
     except AgeError:
-        raise damaged(upload_id, "its receipt was changed") from None
-    _own_payload(base, upload_id, line)
-    return line
+        raise damaged(state.id, "its receipt was changed") from None
+    return line, _own_payload(base, state, line)
 
 
-def _own_payload(base: StoreBase, upload_id: str, line: bytes) -> Record:
+def read_receipt(base: StoreBase, state: LogState, identities: Sequence[str]) -> tuple[bytes, Record] | None:
+    """Return what `open_receipt` does, or None also where it cannot be read with what is at hand."""
+    try:
+        envelope = open_with(base, state, identities)
+    except KeyMissingError:
+        return None
+    return open_receipt(base, state, envelope.receipt_identity)
+
+
+def _own_payload(base: StoreBase, state: LogState, line: bytes) -> Record:
     """Return the payload of an opened receipt.
 
     Raises:
@@ -95,16 +101,10 @@ def _own_payload(base: StoreBase, upload_id: str, line: bytes) -> Record:
     """
     payload = verify_receipt(line, base.keys.signing)
     if payload is None:
-        raise damaged(upload_id, "its receipt is not signed by this server")
-    if payload.get("upload") != upload_id or payload.get("final") != base.load(upload_id).final_hash:
-        raise damaged(upload_id, "its receipt is of another upload")
+        raise damaged(state.id, "its receipt is not signed by this server")
+    if payload.get("upload") != state.id or payload.get("final") != state.final_hash:
+        raise damaged(state.id, "its receipt is of another upload")
     return payload
-
-
-def read_receipt(base: StoreBase, upload_id: str, identities: Sequence[str]) -> dict[str, Any] | None:
-    """Return a receipt's payload, or None as `read_signed_receipt`."""
-    line = read_signed_receipt(base, upload_id, identities)
-    return None if line is None else verify_receipt(line, base.keys.signing)
 
 
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:
@@ -113,5 +113,5 @@ def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | Non
         line = decrypt(base.read_key_file(upload_id, KeyFile.RECEIPT), [receipt_identity(token)])
     except (FileNotFoundError, AgeError):
         return None
-    _own_payload(base, upload_id, line)
+    _own_payload(base, base.load(upload_id), line)
     return line

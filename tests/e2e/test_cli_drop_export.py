@@ -329,3 +329,20 @@ def test_upload_list_is_filtered_by_state_and_time(limited: ServerProcess) -> No
     assert listed("--since", "2999-01-01T00:00:00Z") == []
     refused = limited.cli("upload", "list", "--state", "whole", check=False)
     assert refused.returncode == 2
+
+
+def test_upload_list_comes_in_pages(limited: ServerProcess) -> None:
+    """Each upload once and in order, also where some of a page are left out, and whatever is said of the last one."""
+    drop = limited.create_drop(name="pages")
+    sent = [_send(drop, b"page", filename=str(index)) for index in range(5)]
+    begun = upload_id_of(drop.site.create(10))
+
+    def page(*options: str) -> list[str]:
+        return [row["id"] for row in limited.cli_json("upload", "list", "--drop", drop.id, "--limit", "2", *options)]
+
+    assert [page(), page("--after", sent[1]), page("--after", sent[3])] == [sent[:2], sent[2:4], [sent[4], begun]]
+    assert page("--after", begun) == []
+    since = limited.cli_json("upload", "show", sent[3])["completed_at"]
+    assert page("--since", since) == sent[3:]
+    refused = limited.cli("upload", "list", "--limit", "2", "--after", "0" * 32, check=False)
+    assert (refused.returncode, b"no such upload" in refused.stderr) == (1, True)

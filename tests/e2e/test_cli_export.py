@@ -94,6 +94,7 @@ def test_export_of_unfinished_or_ended_upload_is_refused(limited: ServerProcess)
 @pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "named"])
 def test_new_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool) -> None:
     """Where the system has unnamed files and where it has not: no race replaces, no error leaves anything."""
+    monkeypatch.setattr("server.cli.target._UNNAMED", {})
     if not unnamed:
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY | os.O_CREAT)
     target = tmp_path / "x"

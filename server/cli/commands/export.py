@@ -7,18 +7,19 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dropoff_tus.errors import ToldError
 from server.cli.commands.drop import app
 from server.cli.commands.upload import identities_in, opened, write_pieces
 from server.cli.context import SIGNALS, ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
 from server.cli.opening import with_services
 from server.cli.output import CommandError, note, print_json, progress, show, steps
-from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, output_file, sync_file
+from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, new_files, output_file, sync_file
 from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config
@@ -90,7 +91,7 @@ def export_drop(
                         await write_pieces(file, exporter.as_tar(export, advance), lambda _count: None, here=True)
         return export
 
-    done = with_services(config, work)
+    done = with_services(config, work, reading=True)
     _tell(done, str(output or tar), as_json=as_json)
 
 
@@ -192,6 +193,16 @@ class ExportFolder:
         self.root, self._descriptor = root, descriptor
         self._touched = {""}
 
+    async def taken(self, paths: Sequence[str]) -> list[bool]:
+        """Tell what is taken; see the port."""
+        return await asyncio.to_thread(lambda: [self._taken(path) for path in paths])
+
+    def _taken(self, path: str) -> bool:
+        try:
+            return self._has(path)
+        except (OSError, CommandError):
+            return True
+
     async def has(self, path: str) -> bool:
         """Tell whether an ordinary file has the path; see the port."""
         return await asyncio.to_thread(self._has, path)
@@ -224,6 +235,29 @@ class ExportFolder:
             check()
             await asyncio.to_thread(sync_file, file)
         self._touched.add(folder)
+
+    async def write_whole(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | ToldError | None]:
+        """Write small new files; see the port."""
+        return await asyncio.to_thread(self._write_whole, files)
+
+    def _write_whole(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | ToldError | None]:
+        problems: list[OSError | ToldError | None] = [None] * len(files)
+        targets: dict[int, Path] = {}
+        with contextlib.ExitStack() as stack:
+            folders: dict[str, int] = {}
+            for index, (path, _) in enumerate(files):
+                folder, _, name = path.rpartition("/")
+                try:
+                    if folder not in folders:
+                        folders[folder] = stack.enter_context(self._below(folder, make=True))
+                    targets[index] = _in(folders[folder], name)
+                except (OSError, CommandError) as error:
+                    problems[index] = error
+            written = new_files([(target, files[index][1]) for index, target in targets.items()])
+            for index, problem in zip(targets, written, strict=True):
+                problems[index] = problem
+        self._touched.update(folders)
+        return problems
 
     def sync(self) -> None:
         """Make the names of all written files durable."""

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -44,17 +45,12 @@ app = group("List, export and delete uploads.")
 UploadArgument = Annotated[
     str, typer.Argument(metavar="UPLOAD", help="An upload's id, token or URL.", show_default=False)
 ]
-_SIDE_BY_SIDE = 64
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
 
 
 def identities_in(file: Path | None) -> list[str]:
     """Return the identities in a file that an operator names; none without a file."""
     return [] if file is None else read_identity_file(file)
-
-
-async def _row_json(services: Services, row: UploadRow, identities: list[str]) -> dict[str, Any]:
-    return (await answers.upload_answer(services.store, row, identities)).model_dump(mode="json")
 
 
 @app.command("list")
@@ -65,12 +61,17 @@ def list_uploads(
         list[UploadState] | None, typer.Option("--state", help="Only uploads in this state. May be repeated.")
     ] = None,
     since: SinceOption = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N of them.")] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="UPLOAD", help="Only uploads behind this one in the list.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List uploads, oldest first: id, state, bytes here of bytes expected, name, and why it ended if it did.
 
-    Names and digests of sealed uploads are not shown, since this server cannot read them.
+    Names and digests of sealed uploads are not shown, since this server cannot read them. With very many uploads, list
+    them in pages: --limit 200, and the last id of each page as --after of the next.
 
     Example: dropoff-tus upload list --drop 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --state complete --since 7d
     """
@@ -79,13 +80,18 @@ def list_uploads(
     async def work(services: Services, _conf: Config) -> list[dict[str, Any]]:
         if drop is not None and await services.catalog.dropoff(drop) is None:
             raise unknown()
-        rows = await services.catalog.uploads(drop_id=drop, partials=every, states=state or ())
-        rows = [row for row in rows if begin is None or (row.completed_at or row.created_at) >= begin]
-        found: list[dict[str, Any]] = []
-        for start in range(0, len(rows), _SIDE_BY_SIDE):
-            some = rows[start : start + _SIDE_BY_SIDE]
-            found += await asyncio.gather(*(_row_json(services, row, []) for row in some))
-        return found
+        rows: list[UploadRow] = []
+        behind = None if after is None else await _place(services.catalog, services.store, after)
+        while True:
+            page = await services.catalog.uploads(
+                drop_id=drop, partials=every, states=state or (), after=behind, limit=limit
+            )
+            rows += [row for row in page if begin is None or (row.completed_at or row.created_at) >= begin]
+            if limit is None or len(page) < limit or len(rows) >= limit:
+                break
+            behind = (page[-1].created_at, page[-1].id)
+        shown = await answers.upload_answers(services.store, rows[:limit])
+        return [answer.model_dump(mode="json") for answer in shown]
 
     found = with_services(config, work, reading=True)
     if as_json:
@@ -97,6 +103,15 @@ def list_uploads(
         sealed = "" if item["sealed_by"] is None else "  (sealed in the browser)"
         name = item["relative_path"] or item["filename"] or "-"
         say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(name)}{sealed}{why}")
+
+
+async def _place(catalog: SqlCatalog, store: FileStore, upload: str) -> tuple[datetime, str]:
+    """Return the place of an upload in the list, by its creation and id."""
+    row = await catalog.upload(await find_upload(catalog, store, upload))
+    if row is None:
+        message = "the catalog does not know the upload that --after names; begin the list again without it"
+        raise CommandError(message)
+    return row.created_at, row.id
 
 
 @app.command("show")

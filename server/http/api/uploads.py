@@ -1,6 +1,5 @@
 """Uploads over HTTP. Only ids name them here: operators have no use for an upload's token."""
 
-import asyncio
 from contextlib import suppress
 
 from aiohttp import web
@@ -11,14 +10,12 @@ from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Mode, UploadRow
 from dropoff_tus.protocol import check_agrees, gone
 from dropoff_tus.states import ENDED, UploadState
-from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, upload_answer, upload_details
+from server.answers import DeletedAnswer, JsonAnswer, UploadAnswer, upload_answers, upload_details
 from server.http import download
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import UploadFilter, cursor, read_cursor, read_query
 from server.http.appkeys import CATALOG, DROP_ID, STORE, UPLOAD_ID, UPLOADS
 from server.http.problems import NotFinishedError, SealedError
-
-_SIDE_BY_SIDE = 16
 
 
 class UploadsAnswer(JsonAnswer):
@@ -46,9 +43,7 @@ async def list_uploads(request: web.Request) -> BaseModel:
         limit=wanted.limit + 1,
     )
     page = rows[: wanted.limit]
-    shown: list[UploadAnswer] = []
-    for start in range(0, len(page), _SIDE_BY_SIDE):
-        shown += await asyncio.gather(*(upload_answer(store, row) for row in page[start : start + _SIDE_BY_SIDE]))
+    shown = await upload_answers(store, page)
     return UploadsAnswer(uploads=shown, next_cursor=cursor(page[-1]) if len(rows) > len(page) else None)
 
 

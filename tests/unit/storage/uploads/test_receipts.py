@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role
 from storage.age import Identity, KeyType
+from storage.files.chains import FileChains, LogFile
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import generate_server_keys
 from storage.uploads import reading
@@ -202,3 +203,34 @@ async def test_read_back_goes_in_steps(tmp_path: Path, monkeypatch: pytest.Monke
     answers = [found.step() for _ in range(4)]
     found.close()
     assert answers == [None, None, None, {"sha256": hashlib.sha256(data).digest()}]
+
+
+@async_test
+async def test_looking_at_uploads_reads_each_log_and_envelope_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of thousands costs no more; what cannot be read is told of each, and keeps nobody from the others."""
+    kit = StoreKit(tmp_path, mode=Mode.MANAGED)
+    _, done = await _finished(kit)
+    _, begun = await kit.create(10, name=b"begun.txt")
+    _, broken = await _finished(kit)
+    kit.store.layout.of(broken).receipt.write_bytes(b"nothing")
+    store, read, opened = kit.open(), list[str](), FileChains.open
+
+    def counted(chains: FileChains, upload_id: str, *, aside: bool = False) -> LogFile:
+        read.append(upload_id)
+        return opened(chains, upload_id, aside=aside)
+
+    monkeypatch.setattr(FileChains, "open", counted)
+    seen = await store.look([done, begun.id, "0" * 32, broken])
+    assert read == [done, begun.id, "0" * 32, broken]
+    assert [one.stored is not None for one in seen] == [True, True, False, True]
+    assert [None if one.metadata is None else one.metadata.filename for one in seen] == [
+        "a name.txt", "begun.txt", None, "a name.txt",
+    ]  # fmt: skip
+    assert seen[0].receipt == await store.receipt(done)
+    assert seen[0].signed_receipt == await store.signed_receipt(done)
+    assert [type(one.problem).__name__ for one in seen] == [
+        "NoneType", "NoneType", "UploadNotFoundError", "UploadDamagedError",
+    ]  # fmt: skip
+    await store.close()
