@@ -26,6 +26,33 @@ class Mode(StrEnum):
     SEALED = "sealed"
 
 
+class Task(StrEnum):
+    """What operators run again and again, from a timer: monitoring tells when each last ended, and how."""
+
+    CHECK = "check"
+    QUICK_CHECK = "quick-check"
+    BACKUP = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The last end of a task. `good_at` is the last end without `problems`, which a later one with some leaves."""
+
+    task: Task
+    ended_at: datetime
+    good_at: datetime | None
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """So many uploads are in a state; `oldest_at` is since when, of states that an upload soon leaves by itself."""
+
+    state: UploadState
+    count: int
+    oldest_at: datetime | None = None
+
+
 SEALED_BY_AGE = "age"
 """The one value of `sealed-by` in the metadata: the content is an age v1 file."""
 

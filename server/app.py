@@ -14,23 +14,23 @@ from typing import Any
 
 from aiohttp import web
 
-from server.clock import SystemClock
 from server.http import api, appkeys, pages, tus
 from server.http.admission import Admission
 from server.http.bundle import PageError, read_bundle
 from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.connection import HardenedServer, quiet_logger
 from server.http.door import Door
-from server.http.health import monitoring_app
+from server.http.health import Machine, monitoring_app
 from server.http.listeners import ListenError, listen_on, listen_on_unix
+from server.http.metrics import MachineView
 from server.http.middleware import around
 from server.lifespan import services
 from server.logs import describe, log_what_nobody_caught, write_to
-from server.places import shortages
+from server.places import shortages, volumes
 from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError
 from server.settings.config import Config
-from server.tls import renewing_context
+from server.tls import certificate_end, renewing_context
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asynci
     await runner.setup()
     if monitoring:
         few = Admission(_MONITORING_CONNECTIONS, 0, ())
-        monitor = Runner(_monitoring(runner.app), config, few, hurry)
+        monitor = Runner(_monitoring(runner.app, admission), config, few, hurry)
         stack.push_async_callback(monitor.cleanup)
         await monitor.setup()
         await monitor.accept(monitoring, None)
@@ -209,13 +209,14 @@ def _url(config: Config) -> str:
     return str(server.public_url or f"{scheme}://{server.listen}").rstrip("/")
 
 
-def _monitoring(app: web.Application) -> web.Application:
+def _monitoring(app: web.Application, admission: Admission) -> web.Application:
+    config = app[appkeys.CONFIG]
+
+    def view() -> MachineView:
+        end = certificate_end(config.server.tls_cert) if config.server.tls_cert else None
+        return MachineView(volumes(config), config.store.free_space_floor, end)
+
+    machine = Machine(functools.partial(shortages, config), view, lambda: (len(admission.guests), admission.most))
     return monitoring_app(
-        app[appkeys.METRICS],
-        app[appkeys.STORE],
-        app[appkeys.CATALOG],
-        app[appkeys.OUTBOX],
-        SystemClock(),
-        app[appkeys.UPLOADS].trusted_time,
-        functools.partial(shortages, app[appkeys.CONFIG]),
+        app[appkeys.METRICS], app[appkeys.CATALOG], app[appkeys.OUTBOX], app[appkeys.UPLOADS], machine
     )

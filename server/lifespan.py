@@ -12,7 +12,7 @@ from dropoff_tus.errors import DropoffError
 from server.clock import SystemClock
 from server.deliveries import open_deliveries, open_pre_create, secrets_of
 from server.http import appkeys
-from server.http.health import Metrics
+from server.http.metrics import Metrics
 from server.repeats import repeats
 from server.resources import give_memory_back
 from server.services import open_services

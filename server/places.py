@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from server.settings.config import Config
@@ -62,17 +63,39 @@ def shortages(config: Config) -> list[str]:
     Raises:
         OSError: A folder cannot be looked at.
     """
-    volumes: dict[int, tuple[Path, list[str]]] = {}
-    for setting, folder in _written(config).items():
-        volumes.setdefault(folder.stat().st_dev, (folder, []))[1].append(setting)
     found = []
-    for folder, settings in volumes.values():
-        volume = os.statvfs(folder)
-        if volume.f_bavail * volume.f_frsize < _LEAST_BYTES:
-            found.append(f"the volume of {' and '.join(settings)} is full")
-        # Of file systems that make inodes as they need them there is no number.
-        if volume.f_files and volume.f_favail < _LEAST_INODES:
-            found.append(f"the volume of {' and '.join(settings)} has no inodes left")
+    for volume in volumes(config):
+        if volume.free_bytes < _LEAST_BYTES:
+            found.append(f"the volume of {' and '.join(volume.settings)} is full")
+        if volume.free_inodes is not None and volume.free_inodes < _LEAST_INODES:
+            found.append(f"the volume of {' and '.join(volume.settings)} has no inodes left")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume that we write to, for what these settings name. Some file systems have no number of inodes."""
+
+    settings: tuple[str, ...]
+    total_bytes: int
+    free_bytes: int
+    free_inodes: int | None
+
+
+def volumes(config: Config) -> list[Volume]:
+    """Return the volumes that the server writes to.
+
+    Raises:
+        OSError: A folder cannot be looked at.
+    """
+    shared: dict[int, tuple[Path, list[str]]] = {}
+    for setting, folder in _written(config).items():
+        shared.setdefault(folder.stat().st_dev, (folder, []))[1].append(setting)
+    found = []
+    for folder, settings in shared.values():
+        of = os.statvfs(folder)
+        inodes = of.f_favail if of.f_files else None
+        found.append(Volume(tuple(settings), of.f_blocks * of.f_frsize, of.f_bavail * of.f_frsize, inodes))
     return found
 
 

@@ -2,8 +2,11 @@
 
 import logging
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
+
+from cryptography import x509
 
 from server.places import KeySourceError, check_owner_only
 from server.services import StartError
@@ -74,6 +77,14 @@ def read_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
         message = f"server.tls_key: {key} is not the key of {certificate}, or one of them is damaged ({reason})"
         raise StartError(message) from None
     return context
+
+
+def certificate_end(certificate: Path) -> datetime | None:
+    """Return until when the server's certificate is good; None if its file has none that can be read."""
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
 
 
 def _stamps(*paths: Path) -> list[tuple[int, int, int] | None]:

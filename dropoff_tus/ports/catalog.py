@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dropoff_tus.audit import Event
-from dropoff_tus.model import ApiToken, Dropoff, UploadRow, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Run, Tally, Task, UploadRow, Usage
 from dropoff_tus.outbox import Backlog, OutboxRow, SinkName
 from dropoff_tus.states import UploadState
 
@@ -139,6 +139,10 @@ class UploadRows(Protocol):
         """Return the partials a final has claimed (in no particular order)."""
         ...
 
+    async def tally(self) -> list[Tally]:
+        """Return for each state that an upload has how many there are; parts count as well."""
+        ...
+
 
 class ApiTokenRows(Protocol):
     """The API's tokens."""
@@ -185,6 +189,14 @@ class StoreNotes(Protocol):
 
     async def note_time(self, at: datetime) -> None:
         """Note that a server runs now."""
+        ...
+
+    async def note_run(self, task: Task, at: datetime, problems: int) -> None:
+        """Note that a task ended, and what it found: 0 if all was well."""
+        ...
+
+    async def runs(self) -> list[Run]:
+        """Return the tasks that ever ended, each with its last end."""
         ...
 
 

@@ -37,7 +37,7 @@ class Admission:
 
     def __init__(self, connections: int, per_address: int, trusted_proxies: Sequence[Network]) -> None:
         """Let so many in, in all and from one address; 0: any number."""
-        self._most, self._most_per_address = connections, per_address
+        self.most, self._most_per_address = connections, per_address
         self._trusted = trusted_proxies
         # In the order in which they came.
         self.guests: dict[Guest, None] = {}
@@ -58,7 +58,7 @@ class Admission:
         same = self._by_name.get(name, {}) if name is not None else {}
         if self._most_per_address and len(same) >= self._most_per_address and not _spare_one(same):
             return False
-        return not self._most or len(self.guests) < self._most or self.make_place()
+        return not self.most or len(self.guests) < self.most or self.make_place()
 
     def make_place(self) -> bool:
         """Close a connection that can be spared; tell whether there was one."""

@@ -7,7 +7,7 @@ from server.answers import OperatorStore
 from server.http.body import StreamBody
 from server.http.bundle import Bundle
 from server.http.client_pseudonyms import ClientPseudonyms
-from server.http.health import Metrics
+from server.http.metrics import Metrics
 from server.outbox.pre_create import PreCreate
 from server.settings.config import Config
 from server.usecases.api_tokens import ApiTokenGuard

@@ -18,10 +18,17 @@ class Pace:
     """The steps before waiting for a body: the go-ahead to send it, once, and a look at how fast it comes."""
 
     def __init__(
-        self, before_first_byte: Callable[[], Awaitable[None]] | None = None, min_bytes_per_second: float = 0
+        self,
+        before_first_byte: Callable[[], Awaitable[None]] | None = None,
+        min_bytes_per_second: float = 0,
+        count: Callable[[int], None] = lambda _bytes: None,
     ) -> None:
-        """Take what sends 100 Continue once the checks have passed, and the rate below which a body is ended."""
+        """Take what sends 100 Continue once the checks have passed, the rate below which a body is ended, and a count.
+
+        It counts the bytes that were received, on the event loop while they come.
+        """
         self._before_first_byte = before_first_byte
+        self._count, self._counted_bytes = count, 0
         self._min_rate, self._started = min_bytes_per_second, time.monotonic()
 
     async def keep(self, received_bytes: int) -> None:
@@ -37,10 +44,16 @@ class Pace:
                 await first()
             except ConnectionError:
                 raise cut_error() from None
+        self.note(received_bytes)
         seconds = time.monotonic() - self._started
         if self._min_rate and seconds > _RATE_GRACE_SECONDS and received_bytes < self._min_rate * seconds:
             message = "the body came too slowly"
             raise BodySlowError(message)
+
+    def note(self, received_bytes: int) -> None:
+        """Count what came since the last time."""
+        self._count(received_bytes - self._counted_bytes)
+        self._counted_bytes = received_bytes
 
 
 def cut_error() -> BodyCutError:
@@ -136,6 +149,7 @@ class StreamBody:
 
     async def close(self) -> None:
         """Stop waiting for bytes nobody wants."""
+        self._pace.note(self.received_bytes)
         if self._pending is not None:
             self._pending.cancel()
             await asyncio.wait({self._pending})

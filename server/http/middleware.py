@@ -11,7 +11,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from dropoff_tus import wire
 from dropoff_tus.audit import Actor, acting
-from dropoff_tus.errors import DropoffError, MalformedRequestError, MethodNotAllowedError
+from dropoff_tus.errors import DropoffError, MalformedRequestError, MethodNotAllowedError, UploadDamagedError
 from dropoff_tus.messages import TUS_VERSION
 from server.clock import SystemClock
 from server.http.appkeys import (
@@ -26,6 +26,7 @@ from server.http.appkeys import (
     REQUEST_ID,
     ROUTE,
     UPLOAD_ID,
+    UPLOADS,
 )
 from server.http.connection import SERVER_NAME
 from server.http.forwarded import client_of, is_trusted
@@ -71,6 +72,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
                 response = await (handler if request.method != "CONNECT" else _refuse_connect)(request)
         except DropoffError as error:
             code, response, refusal = error.code, _refuse(request, error), error
+            if isinstance(error, UploadDamagedError) and UPLOAD_ID in request:
+                request.app[UPLOADS].ports.counts.damaged.add(request[UPLOAD_ID])
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
             response = (
@@ -93,7 +96,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         metrics.running.dec()
         method = request.method if request.method in _METHODS else "other"
         route = request.get(ROUTE, "none")
-        metrics.answered(route, method, status, seconds)
+        metrics.answered(route, method, status, seconds, code)
         _log.info(
             "request",
             extra={

@@ -123,6 +123,7 @@ class SocketBody(StreamBody):
         if taken_over is None:
             await super().close()
             return
+        self._pace.note(self.received_bytes)
         self._set_low_water(taken_over, 1)
         taken_over.close()
         if self._left:

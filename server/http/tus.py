@@ -19,6 +19,7 @@ from server.http.appkeys import (
     CONFIG,
     DROP_ID,
     METHOD,
+    METRICS,
     OFFSET,
     PRE_CREATE,
     ROUTE,
@@ -68,7 +69,8 @@ def _body(request: web.Request) -> StreamBody:
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0
 
-    body = request[BODY] = request_body(request, Pace(send_continue, float(request.app[CONFIG].limits.min_body_rate)))
+    min_rate, count = float(request.app[CONFIG].limits.min_body_rate), request.app[METRICS].count_received
+    body = request[BODY] = request_body(request, Pace(send_continue, min_rate, count))
     return body
 
 

@@ -123,12 +123,14 @@ class Creator:
             digests=tuple(digest.algorithm for digest in request.digests),
         )
         try:
-            return await self._ports.store.create(new)
+            stored = await self._ports.store.create(new)
         except BaseException:
             # Should this fail too, expiry and reconcile find a row without an upload and drop it.
             with suppress(DropoffError):
                 await self._ports.catalog.drop_upload(row.id)
             raise
+        self._ports.counts.created += 1
+        return stored
 
     async def _first_bytes(self, lease: Lease, request: Create, body: Body) -> None:
         """Append what came with a creation. A client that has no URL yet cannot go on, so nothing is left for it."""

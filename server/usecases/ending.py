@@ -49,6 +49,7 @@ class Ender:
         """Take the ports, who finds uploads, and who finishes what turns out to be whole."""
         self._finder = finder
         self._store, self._catalog, self._clock, self._finisher = ports.store, ports.catalog, ports.clock, finisher
+        self._counts = ports.counts
         self._trusted, self._terminate_finished = ports.trusted, ports.settings.terminate_finished
 
     # ---- by the client ----------------------------------------------------------------------------------------
@@ -72,6 +73,7 @@ class Ender:
                 await self.end(lease, state, why)
             except PartInUseError:
                 raise TerminateFinishedError("this upload is a part of another one now; end that one") from None
+        self._counts.terminated += 1
         return Terminated()
 
     async def end(self, lease: Lease, state: UploadState, why: str, row: UploadRow | None = None) -> None:
@@ -253,4 +255,6 @@ class Ender:
         """Log that an upload could not be ended: one bad upload stops nothing."""
         # The holder of an upload receives for it, or ends or finishes it: nothing is amiss.
         level = logging.DEBUG if isinstance(error, UploadLockedError) else logging.WARNING
+        if isinstance(error, UploadDamagedError):
+            self._counts.damaged.add(row.id)
         _log.log(level, "an upload could not be ended", extra={"upload_id": row.id, "code": error.code})

@@ -56,9 +56,11 @@ class Finisher:
     ) -> None:
         """Take the ports, the delays between attempts (the last one is repeated), and what is read back at once."""
         self._store, self._catalog, self._clock = ports.store, ports.catalog, ports.clock
+        self._counts = ports.counts
         self._retry_seconds = retry_seconds
         self.read_back_bytes = read_back_bytes
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._since: dict[str, datetime] = {}
         self._stopped = False
 
     async def stop(self) -> None:
@@ -102,8 +104,16 @@ class Finisher:
         if self._stopped or upload_id in self._tasks:
             return
         task = asyncio.get_running_loop().create_task(self._repeat(upload_id))
-        self._tasks[upload_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(upload_id, None))
+        self._tasks[upload_id], self._since[upload_id] = task, self._clock.now()
+
+        def forget(_task: asyncio.Task[None]) -> None:
+            del self._tasks[upload_id], self._since[upload_id]
+
+        task.add_done_callback(forget)
+
+    def waiting(self) -> tuple[int, datetime | None]:
+        """Return how many uploads are being finished in the background, and since when the oldest is."""
+        return len(self._since), min(self._since.values(), default=None)
 
     async def _repeat(self, upload_id: str) -> None:
         for delay in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):
@@ -111,6 +121,8 @@ class Finisher:
                 async with self._store.lease(upload_id) as lease:
                     await self._attempt(lease, _NO_LIMIT)
             except _HOPELESS as error:
+                if isinstance(error, UploadDamagedError):
+                    self._counts.damaged.add(upload_id)
                 _log.warning("finishing ended", extra={"upload_id": upload_id, "code": error.code})
                 return
             except DropoffError as error:
@@ -142,6 +154,7 @@ class Finisher:
     ) -> UploadState:
         """Tell the catalog, which counts an upload once, however often this runs; return its state there."""
         if await self._catalog.complete_upload(upload.id, size_bytes, now, final=final, drop_id=upload.drop_id):
+            self._counts.finished += 1
             _log.info("upload complete", extra={"upload_id": upload.id, "size_bytes": size_bytes})
             return UploadState.COMPLETE
         row = await self._catalog.upload(upload.id)

@@ -1,7 +1,7 @@
 """The base of the use cases of uploads: the ports, the times and the settings, in one value that each takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dropoff_tus.ports.catalog import DropoffRows, UploadRows
@@ -29,12 +29,23 @@ class UploadSettings:
     body_idle_timeout_seconds: float = 60.0
 
 
+@dataclass(slots=True)
+class Counts:
+    """What became of uploads here since this process began. `damaged` has the ids of those that did not verify."""
+
+    created: int = 0
+    finished: int = 0
+    terminated: int = 0
+    damaged: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """`clock` dates what happens; `trusted` says what is old."""
+    """`clock` dates what happens; `trusted` says what is old; `counts` are for monitoring."""
 
     store: Store
     catalog: Rows
     clock: Clock
     trusted: TrustedTime
     settings: UploadSettings
+    counts: Counts = field(default_factory=Counts)

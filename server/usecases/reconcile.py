@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from dropoff_tus.errors import DropoffError, UploadNotFoundError
+from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadNotFoundError
 from dropoff_tus.model import StoredUpload, UploadRow
 from dropoff_tus.ports.store import Store
 from dropoff_tus.states import UNFINISHED
@@ -76,6 +76,8 @@ class Reconciler:
                 report.finished += 1
             except DropoffError as error:
                 report.problems.append((row.id, error.code))
+                if isinstance(error, UploadDamagedError):
+                    self._ports.counts.damaged.add(row.id)
                 _log.warning("an upload was left as it is", extra={"upload_id": row.id, "code": error.code})
             except Exception:  # noqa: BLE001 - neither a bug nor a disk error may keep the server from starting
                 report.problems.append((row.id, DropoffError.code))

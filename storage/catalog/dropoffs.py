@@ -4,16 +4,16 @@ import functools
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, insert, select, update
+from sqlalchemy import BigInteger, bindparam, case, insert, select, update
 
 from dropoff_tus.audit import Act, Event, Note, creation_of, edit_of
-from dropoff_tus.model import Dropoff, DropTerms, Usage
+from dropoff_tus.model import Dropoff, DropTerms, Run, Task, Usage
 from dropoff_tus.ports.catalog import Change
 from dropoff_tus.text import canonical
 from storage.catalog.audit import Recording
 from storage.catalog.rows import Row, from_micros, moment_or_none, reads, to_micros
-from storage.catalog.schema import catalog_state, dropoffs
-from storage.catalog.transaction import ONE, Statement, Transaction, page_values, paged
+from storage.catalog.schema import catalog_state, dropoffs, runs
+from storage.catalog.transaction import ONE, ZERO, Statement, Transaction, page_values, paged
 
 _drop_id = bindparam("drop_id", type_=dropoffs.c.id.type)
 _FIXED = dropoffs.c.keys().index("used_uploads")
@@ -54,6 +54,15 @@ _SET_STORE_ID = (
 )
 
 _NOTE_TIME = update(catalog_state).values(noted_at=bindparam("at", type_=BigInteger))
+
+_at, _found = bindparam("at", type_=BigInteger), bindparam("found", type_=BigInteger)
+_NOTE_RUN = (
+    update(runs)
+    .where(runs.c.task == bindparam("ended", type_=runs.c.task.type))
+    .values(ended_at=_at, good_at=case((_found == ZERO, _at), else_=runs.c.good_at), problems=_found)
+)
+
+_RUNS = select(runs).where(runs.c.ended_at.is_not(None)).order_by(runs.c.task)
 
 
 @functools.cache
@@ -157,6 +166,18 @@ class SqlNotes(Recording):
     async def note_time(self, at: datetime) -> None:
         """Note that a server runs now."""
         await self._engine.write(lambda transaction: transaction.run(_NOTE_TIME, at=to_micros(at)))
+
+    async def note_run(self, task: Task, at: datetime, problems: int) -> None:
+        """Note that a task ended."""
+        values = {"ended": task.value, "at": to_micros(at), "found": problems}
+        await self._engine.write(lambda transaction: transaction.run(_NOTE_RUN, **values))
+
+    async def runs(self) -> list[Run]:
+        """Return the last end of each task."""
+        return [
+            Run(Task(row["task"]), from_micros(row["ended_at"]), moment_or_none(row["good_at"]), row["problems"])
+            for row in await self._engine.read(lambda transaction: transaction.rows(_RUNS))
+        ]
 
 
 def _state(transaction: Transaction) -> Row:

@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-from dropoff_tus.model import Mode, Role
+from dropoff_tus.model import Mode, Role, Task
 from dropoff_tus.outbox import EventKind, SinkName
 from dropoff_tus.states import ENDED, UNFINISHED, UploadState
 
@@ -181,4 +181,15 @@ catalog_state = Table(
     Column("store_id", Text),
     Column("noted_at", BigInteger),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+# A row for each task, made with the table: its last end, and the last good one.
+runs = Table(
+    "runs",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("ended_at", BigInteger),
+    Column("good_at", BigInteger),
+    Column("problems", BigInteger, nullable=False),
+    CheckConstraint(among("task", Task), name="task"),
 )

@@ -4,21 +4,32 @@ import functools
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, bindparam, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal_column, select
 
-from dropoff_tus.model import Role, UploadRow
+from dropoff_tus.model import Role, Tally, UploadRow
 from dropoff_tus.outbox import Sinks
 from dropoff_tus.ports.catalog import Decide
 from dropoff_tus.states import UploadState
 from storage.catalog import accounting
 from storage.catalog.audit import Recording
-from storage.catalog.rows import to_micros
+from storage.catalog.rows import moment_or_none, to_micros
 from storage.catalog.schema import uploads
-from storage.catalog.transaction import Engine, Statement, page_values, paged
+from storage.catalog.transaction import Engine, Statement, Transaction, page_values, paged
 from storage.catalog.upload_rows import one_upload, parts_of, read_upload
 from storage.failpoints import failpoint
 
 _PARTIAL: ColumnElement[str] = literal_column(f"'{Role.PARTIAL.value}'")
+
+_PASSED: tuple[ColumnElement[str], ...] = tuple(
+    literal_column(f"'{state.value}'") for state in (UploadState.WITHDRAWN, UploadState.CHECKING)
+)
+_TALLY = select(uploads.c.state, func.count().label("count")).group_by(uploads.c.state).order_by(uploads.c.state)
+"""The index of states has all of it."""
+_OLDEST = (
+    select(uploads.c.state, func.min(uploads.c.state_at).label("oldest_at"))
+    .where(uploads.c.state.in_(_PASSED))
+    .group_by(uploads.c.state)
+)
 
 
 @functools.cache
@@ -148,3 +159,15 @@ class SqlUploads(Recording):
     async def parts(self, final_id: str) -> list[UploadRow]:
         """Return the partials that a final has claimed."""
         return await self._engine.read_many(lambda transaction: parts_of(transaction, final_id))
+
+    async def tally(self) -> list[Tally]:
+        """Return how many uploads are in each state."""
+
+        def count(transaction: Transaction) -> list[Tally]:
+            oldest = {row["state"]: row["oldest_at"] for row in transaction.rows(_OLDEST)}
+            return [
+                Tally(UploadState(row["state"]), row["count"], moment_or_none(oldest.get(row["state"])))
+                for row in transaction.rows(_TALLY)
+            ]
+
+        return await self._engine.read_many(count)

@@ -7,12 +7,14 @@ import shutil
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.certificate import make_certificate
+from tests.support.metrics import Scrape
 from tests.support.programs import require_program
 from tests.support.server_process import REPOSITORY, ServerProcess, program
 
@@ -73,6 +75,8 @@ def test_renewed_certificate_is_taken_by_new_connections_without_a_restart(
             assert _presented(server) == before
             way(new_key, key)
             assert _presented(server) == renewed != before
+        end = Scrape.of(server).value("dropoff_tls_certificate_end_timestamp_seconds", setting="server.tls_cert")
+        assert end == pytest.approx(time.time() + 86400, abs=600)
         key.unlink()
         assert _presented(server) == certificate.read_text()
         assert _ask(old) == oldest

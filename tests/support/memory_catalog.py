@@ -17,7 +17,7 @@ from dropoff_tus.errors import (
     UploadGoneError,
     UploadNotFoundError,
 )
-from dropoff_tus.model import ApiToken, Dropoff, Role, UploadRow, Usage
+from dropoff_tus.model import ApiToken, Dropoff, Role, Run, Tally, Task, UploadRow, Usage
 from dropoff_tus.outbox import EventKind, Sinks, kind_of
 from dropoff_tus.ports.catalog import Change, Decide
 from dropoff_tus.states import UploadState
@@ -51,6 +51,7 @@ class MemoryCatalog:
         self._version = 0
         self._store_id: str | None = None
         self._noted: datetime | None = None
+        self._runs: dict[Task, Run] = {}
         self.events: list[Event] = []
 
     async def _begin(self) -> None:
@@ -136,6 +137,24 @@ class MemoryCatalog:
         """Note that one runs now."""
         await self._begin()
         self._noted = at
+
+    async def note_run(self, task: Task, at: datetime, problems: int) -> None:
+        """Note the end of a task."""
+        await self._begin()
+        before = self._runs.get(task)
+        good_at = at if not problems else (before.good_at if before else None)
+        self._runs[task] = Run(task, at, good_at, problems)
+
+    async def runs(self) -> list[Run]:
+        """Return the last ends."""
+        await self._begin()
+        return [self._runs[task] for task in sorted(self._runs)]
+
+    async def tally(self) -> list[Tally]:
+        """Count; when a row came into its state is not kept here."""
+        await self._begin()
+        states = [row.state for row in self.rows.values()]
+        return [Tally(state, states.count(state)) for state in sorted(set(states))]
 
     async def store_id(self) -> str | None:
         """Return the store's id."""

@@ -5,6 +5,7 @@
 | `errors.md` | the classes of `dropoff_tus.errors` and of the HTTP layer, and the advice below |
 | `settings.md` | the models of `server.settings.config`, with the remarks of config.example.toml |
 | `commands.md` | the commands of `server.cli.main`, with their help |
+| `metrics.md` | the collectors of `server.http.metrics`, each with a sample |
 """
 
 import inspect
@@ -21,6 +22,7 @@ from dropoff_tus.model import TERMS
 from server.cli.main import app
 from server.http import middleware, problems
 from server.settings.config import NAMES, SECTIONS
+from tests.support.metrics import filled
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"
@@ -211,9 +213,45 @@ The help of every command. [command-line.md](command-line.md) says what the comm
         yield f"\n## {words}\n```text\n{shown.strip()}\n```\n"
 
 
+# ---- metrics ----------------------------------------------------------------------------------------------------
+
+
+def _metrics() -> Iterator[str]:
+    yield f"""# Metrics
+{_MADE}
+`GET /metrics` on `monitoring.listen` answers in Prometheus' text form.
+
+- Where tusd counts the same, the metric has tusd's name, and `tusd` dashboards go on working. Missing are those of
+  its hooks (see `dropoff_outbox_…`) and of its store in S3.
+- No label has a file name, token, code, id or address. `code` is one of the error codes, `route` and `method` are
+  each one of a fixed set, `volume` is the key of the configuration that names the folder.
+- Counters begin at 0 with each start of the server, and each of several servers on one store has its own. What the
+  catalog says (`dropoff_uploads`, `dropoff_run_…`, `dropoff_outbox_…` but deliveries) is the same from each of them:
+  take `max`, not `sum`.
+- While the catalog does not answer, `dropoff_catalog_up` is 0 and what it would say is missing; while a volume does
+  not answer, `dropoff_disk_up` is 0 and so are the volumes. Neither holds the answer up for more than five seconds.
+- A scrape asks the catalog for one count over an index, and looks at each volume once. Every 15 seconds is fine.
+- `dropoff_run_…` has what operators run from timers, by `task`: `check` (`store check` of everything), `quick-check`
+  (with `--quick`), and `backup`. A task that never ended is missing.
+- `dropoff_uploads_damaged` counts the uploads that a request, a start or the background found damaged since the
+  server began, less those that were deleted since. `store check` looks at all of them.
+
+| metric | kind | labels | |
+|---|---|---|---|
+"""
+    rows = []
+    for family in filled().families:
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        name = family.name + {"counter": "_total"}.get(family.type, "")
+        # As Prometheus' text form has to call counters whose names do not end in `_total`.
+        kind = "counter" if family.type == "unknown" else family.type
+        rows.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |\n")
+    yield from sorted(rows)
+
+
 # ---- all of them ------------------------------------------------------------------------------------------------
 
-PAGES = {"errors.md": _errors, "settings.md": _settings, "commands.md": _commands}
+PAGES = {"errors.md": _errors, "settings.md": _settings, "commands.md": _commands, "metrics.md": _metrics}
 
 
 def made(page: str) -> str:

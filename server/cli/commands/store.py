@@ -12,6 +12,7 @@ import typer
 
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError
+from dropoff_tus.model import Task
 from server.cli.commands.upload import identities_in
 from server.cli.context import (
     ConfigOption,
@@ -57,11 +58,12 @@ def check(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the store, and that the catalog agrees with it. Exits with 1 on any finding. Changes nothing.
+    """Verify the store, and that the catalog agrees with it. Exits with 1 on any finding. Mends nothing.
 
     Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads only the signed
     logs, envelopes and receipts. With --identity everything is decrypted too, in memory, and compared with the digests
-    of the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration.
+    of the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration. When a check
+    of all uploads ended, and what it found, is noted in the catalog for `/metrics`.
 
     Example: dropoff-tus store check --identity root-identity.txt
     """
@@ -69,6 +71,8 @@ def check(
     silence_logs()
     identities = tuple(identities_in(identity))
     keys = _verifying_keys(loaded, key or [])
+
+    ran = Task.QUICK_CHECK if quick else Task.CHECK
 
     async def work() -> list[Finding]:
         # Only reading needs no syncs.
@@ -91,7 +95,12 @@ def check(
                 findings = [finding async for finding in check_store(store, ids, depth)]
             known = {finding.upload_id for finding in findings if finding.problem is not None}
             apart = {} if catalog is None else await compare(catalog, store, one)
-            return findings + [Finding(found, problem) for found, problem in apart.items() if found not in known]
+            findings += [Finding(found, problem) for found, problem in apart.items() if found not in known]
+            if catalog is not None and one is None:
+                # The findings are to be told even where the catalog cannot be written.
+                with contextlib.suppress(DropoffError):
+                    await catalog.note_run(ran, datetime.now(UTC), sum(one.problem is not None for one in findings))
+            return findings
 
     findings = asyncio.run(work())
     bad = [finding for finding in findings if finding.problem is not None]

@@ -59,7 +59,7 @@ def test_migrate_from_nothing_makes_the_tables_of_the_schema(path: Path, tmp_pat
     metadata.create_all(engine)
     engine.dispose()
     assert _tables(path) == _tables(wanted)
-    assert len(_tables(path)) == 16
+    assert len(_tables(path)) == 17
 
 
 def test_migrate_again_applies_nothing(path: Path) -> None:

@@ -17,6 +17,7 @@ def upgrade() -> None:
     _outbox()
     _audit()
     _state()
+    _runs()
 
 
 def _dropoffs() -> None:
@@ -172,3 +173,16 @@ def _state() -> None:
         sa.CheckConstraint("id = 1", name=op.f("ck_catalog_state_one_row")),
     )
     op.bulk_insert(state, [{"id": 1, "version": 0}])
+
+
+def _runs() -> None:
+    runs = op.create_table(
+        "runs",
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("ended_at", sa.BigInteger),
+        sa.Column("good_at", sa.BigInteger),
+        sa.Column("problems", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("task", name=op.f("pk_runs")),
+        sa.CheckConstraint("task IN ('check', 'quick-check', 'backup')", name=op.f("ck_runs_task")),
+    )
+    op.bulk_insert(runs, [{"task": task, "problems": 0} for task in ("check", "quick-check", "backup")])

@@ -7,13 +7,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from server.clock import TrustedTime
 from server.http import health
-from server.http.health import Metrics, monitoring_app
+from server.http.health import Machine, monitoring_app
+from server.http.metrics import MachineView, Metrics
 from tests.support.aio import async_test
-from tests.support.fake_clock import FakeClock
-from tests.support.memory_catalog import MemoryCatalog
-from tests.support.memory_store import MemoryStore
+from tests.unit.server.usecases.world import World
 
 
 class _Volumes:
@@ -29,9 +27,9 @@ class _Volumes:
 
 
 def _app(volumes: _Volumes) -> web.Application:
-    clock, catalog = FakeClock(), MemoryCatalog()
-    trusted = TrustedTime(catalog, clock)
-    return monitoring_app(Metrics(), MemoryStore(clock), catalog, catalog.outbox, clock, trusted, volumes.shortages)
+    world = World()
+    machine = Machine(volumes.shortages, lambda: MachineView((), 0, None), lambda: (0, 0))
+    return monitoring_app(Metrics(), world.catalog, world.catalog.outbox, world.uploads, machine)
 
 
 @async_test

@@ -128,12 +128,16 @@ async def test_catalog_away_at_the_end_is_told_when_it_is_back() -> None:
     assert world.store.kept[upload_id(token)].final
     with pytest.raises(CatalogUnavailableError):
         await world.head(token)
+    assert world.uploads.finisher.waiting() == (1, world.clock.now())
     world.catalog.down = False
     with pytest.raises(UploadFinishingError):
         await world.head(token)
     await _until(world, token, UploadState.COMPLETE)
     assert (await world.head(token)).offset == 5
     assert world.store.kept[upload_id(token)].times_completed == 1
+    await asyncio.sleep(0)
+    assert world.uploads.finisher.waiting() == (0, None)
+    assert world.uploads.ports.counts.finished == 1
 
 
 @async_test
