@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import BigInteger, bindparam, func, insert, select
+from sqlalchemy import BigInteger, bindparam, func, insert, or_, select
 
 from dropoff_tus.audit import Actor, Event, Note, actor, write_row
 from storage.catalog.rows import Row
@@ -23,6 +23,12 @@ _END = select(func.coalesce(func.max(audit.c.seq), ZERO).label("last"))
 
 _ROWS = at_most(
     select(audit).where(audit.c.seq > _after, audit.c.seq <= bindparam("to", type_=BigInteger)).order_by(audit.c.seq)
+)
+
+_OF_UPLOAD = (
+    select(audit.c.record)
+    .where(or_(audit.c.record.contains(bindparam("upload")), audit.c.record.like(bindparam("drop"))))
+    .order_by(audit.c.seq)
 )
 
 _CHECKPOINTS = at_most(select(checkpoints).where(checkpoints.c.number > _after).order_by(checkpoints.c.number))
@@ -73,6 +79,12 @@ class SqlAudit(Recording):
         """Return some rows of the audit after a number and up to another: each one's number and text."""
         rows = await self._engine.read_many(lambda each: each.rows(_ROWS, after=after, to=to, most=most))
         return _numbered(rows, "seq", "record")
+
+    async def audit_of(self, upload_id: str, drop_id: str) -> list[str]:
+        """Return the texts of the rows about an upload, and about its drop-off itself. It reads the whole audit."""
+        values = {"upload": f'"upload":"{upload_id}"', "drop": f'{{"act":"drop.%"drop":"{drop_id}"%'}
+        rows = await self._engine.read_many(lambda each: each.rows(_OF_UPLOAD, **values))
+        return [str(row["record"]) for row in rows]
 
     async def audit_end(self) -> int:
         """Return the greatest number of a row, 0 if there is none; up to it no row comes any more.

@@ -1,6 +1,7 @@
 """One upload's life as an operator sees it afterwards: in the lines of the log, and in `upload show --history`."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.server_process import ServerProcess, upload_id_of
-from tests.support.tus_raw import OCTETS, RawConnection, TusSite
+from tests.support.server_process import ServerProcess, token_of, upload_id_of
+from tests.support.tus_raw import OCTETS, RawConnection, TusSite, metadata
 
 _LENGTH = 1000
 _SENT = b"x" * 400
@@ -25,13 +26,13 @@ def _begin(connection: RawConnection, site: TusSite, url: str, offset: int = 0) 
         time.sleep(0.02)
 
 
-def _cuts(server: ServerProcess, url: str) -> list[dict[str, Any]]:
-    """Return the lines of an upload's bodies that were cut off, once there is one."""
+def _cuts(server: ServerProcess, url: str, least: int = 1) -> list[dict[str, Any]]:
+    """Return the lines of an upload's bodies that were cut off, once there are so many."""
     deadline = time.monotonic() + 20
     while True:
         lines = [json.loads(line) for line in server.log_text.splitlines() if upload_id_of(url) in line]
         found = [line for line in lines if "cut" in line]
-        if found:
+        if len(found) >= least:
             return found
         assert time.monotonic() < deadline, lines
         time.sleep(0.02)
@@ -123,3 +124,85 @@ def test_log_names_the_upload_of_a_creation_that_was_cut(server: ServerProcess) 
         connection.half_close()
         (line,) = _cuts(server, f"{site.upload_url.rstrip('/')}/{token}")
     assert (line["method"], line["cut"], line["bytes"], line["offset"]) == ("POST", "client gone", 400, 400)
+
+
+# ---- upload show --history -----------------------------------------------------------------------------------------
+
+
+def test_history_tells_what_happened_to_an_upload(server: ServerProcess, tmp_path: Path) -> None:
+    """Creation, the cut, a takeover, where it stands: from its own log, the audit and the server's log lines."""
+    drop = server.create_drop()
+    site = drop.site
+    url = site.create(_LENGTH, {"Upload-Metadata": metadata(filename="secret-name.txt")})
+    with site.connect() as connection:
+        _begin(connection, site, url)
+        assert site.patch(url, len(_SENT), b"y" * 100).status == 204
+        connection.read_response()
+    with site.connect() as connection:
+        _begin(connection, site, url, 500)
+        receiving = server.cli_json("upload", "show", url, "--history")
+        connection.half_close()
+        _cuts(server, url, 2)
+    log = tmp_path / "journal"
+    log.write_text("".join(f"Nov 30 17:00:00 host dropoff-tus[1]: {line}\n" for line in server.logged().splitlines()))
+    asked = ("upload", "show", url, "--history", "--log", str(log))
+    found = server.cli_json(*asked)
+    assert (receiving["receiving"], found["receiving"]) == (True, False)
+    told = [(each["source"], each["text"]) for each in found["history"] if "HEAD" not in each["text"]]
+    assert [each["at"] for each in found["history"]] == sorted(each["at"] for each in found["history"])
+    assert ("store", "created: managed, regular, 1000 bytes") in told
+    assert ("audit", "upload.create by client: result regular, bytes 1000") in told
+    texts = "\n".join(text for source, text in told if source == "log")
+    wanted = (
+        r"POST 201\n"
+        r"PATCH 409 ERR_UPLOAD_INTERRUPTED: the body was cut off, taken over; 400 bytes in .*/s; at 400 \(40.0 %\)\n"
+        r"PATCH 204: 100 bytes in .*; at 500 \(50.0 %\)\n"
+        r"PATCH 400 ERR_CONNECTION_RESET: the body was cut off, client gone; 400 bytes in .*; at 900 \(90.0 %\)"
+    )
+    assert re.fullmatch(wanted, texts), texts
+    (received,) = [each for each in found["history"] if each.get("kind") == "segs"]
+    assert received["text"].startswith("received 0 to 900 (90.0 %), 3 commits")
+    assert found["last_byte_at"] == received["at"]
+    assert found["now"].startswith("open; 900 of 1000 bytes are here (90.0 %); the last byte came at ")
+    assert "no request sends to it now; it expires at" in found["now"]
+    shown = server.cli(*asked).stdout.decode()
+    assert shown.endswith(f"now: {found['now']}\n")
+    history = shown[shown.index("  store  ") :]
+    assert "secret-name" not in history
+    assert token_of(url) not in shown
+    assert str(drop.code) not in shown
+
+
+def test_history_tells_the_end_of_an_upload(server: ServerProcess) -> None:
+    """By whom, and why; of a finished one that it was read; and that the drop-off was closed."""
+    drop = server.create_drop()
+    finished, ended = drop.site.upload(b"0123456789"), drop.site.create(_LENGTH)
+    server.export(finished)
+    server.cli("drop", "close", drop.id)
+    assert drop.site.delete(ended).status == 204
+    found = server.cli_json("upload", "show", finished, "--history")
+    texts = [each["text"] for each in found["history"]]
+    assert "whole: 10 bytes" in texts
+    assert "upload.complete by client: result regular, bytes 10" in texts
+    assert any(text.startswith("upload.export by operator:") for text in texts)
+    assert any(text.startswith("drop.close by operator:") for text in texts)
+    assert found["now"].startswith("complete; 10 of 10 bytes are here (100.0 %)")
+    found = server.cli_json("upload", "show", ended, "--history")
+    assert "ended: terminated: by the client" in [each["text"] for each in found["history"]]
+    assert (found["now"], found["last_byte_at"]) == ("terminated", None)
+
+
+def test_history_says_what_it_cannot_read(server: ServerProcess, tmp_path: Path) -> None:
+    """A log without lines of the upload, or in the form for people; no file; and --log alone."""
+    url = server.drop.site.create(_LENGTH)
+    for text, said in (("", "no line of the log names this upload"), (f"x {upload_id_of(url)}\n", "not in JSON")):
+        (tmp_path / "log").write_text(text)
+        done = server.cli("upload", "show", url, "--history", "--log", str(tmp_path / "log"))
+        assert said in done.stderr.decode()
+    for options, said in (
+        (("--history", "--log", str(tmp_path / "none")), "cannot read"),
+        (("--log", str(tmp_path / "log")), "--log is for --history"),
+    ):
+        done = server.cli("upload", "show", url, *options, check=False)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert said in done.stderr.decode()

@@ -29,6 +29,7 @@ from server.cli.context import (
     group,
     past,
 )
+from server.cli.history import history_of
 from server.cli.opening import find_upload, with_copy, with_services
 from server.cli.output import CommandError, answer, note, print_json, progress, say, show
 from server.cli.target import STDOUT, check_no_terminal, check_output, output_file
@@ -116,15 +117,33 @@ async def _place(catalog: SqlCatalog, store: FileStore, upload: str) -> tuple[da
 
 @app.command("show")
 def show_upload(
-    upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+    upload: UploadArgument,
+    identity: IdentityOption = None,
+    with_history: Annotated[
+        bool, typer.Option("--history", help="Also what happened to it, and whether somebody sends to it now.")
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", help="The server's log for --history, in JSON; - for stdin.", show_default=False
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one upload, with the sender's message.
 
-    Example: dropoff-tus upload show 5f0c0b6d3a5e4f0e9d0a0e3a6d6f1c11
+    --history adds a line for each thing that happened: from the upload's own signed log when bytes became durable, from
+    the audit who began, ended, exported it or changed its drop-off, and with --log each request: its bytes, its speed
+    and why it was cut off. The last line says how it stands now.
+
+    Example: journalctl -u dropoff-tus -o cat | dropoff-tus upload show 5f0c… --history --log -
     """
     identities = identities_in(identity)
+    if log is not None and not with_history:
+        raise CommandError("--log is for --history; say that too")
 
-    async def work(services: Services, _conf: Config) -> dict[str, Any]:
+    async def work(services: Services, conf: Config) -> dict[str, Any]:
         found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is None:
@@ -135,14 +154,20 @@ def show_upload(
             raise CommandError(message)
         with suppress(UploadNotFoundError, UploadDamagedError):
             check_agrees(row, await services.store.stat(found))
-        return (await answers.upload_details(services.store, row, identities)).model_dump(mode="json")
+        told = (await answers.upload_details(services.store, row, identities)).model_dump(mode="json")
+        return {**told, **(await history_of(services, conf, row, log) if with_history else {})}
 
     found = with_services(config, work, reading=True)
     if as_json:
         print_json(found)
         return
+    entries, now = found.pop("history", ()), found.pop("now", None)
     for key, value in found.items():
         say(f"{key}: {'-' if value is None else show(str(value))}")
+    for entry in entries:
+        say(f"{entry['at']}  {entry['source']:<5}  {show(entry['text'])}")
+    if now is not None:
+        say(f"now: {now}")
 
 
 @app.command()

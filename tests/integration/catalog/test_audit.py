@@ -81,6 +81,23 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
 
 
 @async_test
+async def test_rows_of_one_upload_are_found_with_those_of_its_drop_off_itself(catalog_url: str) -> None:
+    """Not with those of other uploads, which may be many, nor of other drop-offs."""
+    ours, other = make_dropoff(), make_dropoff()
+    async with open_catalog(catalog_url) as catalog:
+        await catalog.add_dropoff(ours)
+        await catalog.add_dropoff(other)
+        row, *_ = [await catalog.add_upload(make_upload(drop, 5), allow) for drop in (ours, ours, other)]
+        await catalog.set_closed(other.id, closed=True, end_open=True)
+        await catalog.set_closed(ours.id, closed=True, end_open=True)
+        await catalog.set_state(row.id, UploadState.TERMINATED, NOW)
+        found = [json.loads(text) for text in await catalog.audit_of(row.id, ours.id)]
+    assert [each["act"] for each in found] == ["drop.create", "upload.create", "drop.close", "upload.terminate"]
+    assert {each.get("upload", row.id) for each in found} == {row.id}
+    assert {each["drop"] for each in found} == {ours.id}
+
+
+@async_test
 async def test_time_ends_finished_uploads_by_retention_and_others_by_expiry(catalog_url: str) -> None:
     """Told apart by what ended, so that an end repeated after a crash has the same name; parts only ever expire."""
     dropoff = make_dropoff()
