@@ -268,8 +268,8 @@ class Store(StoredUploads, SignedTerms, Space, Protocol):
         """
         ...
 
-    def held(self, upload_id: str) -> bool:
-        """Tell whether a request of this process has the lease now."""
+    def may_be_held(self, upload_id: str) -> bool:
+        """Tell whether somebody may have the lease now: a request of this process, or another server where one runs."""
         ...
 
     async def receiving(self, upload_id: str) -> bool:

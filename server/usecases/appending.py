@@ -31,7 +31,7 @@ class Appender:
             DropoffError: It is refused or ends; arrived bytes are durable, unless the error says otherwise.
         """
         store, server_max = self._ports.store, self._ports.settings.max_upload_bytes
-        if store.held(token.upload_id):
+        if store.may_be_held(token.upload_id):
             # A hopeless request must not interrupt a healthy one.
             protocol.decide_patch(await self._finder.find(drop_id, token), request, server_max)
         receipt = False

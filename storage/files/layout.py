@@ -77,6 +77,11 @@ class Layout:
         return self.root / "uploads"
 
     @property
+    def servers(self) -> Path:
+        """The folder of the sockets by which servers on this store ask one another."""
+        return self.root / "servers"
+
+    @property
     def roots(self) -> tuple[Path, ...]:
         """The folders that may be links; files and folders below them may not."""
         return (self.uploads, self.keys_dir, self.ingest_dir)

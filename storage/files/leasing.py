@@ -12,6 +12,7 @@ from storage.failpoints import failpoint
 from storage.files.chains import LogFile
 from storage.files.folders import Folders
 from storage.files.locks import lock, open_folder, try_lock
+from storage.files.neighbours import FileNeighbours
 
 
 class FileGrip:
@@ -88,6 +89,7 @@ class FileLeasing:
     def __init__(self, folders: Folders) -> None:
         """Hold nothing yet."""
         self._folders = folders
+        self.neighbours = FileNeighbours(folders.layout.servers)
         self._announced: int | None = None
 
     def acquire(self, upload_id: str) -> FileGrip | None:
@@ -129,6 +131,7 @@ class FileLeasing:
 
     def close(self) -> None:
         """Let go of that lock."""
+        self.neighbours.close()
         if self._announced is not None:
             os.close(self._announced)
             self._announced = None

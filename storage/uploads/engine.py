@@ -62,12 +62,15 @@ class Engine(Leases):
         self._threads.close()
 
     def announce(self) -> bool:
-        """Say that a server runs on this store, until it is closed or the process dies.
+        """Say that a server runs on this store, and answer others, until it is closed or the process dies.
 
         Returns:
             Whether no other did at that moment: then whoever was creating an upload before it is dead.
         """
-        return self._base.leasing.announce()
+        leasing = self._base.leasing
+        alone = leasing.announce()
+        leasing.neighbours.open(self.answer)
+        return alone
 
     # ---- creating -------------------------------------------------------------------------------------------
 

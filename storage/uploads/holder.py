@@ -13,8 +13,9 @@ QUIET_SECONDS = 1.0
 
 @dataclass(eq=False)
 class Holder:
-    """The present writer of an upload."""
+    """The present writer of an upload, or who waits to be it."""
 
+    writes: bool = False
     position: int | None = None
     """The offset it would have if it stopped now; None while it takes no bytes."""
     received_at: float = field(default_factory=time.monotonic)

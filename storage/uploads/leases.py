@@ -23,7 +23,7 @@ from dropoff_tus.errors import (
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import ending
 from dropoff_tus.states import UploadState
-from storage.backing import Grip, KeyFile
+from storage.backing import Answer, Grip, KeyFile, Question, Verb
 from storage.threads import Threads
 from storage.uploads.append import Leased
 from storage.uploads.base import StoreBase
@@ -40,6 +40,8 @@ _SETTLE_SECONDS = 2.0
 _SETTLE_POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
 _JOINING_SECONDS = 10.0
+_ASK_SECONDS = 2.0
+"""So long another server's answer is waited for, before its lock is tried again."""
 
 
 class Leases:
@@ -55,6 +57,10 @@ class Leases:
     def held(self, upload_id: str) -> bool:
         """Tell whether a request of this process has the lease now."""
         return upload_id in self._holders
+
+    def may_be_held(self, upload_id: str) -> bool:
+        """Tell whether anybody may have the lease now; see the port."""
+        return self.held(upload_id) or self._base.leasing.neighbours.any()
 
     def coming_bytes(self, *, without: str = "") -> dict[str, int]:
         """Return what uploads that receive will take soon, by drop-off; see the port."""
@@ -101,6 +107,8 @@ class Leases:
         """Let a quiet writer commit; see the port."""
         holder = self._holders.get(upload_id)
         deadline = time.monotonic() + _SETTLE_SECONDS
+        if holder is None and self._base.leasing.neighbours.any():
+            await self._base.leasing.neighbours.ask(Question(Verb.COMMIT, upload_id), _SETTLE_SECONDS)
         if holder is None or holder.body is None or holder.checksummed:
             return
         # Also when nothing is uncommitted: the last bytes before a lost link may be in the kernel still. And one change
@@ -117,6 +125,20 @@ class Leases:
                     await asyncio.wait_for(holder.ask_commit(), max(0.01, deadline - now))
                 return
             await asyncio.sleep(min(_SETTLE_POLL_SECONDS, max(0.0, QUIET_SECONDS - quiet)))
+
+    async def answer(self, question: Question) -> Answer:
+        """Do what another server asks for."""
+        holder = self._holders.get(question.upload_id)
+        if holder is None or not holder.writes:
+            return Answer.NONE
+        if question.verb is Verb.COMMIT:
+            await self.settle(question.upload_id)
+            return Answer.DONE
+        if _is_past(holder, question.offset):
+            return Answer.PAST
+        holder.ask_stop(UploadInterruptedError("another request took this upload over"))
+        await holder.released.wait()
+        return Answer.DONE
 
     @contextlib.asynccontextmanager
     async def joining(self) -> AsyncIterator[None]:
@@ -150,9 +172,8 @@ class Leases:
         while (present := self._holders.get(upload_id)) is not None:
             if idle:
                 raise UploadLockedError("the upload is in use by another request")
-            if offset is not None and present.position not in {None, offset}:
-                message = "the upload is being written past that offset; ask with HEAD. Nothing was written"
-                raise MismatchedOffsetError(message)
+            if _is_past(present, offset):
+                raise _past()
             present.ask_stop(reason or UploadInterruptedError("another request took this upload over"))
             try:
                 await asyncio.wait_for(present.released.wait(), max(0.01, deadline - time.monotonic()))
@@ -166,7 +187,8 @@ class Leases:
         self._holders[upload_id] = holder
         lease: UploadLease | None = None
         try:
-            lease = await self._open(upload_id, holder, deadline, for_append=offset is not None)
+            lease = await self._open(upload_id, holder, deadline, offset, ask=not idle)
+            holder.writes = True
             yield lease
         finally:
             try:
@@ -177,18 +199,27 @@ class Leases:
                 holder.let_go_of_body()
                 holder.released.set()
 
-    async def _open(self, upload_id: str, holder: Holder, deadline: float, *, for_append: bool) -> UploadLease:
+    async def _open(
+        self, upload_id: str, holder: Holder, deadline: float, offset: int | None, *, ask: bool
+    ) -> UploadLease:
         # One that nobody here has written is verified whole.
         known = self._base.memory.state(upload_id) is not None
         unread_bytes = 0 if known else await self._threads.run(self._base.log_bytes, upload_id)
         while True:
-            opened = await self._threads.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
+            opened = await self._threads.run_on_log(unread_bytes, self._try_open, upload_id, offset is not None)
             if opened is not None:
                 committer, grip = opened
                 return UploadLease(Leased(self._base, self._threads, holder, committer, grip), self._claims)
             if time.monotonic() > deadline:
                 message = "the upload is in use by another process"
                 raise UploadLockedError(message)
+            if ask and self._base.leasing.neighbours.any():
+                seconds = min(_ASK_SECONDS, max(0.01, deadline - time.monotonic()))
+                answer = await self._base.leasing.neighbours.ask(Question(Verb.STOP, upload_id, offset), seconds)
+                if answer is Answer.PAST:
+                    raise _past()
+                if answer is Answer.DONE:
+                    continue
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     def _try_open(self, upload_id: str, for_append: bool) -> tuple[Committer, Grip] | None:  # noqa: FBT001
@@ -229,3 +260,12 @@ class Leases:
             if state.segments == 0:
                 raise not_found() from None
             raise
+
+
+def _is_past(holder: Holder, offset: int | None) -> bool:
+    """Tell whether a holder is past where a newcomer wants to append: then that one's request is hopeless."""
+    return offset is not None and holder.position not in {None, offset}
+
+
+def _past() -> MismatchedOffsetError:
+    return MismatchedOffsetError("the upload is being written past that offset; ask with HEAD. Nothing was written")

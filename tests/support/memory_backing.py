@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from storage.backing import Ends, KeyFile, LeaseLostError, SegmentEntry, Tip
+from storage.backing import Alone, Ends, KeyFile, LeaseLostError, SegmentEntry, Tip
 from storage.keyring.journal import JOURNAL, Written
 from storage.keyring.keys import ServerKeys
 from storage.uploads.base import StoreBase
@@ -134,6 +134,8 @@ class _Grip:
 
 class MemoryBacking:
     """Implements `Chains`, `Segments`, `KeyFiles` and `Leasing`; several engines may stand on one."""
+
+    neighbours = Alone()
 
     def __init__(self) -> None:
         """Start empty."""

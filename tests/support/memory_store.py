@@ -149,14 +149,14 @@ class MemoryStore:
             and len(found.data) != found.length
         }
 
-    def held(self, upload_id: str) -> bool:
+    def may_be_held(self, upload_id: str) -> bool:
         """Tell whether somebody has the lease now."""
         return upload_id in self._holders
 
     async def receiving(self, upload_id: str) -> bool:
         """Tell whether somebody has the lease now: here there is one process."""
         await asyncio.sleep(0)
-        return self.held(upload_id)
+        return self.may_be_held(upload_id)
 
     async def settle(self, upload_id: str) -> None:
         """Ask a writer to commit. Here every writer is taken for quiet."""
