@@ -89,7 +89,7 @@ class FileLeasing:
     def __init__(self, folders: Folders) -> None:
         """Hold nothing yet."""
         self._folders = folders
-        self.neighbours = FileNeighbours(folders.layout.servers)
+        self.neighbours = FileNeighbours(folders.disk, folders.layout.servers)
         self._announced: int | None = None
 
     def acquire(self, upload_id: str) -> FileGrip | None:

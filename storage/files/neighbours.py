@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.backing import Answer, Answering, Question, Verb
+from storage.files.durable import Disk
 from storage.files.locks import open_folder
 
 _log = logging.getLogger(__name__)
@@ -31,9 +32,9 @@ _LOOK_SECONDS = 1.0
 class FileNeighbours:
     """Implements `storage.backing.Neighbours`. Only on the event loop, from `open` to `close`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, disk: Disk, folder: Path) -> None:
         """Be nobody's neighbour yet."""
-        self._path = folder
+        self._disk, self._path = disk, folder
         self._folder: int | None = None
         self._socket: socket.socket | None = None
         self._name = secrets.token_hex(8)
@@ -47,7 +48,7 @@ class FileNeighbours:
         """Be there for the others; where the folder takes no socket, they and this one wait for locks."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            self._path.mkdir(mode=0o700, exist_ok=True)
+            self._disk.make_folder(self._path)
             self._folder = open_folder(self._path)
             made.bind(self._place(self._name))
         except OSError as error:
@@ -122,7 +123,7 @@ class FileNeighbours:
 
     def _forget(self, name: str) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=self._folder)
+            self._disk.remove(self._path / name)
 
     def _receive(self, here: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
