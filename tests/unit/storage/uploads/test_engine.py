@@ -73,7 +73,9 @@ async def test_two_processes_join_one_after_the_other_and_know_of_each_other(tmp
     assert [one.announce(), other.announce()] == [True, False]
     await one.close()
     await other.close()
-    assert kit.open().announce()
+    last = kit.open()
+    assert last.announce()
+    await last.close()
 
 
 @async_test
