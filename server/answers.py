@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from dropoff_tus.model import TERMS, ApiToken, Dropoff, Scope, StoredUpload, UploadRow, Usage
 from dropoff_tus.policy import WindowState, window_state
-from dropoff_tus.ports.store import Seen, Space, StoredUploads
+from dropoff_tus.ports.store import ExportedUploads, Seen, Space, StoredUploads
 from dropoff_tus.protocol import disagreement
 from dropoff_tus.states import UploadState
 from server.clock import SystemClock
@@ -16,12 +16,8 @@ from server.settings.drop_terms import FORMS, Natural, Time, described
 from server.settings.units import stamp
 
 
-class OperatorStore(StoredUploads, Space, Protocol):
+class OperatorStore(StoredUploads, Space, ExportedUploads, Protocol):
     """The store, with the calls that are only for operators."""
-
-    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
-        """Return what can be known of uploads; identities open what the server cannot."""
-        ...
 
     async def signed_receipt(self, upload_id: str, identities: Sequence[str] = ()) -> bytes | None:
         """Return the receipt's signed line, or None where it is not there or cannot be read here."""

@@ -217,6 +217,24 @@ class StoredUploads(Protocol):
         ...
 
 
+class ExportedUploads(Protocol):
+    """The uploads in the store, many at once."""
+
+    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
+        """Return what can be known of uploads; identities open what the server cannot."""
+        ...
+
+    async def read_whole(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[bytes | DropoffError]:
+        """Return the verified plain bytes of small uploads, or why one cannot be read."""
+        ...
+
+    def read(
+        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the verified plain bytes."""
+        ...
+
+
 class SignedTerms(Protocol):
     """The signatures below drop-offs' terms."""
 

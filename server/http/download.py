@@ -5,20 +5,22 @@ Source: RFC 9110, sections 13.1.5 and 14 (ranges); RFC 6266 and RFC 8187 (the fi
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from urllib.parse import quote
 
 from aiohttp import web
 
 from dropoff_tus.audit import Act, Event
-from dropoff_tus.errors import DropoffError, UploadGoneError
+from dropoff_tus.errors import DropoffError, UploadDamagedError, UploadGoneError
 from dropoff_tus.model import StoredUpload
 from dropoff_tus.ports.store import StoredUploads
 from server.http.appkeys import CATALOG
 from server.http.middleware import decorate
 from server.http.problems import RangeError
+from server.usecases.exporting import Export
 
+TAR = "application/x-tar"
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 _SEPARATORS = re.compile(r"[/\\]")
@@ -80,18 +82,56 @@ async def send(
             async for piece in pieces:
                 await response.write(piece)
         except DropoffError as error:
-            # Any answer now would look like content. A connection that breaks before Content-Length is understood.
             ended = await _has_ended(store, stored.id)
-            _log.log(
-                logging.INFO if ended else logging.ERROR,
-                "a download was cut off",
-                extra={"upload_id": stored.id, "code": UploadGoneError.code if ended else error.code},
-            )
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError from error
+            told = {"upload_id": stored.id, "code": UploadGoneError.code if ended else error.code}
+            raise _cut(request, told, logging.INFO if ended else logging.ERROR) from error
         await response.write_eof()
         return response
+
+
+async def send_archive(
+    request: web.Request, name: str, export: Export, archive: AsyncGenerator[bytes, None]
+) -> web.StreamResponse:
+    """Send a tar archive whole, or not to its end.
+
+    Raises:
+        UploadDamagedError: Its first files cannot be read; later the connection is cut.
+    """
+    response = web.StreamResponse(
+        headers={
+            "Cache-Control": "no-store",
+            "Content-Type": TAR,
+            "Content-Disposition": disposition(name, name),
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+        }
+    )
+    decorate(request, response)
+    async with aclosing(archive) as pieces:
+        piece = b"" if request.method == "HEAD" else await anext(pieces)
+        for upload_id, why in export.failed:
+            message = f"upload {upload_id} cannot be read: {why}. Nothing was sent; `drop export` leaves such ones out"
+            raise UploadDamagedError(message)
+        await response.prepare(request)
+        if request.method != "HEAD":
+            try:
+                await response.write(piece)
+                async for piece in pieces:
+                    if export.failed:
+                        raise UploadDamagedError(export.failed[0][1])
+                    await response.write(piece)
+            except DropoffError as error:
+                told = {"upload_id": export.failed[0][0]} if export.failed else {}
+                raise _cut(request, {**told, "code": error.code}, logging.ERROR) from error
+        await response.write_eof()
+    return response
+
+
+def _cut(request: web.Request, told: Mapping[str, str], level: int) -> ConnectionResetError:
+    """Break the connection: any answer now would look like content, and one that lacks its end is understood."""
+    _log.log(level, "a download was cut off", extra=told)
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError()
 
 
 async def _has_ended(store: StoredUploads, upload_id: str) -> bool:

@@ -23,7 +23,7 @@ from dropoff_tus.errors import DropoffError, KeyMissingError, ToldError, UploadD
 from dropoff_tus.model import UploadRow
 from dropoff_tus.paths import Paths, clean_path, told_path
 from dropoff_tus.ports.catalog import UploadRows
-from dropoff_tus.ports.store import Seen
+from dropoff_tus.ports.store import ExportedUploads, Seen
 from dropoff_tus.protocol import disagreement
 from dropoff_tus.shown import show
 from dropoff_tus.states import UploadState
@@ -33,31 +33,15 @@ MANIFEST_CSV, MANIFEST_JSON = "manifest.csv", "manifest.json"
 _WORKERS = 4
 _WHOLE_BYTES = 1 << 20
 """Files up to this size are read many at once, and verified to their end before anything of them is written."""
-_MOST_AT_ONCE, _MOST_BYTES_AT_ONCE = 64, 4 << 20
+_MOST_AT_ONCE, _MOST_BYTES_AT_ONCE = 64, 1 << 20
 _DISK_IS_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 """Of these every further file would fail too."""
+_KEPT = ("drop", "receipt", "created_at", "completed_at", "sender")
+"""The members of receipts for the audit and the manifest: with very many uploads whole ones would take much memory."""
 _FORMULA = ("=", "+", "-", "@", "'")
 
 Open = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 """Opens the age file that a browser sealed."""
-
-
-class ExportedStore(Protocol):
-    """The store, as exporting needs it."""
-
-    async def look(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[Seen]:
-        """Return what can be known of uploads; identities open what the server cannot."""
-        ...
-
-    async def read_whole(self, upload_ids: Sequence[str], identities: Sequence[str] = ()) -> list[bytes | DropoffError]:
-        """Return the verified plain bytes of small uploads, or why one cannot be read."""
-        ...
-
-    def read(
-        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the verified plain bytes."""
-        ...
 
 
 class ExportedRows(UploadRows, Protocol):
@@ -129,15 +113,15 @@ class Item:
         """Return the row of the manifest for it."""
         told = self.receipt
         times = (told["created_at"], told["completed_at"])
-        return ManifestRow(self.id, path, size_bytes, *times, sha256, told.get("sender"), told["receipt"])
+        return ManifestRow(self.id, path, size_bytes, *times, sha256, told["sender"], told["receipt"])
 
 
 @dataclass(slots=True)
 class Export:
     """The plan, and the result: `failed` are ids with the reason."""
 
-    items: list[Item]
-    paths: Paths
+    items: list[Item] = field(default_factory=list)
+    paths: Paths = field(default_factory=lambda: Paths(MANIFEST_CSV, MANIFEST_JSON))
     failed: list[tuple[str, str]] = field(default_factory=list)
     rows: list[ManifestRow] = field(default_factory=list)
     kept: int = 0
@@ -176,7 +160,12 @@ class Exporter:
     """Exports drop-offs."""
 
     def __init__(
-        self, store: ExportedStore, catalog: ExportedRows, identities: Sequence[str] = (), opening: Open | None = None
+        self,
+        store: ExportedUploads,
+        catalog: ExportedRows,
+        identities: Sequence[str] = (),
+        opening: Open | None = None,
+        act: Act = Act.UPLOAD_EXPORT,
     ) -> None:
         """Take the ports.
 
@@ -185,8 +174,15 @@ class Exporter:
             catalog: Knows which uploads there are, and records what leaves.
             identities: age identities that open what the server cannot.
             opening: Opens what a browser sealed; without it the age files are exported.
+            act: How the audit calls it.
         """
         self._store, self._catalog, self._identities, self._opening = store, catalog, tuple(identities), opening
+        self._act = act
+
+    async def finished(self, drop_id: str) -> list[UploadRow]:
+        """Return the finished uploads of a drop-off in the order of their completion."""
+        rows = await self._catalog.uploads(drop_id=drop_id, states=(UploadState.COMPLETE,), partials=False)
+        return sorted(rows, key=lambda row: (row.completed_at or row.created_at, row.id))
 
     async def plan(self, drop_id: str, since: datetime | None, begin: Begin) -> Export:
         """Give every finished upload of a drop-off its path, and say which are to be exported.
@@ -196,23 +192,28 @@ class Exporter:
             since: Only what was completed at this time or later.
             begin: Gets the number of uploads to look at, and makes their counter.
         """
-        rows = await self._catalog.uploads(drop_id=drop_id, states=(UploadState.COMPLETE,), partials=False)
-        ordered = sorted(rows, key=lambda row: (row.completed_at or row.created_at, row.id))
-        export = Export([], Paths(MANIFEST_CSV, MANIFEST_JSON))
-        advance = begin(len(ordered))
-        for start in range(0, len(ordered), _MOST_AT_ONCE):
-            some = ordered[start : start + _MOST_AT_ONCE]
+        rows, export = await self.finished(drop_id), Export()
+        advance = begin(len(rows))
+        async for items in self.planned(export, rows, since):
+            export.items += items
+            advance(_MOST_AT_ONCE)
+        return export
+
+    async def planned(
+        self, export: Export, rows: Sequence[UploadRow], since: datetime | None
+    ) -> AsyncGenerator[list[Item], None]:
+        """Yield what `plan` plans, some at a time; what cannot be exported is noted in `export`."""
+        for start in range(0, len(rows), _MOST_AT_ONCE):
+            some, items = rows[start : start + _MOST_AT_ONCE], list[Item]()
             for row, seen in zip(some, await self._store.look([row.id for row in some], self._identities), strict=True):
-                wanted = since is None or (row.completed_at or row.created_at) >= since
-                found = self._item(row, seen)
+                wanted, found = is_since(row, since), self._item(row, seen)
                 if isinstance(found, Item):
                     # A path is given to what is left out too: so it is the same whatever is left out.
                     item = replace(found, path=export.paths.give(found.name))
-                    export.items += [item] if wanted else []
+                    items += [item] if wanted else []
                 elif wanted:
                     export.failed.append((row.id, found))
-            advance(len(some))
-        return export
+            yield items
 
     def _item(self, row: UploadRow, seen: Seen) -> Item | str:
         """Return what is known of an upload, without its path; or why it cannot be exported."""
@@ -234,7 +235,8 @@ class Exporter:
         if by_browser and not opened:
             name = (*name[:-1], f"{name[-1]}.age")
         sha256 = None if opened else receipt.get("sha256")
-        return Item(row.id, name, "", stored.offset, row.completed_at or row.created_at, opened, sha256, receipt)
+        told = {member: receipt.get(member) for member in _KEPT}
+        return Item(row.id, name, "", stored.offset, row.completed_at or row.created_at, opened, sha256, told)
 
     def _read(self, item: Item) -> AsyncGenerator[bytes, None]:
         pieces = self._store.read(item.id, identities=self._identities)
@@ -242,7 +244,7 @@ class Exporter:
 
     async def _record(self, items: Iterable[Item]) -> None:
         """Record that uploads leave, before their first byte does."""
-        left = [Event(Act.UPLOAD_EXPORT, one.receipt["drop"], one.id, size_bytes=one.stored_bytes) for one in items]
+        left = [Event(self._act, one.receipt["drop"], one.id, size_bytes=one.stored_bytes) for one in items]
         await self._catalog.record(*left)
 
     async def _read_small(self, export: Export, items: Sequence[Item]) -> list[tuple[Item, bytes]]:
@@ -347,41 +349,61 @@ class Exporter:
 
     # ---- as an archive ----------------------------------------------------------------------------------------------
 
-    async def as_tar(self, export: Export, advance: Advance) -> AsyncGenerator[bytes, None]:
+    async def as_tar(
+        self, export: Export, planned: AsyncIterator[list[Item]], advance: Advance
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a tar archive (pax) of what is planned, with the manifest at its end.
 
-        Memory is flat. A small file is verified before its header goes out, so a damaged one is left out.
+        Memory is flat, but for the manifest. A small file is verified before its header goes out, so a damaged one is
+        left out, and noted in `export`.
+
+        Args:
+            export: Gets what was written, and what was not.
+            planned: From `planned`.
+            advance: Counts the bytes.
 
         Raises:
             ToldError: A larger one does not verify: the archive is cut short there, and so tar says.
         """
-        for items in _groups(export.items):
-            if _is_small(items[0]):
-                for item, content in await self._read_small(export, items):
-                    yield _header(item.path, len(content), item.completed_at) + content + _padding(len(content))
-                    export.rows.append(item.row(item.path, len(content), hashlib.sha256(content).hexdigest()))
-                    advance(len(content))
-                continue
-            (item,) = items
-            try:
-                await self._record(items)
-                # Only the end tells the length of what is in an age file.
-                size_bytes = (await self._count(item)).size_bytes if item.opened else item.stored_bytes
-            except ToldError as error:
-                export.failed.append((item.id, str(error)))
-                continue
-            counted = Counted(self._read(item), advance)
-            yield _header(item.path, size_bytes, item.completed_at)
-            async with aclosing(counted.all()) as pieces:
-                async for piece in pieces:
-                    yield piece
-            _check(item, counted.sha256)
-            yield _padding(size_bytes)
-            export.rows.append(item.row(item.path, counted.size_bytes, counted.sha256))
-        now = max((item.completed_at for item in export.items), default=None)
+        now: datetime | None = None
+        async for some in planned:
+            for items in _groups(some):
+                now = items[-1].completed_at
+                async with aclosing(self._in_tar(export, items, advance)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         for name, content in manifests(export.rows).items():
             yield _header(name, len(content), now) + content + _padding(len(content))
         yield bytes(2 * tarfile.BLOCKSIZE)
+
+    async def _in_tar(self, export: Export, items: Sequence[Item], advance: Advance) -> AsyncGenerator[bytes, None]:
+        if _is_small(items[0]):
+            for item, content in await self._read_small(export, items):
+                yield _header(item.path, len(content), item.completed_at) + content + _padding(len(content))
+                export.rows.append(item.row(item.path, len(content), hashlib.sha256(content).hexdigest()))
+                advance(len(content))
+            return
+        (item,) = items
+        try:
+            await self._record(items)
+            # Only the end tells the length of what is in an age file.
+            size_bytes = (await self._count(item)).size_bytes if item.opened else item.stored_bytes
+        except ToldError as error:
+            export.failed.append((item.id, str(error)))
+            return
+        counted = Counted(self._read(item), advance)
+        yield _header(item.path, size_bytes, item.completed_at)
+        async with aclosing(counted.all()) as pieces:
+            async for piece in pieces:
+                yield piece
+        _check(item, counted.sha256)
+        yield _padding(size_bytes)
+        export.rows.append(item.row(item.path, counted.size_bytes, counted.sha256))
+
+
+def is_since(row: UploadRow, since: datetime | None) -> bool:
+    """Tell whether an upload was completed, or if it is not was created, at a time or later."""
+    return since is None or (row.completed_at or row.created_at) >= since
 
 
 def _is_small(item: Item) -> bool:

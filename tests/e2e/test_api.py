@@ -78,6 +78,7 @@ _NEEDS = [
     ("GET", f"/drops/{_NO_DROP}", "drops:read"),
     ("PATCH", f"/drops/{_NO_DROP}", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/close", "drops:write"),
+    ("GET", f"/drops/{_NO_DROP}/content", "uploads:download"),
     ("POST", f"/drops/{_NO_DROP}/purge", "uploads:delete"),
     ("POST", f"/drops/{_NO_DROP}/reopen", "drops:write"),
     ("POST", f"/drops/{_NO_DROP}/new-code", "drops:write"),

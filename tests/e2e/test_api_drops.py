@@ -1,12 +1,17 @@
 """Changing drop-offs, by the command line and by the API alike; lists in pages; and tokens for one drop-off."""
 
 import hashlib
+import http.client
+import io
 import json
+import os
 import sqlite3
+import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 
@@ -435,3 +440,95 @@ def test_purge_over_http_outlives_its_client_and_is_gone_on_with_after_a_stop(
     digest = hashlib.sha256(f"{answer.json['certificate']}\n".encode()).hexdigest()
     assert _purges(server, drop)[-1] == digest
     assert what == "server" or certified == [digest]
+
+
+# ---- a whole drop-off as an archive -----------------------------------------------------------------------------
+
+
+def _archive(api: Api, drop: Drop, query: str = "") -> dict[str, bytes]:
+    answer = api("GET", f"/drops/{drop.id}/content{query}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-tar")
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as archive:
+        return {one.name: cast("IO[bytes]", archive.extractfile(one)).read() for one in archive.getmembers()}
+
+
+def _sent(drop: Drop, *contents: bytes) -> list[str]:
+    return [
+        upload_id_of(drop.site.upload(content, {"Upload-Metadata": metadata(relativePath=f"d/../{number}")}))
+        for number, content in enumerate(contents)
+    ]
+
+
+def test_drop_off_comes_as_an_archive(server: ServerProcess, api: Api) -> None:
+    """With cleaned paths and the manifest, recorded; `since`, HEAD, nothing in it; refused where it is sealed."""
+    drop = server.create_drop()
+    assert {*_archive(api, drop)} == {"manifest.csv", "manifest.json"}
+    sent = _sent(drop, b"small", os.urandom(3 << 20), b"")
+    drop.site.create(10)
+    found = _archive(api, drop)
+    assert [hashlib.sha256(found[f"d/{number}"]).hexdigest() for number in range(3)] == [
+        row["sha256"] for row in json.loads(found["manifest.json"])
+    ]
+    assert (found["d/0"], found["d/2"], len(found)) == (b"small", b"", 5)
+    recorded = [row for row in _rows(server) if row["act"] == "upload.download" and row.get("drop") == drop.id]
+    assert [row["upload"] for row in recorded] == sent
+    assert all(row["who"].startswith("token:") for row in recorded)
+    assert {*_archive(api, drop, "?since=2999-01-01T00:00:00Z")} == {"manifest.csv", "manifest.json"}
+    head = api("HEAD", f"/drops/{drop.id}/content")
+    assert (head.status, head.body, "content-length" in head.headers) == (200, b"", False)
+    assert "filename=" in head.headers["content-disposition"]
+    for path, status, code in (
+        (f"/drops/{_NO_DROP}/content", 404, "ERR_DROPOFF_NOT_FOUND"),
+        (f"/drops/{drop.id}/content?since=monday", 422, "ERR_INVALID_FIELD"),
+        (f"/drops/{drop.id}/content?until=now", 400, "ERR_INVALID_REQUEST"),
+    ):
+        refused = api("GET", path)
+        assert (refused.status, refused.json["code"]) == (status, code)
+    sealed = server.create_drop("--sealed")
+    _sent(sealed, b"secret")
+    refused = api("GET", f"/drops/{sealed.id}/content")
+    assert (refused.status, refused.json["code"]) == (403, "ERR_SEALED")
+
+
+@pytest.mark.parametrize("at", [0, 2, 3], ids=["first", "small", "large"])
+def test_archive_with_a_damaged_file_is_never_taken_for_whole(server: ServerProcess, api: Api, at: int) -> None:
+    """An error before the first byte; later the connection breaks before the end of the body."""
+    drop = server.create_drop()
+    contents = [b"first", os.urandom(3 << 20), b"small", os.urandom(3 << 20)]
+    damaged = _sent(drop, *contents)[at]
+    data = server.data / "store" / "uploads" / damaged[:2] / damaged / "data"
+    raw = bytearray(data.read_bytes())
+    raw[-20] ^= 1
+    data.write_bytes(raw)
+    if at == 0:
+        refused = api("GET", f"/drops/{drop.id}/content")
+        assert (refused.status, refused.json["code"]) == (500, "ERR_UPLOAD_DAMAGED")
+        assert damaged in refused.json["detail"]
+    else:
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            api("GET", f"/drops/{drop.id}/content")
+        assert '"a download was cut off"' in server.logged()
+    server.cli("upload", "delete", damaged, "--yes", "--damaged")
+    assert len(_archive(api, drop)) == 5
+
+
+def test_archive_that_nobody_takes_holds_little_and_lets_go(server: ServerProcess, api: Api) -> None:
+    """Its memory is flat whatever the size of the drop-off, and with the client its files go."""
+    drop = server.create_drop()
+    _sent(drop, *(os.urandom(24 << 20) for _ in range(2)), *(os.urandom(500_000) for _ in range(8)))
+    before, files = server.rss_bytes(), Path(f"/proc/{server.pid}/fd")
+    opened = len(list(files.iterdir()))
+    with ExitStack() as stack:
+        for _ in range(4):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            stack.callback(connection.close)
+            connection.request(
+                "GET", f"/api/v1/drops/{drop.id}/content", headers={"Authorization": f"Bearer {api.token}"}
+            )
+            assert connection.getresponse().read(1 << 20)
+        assert server.rss_bytes() - before < 24 << 20
+    deadline = time.monotonic() + 30
+    while len(list(files.iterdir())) > opened:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(_archive(api, drop)) == 12

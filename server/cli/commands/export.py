@@ -8,6 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from server.usecases.exporting import (
     Export,
     Exporter,
     ManifestRow,
+    is_since,
     manifests,
     read_manifest,
 )
@@ -79,16 +81,13 @@ def export_drop(
             raise unknown()
         opening = (lambda pieces: opened(pieces, identities)) if identities else None
         exporter = Exporter(services.store, services.catalog, identities, opening)
-        with contextlib.ExitStack() as stack:
-            folder = None if output is None else stack.enter_context(_folder(output))
+        if output is None:
+            return await _into_tar(exporter, drop_id, begin, str(tar))
+        with _folder(output) as folder:
             with contextlib.ExitStack() as bars:
                 export = await exporter.plan(drop_id, begin, lambda total: bars.enter_context(steps("look", total)))
             with progress("export", export.stored_bytes) as advance:
-                if folder is not None:
-                    await _into_folder(exporter, export, folder, advance)
-                else:
-                    with output_file(str(tar)) as file:
-                        await write_pieces(file, exporter.as_tar(export, advance), lambda _count: None, here=True)
+                await _into_folder(exporter, export, folder, advance)
         return export
 
     done = with_services(config, work, reading=True)
@@ -114,6 +113,17 @@ def _tell(done: Export, place: str, *, as_json: bool) -> None:
         if not as_json:
             note(f"{len(done.failed)} could not be exported")
         sys.exit(1)
+
+
+async def _into_tar(exporter: Exporter, drop_id: str, begin: datetime | None, tar: str) -> Export:
+    rows, export = await exporter.finished(drop_id), Export()
+    with (
+        progress("export", sum(row.size_bytes or 0 for row in rows if is_since(row, begin))) as advance,
+        output_file(tar) as file,
+    ):
+        pieces = exporter.as_tar(export, exporter.planned(export, rows, begin), advance)
+        await write_pieces(file, pieces, lambda _count: None, here=True)
+    return export
 
 
 async def _into_folder(

@@ -37,6 +37,7 @@ from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config
 from server.usecases.dropoffs import unknown
+from server.usecases.exporting import is_since
 from storage.age import AgeError, NoMatchingIdentity, StreamOpener
 from storage.catalog import SqlCatalog
 from storage.keyring.identities import parse_identities, read_identity_file
@@ -87,7 +88,7 @@ def list_uploads(
             page = await services.catalog.uploads(
                 drop_id=drop, partials=every, states=state or (), after=behind, limit=limit
             )
-            rows += [row for row in page if begin is None or (row.completed_at or row.created_at) >= begin]
+            rows += [row for row in page if is_since(row, begin)]
             if limit is None or len(page) < limit or len(rows) >= limit:
                 break
             behind = (page[-1].created_at, page[-1].id)

@@ -6,15 +6,18 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from dropoff_tus.audit import Act
 from dropoff_tus.errors import InvalidFieldError, ScopeMissingError
 from dropoff_tus.ids import is_drop_id
-from dropoff_tus.model import TERMS, Scope
+from dropoff_tus.model import TERMS, Mode, Scope
 from dropoff_tus.terms import Kind
 from server.answers import DropAnswer, DropUsageAnswer, JsonAnswer, NewDropAnswer
 from server.clock import SystemClock
+from server.http import download
 from server.http.api.access import limited_to, outside
 from server.http.api.requests import (
     Closing,
+    ContentFilter,
     DropCreation,
     DropEditing,
     DropFilter,
@@ -25,11 +28,13 @@ from server.http.api.requests import (
     read_cursor,
     read_query,
 )
-from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGE_JOBS
+from server.http.appkeys import CATALOG, CONFIG, DROP_ID, DROPOFFS, ENDED_DROPS, PURGE_JOBS, STORE
 from server.http.forwarded import base_url
+from server.http.problems import SealedError
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
 from server.usecases.dropoffs import unknown
+from server.usecases.exporting import Export, Exporter, is_since
 
 _ASK_AGAIN_SECONDS = 2
 
@@ -154,6 +159,23 @@ async def purge_drop(request: web.Request) -> BaseModel | web.StreamResponse:
         certificate=None if certificate is None else certificate.decode("ascii").rstrip("\n"),
     )
     return answer if outcome is not None else later(answer, _ASK_AGAIN_SECONDS)
+
+
+async def get_drop_content(request: web.Request) -> web.StreamResponse:
+    """Download all finished uploads of a managed drop-off as a tar archive, with their paths and a manifest."""
+    drop_id, catalog = _drop_id(request), request.app[CATALOG]
+    since = _moment("since", read_query(request, ContentFilter).since)
+    dropoff = await catalog.dropoff(drop_id)
+    if dropoff is None:
+        raise unknown()
+    exporter = Exporter(request.app[STORE], catalog, act=Act.UPLOAD_DOWNLOAD)
+    rows, export = await exporter.finished(drop_id), Export()
+    if any(row.mode is Mode.SEALED and is_since(row, since) for row in rows):
+        raise SealedError(
+            "this drop-off has sealed uploads, which the server cannot read; use `drop export --identity`"
+        )
+    archive = exporter.as_tar(export, exporter.planned(export, rows, since), lambda _count: None)
+    return await download.send_archive(request, f"{dropoff.terms.name}.tar", export, archive)
 
 
 async def new_code(request: web.Request) -> BaseModel:

@@ -18,7 +18,7 @@ from server.http.api.route import Route
 from server.http.problems import CONTENT_TYPE
 
 _REF = "#/components/schemas/{model}"
-_JSON, _BYTES = "application/json", "application/octet-stream"
+_JSON = "application/json"
 _ALWAYS = (401, 403, 429, 503)
 _OF_BODIES = (400, 413, 415, 422)
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -91,7 +91,7 @@ def _operation(
         schema = {"type": "string", "examples": ["bytes=0-1023", "bytes=-5"]}
         parameters.append({"name": "Range", "in": "header", "required": False, "description": told, "schema": schema})
     good: dict[str, Any] = {"description": route.summary}
-    bytes_content = {_BYTES: {"schema": {"type": "string", "format": "binary"}}}
+    bytes_content = {route.content: {"schema": {"type": "string", "format": "binary"}}}
     good["content"] = {_JSON: {"schema": refs[route.answer]}} if route.answer is not None else bytes_content
     responses = {str(route.status): good}
     if route.later:

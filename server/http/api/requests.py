@@ -96,6 +96,12 @@ class Waiting(Request):
     )
 
 
+class ContentFilter(Request):
+    """Which uploads of a drop-off to send."""
+
+    since: str | None = Field(None, description="Only what was completed at this time (RFC 3339) or later.")
+
+
 class UploadFilter(Request):
     """Which uploads, and which page of them."""
 

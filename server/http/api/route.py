@@ -37,6 +37,8 @@ class Route:
     body: type[BaseModel] | None = None
     body_needed: bool = True
     ranges: bool = False
+    content: str = "application/octet-stream"
+    """The media type where there is no model."""
     later: bool = False
     """Whether it may answer 202 and go on; then the same request is made again."""
     refusals: tuple[int, ...] = ()

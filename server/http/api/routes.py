@@ -9,9 +9,18 @@ from dropoff_tus.model import Scope
 from server.answers import DeletedAnswer, DropUsageAnswer, NewDropAnswer, UploadDetailAnswer
 from server.http.api import drops, openapi, uploads
 from server.http.api.access import LIMITED_TO
-from server.http.api.requests import Closing, DropCreation, DropEditing, DropFilter, UploadFilter, Waiting
+from server.http.api.requests import (
+    Closing,
+    ContentFilter,
+    DropCreation,
+    DropEditing,
+    DropFilter,
+    UploadFilter,
+    Waiting,
+)
 from server.http.api.route import Route
 from server.http.appkeys import API_TOKEN_ID, API_TOKENS, CONFIG, ROUTE
+from server.http.download import TAR
 from server.http.forwarded import client_of
 
 ROOT = "/api/v1"
@@ -45,6 +54,16 @@ ROUTES = (
         later=True,
         query=Waiting,
         refusals=(400, 404),
+    ),
+    Route(
+        "GET",
+        f"{_DROP}/content",
+        Scope.UPLOADS_DOWNLOAD,
+        drops.get_drop_content,
+        None,
+        query=ContentFilter,
+        content=TAR,
+        refusals=(400, 404, 422, 500),
     ),
     Route(
         "GET",

@@ -14,7 +14,7 @@ from dropoff_tus.errors import DropoffError, ToldError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow
 from dropoff_tus.ports.store import Seen
 from dropoff_tus.states import UploadState
-from server.usecases.exporting import ExportedRows, Exporter
+from server.usecases.exporting import Export, ExportedRows, Exporter
 from tests.support.aio import async_test
 
 _AT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -122,8 +122,9 @@ async def test_small_files_go_into_a_folder_many_in_a_turn(world: tuple[_Store, 
 async def test_archive_has_small_and_large_files_in_order(world: tuple[_Store, _Catalog, Exporter]) -> None:
     """Also here many at once, each recorded before any byte of it."""
     store, catalog, exporter = world
-    export = await exporter.plan("d", None, lambda _total: lambda _count: None)
-    packed = b"".join([piece async for piece in exporter.as_tar(export, lambda _count: None)])
+    export = Export()
+    planned = exporter.planned(export, await exporter.finished("d"), None)
+    packed = b"".join([piece async for piece in exporter.as_tar(export, planned, lambda _count: None)])
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         found: dict[str, Any] = {one.name: archive.extractfile(one) for one in archive.getmembers()}
         contents = {name: file.read() for name, file in found.items() if not name.startswith("manifest")}
