@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     ("phases", "examples"),
     [
-        pytest.param("fuzzing,stateful", 3, id="short"),
+        pytest.param("fuzzing,stateful", 3, id="short", marks=pytest.mark.timeout(300)),
         pytest.param(
             "examples,coverage,fuzzing,stateful", 200, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(900)]
         ),
