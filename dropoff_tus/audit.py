@@ -51,6 +51,8 @@ class Act(StrEnum):
     EVENT_RESEND = "event.resend"
     KEYS_ROTATE = "keys.rotate"
     CLOCK_TRUST = "clock.trust"
+    STORE_BACKUP = "store.backup"
+    STORE_RESTORE = "store.restore"
     AUDIT_ACCEPT = "audit.accept"
 
 

@@ -15,10 +15,11 @@ from server.http import appkeys
 from server.http.metrics import Metrics
 from server.repeats import repeats
 from server.resources import give_memory_back
-from server.services import open_services
+from server.services import Services, open_services, settle_restore
 from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
 from server.usecases.closing import ClosingWatch
+from server.usecases.comparing import survey
 from server.usecases.ending import lost_before
 from server.usecases.purging import PurgeJobs
 from server.usecases.wrong_credentials import WrongCredentials
@@ -29,6 +30,7 @@ _POLL_EVERY_SECONDS = 2.0
 _DELIVER_EVERY_SECONDS = 1.0
 _AUDIT_EVERY_SECONDS = 60.0
 _TRIM_EVERY_SECONDS = 60.0
+_SURVEY_EVERY_SECONDS = 3600.0
 
 
 async def services(app: web.Application) -> AsyncIterator[None]:
@@ -78,6 +80,8 @@ async def services(app: web.Application) -> AsyncIterator[None]:
                 "problems": len(report.problems or ()),
             },
         )
+        # After it, and before the first delivery: what it finished anew was told by whoever had finished it, perhaps.
+        await settle_restore(config, opened.catalog)
         watch = ClosingWatch(opened.catalog, opened.ended, opened.uploads.ender.end_open)
 
         async def look_after_audit() -> None:
@@ -91,6 +95,7 @@ async def services(app: web.Application) -> AsyncIterator[None]:
             metrics.audit_problem = opened.checkpoints.problem
 
         loops = [
+            asyncio.create_task(_repeat(_SURVEY_EVERY_SECONDS, lambda: _look_for_losses(opened, metrics))),
             asyncio.create_task(_repeat(_AUDIT_EVERY_SECONDS, look_after_audit)),
             asyncio.create_task(_repeat(_EXPIRE_EVERY_SECONDS, opened.uploads.expirer.expire)),
             asyncio.create_task(_repeat(_POLL_EVERY_SECONDS, watch.look)),
@@ -103,6 +108,14 @@ async def services(app: web.Application) -> AsyncIterator[None]:
         await asyncio.gather(*loops, return_exceptions=True)
         await watch.stop()
         repeats.tell()
+
+
+async def _look_for_losses(opened: Services, metrics: Metrics) -> None:
+    """Tell what catalog and store lack of each other: after a restore, or where files were removed."""
+    found = (await survey(opened.catalog, opened.store)).problem
+    if found is not None and found != metrics.store_problem:
+        _log.error(found)
+    metrics.store_problem = found
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -12,7 +12,7 @@ from storage.files.layout import Layout
 from storage.files.marker import NAME
 from storage.files.owner import check_owner
 from storage.keyring.keys import KeyPlaces
-from storage.keyring.keysource import KeySourceError, check_owner_only, read_source
+from storage.keyring.keysource import KeySourceError, check_owner_only, read_source, source_file
 
 _LEAST_BYTES = 1 << 20
 """For the envelopes of an upload and what the catalog writes of it, with room for others that come meanwhile."""
@@ -31,6 +31,17 @@ def key_places(config: Config) -> KeyPlaces:
         managed_identity=str(keys.managed_identity),
         ingest_dir=Path(keys.ingest_dir),
     )
+
+
+def key_files(config: Config) -> list[Path]:
+    """Return the files that the server's secret keys are read from, where they are files."""
+    places = key_places(config)
+    sources = {
+        "signing-key": places.signing_key,
+        "code-key": places.code_key,
+        "managed-identity": places.managed_identity,
+    }
+    return [file for name, source in sources.items() if (file := source_file(name, source)) is not None]
 
 
 def layout_of(config: Config) -> Layout:

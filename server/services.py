@@ -5,11 +5,13 @@ It knows nothing of HTTP, so that a command starts without a web server's import
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import CatalogUnavailableError, ToldError
 from dropoff_tus.outbox import EventKind, Sink, SinkName, Sinks
 from dropoff_tus.ports.catalog import Catalog
@@ -23,6 +25,7 @@ from server.usecases.purging import Purger
 from server.usecases.uploads import Uploads
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.catalog.checkpoints import Checkpoints
+from storage.files.backup_mark import UnfinishedBackupError, remove_mark, restored_from
 from storage.files.marker import WrongStoreError, adopt_store, check_store
 from storage.files.marks import Marks, ended_drops, revoked_tokens
 from storage.files.owner import ForeignOwnerError
@@ -33,6 +36,7 @@ from storage.keyring.lines import sign_certificate
 from storage.keyring.rotation import hold_store
 from storage.open import FileStore, StoreSettings
 
+_log = logging.getLogger(__name__)
 TOKEN_BYTES = 16
 
 
@@ -108,13 +112,32 @@ def sinks_of(config: Config) -> Sinks:
     return sinks
 
 
+async def settle_restore(config: Config, catalog: SqlCatalog, *, restored: bool = False) -> int | None:
+    """Keep back the news that waits in a catalog that was restored: it was delivered after the copy was made, perhaps.
+
+    It is known by the mark of a backup, which goes once that is done, or because the operator says so (`restored`).
+
+    Returns:
+        How many events are kept back; None where nothing was restored.
+    """
+    keys_dir = Path(config.store.keys_dir)
+    if not restored and await asyncio.to_thread(restored_from, keys_dir) is None:
+        return None
+    held = await catalog.outbox.hold("held back: restored from a backup")
+    await catalog.record(Event(Act.STORE_RESTORE, count=held))
+    await asyncio.to_thread(remove_mark, keys_dir)
+    _log.warning("restored from a backup: events that waited are held back", extra={"count": held})
+    return held
+
+
 @contextlib.asynccontextmanager
-async def open_services(config: Config, *, reading: bool = False) -> AsyncIterator[Services]:
+async def open_services(config: Config, *, reading: bool = False, telling: bool = True) -> AsyncIterator[Services]:
     """Open keys, store and catalog.
 
     Args:
         config: Says where they are.
         reading: Nothing is written into the store, so nothing of it is synced before it is believed.
+        telling: Whether changes are written to the outbox, for the sinks of the configuration.
 
     Raises:
         StartError: One of them cannot be opened.
@@ -125,17 +148,24 @@ async def open_services(config: Config, *, reading: bool = False) -> AsyncIterat
     async with contextlib.AsyncExitStack() as stack:
         try:
             await asyncio.to_thread(check_whose, config)
+            await asyncio.to_thread(restored_from, settings.keys_dir)
             if unsynced := await asyncio.to_thread(why_unsynced, config):
                 raise StartError(unsynced)
             catalog = await stack.enter_async_context(
-                open_catalog(config.catalog.url, durable=config.store.durability == "fsync", sinks=sinks_of(config))
+                open_catalog(
+                    config.catalog.url,
+                    durable=config.store.durability == "fsync",
+                    sinks=sinks_of(config) if telling else None,
+                )
             )
             await identify_store(config, catalog)
             # Before the keys are read: they stay what they are as long as this is held.
             stack.enter_context(hold_store(settings.root))
             keys = load_server_keys(key_places(config))
             store = FileStore(settings, keys)
-        except (KeySourceError, CatalogError, CatalogUnavailableError, ForeignOwnerError, WrongStoreError) as error:
+        except (KeySourceError, CatalogError, CatalogUnavailableError, ForeignOwnerError) as error:
+            raise StartError(str(error)) from error
+        except (UnfinishedBackupError, WrongStoreError) as error:
             raise StartError(str(error)) from error
         except OSError as error:
             message = f"cannot use the store at {error.filename or settings.root}: {error.strerror}"

@@ -234,6 +234,10 @@ class Outbox(Protocol):
         """Return what waits, oldest first."""
         ...
 
+    async def hold(self, problem: str) -> int:
+        """Keep back all that waits, as if it were dead, until an operator resends it; return how many."""
+        ...
+
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
         """Make rows of these events, or (None) all dead ones, due now, with attempts from zero; return how many."""
         ...

@@ -67,7 +67,7 @@ class _Monitoring:
         if missing:
             return web.Response(status=503, text=f"not ready: {'; '.join(missing)}\n")
         # Uploads are still received, so nobody is to be sent away, but monitoring should show it.
-        found = (self.uploads.trusted_time.problem, self.metrics.audit_problem)
+        found = (self.uploads.trusted_time.problem, self.metrics.audit_problem, self.metrics.store_problem)
         problems = [problem for problem in found if problem is not None]
         return web.Response(text=f"ready, but {'; '.join(problems)}\n" if problems else "ready\n")
 

@@ -68,6 +68,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.audit_problem: str | None = None
         """Why no checkpoint of the audit is signed, or None."""
+        self.store_problem: str | None = None
+        """What catalog and store lack of each other, or None."""
         self._tusd = _SameAsTusd()
         self.registry.register(self._tusd)
         ProcessCollector(registry=self.registry)

@@ -1,9 +1,13 @@
 """The findings of `store check` where store and catalog disagree. The store is the truth about bytes.
 
-A running server moves both, one after the other, so a disagreement is looked at twice before it is reported.
+A running server moves both, one after the other, so a disagreement is looked at twice before it is reported. `survey`
+finds only what a restored copy lacks, by names and without reading logs: a server does that at each start.
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -15,6 +19,7 @@ from dropoff_tus.ports.store import Here
 from dropoff_tus.states import ACKNOWLEDGED, ENDED, UploadState
 
 _SETTLED_SECONDS = 1.0
+_PAGE_ROWS = 1000
 _YOUNG = timedelta(minutes=10)
 
 
@@ -40,6 +45,67 @@ class ComparedStore(Protocol):
     def here(self, upload_id: str) -> Here:
         """Tell which files of an upload there are."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The finished uploads that the store lacks, with the reason, and those in the store that the catalog lacks."""
+
+    lost: dict[str, str] = field(default_factory=dict)
+    unknown: list[StoredUpload] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str | None:
+        """Say what is missing; None if nothing is."""
+        found = [
+            f"{len(self.lost)} finished uploads of the catalog are not in the store" if self.lost else "",
+            f"{len(self.unknown)} uploads of the store are not in the catalog" if self.unknown else "",
+        ]
+        said = " and ".join(filter(None, found))
+        return f"{said}: `dropoff-tus store check` names them" if said else None
+
+
+async def survey(catalog: UploadRows, store: ComparedStore) -> Survey:
+    """Look for what a restored catalog or store lacks, by names; beside running servers."""
+    # In this order: the row of an upload is there before its files, and its files before it is complete.
+    complete = [row async for row in _all_rows(catalog, [UploadState.COMPLETE])]
+    ids = await store.upload_ids()
+    known = {row.id async for row in _all_rows(catalog, [])}
+    return Survey(await lost(catalog, store, complete), await _begun(store, (one for one in ids if one not in known)))
+
+
+async def lost(catalog: UploadRows, store: ComparedStore, rows: Iterable[UploadRow]) -> dict[str, str]:
+    """Return, by upload, what the store lacks of these, which the catalog called complete and still does."""
+    there, keyed = set(await store.upload_ids()), await store.keyed_ids()
+    found = {}
+    for row in rows:
+        if row.id in there and row.id in keyed:
+            continue
+        present = await catalog.upload(row.id)
+        if present is not None and present.state is UploadState.COMPLETE:
+            what = "its envelope is missing" if row.id in there else "the store lacks it"
+            found[row.id] = f"the catalog calls it complete, but {what}: get it back from a backup"
+    return found
+
+
+async def _all_rows(catalog: UploadRows, states: Sequence[UploadState]) -> AsyncIterator[UploadRow]:
+    """Yield all rows in pages, so that a long list holds nobody up."""
+    after = None
+    while page := await catalog.uploads(states=states, after=after, limit=_PAGE_ROWS):
+        for row in page:
+            yield row
+        after = page[-1].created_at, page[-1].id
+
+
+async def _begun(store: ComparedStore, ids: Iterable[str]) -> list[StoredUpload]:
+    """Return which of these have bytes, or are finished, and have not ended."""
+    found = []
+    for one in ids:
+        with contextlib.suppress(DropoffError):
+            stored = await store.stat(one)
+            if stored.ended is None and (stored.offset or stored.final):
+                found.append(stored)
+    return found
 
 
 async def compare(catalog: UploadRows, store: ComparedStore, upload_id: str | None) -> dict[str, str]:
@@ -106,6 +172,11 @@ def _unfinished(store: ComparedStore, row: UploadRow, stored: StoredUpload | Non
     if stored.final:
         return "it is finished in the store, but the catalog does not say so; restart the server"
     if stored.mode not in store.here(row.id).own_envelopes:
+        if stored.whole:
+            return (
+                "all its bytes are here, but the server's envelope is missing, so it stays unfinished; `dropoff-tus "
+                f"upload export {row.id} --identity FILE` reads it with a root identity"
+            )
         return "the server's envelope is missing, so it cannot go on; put it back, or the folder keys.ingest_dir"
     return None
 
@@ -118,7 +189,10 @@ def _unknown_to_catalog(store: ComparedStore, upload_id: str, stored: StoredUplo
     if stored.ended is not None:
         return None
     if stored.final:
-        return f"it is finished, but the catalog does not know it; `dropoff-tus upload export {upload_id}` reads it"
+        return "it is finished, but the catalog does not know it; `dropoff-tus store adopt` takes it back"
     if stored.offset or stored.whole:
-        return f"it has begun ({stored.offset} bytes), but the catalog does not know it"
+        return (
+            f"it has begun ({stored.offset} bytes), but the catalog does not know it; `dropoff-tus store adopt` takes "
+            "it back"
+        )
     return "it holds nothing and the catalog does not know it; `dropoff-tus store sweep` removes it"

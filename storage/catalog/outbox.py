@@ -82,6 +82,10 @@ _EVENTS = select(outbox).order_by(outbox.c.at, outbox.c.event_id, outbox.c.sink)
 
 _DEAD = _EVENTS.where(outbox.c.dead != ZERO)
 
+_HOLD_ALL = (
+    update(outbox).where(outbox.c.dead == ZERO).values(dead=ONE, problem=bindparam("why", type_=outbox.c.problem.type))
+)
+
 _anew = {"next_at": _until, "attempts": ZERO, "dead": ZERO}
 
 _RESEND_DEAD = update(outbox).where(outbox.c.dead != ZERO).values(_anew)
@@ -185,6 +189,10 @@ class SqlOutbox:
         """Return what waits."""
         statement = _DEAD if dead_only else _EVENTS
         return [_read_event(row) for row in await self._engine.read_many(lambda each: each.rows(statement))]
+
+    async def hold(self, problem: str) -> int:
+        """Keep back what waits."""
+        return await self._engine.write(lambda transaction: transaction.run(_HOLD_ALL, why=problem))
 
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
         """Begin again."""

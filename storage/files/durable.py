@@ -64,6 +64,21 @@ def sync_ahead(descriptor: int) -> None:
     ctypes.CDLL(None).syncfs(descriptor)
 
 
+def sync_filesystem(path: Path) -> None:
+    """Make everything durable that was written to the file system of a folder. Source: syncfs(2).
+
+    Raises:
+        OSError: Something of it was not.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
 def _in(folder: int | None, path: Path) -> str:
     """Return how a path is named in its opened folder, or without one."""
     return str(path) if folder is None else path.name

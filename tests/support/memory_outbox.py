@@ -81,6 +81,13 @@ class MemoryOutbox:
         found = [row for row in self.kept.values() if row.dead or not dead_only]
         return sorted(found, key=lambda row: (row.at, row.event_id, row.sink))
 
+    async def hold(self, problem: str) -> int:
+        """Keep back what waits."""
+        waiting = [key for key, row in self.kept.items() if not row.dead]
+        for key in waiting:
+            self.kept[key] = replace(self.kept[key], dead=True, problem=problem)
+        return len(waiting)
+
     async def resend(self, event_ids: Sequence[str] | None, now: datetime) -> int:
         """Begin again."""
         chosen = [

@@ -70,7 +70,7 @@ def check(
     loaded = load_config(config)
     silence_logs()
     identities = tuple(identities_in(identity))
-    keys = _verifying_keys(loaded, key or [])
+    keys = public_keys(loaded, key or [])
 
     ran = Task.QUICK_CHECK if quick else Task.CHECK
 
@@ -124,7 +124,7 @@ async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:
         return ()  # the check itself says what is wrong
 
 
-def _verifying_keys(config: Config, texts: list[str]) -> ServerKeys:
+def public_keys(config: Config, texts: list[str]) -> ServerKeys:
     """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
     if not texts:
         signing = load_signing_key(config.keys.signing_key)
