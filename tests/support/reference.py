@@ -202,6 +202,12 @@ def commands() -> dict[str, Any]:
     return found
 
 
+def command_options(command: Any) -> Iterator[str]:  # noqa: ANN401 - Typer has no public name for it
+    """Yield the options of a command, such as `--json`."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+
+
 def _commands() -> Iterator[str]:
     yield f"""# Commands
 {_MADE}

@@ -77,12 +77,16 @@ class WarmCommandLine:
             self._process.communicate()
 
 
-def _serve() -> None:
-    # These imports are what we are here for; a command does them when it runs.
+def preload() -> None:
+    """Import what a command would import when it runs."""
     for module in ("server.cli.main", "storage.catalog.migration", "alembic.command"):
         importlib.import_module(module)
     for command in importlib.import_module("server.cli.main").PLACES.values():
         command.load()
+
+
+def _serve() -> None:
+    preload()
     for line in sys.stdin:
         child = os.fork()
         if not child:

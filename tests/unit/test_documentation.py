@@ -1,11 +1,14 @@
-"""The documentation: every test, module and file that it names is there."""
+"""The documentation: every test, module, file, chapter and command that it names is there, and every command is run."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from server.settings.config import NAMES
+from tests.support.documents import COMMANDS, MARK
+from tests.support.reference import command_options, commands
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCUMENTS = sorted(
@@ -23,6 +26,9 @@ _NAMED = re.compile(r"`(?:(?:tests/)?([\w/]+\.py)(?:`, `|::))?(…[a-z]\w+|test_
 _TEST_FILE = re.compile(r"`(?:tests/)?((?:crash|e2e|faults|property|support|unit)/[\w/]+\.py)")
 _DOTTED = re.compile(r"`((?:dropoff_tus|storage|server)\.[a-z_.]+)`")
 _DOCUMENT = re.compile(r"\b(docs/[\w/-]+\.(?:md|sh))((?:, [A-Z][\w' ]*)*)")
+_ANCHOR = re.compile(r"\]\(([^)#:]*\.md)?#([^)]+)\)")
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+_PIECE = re.compile(r"^ *(?:<!-- (?P<mark>.*?) -->|```(?P<language>\w*)\n.*?^ *```)$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -56,3 +62,75 @@ def test_code_and_configuration_name_documents_and_chapters_that_exist() -> None
             text = (_REPOSITORY / document).read_text("utf-8")
             for chapter in chapters.split(", ")[1:]:
                 assert re.search(rf"^#+ {re.escape(chapter.strip())}$", text, re.MULTILINE), (source, document, chapter)
+
+
+def test_links_lead_to_chapters_that_exist() -> None:
+    """By the anchors that a forge and the site make of headings."""
+    for document in _DOCUMENTS:
+        text = (_REPOSITORY / document).read_text("utf-8")
+        for path, anchor in _ANCHOR.findall(text):
+            target = (_REPOSITORY / document).parent / path if path else _REPOSITORY / document
+            assert anchor in _anchors(target), (document, path, anchor)
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", document.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+_PAGES = [document for document in _DOCUMENTS if document.endswith(".md") and not document.endswith("commands.md")]
+
+
+@pytest.mark.parametrize("document", _PAGES)
+def test_blocks_of_commands_are_run_or_say_why_not(document: str) -> None:
+    """Every block names its language, and the last mark above one of commands holds for it.
+
+    `<!-- run -->` has tests/e2e/test_docs.py run it; `<!-- run by tests/… -->` names another test that does;
+    `<!-- not run: … -->` says why none can.
+    """
+    mark = None
+    for found in _PIECE.finditer((_REPOSITORY / document).read_text("utf-8")):
+        if found["mark"] is not None:
+            mark = MARK.fullmatch(found["mark"]) or mark
+            continue
+        assert found["language"], f"a block names no language, such as sh or text:\n{found[0]}"
+        if found["language"] in COMMANDS:
+            assert mark is not None, f"no mark says who runs this:\n{found[0]}"
+            assert mark[2] is None or (_REPOSITORY / mark[2]).is_file(), mark[2]
+
+
+def test_documented_commands_and_options_exist() -> None:
+    """In blocks and in the text, wherever `dropoff-tus` or a command of two words begins it."""
+    known = {name: {*command_options(command)} for name, command in commands().items()}
+    seen = 0
+    for document in _PAGES:
+        for words in _typed((_REPOSITORY / document).read_text("utf-8"), known):
+            if len(words) == 1 and any(name.startswith(f"{words[0]} ") for name in known):
+                continue  # a whole group
+            name = next((name for name in (" ".join(words[:2]), words[0]) if name in known), None)
+            assert name is not None, (document, words)
+            options = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+            assert options <= known[name] | {"--config", "--help"}, (document, name, options - known[name])
+            seen += 1
+    assert seen > 100
+
+
+def _typed(text: str, known: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Yield the commands of a document, without the program's name and what comes before or behind them."""
+    pairs = {name for name in known if " " in name}
+    pieces = re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+    for block in _FENCE.findall(text):
+        pieces += block.replace("\\\n", " ").splitlines()
+    for piece in pieces:
+        for part in re.split(r"[|;&#<>()]| -- ", piece):
+            words = [word.strip("'\"") for word in part.split()]
+            if "dropoff-tus" in words:
+                words = words[words.index("dropoff-tus") + 1 :]
+                while words and words[0] in {"--config", "--as"}:
+                    words = words[2:]
+                if words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+                    yield words
+            elif " ".join(words[:2]) in pairs:
+                yield words
