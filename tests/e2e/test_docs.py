@@ -1,7 +1,7 @@
 """The commands of the documentation, run page by page as they stand there, against the real program.
 
-A page says with `<!-- run -->` above a block that it is to be run; tests/unit/test_documentation.py sees to it that each
-block says something. The blocks of a page run in one shell, in their order, in a folder of their own that holds
+A page says with `<!-- run -->` above a block that it is to be run; tests/unit/test_documentation.py sees to it that
+each block says something. The blocks of a page run in one shell, in their order, in a folder of their own that holds
 `root-identity.txt` and `scan.zip`, beside a server with a drop-off and two uploads. Words that a reader replaces are
 replaced: see `_FILLED`.
 """
