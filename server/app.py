@@ -4,32 +4,36 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
+from server import systemd
 from server.http import api, appkeys, pages, tus
 from server.http.admission import Admission
+from server.http.body import BodyRate
 from server.http.bundle import PageError, read_bundle
 from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.connection import HardenedServer, quiet_logger
 from server.http.door import Door
 from server.http.health import Machine, monitoring_app
-from server.http.listeners import ListenError, listen_on, listen_on_unix
+from server.http.listeners import ListenError, limit_unsent, listen_on, listen_on_unix
 from server.http.metrics import MachineView
 from server.http.middleware import around
 from server.lifespan import services
 from server.logs import describe, log_what_nobody_caught, write_to
 from server.places import shortages, volumes
+from server.reloading import Reloader
 from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
 from server.services import StartError
-from server.settings.config import Config
+from server.settings.config import Config, LimitsSection
 from server.tls import certificate_end, renewing_context
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
@@ -49,6 +53,7 @@ def create_app(config: Config) -> web.Application:
     """Return the application: routes, the middleware, and what opens its services."""
     app = web.Application(middlewares=[around])
     app[appkeys.CONFIG] = config
+    app[appkeys.BODY_RATE] = BodyRate(config.limits.min_body_rate)
     app[appkeys.BUNDLE] = read_bundle(config.page)
     app[appkeys.CLIENT_PSEUDONYMS] = ClientPseudonyms()
     app.cleanup_ctx.append(services)
@@ -79,6 +84,19 @@ class Runner(web.AppRunner):
             tls = None if listening.family == socket.AF_UNIX else context
             await Door(self, self._hardened, listening, tls).start()
 
+    def limit(self, limits: LimitsSection) -> None:
+        """Let these limits hold from now on."""
+        assert self._hardened is not None  # noqa: S101 - `setup` made it
+        self._hardened.header_timeout_seconds = limits.header_timeout
+        connections = raise_descriptor_limit(limits.connections)
+        if connections < limits.connections:
+            detail = too_few_descriptors(limits.connections)
+            _log.warning("limits.connections does not fit", extra={"detail": detail})
+        self._admission.limit(connections, limits.connections_per_address)
+        self.app[appkeys.BODY_RATE].min_bytes_per_second = limits.min_body_rate
+        self.app[appkeys.AUTH].limit(limits.wrong_codes_per_hour)
+        self.app[appkeys.API_TOKENS].limit(limits.wrong_codes_per_hour)
+
     async def _make_server(self) -> web.Server:
         inner = await super()._make_server()
         self._hardened = HardenedServer(
@@ -99,8 +117,13 @@ class Runner(web.AppRunner):
         return self._hardened
 
 
-def serve(config: Config) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code."""
+def serve(config: Config, load: Callable[[], Config]) -> int:
+    """Serve until SIGTERM, SIGINT, or its terminal closes; returns the exit code.
+
+    Args:
+        config: As it was loaded.
+        load: What loads it again, at any other SIGHUP.
+    """
     tune_memory()
     run: Any = asyncio.run
     with contextlib.suppress(ImportError):
@@ -109,7 +132,7 @@ def serve(config: Config) -> int:
         run = uvloop.run
     log_what_nobody_caught()
     try:
-        run(_serve(config))
+        run(_serve(config, load))
     except (ListenError, PageError, StartError) as error:
         for handler in logging.getLogger().handlers:
             handler.flush()
@@ -118,11 +141,12 @@ def serve(config: Config) -> int:
     return 0
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, load: Callable[[], Config]) -> None:
     """Serve until a signal; a second one ends what requests are still being waited for."""
     loop = asyncio.get_running_loop()
-    stopping, hurry = asyncio.Event(), asyncio.Event()
+    stopping, hurry, reloading = asyncio.Event(), asyncio.Event(), asyncio.Event()
     asked_at = 0.0
+    on_terminal = _has_terminal()
 
     def stop() -> None:
         nonlocal asked_at
@@ -133,16 +157,23 @@ async def _serve(config: Config) -> None:
         elif loop.time() - asked_at > _SAME_SIGNAL_SECONDS:
             hurry.set()
 
+    def hang_up() -> None:
+        # A terminal that closes says it by the same signal as an operator who asks for a reload.
+        if on_terminal and not _has_terminal():
+            stop()
+        else:
+            reloading.set()
+
     async with contextlib.AsyncExitStack() as stack:
         starting = loop.create_task(_start(config, stack, hurry))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number, react in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up)):
             # `nohup` and a shell's background jobs have some ignored, and mean it.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(stop))
+                signal.signal(number, functools.partial(_on_loop, loop, react))
                 # Last of all: a loop's own handlers would end with it, and a late signal kill what ends well.
                 stack.callback(signal.signal, number, signal.SIG_IGN)
         try:
-            await starting
+            runner = await starting
         except asyncio.CancelledError:
             if not stopping.is_set():
                 raise
@@ -150,7 +181,25 @@ async def _serve(config: Config) -> None:
             return
         # In a thread of its own, since nobody may take it.
         threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()
+        reloader = Reloader(config, load, runner.limit)
+        for beside in (reloader.whenever(reloading), systemd.show_life()):
+            stack.callback(loop.create_task(beside).cancel)
+        systemd.notify("READY=1")
         await stopping.wait()
+        systemd.notify("STOPPING=1")
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, react: Callable[[], None], *_signal: object) -> None:
+    loop.call_soon_threadsafe(react)
+
+
+def _has_terminal() -> bool:
+    """Tell whether a terminal controls this process; none does any more after it was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _tell_ready(descriptor: int, url: str) -> None:
@@ -160,18 +209,17 @@ def _tell_ready(descriptor: int, url: str) -> None:
         _log.warning("`ready` could not be written to stdout", extra={"exception": describe(error)})
 
 
-async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> None:
+async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> Runner:
     """Open everything and accept; `stack` closes it."""
     context, limits = _tls(config), config.limits
     # All addresses first: beside a running server nothing may be opened, let alone repaired.
     public, monitoring = listen(config, stack)
-    connections = raise_descriptor_limit(limits.connections)
-    if connections < limits.connections:
-        _log.warning("limits.connections does not fit", extra={"detail": too_few_descriptors(limits.connections)})
-    admission = Admission(connections, limits.connections_per_address, config.server.trusted_proxies)
+    raise_descriptor_limit(limits.connections)
+    admission = Admission(limits.connections, limits.connections_per_address, config.server.trusted_proxies)
     runner = Runner(create_app(config), config, admission, hurry)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
+    runner.limit(limits)
     if monitoring:
         few = Admission(_MONITORING_CONNECTIONS, 0, ())
         monitor = Runner(_monitoring(runner.app, admission), config, few, hurry)
@@ -179,6 +227,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asynci
         await monitor.setup()
         await monitor.accept(monitoring, None)
     await runner.accept(public, context)
+    return runner
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:
@@ -189,15 +238,21 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 
 
 def listen(config: Config, stack: _Stack) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Bind the public addresses and those for monitoring; `stack` closes them."""
+    """Bind the public addresses and those for monitoring, but for sockets that systemd gives; `stack` closes them."""
     server, monitoring = config.server, config.monitoring.listen
-    public = listen_on(server.host, server.port, f"server.listen = {server.listen}")
+    given = systemd.given_sockets()
+    watched = given.pop("monitoring", [])
+    public = [one for sockets in given.values() for one in sockets]
+    for listening in public:
+        limit_unsent(listening)
+    if not public:
+        public = listen_on(server.host, server.port, f"server.listen = {server.listen}")
     bound = [stack.enter_context(listening) for listening in public]
-    if server.unix_socket:
+    if server.unix_socket and not given:
         name = f"server.unix_socket = {server.unix_socket}"
         bound.append(stack.enter_context(listen_on_unix(server.unix_socket, name)))
-    if not monitoring:
-        return bound, []
+    if watched or not monitoring:
+        return bound, [stack.enter_context(listening) for listening in watched]
     host, _, port = monitoring.rpartition(":")
     others = listen_on(host.strip("[]"), int(port), f"monitoring.listen = {monitoring}")
     return bound, [stack.enter_context(listening) for listening in others]

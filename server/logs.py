@@ -165,16 +165,28 @@ def configure(log_format: str, level: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+def change(log_format: str, level: str) -> None:
+    """Change the form and the level of what is logged from now on."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setFormatter(_formatter(log_format, colors=sys.stderr.isatty()))
+    root.setLevel(level.upper())
+
+
 def make_handler(log_format: str, write: Callable[[str], object], *, colors: bool = False) -> logging.Handler:
     """Return the handler that writes records, masked, as `json` or for people (`console`)."""
+    handler = _Handler(write)
+    handler.setFormatter(_formatter(log_format, colors=colors))
+    return handler
+
+
+def _formatter(log_format: str, *, colors: bool) -> logging.Formatter:
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_encode)
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=colors)
     )
-    handler = _Handler(write)
-    handler.setFormatter(_Formatter(renderer))
-    return handler
+    return _Formatter(renderer)
 
 
 class _Formatter(logging.Formatter):

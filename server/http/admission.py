@@ -37,11 +37,15 @@ class Admission:
 
     def __init__(self, connections: int, per_address: int, trusted_proxies: Sequence[Network]) -> None:
         """Let so many in, in all and from one address; 0: any number."""
-        self.most, self._most_per_address = connections, per_address
+        self.limit(connections, per_address)
         self._trusted = trusted_proxies
         # In the order in which they came.
         self.guests: dict[Guest, None] = {}
         self._by_name: dict[str, dict[Guest, None]] = {}
+
+    def limit(self, connections: int, per_address: int) -> None:
+        """Let so many in from now on; those that are in may stay."""
+        self.most, self._most_per_address = connections, per_address
 
     def name_of(self, accepted: socket.socket) -> str | None:
         """Return what a peer counts as; None for a unix socket and for our proxies, who connect for many.

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from dropoff_tus.ports.catalog import Catalog, Outbox
 from server.answers import OperatorStore
-from server.http.body import StreamBody
+from server.http.body import BodyRate, StreamBody
 from server.http.bundle import Bundle
 from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.metrics import Metrics
@@ -19,6 +19,7 @@ from server.usecases.uploads import Uploads
 from server.usecases.wrong_credentials import WrongCredentials
 
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
+BODY_RATE: web.AppKey[BodyRate] = web.AppKey("body_rate", BodyRate)
 BUNDLE: web.AppKey[Bundle] = web.AppKey("bundle", Bundle)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 AUTH: web.AppKey[Auth] = web.AppKey("auth", Auth)

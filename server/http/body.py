@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import StreamReader
@@ -12,6 +13,13 @@ from dropoff_tus.errors import BodyCutError, BodySlowError, BodyTimeoutError
 
 _FETCH_BYTES = 1 << 20
 _RATE_GRACE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class BodyRate:
+    """The rate below which a body is ended; it can change while the server runs."""
+
+    min_bytes_per_second: float
 
 
 class Pace:

@@ -84,13 +84,18 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
 
 def _bind(listening: socket.socket, address: Any) -> None:  # noqa: ANN401 - each family has its own
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Its connections inherit it: a client that does not read holds no megabytes of the kernel's memory.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
+    limit_unsent(listening)
     if listening.family == socket.AF_INET6:
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listening.setblocking(False)  # noqa: FBT003 - its only argument
     listening.bind(address)
     listening.listen(_BACKLOG)
+
+
+def limit_unsent(listening: socket.socket) -> None:
+    """Let a client that does not read hold no megabytes of the kernel's memory: connections inherit this."""
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT_BYTES)
 
 
 def listen_on_unix(path: Path, name: str) -> socket.socket:

@@ -16,6 +16,7 @@ from server.http import download
 from server.http.appkeys import (
     AUTH,
     BODY,
+    BODY_RATE,
     CONFIG,
     DROP_ID,
     METHOD,
@@ -69,7 +70,7 @@ def _body(request: web.Request) -> StreamBody:
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             writer.output_size = 0
 
-    min_rate, count = float(request.app[CONFIG].limits.min_body_rate), request.app[METRICS].count_received
+    min_rate, count = request.app[BODY_RATE].min_bytes_per_second, request.app[METRICS].count_received
     body = request[BODY] = request_body(request, Pace(send_continue, min_rate, count))
     return body
 

@@ -88,6 +88,10 @@ class ApiTokenGuard:
         self._wrong, self._revoked = wrong, revoked
         self._throttle = Throttle(wrong_per_hour)
 
+    def limit(self, wrong_per_hour: int) -> None:
+        """Let so many wrong tokens pass from now on."""
+        self._throttle.limit(wrong_per_hour)
+
     async def check(self, authorization: str | None, client: str | None, scope: Scope | None) -> ApiToken:
         """Return the token that a request presents, if it is good for a scope. A right one is always let in.
 

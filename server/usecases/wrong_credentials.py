@@ -55,10 +55,14 @@ class Throttle:
 
         Beyond `max_names` the name that was wrong longest ago is forgotten: its bucket has refilled most.
         """
-        self._interval_seconds = _HOUR_SECONDS / per_hour if per_hour else 0.0
         self._max_names = max_names
+        self.limit(per_hour)
         # When the bucket of a name will be full again: the generic cell rate algorithm.
         self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def limit(self, per_hour: int) -> None:
+        """Let so many pass from now on."""
+        self._interval_seconds = _HOUR_SECONDS / per_hour if per_hour else 0.0
 
     def __len__(self) -> int:
         """Return how many names are remembered."""

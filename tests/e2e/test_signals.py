@@ -1,10 +1,12 @@
-"""Signals: one that was ignored at the start stays ignored; any other is an orderly stop."""
+"""Signals: one that was ignored at the start stays ignored; others stop in order, or reload."""
 
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,9 @@ from tests.support.server_process import ServerProcess, program
 from tests.support.signals import signals_at_start
 
 _OF_A_TERMINAL = (signal.SIGHUP, signal.SIGINT)
+_ON_ITS_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +42,23 @@ def test_serve_goes_on_at_signals_that_were_ignored_at_its_start(server: ServerP
             for number in _OF_A_TERMINAL:
                 process.send_signal(number)
             assert server.drop.site.head(url).offset == 0
-        _stop_in_order(server, process, signal.SIGTERM)
+        _stop_in_order(server, process, process.terminate)
 
 
-@pytest.mark.parametrize("number", _OF_A_TERMINAL, ids=lambda number: number.name)
-def test_serve_stops_in_order_at_every_signal_of_a_terminal(
-    server: ServerProcess, tmp_path: Path, number: signal.Signals
-) -> None:
-    """One that closes is as good as SIGTERM: the bytes are committed, and the client gets 503."""
+def test_serve_stops_in_order_at_ctrl_c(server: ServerProcess, tmp_path: Path) -> None:
+    """It is as good as SIGTERM: the bytes are committed, and the client gets 503."""
     with _serving(server, tmp_path) as process:
-        _stop_in_order(server, process, number)
+        _stop_in_order(server, process, lambda: process.send_signal(signal.SIGINT))
+
+
+def test_serve_stops_in_order_when_its_terminal_closes(server: ServerProcess, tmp_path: Path) -> None:
+    """A reload on the same terminal, while that is open, changes nothing of it."""
+    terminal, its_end = os.openpty()
+    with _serving(server, tmp_path, terminal=its_end) as process:
+        os.close(its_end)
+        process.send_signal(signal.SIGHUP)
+        assert server.drop.site.post({"Upload-Length": "1"}).status == 201
+        _stop_in_order(server, process, lambda: os.close(terminal))
 
 
 @pytest.mark.parametrize("arguments", ["upload export", "store check", "keys rotate", "drop purge"])
@@ -72,8 +84,21 @@ def test_command_goes_on_at_signals_that_were_ignored_at_its_start(
 
 
 def _run(
-    server: ServerProcess, *arguments: str, output: IO[bytes], ignored: tuple[signal.Signals, ...] = ()
+    server: ServerProcess,
+    *arguments: str,
+    output: IO[bytes],
+    ignored: tuple[signal.Signals, ...] = (),
+    terminal: int | None = None,
 ) -> subprocess.Popen[bytes]:
+    if terminal is not None:
+        arguments = ("--config", str(server.config), *arguments)
+        return subprocess.Popen(
+            [sys.executable, "-c", _ON_ITS_TERMINAL, *program(), *arguments],
+            stdin=terminal,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     return subprocess.Popen(
         [*program(), "--config", str(server.config), *arguments],
         stdout=output,
@@ -84,12 +109,12 @@ def _run(
 
 @contextlib.contextmanager
 def _serving(
-    server: ServerProcess, folder: Path, *, ignored: tuple[signal.Signals, ...] = ()
+    server: ServerProcess, folder: Path, *, ignored: tuple[signal.Signals, ...] = (), terminal: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `serve`, and send what it ignores all the time until it is ready."""
     said = folder / "said"
     with said.open("wb") as out:
-        process = _run(server, "serve", output=out, ignored=ignored)
+        process = _run(server, "serve", output=out, ignored=ignored, terminal=terminal)
     try:
         deadline = time.monotonic() + 30
         while b"ready " not in said.read_bytes():
@@ -104,8 +129,8 @@ def _serving(
         process.wait()
 
 
-def _stop_in_order(server: ServerProcess, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Stop a server by a signal in the middle of a body."""
+def _stop_in_order(server: ServerProcess, process: subprocess.Popen[bytes], stop: Callable[[], object]) -> None:
+    """Stop a server in the middle of a body."""
     site = server.drop.site
     url = site.create(10)
     with site.connect() as connection:
@@ -113,6 +138,6 @@ def _stop_in_order(server: ServerProcess, process: subprocess.Popen[bytes], numb
         deadline = time.monotonic() + 20
         while site.head(url).offset != 5:
             assert time.monotonic() < deadline
-        process.send_signal(number)
+        stop()
         assert connection.read_response().status == 503
     assert process.wait(20) == 0

@@ -97,6 +97,8 @@ class ServerProcess:
         self.environment = dict(environment or {})
         self.prefix: Sequence[str] = ()
         """The command that runs `serve`, for instance as another user."""
+        self.pass_fds: Sequence[int] = ()
+        """The descriptors that it gets besides the usual three."""
         self._out = folder / "serve.stdout"
         self._err = folder / "serve.stderr"
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,6 +159,7 @@ class ServerProcess:
                 stdout=out,
                 stderr=err,
                 cwd=self.folder,
+                pass_fds=self.pass_fds,
                 env={**self._environment(), **({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})},
             )
 

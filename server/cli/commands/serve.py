@@ -33,15 +33,16 @@ from storage.keyring.keys import load_server_keys
 
 
 def serve(config: ConfigOption = None) -> None:
-    """Run the server until SIGTERM, SIGINT or SIGHUP; prints `ready URL` once it accepts.
+    """Run the server until SIGTERM, SIGINT, or its terminal closes; prints `ready URL` once it accepts.
 
-    Bytes that arrive until it stops are kept: clients resume where they were.
+    Bytes that arrive until it stops are kept: clients resume where they were. At SIGHUP it reads
+    [limits] and [log] again.
 
     Example: dropoff-tus serve --config /srv/dropoff/config.toml
     """
     loaded = load_config(config)
     logs.configure(loaded.log.format, loaded.log.level)
-    sys.exit(application.serve(loaded))
+    sys.exit(application.serve(loaded, lambda: load_config(config)))
 
 
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
