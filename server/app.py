@@ -182,8 +182,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> None:
         # In a thread of its own, since nobody may take it.
         threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()
         reloader = Reloader(config, load, runner.limit)
-        for beside in (reloader.whenever(reloading), systemd.show_life()):
-            stack.callback(loop.create_task(beside).cancel)
+        stack.callback(loop.create_task(reloader.whenever(reloading)).cancel)
+        stack.callback(loop.create_task(systemd.show_life()).cancel)
         systemd.notify("READY=1")
         await stopping.wait()
         systemd.notify("STOPPING=1")

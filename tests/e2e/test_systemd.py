@@ -5,9 +5,11 @@ No systemd runs here; the test stands in for it, by the same sockets and variabl
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,8 @@ from typing import Self
 import pytest
 
 from tests.support.certificate import make_certificate
-from tests.support.server_process import ServerProcess
+from tests.support.programs import require_program
+from tests.support.server_process import REPOSITORY, ServerProcess, run_warm
 from tests.support.tus_raw import ConnectionCutError
 
 # Which process it is for is known only to that process itself.
@@ -238,3 +241,36 @@ def test_reload_tells_of_a_certificate_that_cannot_be_used(tmp_path: Path) -> No
         assert "KEY_VALUES_MISMATCH" in _reload(manager, settings="")
         shutil.copy(new_key, key)
         assert "configuration was reloaded" in _reload(manager, settings="")
+
+
+# ---- the units --------------------------------------------------------------------------------------------------
+
+
+_UNITS = REPOSITORY / "deploy" / "systemd"
+_MOST_EXPOSED = 1.5
+
+
+def test_units_have_no_mistake_and_leave_little_exposed(tmp_path: Path) -> None:
+    """As systemd itself sees them."""
+    program = require_program("systemd-analyze")
+    for unit in _UNITS.iterdir():
+        # Where the program is not installed.
+        text = unit.read_text("utf-8").replace("/opt/dropoff-tus/bin/dropoff-tus", "/bin/true")
+        (tmp_path / unit.name).write_text(text, "utf-8")
+    verified = subprocess.run([program, "verify", *tmp_path.iterdir()], capture_output=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, b"")
+    service = str(tmp_path / "dropoff-tus.service")
+    threshold = f"--threshold={_MOST_EXPOSED * 10:.0f}"
+    looked = subprocess.run(
+        [program, "security", "--offline=true", threshold, service], capture_output=True, check=False
+    )
+    assert looked.returncode == 0, looked.stdout.decode()
+
+
+def test_service_starts_what_the_command_line_has() -> None:
+    """Each of its command lines is one of the program's."""
+    text = (_UNITS / "dropoff-tus.service").read_text("utf-8")
+    commands = re.findall(r"^Exec\w+=/opt/dropoff-tus/bin/dropoff-tus (.+)$", text, re.MULTILINE)
+    assert commands == ["serve", "check-config"]
+    for command in commands:
+        assert run_warm(*command.split(), "--help", folder=Path("/")).returncode == 0
