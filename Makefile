@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages reference
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages reference docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ test: packages $(DEVELOP) tools clients page-dev ## run all tests but the slow o
 	@$(IN_PAGE) npm test --silent
 	$(BIN)/pytest -n auto --dist loadfile
 
-check: lint types imports test ## what CI runs
+check: lint types imports test docs ## what CI runs
 
 fmt: $(DEVELOP) ## format, and fix what can be fixed
 	$(BIN)/ruff format
@@ -75,6 +75,12 @@ bench: $(DEVELOP) ## race tusd and @tus/server; prints tables and never gates (B
 reference: $(DEVELOP) ## write the pages of docs/reference that are made from the code
 	@$(BIN)/python -m tests.support.reference
 
+docs: reference $(VENV)/.docs ## build the documentation as a site, build/docs/site, and check its links
+	@$(BIN)/python -m tests.support.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file build/docs/mkdocs.yml
+	@! grep -rnoE '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//[^" >]*' build/docs/site --include='*.html'
+	@echo "build/docs/site; to read and search it: $(BIN)/python -m http.server --directory build/docs/site"
+
 packages: ## install the Debian packages that the tests need, as root or with a sudo that asks for no password
 	@.ci/packages
 
@@ -94,6 +100,7 @@ lock: ## resolve the lock files again with uv (UPGRADE=--upgrade for newer versi
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(TOOLS)/requirements.in -o $(TOOLS)/requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) $(PAGE)/requirements.in -o $(PAGE)/requirements.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) docs/requirements.in -c requirements-dev.txt -o docs/requirements.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean: ## remove the environment and what was built; keeps ./var
@@ -128,6 +135,10 @@ $(INSTALLED): requirements.txt requirements-build.txt pyproject.toml | $(BIN)/py
 
 $(DEVELOP): requirements-dev.txt $(INSTALLED)
 	$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.docs: docs/requirements.txt $(DEVELOP)
+	$(PIP) install --require-hashes -r docs/requirements.txt
 	@touch $@
 
 # Without npm only under ALLOW_MISSING=1, which .ci/packages has checked by then.

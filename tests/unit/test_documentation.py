@@ -1,5 +1,6 @@
 """The documentation: every test, module, file, chapter and command that it names is there, and every command is run."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from server.settings.config import NAMES
 from tests.support.documents import COMMANDS, MARK
 from tests.support.reference import command_options, commands
+from tests.support.site import navigation
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCUMENTS = sorted(
@@ -76,6 +78,12 @@ def test_links_lead_to_chapters_that_exist() -> None:
 def _anchors(document: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", document.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_navigation_of_the_site_has_every_page() -> None:
+    """As docs/README.md lists them; a page that is in no table there is found by nobody."""
+    shown = json.dumps(navigation())
+    assert [document for document in _DOCUMENTS if document.endswith(".md") and f'"{document}"' not in shown] == []
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------
