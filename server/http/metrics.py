@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
+from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Run, Tally
 from dropoff_tus.outbox import Backlog, Outcome, SinkName
 from dropoff_tus.states import UploadState
@@ -132,6 +133,9 @@ class Metrics:
         for sink in SinkName:
             for result in get_args(Outcome):
                 self._deliveries.labels(sink.value, result)
+        # An error that was never counted would not show as a rise when it comes the first time.
+        for kind in _kinds(DropoffError):
+            self._errors.labels(str(kind.status_hint), kind.code)
         # Of their labels: finding them costs more than counting.
         self._counters: dict[tuple[str, str, int], list[Counter]] = {}
         self._timers: dict[str, Histogram] = {}
@@ -222,6 +226,13 @@ class Metrics:
             self._found.labels(run.task.value).set(run.problems)
             if run.good_at is not None:
                 self._ran_well.labels(run.task.value).set(run.good_at.timestamp())
+
+
+def _kinds(kind: type[DropoffError]) -> Iterator[type[DropoffError]]:
+    """Yield a kind of error and all below it."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
 
 
 def _clear(*gauges: Gauge) -> None:

@@ -1,27 +1,41 @@
 """`/metrics` of a real server: what it counts, what it finds in catalog, store and machine, and what it never says."""
 
+import asyncio
+import json
 import os
 import re
 import shutil
+import ssl
+import subprocess
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dropoff_tus import errors
+from dropoff_tus.model import Task
 from dropoff_tus.states import UploadState
+from storage.catalog import open_catalog
+from tests.support.certificate import make_certificate
 from tests.support.metrics import Scrape, filled
-from tests.support.server_process import ServerProcess, upload_id_of
+from tests.support.programs import require_program
+from tests.support.reference import error_classes
+from tests.support.server_process import REPOSITORY, ServerProcess, free_port_pair, upload_id_of
 from tests.support.tus_raw import TusSite
 
 _BIG = 3 << 20
 """Long enough to come straight from the socket."""
-_CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
+_MONITORING = REPOSITORY / "deploy" / "monitoring"
+_SELECTOR = re.compile(r"\b(?:dropoff|tusd|process)_\w+(?:\{[^}]*\})?|\bup\{[^}]*\}")
 _LABELS = {
     "method": {"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE", "other"},
     "route": {"dropoff", "upload", "receipt", "download", "page", "asset", "info", "receipts", "none"},
-    "code": _CODES,
+    "code": set(error_classes()),
     "state": {state.value for state in UploadState},
     "task": {"check", "quick-check", "backup"},
     "sink": {"webhook", "mail"},
@@ -161,3 +175,99 @@ def test_metrics_have_no_noise_and_few_values_in_labels(server: ServerProcess) -
 def test_server_shows_the_metrics_of_the_reference_and_no_other(server: ServerProcess) -> None:
     """Which is made from the collectors, each with a sample."""
     assert {family.name for family in Scrape.of(server).families} == {family.name for family in filled().families}
+
+
+# ---- alerts and dashboard ---------------------------------------------------------------------------------------
+
+
+def test_alerts_are_right_and_fire_when_they_are_to() -> None:
+    """As Prometheus' own checker says; each of them has a case in which it fires, and a chapter for operators."""
+    promtool = require_program("promtool")
+    for words in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")):
+        done = subprocess.run([promtool, *words], cwd=_MONITORING, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    rules, cases = ((_MONITORING / name).read_text("utf-8") for name in ("alerts.yml", "alerts.test.yml"))
+    named = re.findall(r"- alert: (\w+)", rules)
+    assert set(re.findall(r"alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:\n", cases)) == set(named)
+    manual = (REPOSITORY / "docs" / "operate" / "monitoring.md").read_text("utf-8")
+    assert re.findall(r"^\| (Dropoff\w+) \|", manual, re.MULTILINE) == named
+
+
+class _Prometheus:
+    """A real one, which watches one server and has our alerts."""
+
+    def __init__(self, folder: Path, server: ServerProcess) -> None:
+        self.port = free_port_pair()
+        rules, targets = _MONITORING / "alerts.yml", [f"127.0.0.1:{server.port + 1}"]
+        settings = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [{"job_name": "dropoff-tus", "static_configs": [{"targets": targets}]}],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(settings), "utf-8")
+        options = ("--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error")
+        command = [str(require_program("prometheus")), *options, f"--web.listen-address=127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+
+    def ask(self, path: str, **values: str) -> Any:  # noqa: ANN401 - what JSON gives
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(values)}"
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{values}: {error.read().decode()}") from None
+
+    def until(self, what: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                left = what()
+            except urllib.error.URLError as error:
+                left = error
+            if not left:
+                return
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+
+
+def test_alerts_and_dashboard_find_their_metrics_in_a_real_run(server: ServerProcess, tmp_path: Path) -> None:
+    """Each selector of the alerts, and each expression of the dashboard, has an answer in a real Prometheus."""
+    certificate, key = make_certificate(tmp_path)
+    server.restart(environment={"SERVER__TLS_CERT": str(certificate), "SERVER__TLS_KEY": str(key)})
+    tls = ssl.create_default_context(cafile=certificate)
+    site = TusSite(server.drop.upload_url.replace("http:", "https:"), server.drop.code, tls)
+    site.head(site.upload(b"content"))
+    server.cli("store", "check", "--quick", check=False)
+
+    async def note() -> None:
+        async with open_catalog(f"sqlite:///{server.data}/catalog.sqlite3") as catalog:
+            for task in (Task.BACKUP, Task.CHECK):
+                await catalog.note_run(task, datetime.now(UTC), 0)
+
+    asyncio.run(note())
+    dashboard = (_MONITORING / "dashboard.json").read_text("utf-8")
+    shown = [target["expr"] for panel in json.loads(dashboard)["panels"] for target in panel["targets"]]
+    exprs = {expr.replace("$job", "dropoff-tus").replace("$__rate_interval", "1m") for expr in shown}
+    alerts = re.sub(r"\{\{.*?\}\}", "", (_MONITORING / "alerts.yml").read_text("utf-8"))
+    exprs |= set(_SELECTOR.findall(re.sub(r"summary: .*", "", alerts)))
+    prometheus = _Prometheus(tmp_path, server)
+    try:
+
+        def unanswered() -> list[str]:
+            # A rate needs something to happen.
+            site.post({"Upload-Length": "x"})
+            return [expr for expr in exprs if not prometheus.ask("query", query=expr)["result"]]
+
+        prometheus.until(unanswered)
+
+        def unwell() -> list[Any]:
+            (group,) = prometheus.ask("rules")["groups"]
+            return [rule for rule in group["rules"] if rule["health"] != "ok"]
+
+        prometheus.until(unwell)
+        firing = {found["labels"]["alertname"] for found in prometheus.ask("alerts")["alerts"]}
+        assert not firing - {"DropoffCertificateEnds", "DropoffInodesShort", "DropoffSpaceShort", "DropoffSpaceFills"}
+    finally:
+        prometheus.process.terminate()
+        prometheus.process.wait(20)
+        server.restart(environment={})
