@@ -34,6 +34,14 @@ KeyOption = Annotated[
         help="A public key of the server (`keys show`), or a file with it; retired ones first. May be repeated.",
     ),
 ]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="A copy instead of the server's: a folder with `store` and `keys`. Needs no configuration.",
+    ),
+]
 SinceOption = Annotated[
     str | None,
     typer.Option("--since", metavar="T", help=f"{_SINCE_HELP} A time with its zone, or how long ago, such as 7d."),

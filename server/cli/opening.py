@@ -1,11 +1,12 @@
 """Opening for commands: the configuration, and the catalog, the store or all services, for as long as they work."""
 
 import asyncio
+import base64
 import logging
 import os
 import pwd
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,14 +14,19 @@ from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id, upload_id
 from server.cli.context import PERSON, PERSON_VARIABLE, key_text
-from server.cli.output import CommandError
+from server.cli.output import CommandError, note
 from server.places import check_whose
-from server.services import Services, open_services, store_settings
+from server.services import Services, open_services
 from server.settings.config import Config, load_config
+from server.usecases.dropoffs import unknown
+from server.usecases.stored_rows import StoredRows
+from storage.age import AgeError, NoMatchingIdentity, StreamOpener
 from storage.catalog import SqlCatalog, open_catalog
 from storage.files.marker import check_store
-from storage.keyring.keys import verifying_keys
-from storage.open import FileStore
+from storage.keyring.identities import parse_identities, read_identity_file
+from storage.keyring.keys import ServerKeys, verifying_keys
+from storage.keyring.signing import load_signing_key
+from storage.open import FileStore, StoreSettings
 
 T = TypeVar("T")
 _LOGIN_UID = Path("/proc/self/loginuid")
@@ -98,27 +104,110 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def with_copy(given: Path | None, public_keys: Sequence[str], work: Callable[[FileStore], Awaitable[T]]) -> T:
-    """Open only a copy of the store, without catalog and keys of the server, to read with identities.
+def with_reading(
+    given: Path | None,
+    copy: Path | None,
+    given_keys: Sequence[str],
+    work: Callable[[FileStore, SqlCatalog | StoredRows], Awaitable[T]],
+) -> T:
+    """Open the server's store and catalog to read, or only a copy of the store, which needs nothing of the server's.
 
     Args:
-        given: The configuration; of the keys that it names none is looked at.
-        public_keys: Public signing keys to verify with, as text or in files, oldest first.
+        given: The configuration, for the server's.
+        copy: A folder with `store` and `keys`, copies of those of the server.
+        given_keys: Public signing keys to verify a copy with, as text or in files, oldest first; without them those in
+            a copy of the server's keys.
         work: What to do.
     """
-    config = load_config(given)
+    if copy is None:
+        if given_keys:
+            message = "--key is for a copy of the store; name it with --store DIR"
+            raise CommandError(message)
+        return with_services(given, lambda services, _conf: work(services.store, services.catalog), reading=True)
     silence_logs()
-    keys = verifying_keys([key_text(text) for text in public_keys], config.keys.ingest_dir)
+    settings, keys = copied_store(copy, given_keys)
 
     async def run() -> T:
-        store = FileStore(store_settings(config), keys)
+        store = FileStore(settings, keys)
         check_store(store.layout, None)
         try:
-            return await work(store)
+            rows = StoredRows(store, await store.upload_ids())
+            done = await work(store, rows)
+            if rows.unread:
+                note(f"{len(rows.unread)} uploads cannot be read; `store check --store {copy}` says why")
+            return done
         finally:
             await store.close()
 
     return asyncio.run(run())
+
+
+def copied_store(copy: Path, given: Sequence[str]) -> tuple[StoreSettings, ServerKeys]:
+    """Return how a copy of a store is opened: a folder with `store` and `keys`, and keys that only verify.
+
+    Raises:
+        CommandError: It is none, or there is nothing to verify with.
+    """
+    settings, secrets = StoreSettings(copy / "store", copy / "keys", (), durability="os"), copy / "secrets"
+    for folder in (settings.root / "uploads", settings.keys_dir):
+        if not folder.is_dir():
+            message = f"{copy} is no copy of a store: it has no {folder.relative_to(copy)}"
+            raise CommandError(f"{message}; put copies of the folders store.dir and store.keys_dir there")
+    signing_key = secrets / "signing-key"
+    if not given and not signing_key.exists():
+        message = f"there is no {signing_key} to verify with; give the server's public key (`keys show`) as --key K"
+        raise CommandError(message)
+    return settings, verifying_keys(public_key_texts(str(signing_key), given), secrets / "ingest")
+
+
+def public_key_texts(signing_key: str, given: Sequence[str]) -> list[str]:
+    """Return the public keys to verify with, oldest first: those given, else those of the server's signing key."""
+    if given:
+        return [key_text(text) for text in given]
+    signing = load_signing_key(signing_key)
+    return [base64.b64encode(raw).decode("ascii") for raw in (*signing.retired, signing.public_bytes)]
+
+
+def identities_in(file: Path | None) -> list[str]:
+    """Return the identities in a file that an operator names; none without a file."""
+    return [] if file is None else read_identity_file(file)
+
+
+async def opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncGenerator[bytes, None]:
+    """Yield what is in an age file.
+
+    Raises:
+        CommandError: It does not open, or is not what its sender sealed.
+    """
+    opener = StreamOpener(parse_identities(identities))
+    try:
+        async for piece in pieces:
+            yield await asyncio.to_thread(opener.feed, piece)
+        yield opener.close()
+    except NoMatchingIdentity:
+        message = (
+            "no identity in the file opens the content that the browser sealed; --keep-sealed gives it as it was sealed"
+        )
+        raise CommandError(message) from None
+    except AgeError as error:
+        message = (
+            f"the content that the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
+        )
+        raise CommandError(message) from None
+
+
+async def check_drop(catalog: SqlCatalog | StoredRows, drop_id: str) -> None:
+    """Refuse a drop-off that is not there.
+
+    Raises:
+        DropoffNotFoundError, CommandError: It is not.
+    """
+    if isinstance(catalog, SqlCatalog):
+        if await catalog.dropoff(drop_id) is None:
+            raise unknown()
+    elif not await catalog.uploads(drop_id=drop_id):
+        message = "no upload in this copy is of that drop-off; `upload list --store DIR` shows of which each is"
+        raise CommandError(message)
 
 
 def silence_logs() -> None:
@@ -126,7 +215,7 @@ def silence_logs() -> None:
     logging.disable(logging.CRITICAL)
 
 
-async def find_upload(catalog: SqlCatalog | None, store: FileStore, text: str) -> str:
+async def find_upload(catalog: SqlCatalog | StoredRows | None, store: FileStore, text: str) -> str:
     """Return the id of an upload given by id, token or URL, in the catalog or, where its row was lost, in the store.
 
     Without a catalog, as on another machine, only the store is asked.

@@ -5,14 +5,17 @@ system can, the file has no name while it is written, so that not even a killed 
 Elsewhere (FAT, some network shares) it has a hidden name, removed on every way out.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from aiofiles.threadpool import wrap
 
 from server.cli.output import CommandError, writing
 from storage.files.durable import rename_new, sync_ahead, sync_folder
@@ -145,6 +148,25 @@ def sync_file(file: BinaryIO) -> None:
     """Make what was written durable."""
     file.flush()
     os.fsync(file.fileno())  # noqa: TID251 - the operator's own file, not the store
+
+
+async def write_pieces(
+    file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool
+) -> None:
+    """Write each piece while the next is read and decrypted; or `here`, where a signal gets us out of a full pipe."""
+    target, writing = wrap(file), None
+    try:
+        async for piece in pieces:
+            if here:
+                file.write(piece)
+            else:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(target.write(piece))
+            advance(len(piece))
+    finally:
+        if writing is not None:
+            await writing
 
 
 def _is_there(target: Path) -> bool:

@@ -22,7 +22,6 @@ from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError, KeyMissingError, ToldError, UploadDamagedError
 from dropoff_tus.model import UploadRow
 from dropoff_tus.paths import Paths, clean_path, told_path
-from dropoff_tus.ports.catalog import UploadRows
 from dropoff_tus.ports.store import ExportedUploads, Seen
 from dropoff_tus.protocol import disagreement
 from dropoff_tus.shown import show
@@ -44,8 +43,14 @@ Open = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 """Opens the age file that a browser sealed."""
 
 
-class ExportedRows(UploadRows, Protocol):
+class ExportedRows(Protocol):
     """The catalog, as exporting needs it."""
+
+    async def uploads(
+        self, *, drop_id: str | None = None, states: Sequence[UploadState] = (), partials: bool = True
+    ) -> list[UploadRow]:
+        """Return uploads, oldest first, filtered."""
+        ...
 
     async def record(self, *events: Event) -> None:
         """Record events in the audit."""

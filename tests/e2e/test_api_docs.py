@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+import tarfile
 from pathlib import Path
 
 from tests.support.api_client import Api
@@ -38,7 +39,9 @@ def test_curl_examples_of_the_documentation_work(server: ServerProcess, tmp_path
         )
         assert done.returncode == 0, (command, done.stderr, done.stdout)
         said.append(done.stdout)
-    assert len(said) == 12
+    assert len(said) == 13
+    with tarfile.open(tmp_path / "cohort-7.tar") as archive:
+        assert "scan.zip" in archive.getnames()
     assert json.loads(said[0])["code"]
     assert [row["filename"] for row in json.loads(said[6])["uploads"]] == ["scan.zip"]
     assert (tmp_path / "scan.zip").read_bytes() == content

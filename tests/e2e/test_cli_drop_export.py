@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from server.usecases.exporting import COLUMNS
 from storage.age import Recipient, encrypt
 from tests.support.programs import require_program
-from tests.support.server_process import Drop, ServerProcess, program, upload_id_of
+from tests.support.server_process import Drop, ServerProcess, program, run_warm, upload_id_of
 from tests.support.tus_raw import metadata
 
 _MANIFESTS = {"manifest.csv", "manifest.json"}
@@ -345,3 +346,58 @@ def test_upload_list_comes_in_pages(limited: ServerProcess) -> None:
     assert [page("--since", "1h"), page("--since", "2999-01-01T00:00:00Z")] == [sent[:2], []]
     refused = limited.cli("upload", "list", "--limit", "2", "--after", "0" * 32, check=False)
     assert (refused.returncode, b"no such upload" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("with_secrets", [True, False], ids=["all-keys", "root-identity"])
+def test_copy_is_read_where_no_server_is(limited: ServerProcess, tmp_path: Path, with_secrets: bool) -> None:
+    """Lists with names, one upload, receipts and whole drop-offs, each by its id, with no configuration or catalog."""
+    ours, sealed = limited.create_drop(name="copied"), limited.create_drop("--sealed", name="copied sealed")
+    content = os.urandom(20_000)
+    one, begun = _send(ours, content, relativePath="d/one"), upload_id_of(ours.site.create(10))
+    other = _send(sealed, b"secret", filename="other.txt")
+    copy = tmp_path / "copy"
+    for name in ("store", "keys", *(["secrets"] if with_secrets else [])):
+        shutil.copytree(limited.data / name, copy / name, ignore=shutil.ignore_patterns("servers"))
+    place = ("--store", str(copy), *(() if with_secrets else ("--key", limited.cli_json("keys", "show")["key"])))
+    identity = ("--identity", str(limited.data / "root-identity.txt"))
+
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        done = run_warm(*arguments, folder=tmp_path)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    for drop, expected in ((ours, {one: "d/one", begun: None}), (sealed, {other: "other.txt"})):
+        listed = json.loads(run("upload", "list", "--drop", drop.id, *place, *identity, "--json").stdout)
+        assert {row["id"]: row["relative_path"] or row["filename"] for row in listed} == expected
+        there = limited.cli_json("upload", "list", "--drop", drop.id, *identity)
+        assert [(row["id"], row["state"], row["sha256"]) for row in listed] == [
+            (row["id"], row["state"], row["sha256"]) for row in there
+        ]
+        run("drop", "export", drop.id, *place, *identity, "--output", str(tmp_path / drop.id))
+    assert _files(tmp_path / ours.id) == {"d/one": content}
+    assert _files(tmp_path / sealed.id) == {"other.txt": b"secret"}
+    assert f"(of {sealed.id})".encode() in run("upload", "list", *place).stdout
+    shown = json.loads(run("upload", "show", other, *place, *identity, "--json").stdout)
+    assert (shown["filename"], shown["drop_id"], shown["state"]) == ("other.txt", sealed.id, "complete")
+    receipt = run("upload", "receipt", other, *place, *identity).stdout
+    assert receipt == limited.cli("upload", "receipt", other, *identity).stdout
+    for said, arguments in (
+        ("no upload in this copy", ("drop", "export", limited.drop.id[:-4] + "0000", *place, "--tar", "x")),
+        ("give --identity FILE", ("upload", "export", one, *place, "--output", "x")),
+        ("it has no store/uploads", ("upload", "list", "--store", str(tmp_path))),
+        ("has no history", ("upload", "show", one, *place, "--history")),
+        ("name it with --store", ("upload", "list", "--key", "x")),
+    ):
+        refused = run(*arguments, check=False)
+        assert (refused.returncode, said in refused.stderr.decode()) == (1, True), refused.stderr
+    assert not list(copy.glob("*.sqlite3"))
+    _spoil(copy, one)
+    told = run("upload", "list", *place)
+    assert (one.encode() in told.stdout, b"1 uploads cannot be read" in told.stderr) == (False, True)
+
+
+def _spoil(copy: Path, upload_id: str) -> None:
+    log = copy / "store" / "uploads" / upload_id[:2] / upload_id / "log"
+    raw = bytearray(log.read_bytes())
+    raw[40] ^= 1
+    log.write_bytes(raw)

@@ -96,11 +96,10 @@ def test_check_of_a_copy_needs_neither_catalog_nor_secrets(running: ServerProces
     public = running.cli("keys", "show").stdout.decode().strip()
     copy = tmp_path / "copy"
     for name in ("store", "keys"):
-        shutil.copytree(running.data / name, copy / name)
-    shutil.copy(running.data / "config.toml", copy)
+        shutil.copytree(running.data / name, copy / name, ignore=shutil.ignore_patterns("servers"))
 
     def check() -> tuple[int, dict[str, str], bytes]:
-        options = ("--no-catalog", "--key", public, "--json", "--config", str(copy / "config.toml"))
+        options = ("--store", str(copy), "--key", public, "--json")
         done = run_warm("store", "check", *options, folder=tmp_path)
         findings = json.loads(done.stdout)["findings"] if done.stdout else []
         return done.returncode, {item["upload_id"]: item["problem"] for item in findings}, done.stderr

@@ -27,26 +27,25 @@ def _sealed_drop(server: ServerProcess, key_type: str) -> tuple[Drop, Path]:
 def test_sealed_upload_is_exported_where_no_key_of_the_server_is(
     server: ServerProcess, tmp_path: Path, key_type: str
 ) -> None:
-    """A copy of configuration, store and envelopes, the public key and the root identity are all it takes."""
+    """A copy of store and envelopes, the public key and the root identity are all it takes."""
     drop, identity = _sealed_drop(server, key_type)
     content = key_type.encode() * 30_000
     url = drop.site.upload(content)
     data = server.data
     assert opened(data / "store", data / "keys", data / "secrets") == set()
     for name in ("store", "keys"):
-        shutil.copytree(data / name, tmp_path / name)
-    shutil.copy(data / "config.toml", tmp_path)
+        shutil.copytree(data / name, tmp_path / name, ignore=shutil.ignore_patterns("servers"))
     public = server.cli_json("keys", "show")["key"]
     output = tmp_path / "out"
     options = ("--identity", str(identity), "--output", str(output))
-    here = ("--config", str(tmp_path / "config.toml"))
+    here = ("--store", str(tmp_path))
     stranger = "A" * 43 + "="
     refused = server._run("upload", "export", url, *options, "--key", stranger, *here, check=False)  # noqa: SLF001
     assert refused.returncode == 1
     assert b"does not verify" in refused.stderr
     bare = server._run("upload", "export", url, *options, *here, check=False)  # noqa: SLF001
     assert bare.returncode == 1
-    assert b"there is no catalog" in bare.stderr
+    assert b"give the server's public key" in bare.stderr
     alone = server._run("upload", "export", url, *options[2:], "--key", public, *here, check=False)  # noqa: SLF001
     assert b"--identity" in alone.stderr
     server._run("upload", "export", upload_id_of(url), *options, "--key", public, *here)  # noqa: SLF001
@@ -85,7 +84,7 @@ def test_keys_of_the_server_are_changed_while_sealed_uploads_are_open(tmp_path: 
             assert site.patch(url, 0, b"01234").status == 204
         server.stop()
         for name in ("store", "keys"):
-            shutil.copytree(data / name, tmp_path / "copy" / name)
+            shutil.copytree(data / name, tmp_path / "copy" / name, ignore=shutil.ignore_patterns("servers"))
         server.cli("keys", "rotate", "--signing")
         managed = data / "secrets" / "managed-identity.txt"
         fresh = tmp_path / "fresh.txt"

@@ -16,15 +16,30 @@ import typer
 
 from dropoff_tus.errors import ToldError
 from server.cli.commands.drop import app
-from server.cli.commands.upload import identities_in, opened, write_pieces
-from server.cli.context import SIGNALS, ConfigOption, DropId, IdentityOption, JsonOption, SinceOption, past
-from server.cli.opening import with_services
+from server.cli.context import (
+    SIGNALS,
+    ConfigOption,
+    DropId,
+    IdentityOption,
+    JsonOption,
+    KeyOption,
+    SinceOption,
+    StoreOption,
+    past,
+)
+from server.cli.opening import check_drop, identities_in, opened, with_reading
 from server.cli.output import CommandError, note, print_json, progress, show, steps
-from server.cli.target import STDOUT, check_no_terminal, check_output, new_file, new_files, output_file, sync_file
+from server.cli.target import (
+    STDOUT,
+    check_no_terminal,
+    check_output,
+    new_file,
+    new_files,
+    output_file,
+    sync_file,
+    write_pieces,
+)
 from server.clock import SystemClock
-from server.services import Services
-from server.settings.config import Config
-from server.usecases.dropoffs import unknown
 from server.usecases.exporting import (
     COLUMNS,
     MANIFEST_CSV,
@@ -36,14 +51,17 @@ from server.usecases.exporting import (
     manifests,
     read_manifest,
 )
+from server.usecases.stored_rows import StoredRows
+from storage.catalog import SqlCatalog
 from storage.files.durable import sync_folder
+from storage.open import FileStore
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @app.command("export")
-def export_drop(
+def export_drop(  # noqa: PLR0917 - its options
     drop_id: DropId,
     output: Annotated[
         Path | None,
@@ -54,6 +72,8 @@ def export_drop(
     ] = None,
     since: SinceOption = None,
     identity: IdentityOption = None,
+    store: StoreOption = None,
+    key: KeyOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,7 +82,7 @@ def export_drop(
     Paths are those that the clients gave, cleaned: they never lead out of the folder, and those that clash are
     numbered. No file is overwritten. Run it again to go on, or to get what came since: a file that is there with the
     SHA-256 of its upload is not written again. Exits with 1 if an upload could not be exported, with a sentence for
-    each; the others are done.
+    each; the others are done. With --store and --identity it reads a copy on a machine without the server.
 
     Example: dropoff-tus drop export 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output cohort-7
     """
@@ -76,11 +96,10 @@ def export_drop(
     if tar == STDOUT:
         check_no_terminal()
 
-    async def work(services: Services, _conf: Config) -> Export:
-        if await services.catalog.dropoff(drop_id) is None:
-            raise unknown()
+    async def work(opened_store: FileStore, catalog: SqlCatalog | StoredRows) -> Export:
+        await check_drop(catalog, drop_id)
         opening = (lambda pieces: opened(pieces, identities)) if identities else None
-        exporter = Exporter(services.store, services.catalog, identities, opening)
+        exporter = Exporter(opened_store, catalog, identities, opening)
         if output is None:
             return await _into_tar(exporter, drop_id, begin, str(tar))
         with _folder(output) as folder:
@@ -90,7 +109,7 @@ def export_drop(
                 await _into_folder(exporter, export, folder, advance)
         return export
 
-    done = with_services(config, work, reading=True)
+    done = with_reading(config, store, key or [], work)
     _tell(done, str(output or tar), as_json=as_json)
 
 

@@ -1,7 +1,6 @@
 """`store …`: verify and clean what is stored."""
 
 import asyncio
-import base64
 import contextlib
 import sys
 from dataclasses import asdict, replace
@@ -13,19 +12,26 @@ import typer
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Task
-from server.cli.commands.upload import identities_in
 from server.cli.context import (
     ConfigOption,
     IdentityOption,
     JsonOption,
     KeyOption,
+    StoreOption,
     YesOption,
     confirm,
     group,
-    key_text,
     parsed,
 )
-from server.cli.opening import find_upload, silence_logs, with_catalog, with_services
+from server.cli.opening import (
+    copied_store,
+    find_upload,
+    identities_in,
+    public_key_texts,
+    silence_logs,
+    with_catalog,
+    with_services,
+)
 from server.cli.output import CommandError, answer, note, print_json, progress, say, steps
 from server.places import check_whose
 from server.services import Services, identify_store, store_settings
@@ -36,7 +42,6 @@ from server.usecases.sweeping import Sweep, Sweeper
 from storage.catalog import SqlCatalog, open_catalog
 from storage.files.marker import check_store as identify_alone
 from storage.keyring.keys import ServerKeys, verifying_keys
-from storage.keyring.signing import load_signing_key
 from storage.open import FileStore
 from storage.uploads.check import Depth, Finding, check_store, stored_bytes
 
@@ -52,9 +57,7 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="Read only logs, envelopes and receipts.")] = False,
     identity: IdentityOption = None,
     key: KeyOption = None,
-    no_catalog: Annotated[
-        bool, typer.Option("--no-catalog", help="Only the store, as at a backup without a catalog.")
-    ] = False,
+    store_copy: StoreOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,24 +65,27 @@ def check(
 
     Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads only the signed
     logs, envelopes and receipts. With --identity everything is decrypted too, in memory, and compared with the digests
-    of the receipts. A copy elsewhere is verified with --no-catalog, --key and a copy of the configuration. When a check
-    of all uploads ended, and what it found, is noted in the catalog for `/metrics`.
+    of the receipts. A copy elsewhere is verified with --store, without catalog and configuration. When a check of all
+    uploads ended, and what it found, is noted in the catalog for `/metrics`.
 
     Example: dropoff-tus store check --identity root-identity.txt
     """
-    loaded = load_config(config)
     silence_logs()
     identities = tuple(identities_in(identity))
-    keys = public_keys(loaded, key or [])
-
+    loaded: Config | None = None
+    if store_copy is not None:
+        settings, keys = copied_store(store_copy, key or [])
+    else:
+        loaded = load_config(config)
+        settings, keys = store_settings(loaded), public_keys(loaded, key or [])
     ran = Task.QUICK_CHECK if quick else Task.CHECK
 
     async def work() -> list[Finding]:
         # Only reading needs no syncs.
-        store = FileStore(replace(store_settings(loaded), durability="os"), keys)
+        store = FileStore(replace(settings, durability="os"), keys)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
-            if no_catalog:
+            if loaded is None:
                 catalog = None
                 identify_alone(store.layout, None)
             else:
@@ -126,10 +132,7 @@ async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:
 
 def public_keys(config: Config, texts: list[str]) -> ServerKeys:
     """Return keys that verify and do nothing else: those given, else the public ones of the server's signing key."""
-    if not texts:
-        signing = load_signing_key(config.keys.signing_key)
-        texts = [base64.b64encode(raw).decode("ascii") for raw in (*signing.retired, signing.public_bytes)]
-    return verifying_keys([key_text(text) for text in texts], config.keys.ingest_dir)
+    return verifying_keys(public_key_texts(str(config.keys.signing_key), texts), config.keys.ingest_dir)
 
 
 @app.command()

@@ -1,16 +1,13 @@
 """`upload …`: received files."""
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
-from aiofiles.threadpool import wrap
 
 from dropoff_tus.audit import Act, Event
 from dropoff_tus.errors import CatalogTamperedError, UploadDamagedError, UploadNotFoundError
@@ -24,23 +21,22 @@ from server.cli.context import (
     JsonOption,
     KeyOption,
     SinceOption,
+    StoreOption,
     YesOption,
     confirm,
     group,
     past,
 )
 from server.cli.history import history_of
-from server.cli.opening import find_upload, with_copy, with_services
+from server.cli.opening import check_drop, find_upload, identities_in, opened, with_reading, with_services
 from server.cli.output import CommandError, answer, note, print_json, progress, say, show
-from server.cli.target import STDOUT, check_no_terminal, check_output, output_file
+from server.cli.target import STDOUT, check_no_terminal, check_output, output_file, write_pieces
 from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config
-from server.usecases.dropoffs import unknown
 from server.usecases.exporting import is_since
-from storage.age import AgeError, NoMatchingIdentity, StreamOpener
+from server.usecases.stored_rows import StoredRows
 from storage.catalog import SqlCatalog
-from storage.keyring.identities import parse_identities, read_identity_file
 from storage.open import FileStore
 
 app = group("List, export and delete uploads.")
@@ -50,13 +46,8 @@ UploadArgument = Annotated[
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
 
 
-def identities_in(file: Path | None) -> list[str]:
-    """Return the identities in a file that an operator names; none without a file."""
-    return [] if file is None else read_identity_file(file)
-
-
 @app.command("list")
-def list_uploads(
+def list_uploads(  # noqa: PLR0917 - its options
     drop: Annotated[str | None, typer.Option("--drop", metavar="ID", help="Only uploads of this drop-off.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Also partial uploads.")] = False,
     state: Annotated[
@@ -67,35 +58,39 @@ def list_uploads(
     after: Annotated[
         str | None, typer.Option("--after", metavar="UPLOAD", help="Only uploads behind this one in the list.")
     ] = None,
+    identity: IdentityOption = None,
+    store: StoreOption = None,
+    key: KeyOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List uploads, oldest first: id, state, bytes here of bytes expected, name, and why it ended if it did.
 
-    Names and digests of sealed uploads are not shown, since this server cannot read them. With very many uploads, list
-    them in pages: --limit 200, and the last id of each page as --after of the next.
+    Names and digests of sealed uploads are shown only with --identity, since the server cannot read them. With very
+    many uploads, list them in pages: --limit 200, and the last id of each page as --after of the next. With --store it
+    lists a copy on a machine without the server, names only with --identity.
 
     Example: dropoff-tus upload list --drop 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --state complete --since 7d
     """
     begin = past(since, SystemClock().now())
 
-    async def work(services: Services, _conf: Config) -> list[dict[str, Any]]:
-        if drop is not None and await services.catalog.dropoff(drop) is None:
-            raise unknown()
+    identities = identities_in(identity)
+
+    async def work(opened_store: FileStore, catalog: SqlCatalog | StoredRows) -> list[dict[str, Any]]:
+        if drop is not None:
+            await check_drop(catalog, drop)
         rows: list[UploadRow] = []
-        behind = None if after is None else await _place(services.catalog, services.store, after)
+        behind = None if after is None else await _place(catalog, opened_store, after)
         while True:
-            page = await services.catalog.uploads(
-                drop_id=drop, partials=every, states=state or (), after=behind, limit=limit
-            )
+            page = await catalog.uploads(drop_id=drop, partials=every, states=state or (), after=behind, limit=limit)
             rows += [row for row in page if is_since(row, begin)]
             if limit is None or len(page) < limit or len(rows) >= limit:
                 break
             behind = (page[-1].created_at, page[-1].id)
-        shown = await answers.upload_answers(services.store, rows[:limit])
+        shown = await answers.upload_answers(opened_store, rows[:limit], identities)
         return [answer.model_dump(mode="json") for answer in shown]
 
-    found = with_services(config, work, reading=True)
+    found = with_reading(config, store, key or [], work)
     if as_json:
         print_json(found)
         return
@@ -104,10 +99,11 @@ def list_uploads(
         why = "" if item["reason"] is None else f"  ({item['reason']})"
         sealed = "" if item["sealed_by"] is None else "  (sealed in the browser)"
         name = item["relative_path"] or item["filename"] or "-"
-        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(name)}{sealed}{why}")
+        whose = f"  (of {item['drop_id']})" if store is not None and drop is None else ""
+        say(f"{item['id']}  {item['state']:<10}  {item['offset']}/{of}  {show(name)}{sealed}{why}{whose}")
 
 
-async def _place(catalog: SqlCatalog, store: FileStore, upload: str) -> tuple[datetime, str]:
+async def _place(catalog: SqlCatalog | StoredRows, store: FileStore, upload: str) -> tuple[datetime, str]:
     """Return the place of an upload in the list, by its creation and id."""
     row = await catalog.upload(await find_upload(catalog, store, upload))
     if row is None:
@@ -129,6 +125,8 @@ def show_upload(
             "--log", metavar="FILE", help="The server's log for --history, in JSON; - for stdin.", show_default=False
         ),
     ] = None,
+    store: StoreOption = None,
+    key: KeyOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -143,10 +141,12 @@ def show_upload(
     identities = identities_in(identity)
     if log is not None and not with_history:
         raise CommandError("--log is for --history; say that too")
+    if store is not None and with_history:
+        raise CommandError("a copy of the store has no history: the audit is in the server's catalog")
 
-    async def work(services: Services, conf: Config) -> dict[str, Any]:
-        found = await find_upload(services.catalog, services.store, upload)
-        row = await services.catalog.upload(found)
+    async def work(opened_store: FileStore, catalog: SqlCatalog | StoredRows) -> tuple[UploadRow, dict[str, Any]]:
+        found = await find_upload(catalog, opened_store, upload)
+        row = await catalog.upload(found)
         if row is None:
             message = (
                 f"the catalog does not know upload {found}, but the store has it: `store check {found}` verifies it, "
@@ -154,17 +154,27 @@ def show_upload(
             )
             raise CommandError(message)
         with suppress(UploadNotFoundError, UploadDamagedError):
-            check_agrees(row, await services.store.stat(found))
-        told = (await answers.upload_details(services.store, row, identities)).model_dump(mode="json")
-        return {**told, **(await history_of(services, conf, row, log) if with_history else {})}
+            check_agrees(row, await opened_store.stat(found))
+        return row, (await answers.upload_details(opened_store, row, identities)).model_dump(mode="json")
 
-    found = with_services(config, work, reading=True)
+    async def with_past(services: Services, conf: Config) -> dict[str, Any]:
+        row, told = await work(services.store, services.catalog)
+        return {**told, **await history_of(services, conf, row, log)}
+
+    if with_history:
+        found = with_services(config, with_past, reading=True)
+    else:
+        found = with_reading(config, store, key or [], work)[1]
     if as_json:
         print_json(found)
-        return
+    else:
+        _say_details(found)
+
+
+def _say_details(found: dict[str, Any]) -> None:
     entries, now = found.pop("history", ()), found.pop("now", None)
-    for key, value in found.items():
-        say(f"{key}: {'-' if value is None else show(str(value))}")
+    for name, value in found.items():
+        say(f"{name}: {'-' if value is None else show(str(value))}")
     for entry in entries:
         say(f"{entry['at']}  {entry['source']:<5}  {show(entry['text'])}")
     if now is not None:
@@ -188,6 +198,7 @@ def export(  # noqa: PLR0917 - its options
             "--keep-sealed", help="With --identity: leave a file that the browser sealed as it is, an age file."
         ),
     ] = False,
+    store: StoreOption = None,
     key: KeyOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -196,8 +207,8 @@ def export(  # noqa: PLR0917 - its options
 
     Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
     on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
-    rest. With --key and --identity it reads a copy of store and envelopes on a machine that has neither the server's
-    keys nor its catalog: a copy of the configuration is enough, without its other files.
+    rest. With --store and --identity it reads a copy of store and envelopes on a machine that has neither the server's
+    keys nor its catalog.
 
     A file that the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened
     too, unless --keep-sealed says otherwise.
@@ -209,19 +220,18 @@ def export(  # noqa: PLR0917 - its options
     check_output(output, as_json=as_json)
     if output == STDOUT:
         check_no_terminal()
-    if key and not identities:
-        message = "with --key the server's own keys are not looked at; give --identity FILE as well"
+    if store is not None and not identities:
+        message = "with --store the server's own keys are not looked at; give --identity FILE as well"
         raise CommandError(message)
 
-    async def work(store: FileStore, catalog: SqlCatalog | None) -> dict[str, Any]:
+    async def work(store: FileStore, catalog: SqlCatalog | StoredRows) -> dict[str, Any]:
         found = await find_upload(catalog, store, upload)
         total = await _finished_bytes(store, catalog, found)
         start, stop = _within(wanted, total)
         sealed, opening = await _sealing(store, found, identities, keep=keep_sealed, ranged=wanted is not None)
-        if catalog is not None:
-            # Before the first byte, so that none leaves unrecorded.
-            drop_id = (await store.stat(found)).drop_id
-            await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
+        # Before the first byte, so that none leaves unrecorded.
+        drop_id = (await store.stat(found)).drop_id
+        await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
         pieces = store.read(found, start=start, stop=stop, identities=identities)
         with (
             progress("export", stop - start) as advance,
@@ -232,10 +242,7 @@ def export(  # noqa: PLR0917 - its options
             note("the browser sealed it: this is an age file, which `age -d -i IDENTITY` opens, or --identity here")
         return {"id": found, "output": output, "start": start, "bytes": stop - start, "opened": opening}
 
-    if key:
-        done = with_copy(config, key, lambda store: work(store, None))
-    else:
-        done = with_services(config, lambda services, _conf: work(services.store, services.catalog))
+    done = with_reading(config, store, key or [], work)
     if as_json:
         print_json(done)
 
@@ -261,13 +268,13 @@ def _within(wanted: tuple[int, int | None] | None, total: int) -> tuple[int, int
     return start, total if stop is None else min(stop, total)
 
 
-async def _finished_bytes(store: FileStore, catalog: SqlCatalog | None, upload_id: str) -> int:
+async def _finished_bytes(store: FileStore, catalog: SqlCatalog | StoredRows, upload_id: str) -> int:
     """Return the length of an upload that may be exported: finished here, and not refused by the catalog.
 
     One whose row was lost with the catalog may be: the store is the truth about bytes.
     """
     stored = await store.stat(upload_id)
-    row = None if catalog is None else await catalog.upload(upload_id)
+    row = await catalog.upload(upload_id)
     if stored.ended is not None:
         message = f"the upload was {stored.ended.value}; its content is gone"
         raise CommandError(message)
@@ -295,51 +302,14 @@ async def _sealing(
     return sealed, opening
 
 
-async def opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncGenerator[bytes, None]:
-    """Yield what is in an age file.
-
-    Raises:
-        CommandError: It does not open, or is not what its sender sealed.
-    """
-    opener = StreamOpener(parse_identities(identities))
-    try:
-        async for piece in pieces:
-            yield await asyncio.to_thread(opener.feed, piece)
-        yield opener.close()
-    except NoMatchingIdentity:
-        message = (
-            "no identity in the file opens the content that the browser sealed; --keep-sealed gives it as it was sealed"
-        )
-        raise CommandError(message) from None
-    except AgeError as error:
-        message = (
-            f"the content that the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
-        )
-        raise CommandError(message) from None
-
-
-async def write_pieces(
-    file: BinaryIO, pieces: AsyncIterator[bytes], advance: Callable[[int], object], *, here: bool
-) -> None:
-    """Write each piece while the next is read and decrypted; or `here`, where a signal gets us out of a full pipe."""
-    target, writing = wrap(file), None
-    try:
-        async for piece in pieces:
-            if here:
-                file.write(piece)
-            else:
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(target.write(piece))
-            advance(len(piece))
-    finally:
-        if writing is not None:
-            await writing
-
-
 @app.command()
 def receipt(
-    upload: UploadArgument, identity: IdentityOption = None, config: ConfigOption = None, as_json: JsonOption = False
+    upload: UploadArgument,
+    identity: IdentityOption = None,
+    store: StoreOption = None,
+    key: KeyOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print an upload's receipt: one signed line, to keep and to verify later; with --json its members.
 
@@ -347,12 +317,12 @@ def receipt(
     """
     identities = identities_in(identity)
 
-    async def work(services: Services, _conf: Config) -> bytes | None:
-        found = await find_upload(services.catalog, services.store, upload)
-        await services.store.stat(found)  # what is not there has no receipt for another reason
-        return await services.store.signed_receipt(found, identities)
+    async def work(opened_store: FileStore, catalog: SqlCatalog | StoredRows) -> bytes | None:
+        found = await find_upload(catalog, opened_store, upload)
+        await opened_store.stat(found)  # what is not there has no receipt for another reason
+        return await opened_store.signed_receipt(found, identities)
 
-    line = with_services(config, work, reading=True)
+    line = with_reading(config, store, key or [], work)
     if line is None:
         message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
         raise CommandError(message)
