@@ -43,7 +43,7 @@ def test_curl_examples_of_the_documentation_work(server: ServerProcess, tmp_path
     with tarfile.open(tmp_path / "cohort-7.tar") as archive:
         assert "scan.zip" in archive.getnames()
     assert json.loads(said[0])["code"]
-    assert [row["filename"] for row in json.loads(said[6])["uploads"]] == ["scan.zip"]
+    assert [row["filename"] for row in json.loads(said[7])["uploads"]] == ["scan.zip"]
     assert (tmp_path / "scan.zip").read_bytes() == content
     assert (tmp_path / "half.zip").read_bytes() == content
     assert json.loads((tmp_path / "receipt.txt").read_text("ascii").rpartition(" ")[0])["path"] == "scan.zip"
