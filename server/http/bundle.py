@@ -8,7 +8,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.abc import Traversable
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,8 @@ _TYPES = {
 _LOGO_HEADS = {".svg": b"<svg", ".png": b"\x89PNG\r\n\x1a\n"}
 _LOGO_HEAD_BYTES = 4096
 _MOST_LOGO_BYTES = 256 << 10
+_PRIMARY = re.compile(r"(?:^|,)\s*([a-z]+)")
+"""The language in each tag of Accept-Language, without its country. Browsers send the most wanted first."""
 _MARK = re.compile(r"\{\{institute\}\}|\{\{page\}\}|<!--brand-->")
 _NOT_BUILT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -54,10 +56,16 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The page, and its assets by name."""
+    """The page, its assets by name, and which of them has the words of each language, the configured first."""
 
     page: bytes
     assets: Mapping[str, Asset]
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def words_for(self, accepted: str) -> str | None:
+        """Return the asset that the page will ask for next, as it chooses itself; None if nothing was built."""
+        wanted = (match[1] for match in _PRIMARY.finditer(accepted.lower()))
+        return next((self.words[tag] for tag in wanted if tag in self.words), next(iter(self.words.values()), None))
 
 
 def read_bundle(section: PageSection, built: Traversable | None = None) -> Bundle:
@@ -97,7 +105,8 @@ def read_bundle(section: PageSection, built: Traversable | None = None) -> Bundl
         "{{page}}": html.escape(json.dumps(_told(section, names))),
         "<!--brand-->": links,
     }
-    return Bundle(_MARK.sub(lambda mark: values[mark[0]], template).encode(), assets | own)
+    words = {tag: name for tag in section.languages for name in assets if name.startswith(f"{tag}-")}
+    return Bundle(_MARK.sub(lambda mark: values[mark[0]], template).encode(), assets | own, words)
 
 
 def _told(section: PageSection, names: Mapping[str, str]) -> dict[str, object]:

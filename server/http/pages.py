@@ -51,10 +51,14 @@ def add_routes(app: web.Application) -> None:
 
 
 async def page(request: web.Request) -> web.Response:
-    """Show the page."""
+    """Show the page. The words of the browser's language come beside the script, not after it."""
     request[ROUTE] = "page"
-    body = request.app[BUNDLE].page
-    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+    bundle = request.app[BUNDLE]
+    headers = {**_PAGE_HEADERS, "Vary": "Accept-Language"}
+    words = bundle.words_for(request.headers.get("Accept-Language", ""))
+    if words is not None:
+        headers["Link"] = f"<./assets/{words}>; rel=modulepreload"
+    return web.Response(body=bundle.page, content_type="text/html", charset="utf-8", headers=headers)
 
 
 async def asset(request: web.Request) -> web.Response:

@@ -121,6 +121,17 @@ def test_page_allows_its_own_scripts_and_styles_and_nothing_else(site: TusSite) 
     assert re.search(rb"<style|style=|<script>| on\w+=|javascript:|data:|blob:|https?://", answer.body) is None
 
 
+def test_page_names_the_words_that_its_browser_will_need(site: TusSite) -> None:
+    """They come beside the script, and not after it; caches keep the answers apart."""
+    for accepted, language in (("en-GB,en;q=0.9", "en"), ("fr,nl;q=0.5", "nl"), (None, "nl")):
+        answer = _get(site, f"/d/{_UNKNOWN}", {"Accept-Language": accepted})
+        link = re.fullmatch(r"<\./(assets/(\w+)-[^>]+\.js)>; rel=modulepreload", str(answer.header("Link")))
+        assert link is not None
+        assert link[2] == language
+        assert answer.header("Vary") == "Accept-Language"
+        assert _get(site, f"/d/{link[1]}").status == 200
+
+
 def test_page_answers_nothing_but_get_and_head(site: TusSite) -> None:
     """With the headers of all others."""
     answer = site.request("HEAD", f"/d/{_UNKNOWN}", {})

@@ -68,6 +68,25 @@ def test_assets_are_what_was_built_with_what_was_compressed_beside(built: Path) 
     }
 
 
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("en-GB,en;q=0.9,nl;q=0.8", "en"),
+        ("fr, NL-be;q=0.7", "nl"),
+        ("tlh", "nl"),
+        ("*", "nl"),
+        ("", "nl"),
+        ('"en", enx', "nl"),
+    ],
+)
+def test_words_are_those_that_the_page_will_choose(built: Path, accepted: str, language: str) -> None:
+    """The first language of the browser that the institute offers, else the institute's first."""
+    for name in ("en-1.js", "nl-2.js", "fr-3.js", "nlx-4.js"):
+        (built / "assets" / name).write_bytes(b"words")
+    bundle = read_bundle(_section(languages=("nl", "en")), built)
+    assert bundle.words_for(accepted) == {"en": "en-1.js", "nl": "nl-2.js"}[language]
+
+
 def test_logo_and_colours_become_hashed_assets_that_the_page_names(built: Path, tmp_path: Path) -> None:
     """Another content has another name, so that browsers may keep each for ever."""
     light, dark = tmp_path / "logo.SVG", tmp_path / "night.png"

@@ -46,6 +46,7 @@ class PageEngine implements T.Engine {
   h2 = false;
   sender = { name: "", message: "" };
   #work: () => Promise<Work>;
+  #opened: Promise<Store> | null = null;
   #store!: Store;
   #list = new List();
   #queue!: Queue;
@@ -225,10 +226,12 @@ class PageEngine implements T.Engine {
       return this.changed(true);
     }
     this.code = code;
+    // It takes as long as the answer does.
+    this.#opened ??= Store.open();
     if (!(await this.#ask())) return;
     if (this.#queue) return this.#goOn();
     this.#opening = true;
-    this.#store = await Store.open();
+    this.#store = await this.#opened;
     this.drop = await this.#store.name(this.info.id);
     this.#queue = new Queue(this.#list, this.#store, this, this.#work);
     await this.#remember();

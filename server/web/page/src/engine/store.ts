@@ -75,8 +75,7 @@ export class Store {
         opening.result.createObjectStore("uploads", { keyPath: "key" }).createIndex("drop", "drop");
       };
       store.#database = await asked(opening);
-      await store.#takeKeys();
-      await store.#forgetOld();
+      await Promise.all([store.#takeKeys(), store.#forgetOld()]);
     } catch {
       // A private window, or storage that is refused: `#pending` is all the memory there is.
       store.#database = null;
@@ -86,8 +85,10 @@ export class Store {
   }
 
   async #takeKeys(): Promise<void> {
-    this.#hmac = await this.#key("hmac", { name: "HMAC", hash: "SHA-256" }, ["sign"]);
-    this.#aes = await this.#key("aes", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"]);
+    [this.#hmac, this.#aes] = await Promise.all([
+      this.#key("hmac", { name: "HMAC", hash: "SHA-256" }, ["sign"]),
+      this.#key("aes", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"]),
+    ]);
   }
 
   /** Make a key of this browser at its first use. Of two tabs that do so at once, the first one's stays. */
