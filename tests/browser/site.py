@@ -123,7 +123,6 @@ def open_page(
     dark: bool = False,
     locale: str = "en-GB",
     width: int = 1280,
-    fixed_time: bool = True,
 ) -> Page:
     """Open an empty page of that size and colour, on the day of the designs."""
     context = browser.new_context(
@@ -136,8 +135,8 @@ def open_page(
         timezone_id="Europe/Amsterdam",
     )
     page = context.new_page()
-    if fixed_time:
-        page.clock.set_fixed_time(_NOW)
+    page.on("filechooser", lambda _: None)  # the browser has to be told in time that it opens no window
+    page.clock.set_fixed_time(_NOW)
     return page
 
 

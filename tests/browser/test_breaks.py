@@ -39,18 +39,25 @@ def line(server: ServerProcess) -> Iterator[BadLink]:
         yield link
 
 
-def _through(line: BadLink, link: str, server: ServerProcess) -> str:
-    return link.replace(f":{server.port}/", f":{line.port}/")
+def _sending(visitor: Visitor, line: BadLink, server: ServerProcess, file: Path) -> tuple[str, str]:
+    """Begin to send through a line, until some of it is stored; return the link through it and the drop-off's id."""
+    link, drop_id = link_to(server)
+    link = link.replace(f":{server.port}/", f":{line.port}/")
+    _send(visitor, link, file)
+    visitor.wait_for_some_stored()
+    return link, drop_id
+
+
+def _send(visitor: Visitor, link: str, file: Path) -> None:
+    visitor.open(link)
+    visitor.send([file])
 
 
 def test_server_killed_in_the_middle_of_a_file_costs_a_wait_and_no_byte(
     server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
     """The page says that it waits, goes on by itself when the server is there again, and the file is whole."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    _, drop_id = _sending(visitor, line, server, file)
     server.kill9()
     visitor.wait_for("waiting")
     assert 0 < visitor.stored_percent() < 100
@@ -62,10 +69,7 @@ def test_server_killed_in_the_middle_of_a_file_costs_a_wait_and_no_byte(
 
 def test_line_that_breaks_is_waited_for(server: ServerProcess, line: BadLink, visitor: Visitor, file: Path) -> None:
     """What is stored is said meanwhile, and nothing is asked of the person."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    _, drop_id = _sending(visitor, line, server, file)
     line.break_off()
     visitor.wait_for("waiting")
     assert "stored" in visitor.text
@@ -80,10 +84,7 @@ def test_browser_that_is_offline_says_so_and_goes_on_when_it_is_not(
     *, server: ServerProcess, line: BadLink, visitor: Visitor, file: Path, breaks: bool
 ) -> None:
     """The browser tells the page at once, in both directions; what hangs then, and is not cut, is not waited for."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    _, drop_id = _sending(visitor, line, server, file)
     visitor.page.context.set_offline(True)
     if breaks:
         line.break_off()
@@ -100,17 +101,13 @@ def test_page_closed_in_the_middle_goes_on_where_it_was(
     server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
     """The same file, chosen again in the same browser, goes on from what is stored and becomes no second upload."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    link, drop_id = _sending(visitor, line, server, file)
     visitor.page.close()
     (row,) = server.cli_json("upload", "list", "--drop", drop_id)
     assert 0 < row["offset"] < SIZE_BYTES
     line.change(bytes_per_second=0)
     again = visitor.another_page()
-    again.open(_through(line, link, server))
-    again.send([file])
+    _send(again, link, file)
     again.wait_for("done", milliseconds=90_000)
     assert again.complaints == []
     assert received(server, drop_id) == {file.name: sha256_of(file)}
@@ -121,16 +118,12 @@ def test_file_that_changed_meanwhile_does_not_go_on_from_the_old_one(
     server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
     """Two contents are never mixed: the changed file is another upload, and arrives as it is now."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    link, drop_id = _sending(visitor, line, server, file)
     visitor.page.close()
     file_of(file, SIZE_BYTES, seed=2)
     line.change(bytes_per_second=0)
     again = visitor.another_page()
-    again.open(_through(line, link, server))
-    again.send([file])
+    _send(again, link, file)
     again.wait_for("done", milliseconds=90_000)
     assert received(server, drop_id) == {file.name: sha256_of(file)}
 
@@ -139,13 +132,9 @@ def test_second_tab_does_not_send_what_the_first_one_sends(
     server: ServerProcess, line: BadLink, visitor: Visitor, file: Path
 ) -> None:
     """It says that another tab does, and the server gets the file once."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    link, drop_id = _sending(visitor, line, server, file)
     other = visitor.another_page()
-    other.open(_through(line, link, server))
-    other.send([file])
+    _send(other, link, file)
     expect(other.page.locator("main")).to_contain_text("another tab", timeout=30_000)
     line.change(bytes_per_second=0)
     visitor.wait_for("done", milliseconds=90_000)
@@ -156,12 +145,9 @@ def test_second_tab_does_not_send_what_the_first_one_sends(
 
 def test_proxy_that_swallows_the_file_is_not_believed(server: ServerProcess, visitor: Visitor, file: Path) -> None:
     """What left the browser is on its way; stored is what the server says."""
-    link, drop_id = link_to(server)
     with BadLink(server.port, bytes_per_second=SLOW, swallows=True) as line:
-        visitor.open(_through(line, link, server))
-        visitor.send([file])
-        expect(visitor.page.locator(".key")).to_contain_text(" MB on its way", timeout=30_000)
-        visitor.wait_for_some_stored()
+        _, drop_id = _sending(visitor, line, server, file)
+        expect(visitor.page.locator(".key")).to_contain_text(" MB on its way")
         assert visitor.stored_percent() < 90
         assert visitor.state == "sending"
         line.change(bytes_per_second=0)
@@ -171,10 +157,7 @@ def test_proxy_that_swallows_the_file_is_not_believed(server: ServerProcess, vis
 
 def test_drop_closed_while_sending_is_said(server: ServerProcess, line: BadLink, visitor: Visitor, file: Path) -> None:
     """`drop close --now` ends what runs, and the page says so instead of trying for ever."""
-    link, drop_id = link_to(server)
-    visitor.open(_through(line, link, server))
-    visitor.send([file])
-    visitor.wait_for_some_stored()
+    _, drop_id = _sending(visitor, line, server, file)
     server.cli("drop", "close", drop_id, "--now")
     visitor.wait_for("closed", milliseconds=60_000)
     assert "Nothing new was sent" in visitor.text

@@ -13,6 +13,28 @@ pytestmark = pytest.mark.timeout(120)
 MIB = 1 << 20
 
 
+def test_page_is_shown_with_little_work(server: ServerProcess, visitor: Visitor) -> None:
+    """So little that it is usable within a second on a processor a quarter as fast, however busy this one is."""
+    session = visitor.page.context.new_cdp_session(visitor.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    visitor.open(str(server.drop.page_url))
+    metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    assert 0 < metrics["TaskDuration"] < 1 / 4
+
+
+def test_code_of_link_leaves_the_address_bar_each_time_it_is_opened(server: ServerProcess, visitor: Visitor) -> None:
+    """The fragment goes at once, also where the same tab opens the link again; a wrong one leads to the field."""
+    address = server.drop.page_url
+    page = visitor.page
+    visitor.open(f"{address}#AAAA-BBBB-CCCC-DDDD")
+    expect(page.get_by_role("alert")).to_contain_text("The code or the link is not right.")
+    assert page.url == address
+    for _ in range(2):
+        page.goto(f"{address}#{server.drop.code}")
+        visitor.wait_for("about")
+        expect(page).to_have_url(address)
+
+
 def test_files_sent_arrive_whole_and_their_receipt_verifies(
     server: ServerProcess, visitor: Visitor, tmp_path: Path
 ) -> None:

@@ -30,6 +30,8 @@ class Visitor:
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
         self.hosts: set[str] = set()
+        # So that the browser is told in time to open no window: to be told when a test waits for it may be too late.
+        self.page.on("filechooser", lambda _: None)
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(f"{error} {error.stack or ''}"))
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
