@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.documents import blocks
 from tests.support.server_process import REPOSITORY, Drop, ServerProcess, free_port_pair, upload_id_of
-from tests.support.tus_raw import metadata
+from tests.support.tus_raw import TusSite, metadata
 from tests.support.warm_shell import WarmShell
 
 _PAGES = [
@@ -30,6 +30,7 @@ _FILLED = {
     r"--dir /srv/dropoff\b": "--dir new-store --listen 127.0.0.1:{port}",
     r"/srv/dropoff\b": "{data}",
     r"127\.0\.0\.1:8080\b": "127.0.0.1:{port}",
+    r"127\.0\.0\.1:8081\b": "127.0.0.1:{monitoring}",
     r"https://drop\.example\.org\b": "{url}",
     r"\bage1…": "{recipient}",
     r"--since 4711\b": "--since 1",
@@ -44,7 +45,7 @@ _SHIMS = {
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, Drop, str]]:
-    """Run a server with a finished upload and one that was cut off; return it, the drop-off and the latter's id."""
+    """Run a server with a finished upload and a wrong code; return it, the drop-off, and an upload that was cut off."""
     with ServerProcess(tmp_path_factory.mktemp("docs")) as server:
         drop = server.create_drop()
         drop.site.upload(_CONTENT, {"Upload-Metadata": metadata(filename="scan.zip")})
@@ -54,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPro
             connection.send(drop.site.message("PATCH", url, head, b"x" * 400))
             connection.half_close()
             connection.is_closed_within(20)
-        server.cli("audit", "export", "--output", str(server.folder / "earlier.jsonl"))
+        assert TusSite(drop.upload_url, "WRONG").post({"Upload-Length": "1"}).status == 403
         yield server, drop, upload_id_of(url)
 
 
@@ -69,6 +70,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", _PAGES)
 def test_commands_of_a_page_work_as_written(
     served: tuple[ServerProcess, Drop, str], tools: Path, tmp_path: Path, page: str
@@ -83,6 +85,7 @@ def test_commands_of_a_page_work_as_written(
         "data": str(server.data),
         "url": server.url,
         "port": str(free_port_pair()),
+        "monitoring": str(server.port + 1),
         "recipient": recipient[0],
     }
     (tmp_path / "root-identity.txt").write_bytes((server.data / "root-identity.txt").read_bytes())
@@ -102,7 +105,7 @@ def test_commands_of_a_page_work_as_written(
         "SERVER_LOG": str(log),
     }
     done = subprocess.run(
-        ["bash", "-xc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
+        ["bash", "-xc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=160, check=False
     )
     assert done.returncode == 0, f"{page}:\n{done.stderr[-4000:]}\n{done.stdout[-1000:]}"
 
