@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads one upload back with only age, dd and grep: no dropoff-tus, no database, no key of the server.
+# Reads one upload back with only age, dd, grep and openssl: no dropoff-tus, no database, no key of the server.
 #
 #   sh emergency-export.sh STORE_DIR KEYS_DIR UPLOAD_ID IDENTITY_FILE OUTPUT
 #
@@ -27,12 +27,11 @@ keys_of() { echo "$keys/$(echo "$1" | grep -o '^..')/$1"; }
 # Only whole lines: a crash may have cut the last one of an unfinished upload.
 lines_of() { grep -a '^{.*} [A-Za-z0-9+/]\{86\}$' "$(folder_of "$1")/log"; }
 
-# From an envelope: the upload's own identity, or that of its receipt. By its member's name, since a client may have put
-# anything into its metadata, in which quotes are escaped.
-identity_in() { grep -o "\"$1\":\"AGE-SECRET-KEY-[A-Z0-9-]*\"" | grep -o 'AGE-SECRET-KEY-[A-Z0-9-]*'; }
+# The upload's own identity is in its envelope. By its member's name, since a client may have put anything into its
+# metadata, which is in base64.
 open_envelope() {
   "$age" -d -i "$identity" "$(keys_of "$1").age" > "$work/envelope" &&
-    identity_in identity < "$work/envelope" > "$work/$1.txt" ||
+    grep -o '"identity":"AGE-SECRET-KEY-[A-Z0-9-]*"' "$work/envelope" | grep -o 'AGE-[A-Z0-9-]*' > "$work/$1.txt" ||
     die "the identity does not open $(keys_of "$1").age"
 }
 
@@ -62,10 +61,15 @@ if [ -n "$final" ]; then
   length=$(echo "$final" | grep -o '"len":[0-9]*' | grep -o '[0-9]*$')
   [ "$(wc -c < "$partial")" -eq "$length" ] || die "the result has not the $length bytes that the log says"
 fi
-if [ -e "$(keys_of "$id").receipt.age" ]; then
+# A line, 12 bytes of nonce, the receipt, a tag of 16 bytes. The text of ChaCha20-Poly1305 begins with block 1 of ChaCha20.
+receipt=$(keys_of "$id").receipt
+if [ -e "$receipt" ]; then
   open_envelope "$id"
-  identity_in receipt < "$work/envelope" > "$work/receipt.txt" || die "the envelope of $id names no receipt"
-  digest=$("$age" -d -i "$work/receipt.txt" "$(keys_of "$id").receipt.age" | grep -o '"sha256":"[0-9a-f]*"' |
+  key=$(grep -o '"receipt":"[0-9a-f]\{64\}"' "$work/envelope" | grep -o '[0-9a-f]\{64\}') ||
+    die "the envelope of $id names no receipt"
+  nonce=$(tail -n +2 "$receipt" | head -c 12 | od -An -tx1 | tr -d ' ')
+  digest=$(tail -n +2 "$receipt" | tail -c +13 | head -c -16 |
+    openssl enc -d -chacha20 -K "$key" -iv "01000000$nonce" | grep -a -o '"sha256":"[0-9a-f]*"' |
     grep -o '[0-9a-f]\{64\}') || digest=
   if [ -n "$digest" ]; then
     [ "$(sha256sum < "$partial" | grep -o '^[0-9a-f]*')" = "$digest" ] || die "the result is not what the receipt says"

@@ -46,17 +46,15 @@ class KeyFile(StrEnum):
     """One of the files that hold an upload's keys."""
 
     ROOT = "root"
-    """The envelope for the root identities."""
-    SERVER = "server"
-    """The server's own, of a managed upload."""
+    """The envelope for the root identities, and of a managed upload for the server too."""
     INGEST = "ingest"
     """The server's own, of a sealed upload in progress: in no backup, and removed when it is sealed."""
     RECEIPT = "receipt"
 
     @classmethod
     def own(cls, mode: Mode) -> "KeyFile":
-        """Return which one the server's envelope is."""
-        return cls.SERVER if mode is Mode.MANAGED else cls.INGEST
+        """Return which one the server opens."""
+        return cls.ROOT if mode is Mode.MANAGED else cls.INGEST
 
 
 @dataclass(frozen=True, slots=True)

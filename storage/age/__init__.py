@@ -17,8 +17,17 @@ from storage.age.errors import (
     PayloadError,
 )
 from storage.age.files import SegmentSealer, StreamOpener, check_form, decrypt, encrypt, open_header, seal_header
-from storage.age.header import MAX_HEADER_BYTES, MAX_STANZAS, Buffer, Header, Stanza, parse_header
-from storage.age.recipients import FILE_KEY_BYTES, Identity, KeyType, Recipient, parse_identity_file
+from storage.age.header import (
+    MAX_HEADER_BYTES,
+    MAX_STANZAS,
+    Buffer,
+    Header,
+    Stanza,
+    decode_base64,
+    encode_base64,
+    parse_header,
+)
+from storage.age.recipients import FILE_KEY_BYTES, Identity, KeyType, Opener, Recipient, Wrapper, parse_identity_file
 from storage.age.stream import (
     CHUNK_BYTES,
     NONCE_BYTES,
@@ -51,13 +60,17 @@ __all__ = [
     "KeyType",
     "MixedRecipients",
     "NoMatchingIdentity",
+    "Opener",
     "PayloadError",
     "Recipient",
     "SegmentSealer",
     "Stanza",
     "StreamOpener",
+    "Wrapper",
     "check_form",
+    "decode_base64",
     "decrypt",
+    "encode_base64",
     "encrypt",
     "open_header",
     "parse_header",

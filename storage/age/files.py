@@ -27,7 +27,7 @@ from storage.age.header import (
     serialize_header,
     verify_mac,
 )
-from storage.age.recipients import FILE_KEY_BYTES, Identity, Recipient
+from storage.age.recipients import FILE_KEY_BYTES, Opener, Wrapper
 from storage.age.stream import (
     CHUNK_BYTES,
     NONCE_BYTES,
@@ -45,11 +45,11 @@ _HEADER_END: Final = re.compile(rb"\n--- [^\n]*\n")
 _CLASSICAL: Final = frozenset({x25519.KIND, "scrypt", "p256tag"})
 
 
-def seal_header(recipients: Recipient | Iterable[Recipient], file_key: bytes) -> bytes:
+def seal_header(recipients: Wrapper | Iterable[Wrapper], file_key: bytes) -> bytes:
     """Write the header that gives a file key to every recipient.
 
     Args:
-        recipients: one or more, all of one key type.
+        recipients: one or more, all of one key type; those without one go with any.
         file_key: 16 fresh random bytes, used for one file only.
 
     Returns:
@@ -59,11 +59,11 @@ def seal_header(recipients: Recipient | Iterable[Recipient], file_key: bytes) ->
         MixedRecipients: the recipients are of more than one key type.
         AgeError: there is no recipient.
     """
-    everyone = (recipients,) if isinstance(recipients, Recipient) else tuple(recipients)
+    everyone = tuple(recipients) if isinstance(recipients, Iterable) else (recipients,)
     if not everyone:
         msg = "no recipient to encrypt to"
         raise AgeError(msg)
-    if len({recipient.key_type for recipient in everyone}) > 1:
+    if len({recipient.key_type for recipient in everyone} - {None}) > 1:
         msg = "recipients of different key types in one file"
         raise MixedRecipients(msg)
     return serialize_header((recipient.wrap(file_key) for recipient in everyone), file_key)
@@ -78,11 +78,11 @@ class SegmentSealer(ChunkSealer):
 
     __slots__ = ("header",)
 
-    def __init__(self, recipients: Recipient | Iterable[Recipient]) -> None:
+    def __init__(self, recipients: Wrapper | Iterable[Wrapper]) -> None:
         """Draw file key and nonce, and wrap the key.
 
         Args:
-            recipients: one or more, all of one key type.
+            recipients: one or more, all of one key type; those without one go with any.
 
         Raises:
             MixedRecipients: the recipients are of more than one key type.
@@ -94,12 +94,12 @@ class SegmentSealer(ChunkSealer):
         super().__init__(payload_key(file_key, nonce))
 
 
-def encrypt(plaintext: Buffer, recipients: Recipient | Iterable[Recipient]) -> bytes:
+def encrypt(plaintext: Buffer, recipients: Wrapper | Iterable[Wrapper]) -> bytes:
     """Encrypt a small file in memory.
 
     Args:
         plaintext: any number of bytes.
-        recipients: one or more, all of one key type.
+        recipients: one or more, all of one key type; those without one go with any.
 
     Returns:
         The age file.
@@ -122,7 +122,7 @@ def encrypt(plaintext: Buffer, recipients: Recipient | Iterable[Recipient]) -> b
 
 
 def open_header(
-    head: Buffer, identities: Iterable[Identity], *, max_stanzas: int = MAX_STANZAS, only_native: bool = False
+    head: Buffer, identities: Iterable[Opener], *, max_stanzas: int = MAX_STANZAS, only_native: bool = False
 ) -> bytes:
     """Unwrap the file key and verify the header.
 
@@ -146,7 +146,12 @@ def open_header(
 
 
 def decrypt(
-    blob: Buffer, identities: Iterable[Identity], *, max_stanzas: int = MAX_STANZAS, only_native: bool = False
+    blob: Buffer,
+    identities: Iterable[Opener],
+    *,
+    max_stanzas: int = MAX_STANZAS,
+    only_native: bool = False,
+    also: str = "",
 ) -> bytes:
     """Decrypt a small file in memory; nothing is returned unless all of it verifies.
 
@@ -155,6 +160,7 @@ def decrypt(
         identities: the keys to try, in order.
         max_stanzas: the number of stanzas to accept.
         only_native: refuse stanzas of any kind but X25519 and hybrid, instead of ignoring them.
+        also: a kind of the caller's own that is as good as a native one.
 
     Returns:
         The plaintext.
@@ -167,7 +173,7 @@ def decrypt(
         PayloadError: the payload was changed or cut off, or something was appended.
     """
     header = parse_header(blob, max_stanzas=max_stanzas)
-    file_key = _unwrap(blob, header, identities, only_native=only_native)
+    file_key = _unwrap(blob, header, identities, only_native=only_native, also=also)
     start = header.length + NONCE_BYTES
     data = memoryview(blob)
     opener = ChunkOpener(payload_key(file_key, bytes(data[header.length : start])))
@@ -188,7 +194,7 @@ class StreamOpener:
 
     __slots__ = ("_identities", "_index", "_opener", "_waiting")
 
-    def __init__(self, identities: Iterable[Identity]) -> None:
+    def __init__(self, identities: Iterable[Opener]) -> None:
         """Take the keys to try, in order."""
         self._identities = tuple(identities)
         self._waiting = bytearray()
@@ -241,13 +247,16 @@ class StreamOpener:
         return plain
 
 
-def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS, size_bytes: int | None = None) -> list[str]:
+def check_form(
+    blob: Buffer, *, max_stanzas: int = MAX_STANZAS, size_bytes: int | None = None, also: str = ""
+) -> list[str]:
     """See, without a key, that a file has the form of one to X25519 or hybrid recipients.
 
     Args:
         blob: the age file, or at least the whole of its header.
         max_stanzas: the number of stanzas to accept.
         size_bytes: the size of the file, where blob is only its beginning.
+        also: a kind of the caller's own that is as good as a native one.
 
     Returns:
         The kind of each stanza.
@@ -258,14 +267,14 @@ def check_form(blob: Buffer, *, max_stanzas: int = MAX_STANZAS, size_bytes: int 
         PayloadError: no payload has that size.
     """
     header = parse_header(blob, max_stanzas=max_stanzas)
-    _check_kinds(header.stanzas, only_native=True)
+    _check_kinds(header.stanzas, only_native=True, also=also)
     plain_size((memoryview(blob).nbytes if size_bytes is None else size_bytes) - header.length - NONCE_BYTES)
     return [stanza.kind for stanza in header.stanzas]
 
 
-def _unwrap(head: Buffer, header: Header, identities: Iterable[Identity], *, only_native: bool) -> bytes:
+def _unwrap(head: Buffer, header: Header, identities: Iterable[Opener], *, only_native: bool, also: str = "") -> bytes:
     """Find the stanza that an identity opens, and verify the MAC with what is in it."""
-    _check_kinds(header.stanzas, only_native=only_native)
+    _check_kinds(header.stanzas, only_native=only_native, also=also)
     for identity in identities:
         for stanza in header.stanzas:
             file_key = identity.unwrap(stanza)
@@ -277,9 +286,9 @@ def _unwrap(head: Buffer, header: Header, identities: Iterable[Identity], *, onl
     raise NoMatchingIdentity(msg)
 
 
-def _check_kinds(stanzas: Iterable[Stanza], *, only_native: bool) -> None:
+def _check_kinds(stanzas: Iterable[Stanza], *, only_native: bool, also: str) -> None:
     """Refuse stanzas that must not be here, before any of them is tried."""
-    kinds = {stanza.kind for stanza in stanzas}
+    kinds = {stanza.kind for stanza in stanzas} - {also}
     if only_native and not kinds <= _NATIVE:
         msg = "a stanza that is neither X25519 nor hybrid"
         raise HeaderError(msg)

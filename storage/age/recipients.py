@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final, NoReturn, Protocol, Self, SupportsIndex
 
-from storage.age import bech32, hybrid, x25519
+from storage.age import bech32, hybrid, kdf, x25519
 from storage.age.errors import KeyTextError
 from storage.age.header import Stanza
 
@@ -67,6 +67,27 @@ _SCHEMES: Final = {
 }
 _BY_RECIPIENT_PREFIX: Final = {scheme.recipient_prefix: kind for kind, scheme in _SCHEMES.items()}
 _BY_IDENTITY_PREFIX: Final = {scheme.identity_prefix: kind for kind, scheme in _SCHEMES.items()}
+
+
+class Wrapper(Protocol):
+    """Whoever a file can be encrypted to: a recipient, or a secret key of the caller's own."""
+
+    @property
+    def key_type(self) -> KeyType | None:
+        """The kind of key; None for one that may stand beside any."""
+        ...
+
+    def wrap(self, file_key: bytes) -> Stanza:
+        """Wrap a file key."""
+        ...
+
+
+class Opener(Protocol):
+    """Whoever may open a file: an identity, or a secret key of the caller's own."""
+
+    def unwrap(self, stanza: Stanza) -> bytes | None:
+        """Unwrap a file key; None where the stanza is for somebody else."""
+        ...
 
 
 class Recipient:
@@ -226,6 +247,10 @@ class Identity:
     def secret_text(self) -> str:
         """Return the identity as age writes it: the secret itself."""
         return bech32.encode(_SCHEMES[self._key_type].identity_prefix, self._seed)
+
+    def derived(self, info: bytes) -> bytes:
+        """Return 32 secret bytes for another use, which say nothing of the key."""
+        return kdf.derive(self._seed, salt=b"", info=info)
 
     def unwrap(self, stanza: Stanza) -> bytes | None:
         """Unwrap a file key.

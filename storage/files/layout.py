@@ -23,7 +23,6 @@ class UploadPaths:
     log: Path
     keys_folder: Path
     root_envelope: Path
-    server_envelope: Path
     ingest_envelope: Path
     receipt: Path
 
@@ -31,13 +30,12 @@ class UploadPaths:
         """Where one of the key files lies."""
         return {
             KeyFile.ROOT: self.root_envelope,
-            KeyFile.SERVER: self.server_envelope,
             KeyFile.INGEST: self.ingest_envelope,
             KeyFile.RECEIPT: self.receipt,
         }[kind]
 
     def own_envelope(self, mode: Mode) -> Path:
-        """Where the server's envelope lies; a sealed upload's is in no backup, and is removed when it is sealed."""
+        """Where the envelope lies that the server opens; a sealed upload's is in no backup, and removed at the end."""
         return self.key_file(KeyFile.own(mode))
 
     @property
@@ -60,7 +58,7 @@ class UploadPaths:
         """Everything to shred, the envelopes first; then what a crash may have left beside those that are replaced."""
         replaced = (self.root_envelope, self.receipt)
         left = tuple(path.with_name(path.name + NEW_SUFFIX) for path in replaced)
-        return (self.root_envelope, self.server_envelope, self.ingest_envelope, self.receipt, *left)
+        return (self.root_envelope, self.ingest_envelope, self.receipt, *left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,6 @@ class Layout:
             log=folder / "log",
             keys_folder=keys,
             root_envelope=keys / f"{upload_id}.age",
-            server_envelope=keys / f"{upload_id}.server.age",
             ingest_envelope=self.ingest_dir / f"{upload_id}.age",
-            receipt=keys / f"{upload_id}.receipt.age",
+            receipt=keys / f"{upload_id}.receipt",
         )

@@ -1,7 +1,7 @@
 """The envelope: an age file with an upload's identity and the client's metadata.
 
-Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex), the seed of the identity that opens
-the uploader's receipt, and Upload-Metadata as received less the code. The create record commits to the random bytes and
+Its plaintext is canonical JSON: the upload id, the identity, 32 random bytes (hex), the key that opens the uploader's
+receipt (hex), and Upload-Metadata as received less the code. The create record commits to the random bytes and
 the metadata together, so the log binds them without showing them.
 
 Source: docs/reference/format.md, Envelope.
@@ -17,11 +17,12 @@ from typing import Protocol
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, Identity, NoMatchingIdentity, Recipient, decrypt, encrypt, parse_header
+from storage.age import AgeError, Identity, NoMatchingIdentity, Opener, Wrapper, decrypt, encrypt, parse_header
 from storage.keyring.lines import canonical, damaged
+from storage.keyring.secretkey import OWN_KIND, SecretKey
 
 MAX_ENVELOPE_BYTES = 64 << 10
-ENVELOPE_VERSION = 1
+ENVELOPE_VERSION = 2
 MAX_STANZAS = 32
 SALT_BYTES = 32
 _COMMITMENT_DOMAIN = b"dropoff-tus/metadata/v1\n"
@@ -58,37 +59,30 @@ class Envelope:
     upload_id: str
     identity: Identity
     salt: bytes = field(repr=False)
-    receipt_identity: Identity
-    """The identity that opens the uploader's copy of the receipt; derived from the upload's token."""
+    receipt_key: SecretKey
+    """The key that opens the receipt; derived from the upload's token."""
     metadata: Metadata = field(repr=False)
 
     def commitment(self) -> str:
         """Return the hex digest that the create record carries."""
         return hashlib.sha256(_COMMITMENT_DOMAIN + self.salt + _metadata_text(self.metadata)).hexdigest()
 
-    def seal(self, recipients: Sequence[Recipient]) -> bytes:
-        """Return the age file for these recipients, all of one key type."""
-        return encrypt(self._plaintext(), recipients)
-
-    def seal_each(self, *readers: Sequence[Recipient]) -> list[bytes]:
-        """Return an age file for each group of recipients, with the plaintext put together once."""
-        plaintext = self._plaintext()
-        return [encrypt(plaintext, recipients) for recipients in readers]
-
-    def _plaintext(self) -> bytes:
-        return canonical(
+    def seal(self, recipients: Sequence[Wrapper]) -> bytes:
+        """Return the age file for these recipients, all of one key type, and keys of the server."""
+        plaintext = canonical(
             {
                 "v": ENVELOPE_VERSION,
                 "id": self.upload_id,
                 "identity": self.identity.secret_text(),
                 "salt": self.salt.hex(),
-                "receipt": self.receipt_identity.secret_text(),
+                "receipt": self.receipt_key.secret_text(),
                 "metadata": [[key, base64.b64encode(value).decode()] for key, value in self.metadata.pairs],
             }
         )
+        return encrypt(plaintext, recipients)
 
 
-def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) -> Envelope:
+def open_envelope(blob: bytes, identities: Sequence[Opener], upload: Created) -> Envelope:
     """Open an envelope and check that it is this upload's.
 
     Raises:
@@ -98,7 +92,7 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) 
     if len(blob) > MAX_ENVELOPE_BYTES:
         raise damaged(upload.id, "its envelope is too large")
     try:
-        plaintext = decrypt(blob, identities, max_stanzas=MAX_STANZAS, only_native=True)
+        plaintext = decrypt(blob, identities, max_stanzas=MAX_STANZAS, only_native=True, also=OWN_KIND)
     except NoMatchingIdentity:
         message = f"no identity at hand opens upload {upload.id}; its bytes are safe"
         raise KeyMissingError(message) from None
@@ -113,8 +107,8 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) 
         envelope = Envelope(
             upload_id=fields["id"],
             identity=Identity.parse(fields["identity"]),
-            salt=bytes.fromhex(fields["salt"]),
-            receipt_identity=Identity.parse(fields["receipt"]),
+            salt=_bytes_of(fields["salt"]),
+            receipt_key=SecretKey(_bytes_of(fields["receipt"])),
             metadata=Metadata(
                 tuple((str(key), base64.b64decode(value, validate=True)) for key, value in fields["metadata"])
             ),
@@ -135,7 +129,7 @@ def open_envelope(blob: bytes, identities: Sequence[Identity], upload: Created) 
 
 
 def check_resealed(
-    read_back: bytes, blob: bytes, recipients: Sequence[Recipient], identities: Sequence[Identity], upload: Created
+    read_back: bytes, blob: bytes, recipients: Sequence[Wrapper], openers: Sequence[Opener], upload: Created
 ) -> None:
     """See, before an old envelope goes, that the new one is on the disk and is what it should be.
 
@@ -145,9 +139,17 @@ def check_resealed(
     stanzas = parse_header(blob, max_stanzas=MAX_STANZAS).stanzas
     if read_back != blob or len(stanzas) != len(recipients) or len(blob) > MAX_ENVELOPE_BYTES:
         raise damaged(upload.id, "its new envelope did not read back")
-    ours = [identity for identity in identities if identity.recipient in recipients]
-    if ours:
-        open_envelope(blob, ours, upload)
+    if openers:
+        open_envelope(blob, openers, upload)
+
+
+def _bytes_of(text: str) -> bytes:
+    """Read 32 bytes of hex."""
+    raw = bytes.fromhex(text)
+    if len(raw) != SALT_BYTES:
+        message = "not 32 bytes"
+        raise ValueError(message)
+    return raw
 
 
 def _metadata_text(metadata: Metadata) -> bytes:

@@ -1,4 +1,4 @@
-"""Age identities and recipients: those of the roots, and the one that opens an upload's receipt.
+"""Age identities and recipients of the roots, and the key that opens an upload's receipt.
 
 Source: docs/reference/format.md, Keys, Receipt.
 """
@@ -12,22 +12,19 @@ from dropoff_tus.text import decode_text
 from storage.age import AgeError, Identity, KeyType, Recipient, parse_identity_file
 from storage.age.kdf import derive
 from storage.keyring.keysource import KeySourceError, write_owner_only
+from storage.keyring.secretkey import SecretKey
 
 MAX_RECIPIENTS = 16
 """More, with all the metadata a client may send, would not fit into an envelope."""
-_RECEIPT_URL_DOMAIN = b"dropoff-tus/receipt-url/v1\n"
+_RECEIPT_DOMAIN = b"dropoff-tus/receipt-key/v1\n"
 
 
-def receipt_identity(token: str) -> Identity:
-    """Derive, from an upload's token, the identity that opens its receipt.
-
-    X25519 whatever the upload's keys are: its recipient is as secret as itself, so there is no public key for a quantum
-    computer to work on.
+def receipt_key(token: str) -> SecretKey:
+    """Derive, from an upload's token, the key that opens its receipt.
 
     Source: docs/reference/format.md, Receipt.
     """
-    seed = derive(token.encode("ascii"), salt=b"", info=_RECEIPT_URL_DOMAIN)
-    return Identity(KeyType.X25519, seed)
+    return SecretKey(derive(token.encode("ascii"), salt=b"", info=_RECEIPT_DOMAIN))
 
 
 @functools.lru_cache(maxsize=256)

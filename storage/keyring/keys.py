@@ -19,6 +19,7 @@ from dropoff_tus.model import Dropoff
 from storage.age import AgeError, Identity, KeyType, parse_identity_file
 from storage.files.durable import Disk
 from storage.keyring.keysource import KeySourceError, read_source, write_owner_only
+from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import (
     KEY_BYTES,
     SIGNATURE_BYTES,
@@ -32,6 +33,7 @@ from storage.keyring.signing import (
 
 _DISK = Disk(sync=True)
 _MOST_VERIFIED = 1024
+_OWN_DOMAIN = b"dropoff-tus/own-key/v1\n"
 _TERMS_DOMAIN = b"dropoff-tus/terms/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
 _API_TOKEN_DOMAIN = b"dropoff-tus/api-token/v1\n"
@@ -54,14 +56,11 @@ class ServerKeys:
 
     signing: SigningKey
     code_key: bytes = field(repr=False)
-    managed: tuple[Identity, ...] = field(repr=False)
+    managed: tuple[SecretKey, ...]
+    """Those that open the server's way into uploads: the first is used for what is new."""
     ingest_dir: Path
-    """Where the envelopes of sealed uploads in progress lie."""
+    """Where the server's envelopes of sealed uploads in progress lie."""
     _verified: set[Dropoff] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    def own_identities(self, key_type: str) -> list[Identity]:
-        """Return the identities that may open the server's own envelopes: the first is used for what is new."""
-        return [identity for identity in self.managed if identity.key_type == key_type]
 
     def code_mac(self, drop_id: str, code: str) -> bytes:
         """Return the 32 bytes that a drop-off's code is stored as; of no other drop-off they are the same."""
@@ -111,9 +110,9 @@ def generate_server_keys(folder: Path) -> KeyPlaces:
     )
     write_owner_only(Path(places.signing_key), SigningKeyFile(new_signing_key()).text())
     write_owner_only(Path(places.code_key), encode_key(os.urandom(KEY_BYTES)) + "\n")
-    identities = "".join(Identity.generate(kind).secret_text() + "\n" for kind in KeyType)
     made = f"# dropoff-tus managed uploads, made {datetime.now(UTC).date().isoformat()}\n"
-    write_owner_only(Path(places.managed_identity), made + identities)
+    identity = Identity.generate(KeyType.X25519).secret_text()
+    write_owner_only(Path(places.managed_identity), f"{made}{identity}\n")
     _DISK.make_root(places.ingest_dir)
     return places
 
@@ -138,7 +137,12 @@ def load_server_keys(places: KeyPlaces) -> ServerKeys:
     if mistakes:
         raise KeySourceError("\n".join(mistakes))
     signing, code_key, managed = found
-    return ServerKeys(signing, code_key, tuple(managed), places.ingest_dir)
+    return ServerKeys(signing, code_key, tuple(own_key(identity) for identity in managed), places.ingest_dir)
+
+
+def own_key(identity: Identity) -> SecretKey:
+    """Derive the key of the server's own way in from a managed identity."""
+    return SecretKey(identity.derived(_OWN_DOMAIN))
 
 
 def verifying_keys(public_texts: Sequence[str], ingest_dir: Path) -> ServerKeys:

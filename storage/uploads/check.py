@@ -14,13 +14,14 @@ from dropoff_tus.model import Mode, Role
 from storage.age import AgeError, check_form
 from storage.backing import KeyFile
 from storage.keyring.envelope import MAX_STANZAS
+from storage.keyring.secretkey import OWN_KIND
 from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
 from storage.uploads.engine import Engine
 from storage.uploads.log import LogState
 from storage.uploads.memory import new_hash
 from storage.uploads.reading import load_part, open_with, read_plain
-from storage.uploads.receipts import RECEIPT_STANZA, read_receipt
+from storage.uploads.receipts import RECEIPT_HEAD, read_receipt
 from storage.uploads.segment import ciphertext_matches
 from storage.uploads.shredding import leftovers
 
@@ -130,7 +131,8 @@ def _verify(base: StoreBase, upload_id: str, depth: Depth) -> int:
     _verify_bytes(base, chain, depth)
     if not depth.identities:
         _verify_envelope(base, state)
-    _verify_own_envelope(base, state)
+    if state.mode is Mode.SEALED:
+        _verify_own_envelope(base, state)
     _verify_receipt(base, state)
     _verify_parts(base, state)
     if depth.identities:
@@ -144,39 +146,40 @@ def _verify_envelope(base: StoreBase, state: LogState) -> None:
         blob = base.read_key_file(state.id, KeyFile.ROOT)
     except FileNotFoundError:
         raise _ProblemError(_NO_ENVELOPE) from None
-    # The journal of rotations is not signed, so what it names has at least the form of an envelope.
-    if not base.written.is_envelope(state.id, blob, state.create["root"]) or not _stanzas(blob, MAX_STANZAS):
+    # The journal of rotations is not signed, so what it names has at least the form of an envelope: only of a managed
+    # upload it is for the server too.
+    kinds = _stanzas(blob)
+    formed = set(kinds) - {OWN_KIND} and kinds.count(OWN_KIND) == (state.mode is Mode.MANAGED)
+    if not formed or not base.written.is_envelope(state.id, blob, state.create["root"]):
         message = "its envelope is not the one that was written; see with --identity whether it opens, or put it back"
         raise _ProblemError(message)
 
 
 def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
-    """See, with no key, that the server's envelope, where one has to be, is byte for byte what the creation wrote."""
+    """See, with no key, that the server's envelope of a sealed upload is byte for byte what the creation wrote."""
     try:
-        blob = base.read_key_file(state.id, KeyFile.own(state.mode))
+        blob = base.read_key_file(state.id, KeyFile.INGEST)
     except (FileNotFoundError, KeyMissingError):
-        # A sealed upload has none once it is finished, and in a backup none before: `server.usecases.comparing` tells.
-        if state.mode is Mode.MANAGED:
-            raise _ProblemError("the server's envelope is missing") from None
+        # There is none once it is finished, and in a backup none before: `server.usecases.comparing` tells.
         return
     if hashlib.sha256(blob).hexdigest() != state.create["own"]:
         raise _ProblemError("the server's envelope is not the one that was written; put it back from a copy")
 
 
 def _verify_receipt(base: StoreBase, state: LogState) -> None:
-    """See, with no key, that the receipt is an age file to one X25519 key. Only a key shows its upload."""
+    """See, with no key, that the receipt begins as one. Only a key shows the rest, and its upload."""
     try:
         blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:
         return  # it may not be written yet; `server.usecases.comparing` tells
-    if _stanzas(blob, 1) != [RECEIPT_STANZA]:
+    if not blob.startswith(RECEIPT_HEAD):
         raise _ProblemError("its receipt is none; put it back from a copy")
 
 
-def _stanzas(blob: bytes, most: int) -> list[str]:
-    """Return the kinds of an age file's stanzas; none of what is no age file, or has more of them or foreign ones."""
+def _stanzas(blob: bytes) -> list[str]:
+    """Return the kinds of an envelope's stanzas; none of what is no envelope."""
     try:
-        return check_form(blob, max_stanzas=most)
+        return check_form(blob, max_stanzas=MAX_STANZAS, also=OWN_KIND)
     except AgeError:
         return []
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dropoff_tus.errors import DropoffError, UploadInterruptedError
+from dropoff_tus.model import Mode
 from storage.backing import Grip, KeyFile, LeaseLostError, SegmentEntry, SyncFailedError
 from storage.keyring.lines import Record, damaged, sign_line
 from storage.uploads.base import StoreBase, refused
@@ -154,9 +155,9 @@ def check_creation(base: StoreBase, state: LogState) -> None:
     """
     try:
         root = base.read_key_file(state.id, KeyFile.ROOT)
-        own = base.read_key_file(state.id, KeyFile.own(state.mode))
+        own = base.read_key_file(state.id, KeyFile.INGEST) if state.mode is Mode.SEALED else None
     except FileNotFoundError:
         raise not_found() from None
-    whole = hashlib.sha256(own).hexdigest() == state.create["own"]
+    whole = own is None or hashlib.sha256(own).hexdigest() == state.create["own"]
     if not whole or not base.written.is_envelope(state.id, root, state.create["root"]):
         raise not_found()

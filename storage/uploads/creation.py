@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
-from dropoff_tus.model import Role, StoredUpload
+from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.backing import KeyFile
 from storage.keyring.envelope import SALT_BYTES, Envelope
-from storage.keyring.identities import MAX_RECIPIENTS, parse_recipient, receipt_identity, roots_hash
+from storage.keyring.identities import MAX_RECIPIENTS, parse_recipient, receipt_key, roots_hash
 from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import StoreBase, refused
 from storage.uploads.log import FORMAT_VERSION, initial_state
@@ -35,16 +35,16 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         message = f"keys.root_recipients has more than {MAX_RECIPIENTS} recipients; nothing was stored"
         raise KeyMissingError(message)
     identity = Identity.generate(roots[0].key_type)
-    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_identity(new.token), new.metadata)
-    own = base.keys.own_identities(identity.key_type.value)
-    if not own:
-        message = f"the server has no {identity.key_type.value} identity for itself; nothing was stored"
-        raise KeyMissingError(message)
-    kinds = (KeyFile.ROOT, KeyFile.own(new.drop.terms.mode))
-    blobs = dict(zip(kinds, envelope.seal_each(roots, [own[0].recipient]), strict=True))
+    envelope = Envelope(new.id, identity, os.urandom(SALT_BYTES), receipt_key(new.token), new.metadata)
+    own = base.keys.managed[:1]
+    managed = new.drop.terms.mode is Mode.MANAGED
+    blobs = {KeyFile.ROOT: envelope.seal([*roots, *own] if managed else roots)}
+    if not managed:
+        blobs[KeyFile.INGEST] = envelope.seal(own)
     record = _create_record(base, new, envelope, texts)
-    # Before the first commit nothing is synced: these tell the next process whether both envelopes are still whole.
-    record["root"], record["own"] = (hashlib.sha256(blob).hexdigest() for blob in blobs.values())
+    # Before the first commit nothing is synced: these tell the next process whether the envelopes are still whole.
+    for name, kind in (("root", KeyFile.ROOT), ("own", KeyFile.INGEST)):
+        record[name] = hashlib.sha256(blobs[kind]).hexdigest() if kind in blobs else None
     line = sign_line(record, base.keys.signing)
     try:
         if new.role is not Role.FINAL:
@@ -60,7 +60,7 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         raise refused(error, "; the upload could not be created, and nothing of it is stored") from error
     state = initial_state(record, line)
     digests = RunningDigests(base.wanted_digests(new.digests) if new.role is not Role.FINAL else ())
-    base.memory.created(state, digests, Secrets(new.metadata, envelope.receipt_identity), identity.recipient)
+    base.memory.created(state, digests, Secrets(new.metadata, envelope.receipt_key), identity.recipient)
     return state.stored()
 
 

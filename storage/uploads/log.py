@@ -23,7 +23,7 @@ from storage.backing import SegmentEntry, Tip
 from storage.keyring.lines import Record, damaged, sign_line, stamp, verify_line
 from storage.keyring.signing import SigningKey, key_id
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_SEGMENTS = 4_000_000
 """1 TiB in pieces of 256 KiB; or a year of a line so slow that a commit each ten seconds has little in it."""
 MAX_COMMIT_SEGMENTS = 100_000

@@ -18,8 +18,9 @@ from blake3 import blake3
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import StorageFailedError, UploadDamagedError
 from dropoff_tus.model import Metadata
-from storage.age import Identity, Recipient
+from storage.age import Recipient
 from storage.backing import Lines
+from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey
 from storage.uploads.chain import Chain
 from storage.uploads.log import LogState
@@ -75,7 +76,7 @@ class Secrets(NamedTuple):
     """The parts of a receipt: from the envelope, or from the creation."""
 
     metadata: Metadata
-    receipt_identity: Identity
+    receipt_key: SecretKey
 
 
 @dataclass(slots=True)

@@ -24,27 +24,26 @@ _FEW_SEGMENTS = 1000
 
 
 def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
-    """Open the server's envelope.
+    """Open the envelope with the server's own keys.
 
     Raises:
-        KeyMissingError: It is sealed, or the identity is gone.
+        KeyMissingError: It is sealed, or the key is gone.
         UploadDamagedError: It is not this upload's.
     """
     try:
         blob = base.read_key_file(state.id, KeyFile.own(state.mode))
     except (FileNotFoundError, KeyMissingError):
         blob = b""
-    identities = base.keys.own_identities(state.key_type)
-    if not blob or not identities:
+    if not blob or not base.keys.managed:
         message = f"no identity at hand opens upload {state.id}; its bytes are safe"
         raise KeyMissingError(message)
-    return open_envelope(blob, identities, state)
+    return open_envelope(blob, base.keys.managed, state)
 
 
 def own_secrets(base: StoreBase, state: LogState) -> Secrets:
     """Return what a receipt is made of, from the server's envelope; raises as `open_own_envelope`."""
     envelope = open_own_envelope(base, state)
-    return Secrets(envelope.metadata, envelope.receipt_identity)
+    return Secrets(envelope.metadata, envelope.receipt_key)
 
 
 def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Envelope:

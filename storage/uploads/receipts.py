@@ -1,4 +1,4 @@
-"""Receipts: signed like a log line, encrypted to the operators, and to whoever has the upload's URL.
+"""Receipts: signed like a log line, encrypted under a key of whoever has the upload's URL, or opens its envelope.
 
 Source: docs/reference/format.md, Receipt.
 """
@@ -9,18 +9,19 @@ from collections.abc import Sequence
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Metadata
-from storage.age import AgeError, Identity, decrypt, encrypt
+from storage.age import AgeError
 from storage.backing import KeyFile
 from storage.failpoints import failpoint
-from storage.keyring.identities import receipt_identity
+from storage.keyring.identities import receipt_key
 from storage.keyring.lines import Record, damaged, stamp
+from storage.keyring.secretkey import SecretKey
 from storage.uploads.base import StoreBase
 from storage.uploads.log import LogState, sign_receipt, verify_receipt
 from storage.uploads.reading import open_with, own_secrets
 
 RECEIPT_VERSION = 1
-RECEIPT_STANZA = "X25519"
-"""The kind of its one stanza, whatever the upload's own key is."""
+RECEIPT_HEAD = b"dropoff-tus receipt 2\n"
+"""The file begins with it; nonce, ciphertext and tag follow."""
 _ID_DOMAIN = b"dropoff-tus/receipt-id/v1\n"
 
 
@@ -38,10 +39,10 @@ def write_receipt(base: StoreBase, state: LogState, digests: dict[str, bytes]) -
     """
     if base.key_files.is_settled(state.id, KeyFile.RECEIPT):
         return
-    metadata, identity = base.memory.secrets(state.id) or own_secrets(base, state)
+    metadata, key = base.memory.secrets(state.id) or own_secrets(base, state)
     line = sign_receipt(_payload(base, state, metadata, digests), base.keys.signing)
     failpoint("before-receipt")
-    base.key_files.put(state.id, KeyFile.RECEIPT, encrypt(line, identity.recipient))
+    base.key_files.put(state.id, KeyFile.RECEIPT, RECEIPT_HEAD + key.seal(line))
     failpoint("after-receipt")
 
 
@@ -71,14 +72,14 @@ def _payload(base: StoreBase, state: LogState, metadata: Metadata, digests: dict
     }
 
 
-def open_receipt(base: StoreBase, state: LogState, identity: Identity) -> tuple[bytes, Record] | None:
+def open_receipt(base: StoreBase, state: LogState, key: SecretKey) -> tuple[bytes, Record] | None:
     """Return a receipt's verified signed line and its payload, or None where it is not there."""
     try:
         blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:
         return None
     try:
-        line = decrypt(blob, [identity])
+        line = _open(blob, key)
     except AgeError:
         raise damaged(state.id, "its receipt was changed") from None
     return line, _own_payload(base, state, line)
@@ -90,7 +91,14 @@ def read_receipt(base: StoreBase, state: LogState, identities: Sequence[str]) ->
         envelope = open_with(base, state, identities)
     except KeyMissingError:
         return None
-    return open_receipt(base, state, envelope.receipt_identity)
+    return open_receipt(base, state, envelope.receipt_key)
+
+
+def _open(blob: bytes, key: SecretKey) -> bytes:
+    if not blob.startswith(RECEIPT_HEAD):
+        message = "it is no receipt"
+        raise AgeError(message)
+    return key.open(blob[len(RECEIPT_HEAD) :])
 
 
 def _own_payload(base: StoreBase, state: LogState, line: bytes) -> Record:
@@ -110,7 +118,7 @@ def _own_payload(base: StoreBase, state: LogState, line: bytes) -> Record:
 def read_url_receipt(base: StoreBase, upload_id: str, token: str) -> bytes | None:
     """Return the signed receipt for whoever has the upload's URL, or None."""
     try:
-        line = decrypt(base.read_key_file(upload_id, KeyFile.RECEIPT), [receipt_identity(token)])
+        line = _open(base.read_key_file(upload_id, KeyFile.RECEIPT), receipt_key(token))
     except (FileNotFoundError, AgeError):
         return None
     _own_payload(base, base.load(upload_id), line)

@@ -22,7 +22,7 @@ from typing import Self
 
 from dropoff_tus.errors import DropoffError, KeyMissingError, UploadLockedError, UploadNotFoundError
 from dropoff_tus.model import Mode
-from storage.age import Recipient
+from storage.age import Opener, Recipient, Wrapper
 from storage.backing import KeyFile
 from storage.failpoints import failpoint
 from storage.keyring.envelope import Envelope, check_resealed, open_envelope
@@ -148,18 +148,21 @@ class Rewrapper:
         failpoint("rewrap-renamed")
         return Outcome.REWRAPPED if self._base.load(state.id).ended is None else self._remove_ended(state)
 
-    def _replace(self, state: LogState, envelope: Envelope, recipients: Sequence[Recipient], wanted: str) -> None:
+    def _replace(self, state: LogState, envelope: Envelope, roots: Sequence[Recipient], wanted: str) -> None:
+        own = self._base.keys.managed[:1] if state.mode is Mode.MANAGED else ()
+        recipients: list[Wrapper] = [*roots, *own]
+        openers: list[Opener] = [*own, *(identity for identity in self._identities if identity.recipient in roots)]
         new = envelope.seal(recipients)
 
         def check(read_back: bytes) -> None:
-            check_resealed(read_back, new, recipients, self._identities, state)
+            check_resealed(read_back, new, recipients, openers, state)
             self._journal.add(state.id, wanted, new)
             failpoint("rewrap-journaled")
 
         self._base.key_files.put(state.id, KeyFile.ROOT, new, check)
 
     def _open(self, state: LogState, blob: bytes) -> Envelope:
-        """Open the envelope with what was given, or the server's copy with what the server has.
+        """Open the envelope with what was given, or with what the server has.
 
         Raises:
             KeyMissingError: None of it opens; the text says what would.

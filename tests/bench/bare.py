@@ -17,10 +17,11 @@ from pathlib import Path
 
 from dropoff_tus.ids import upload_id
 from dropoff_tus.model import Metadata
-from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient, encrypt
+from storage.age import CHUNK_BYTES, Identity, KeyType, Recipient
 from storage.files.durable import Disk
 from storage.keyring.envelope import SALT_BYTES, Envelope
-from storage.keyring.identities import receipt_identity
+from storage.keyring.identities import receipt_key
+from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey
 from storage.uploads.segment import BATCH_BYTES, ROLL_BYTES, SegmentWriter, plain_buffer
 
@@ -36,7 +37,7 @@ class Bare:
     def __init__(self, folder: Path) -> None:
         """Make the keys of a server."""
         self._folder, self._disk = folder, Disk(sync=False)
-        self._root, self._own = (Identity.generate(KeyType.HYBRID).recipient for _ in range(2))
+        self._root, self._own = Identity.generate(KeyType.HYBRID).recipient, SecretKey(os.urandom(32))
         self._signing = SigningKey(os.urandom(32))
         # More sealers than cores would only get into each other's way.
         self._turn = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -69,14 +70,12 @@ class Bare:
                     connection.sendall(b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n")
 
     def _create(self) -> bytes:
-        """Make an upload: its identity, both envelopes, a signed record, and the four files."""
+        """Make an upload: its identity, the envelope, a signed record, and the three files."""
         token = secrets.token_hex(16)
         name = upload_id(token)
         identity = Identity.generate(KeyType.HYBRID)
-        envelope = Envelope(name, identity, os.urandom(SALT_BYTES), receipt_identity(token), Metadata(()))
-        blobs = envelope.seal_each([self._root], [self._own])
-        self._write(name, "age", blobs[0])
-        self._write(name, "server.age", blobs[1])
+        envelope = Envelope(name, identity, os.urandom(SALT_BYTES), receipt_key(token), Metadata(()))
+        self._write(name, "age", envelope.seal([self._root, self._own]))
         self._write(name, "data", b"")
         self._write(name, "log", _RECORD + self._signing.sign(_RECORD))
         self._recipients[token] = identity.recipient
@@ -118,7 +117,7 @@ class Bare:
             os.close(data)
             os.close(log)
         receipt = _RECORD + self._signing.sign(_RECORD)
-        self._write(name, "receipt.age", encrypt(receipt, receipt_identity(token).recipient))
+        self._write(name, "receipt", receipt_key(token).seal(receipt))
 
     def _write(self, name: str, suffix: str, content: bytes) -> None:
         self._disk.write_new(self._folder / f"{name}.{suffix}", content)

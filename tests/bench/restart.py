@@ -68,8 +68,7 @@ def _lay_out(paths: UploadPaths, log: bytes, data_bytes: int, like: UploadPaths)
     paths.log.write_bytes(log)
     with paths.data.open("wb") as data:
         data.truncate(data_bytes)
-    for there, here in ((like.root_envelope, paths.root_envelope), (like.server_envelope, paths.server_envelope)):
-        here.hardlink_to(there)
+    paths.root_envelope.hardlink_to(like.root_envelope)
 
 
 async def _fill(config: Path, drop_id: str, uploads: int, segments: int) -> None:

@@ -155,8 +155,8 @@ def test_check_finds_what_became_of_the_servers_envelopes_and_of_receipts(runnin
     going = site.create(10)
     assert site.patch(going, 0, b"12345").status == 204
     done_id, going_id = upload_id_of(done), upload_id_of(going)
-    receipt = next(path for path in _keys(running, done_id) if path.name.endswith(".receipt.age"))
-    own = next(path for path in _keys(running, done_id) if path.name.endswith(".server.age"))
+    receipt = next(path for path in _keys(running, done_id) if path.name.endswith(".receipt"))
+    own = next(path for path in _keys(running, done_id) if path.name.endswith(".age"))
     ingest = running.data / "secrets" / "ingest"
     sealed = ingest / f"{going_id}.age"
     assert _problems(running, "--quick") == {}
@@ -228,7 +228,7 @@ def test_check_tells_where_store_and_catalog_disagree(running: ServerProcess, tm
     assert _problems(running) == {}
     shutil.move(_folder(running, lost), tmp_path / lost)
     _sql(running, "DELETE FROM uploads WHERE id IN (?, ?)", unknown, begun)
-    receipt = next(path for path in _keys(running, unpaid) if path.name == f"{unpaid}.receipt.age")
+    receipt = next(path for path in _keys(running, unpaid) if path.name == f"{unpaid}.receipt")
     receipt.rename(tmp_path / "receipt")
     found = _problems(running, "--quick")
     assert found.keys() == {lost, unknown, begun, unpaid}

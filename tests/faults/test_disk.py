@@ -138,7 +138,7 @@ def test_failing_write_of_an_envelope_leaves_nothing(faulty: FaultyServer) -> No
     """A creation whose envelope cannot be written is refused, and the same request works later."""
     site = faulty.drop.site
     before = faulty.uploads()
-    faulty.fail("pwrite", errno.EIO, ".server.age")
+    faulty.fail("pwrite", errno.EIO, ".age")
     _refused(site.post({"Upload-Length": "10"}), 503)
     faulty.heal()
     assert faulty.uploads() == before

@@ -60,7 +60,7 @@ def test_failure_under_an_upload_is_logged_with_errno_and_path(
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-@pytest.mark.parametrize("part", [".age", ".server.age"])
+@pytest.mark.parametrize("part", [".age", "/log"])
 def test_creation_that_the_disk_refuses_is_logged_with_errno_and_path(
     faulty: FaultyServer, part: str, error: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""Someone with a copy of folders, who tries every key that lies in them on every age file that lies in them."""
+"""Someone with a copy of folders, who tries every key that lies in them on every age file and receipt in them."""
 
 import base64
 import binascii
@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.age import AgeError, Identity, KeyType, decrypt, open_header
+from storage.age import AgeError, Identity, KeyType, Opener, decrypt, open_header
+from storage.keyring.keys import own_key
+from storage.keyring.secretkey import SecretKey
+from storage.uploads.receipts import RECEIPT_HEAD
 
 _IDENTITY = re.compile(rb"AGE-SECRET-KEY-[A-Z0-9-]+")
 _KEY = re.compile(rb"[A-Za-z0-9+/]{43}=")
@@ -15,9 +18,9 @@ _MAGIC = b"age-encryption.org/v1\n"
 
 
 def opened(*folders: Path) -> set[str]:
-    """Return the names of all age files below these folders that keys below them open.
+    """Return the names of all age files and receipts below these folders that keys below them open.
 
-    Every file that opens is searched for further keys. Secrets of other kinds are tried as if they were identities. A
+    Every file that opens is searched for further keys. Secrets of one kind are tried as if they were of each other. A
     segment within a larger file is named by the file and its offset.
     """
     files = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
@@ -26,48 +29,63 @@ def opened(*folders: Path) -> set[str]:
         for path, raw in files.items()
         for offset in _offsets(raw)
     }
-    identities = _identities(files.values())
+    keys = _keys(files.values())
     found: set[str] = set()
-    while identities:
+    while keys:
         fresh: list[bytes] = []
         for name, blob in list(closed.items()):
-            plain = _plain(blob, identities)
+            plain = _plain(blob, keys)
             if plain is not None:
                 fresh += [plain, *(base64.b64encode(bytes.fromhex(word.decode())) for word in _SEED.findall(plain))]
                 found.add(name)
                 del closed[name]
-        identities = _identities(fresh)
+        keys = _keys(fresh)
     return found
 
 
 def _offsets(raw: bytes) -> Iterable[int]:
-    at = raw.find(_MAGIC)
-    while at >= 0:
-        yield at
-        at = raw.find(_MAGIC, at + 1)
+    for magic in (_MAGIC, RECEIPT_HEAD):
+        at = raw.find(magic)
+        while at >= 0:
+            yield at
+            at = raw.find(magic, at + 1)
 
 
-def _plain(blob: bytes, identities: list[Identity]) -> bytes | None:
+def _plain(blob: bytes, keys: list[Opener]) -> bytes | None:
     """Return what a file holds; empty where only its header opens, which is enough to have lost."""
+    if blob.startswith(RECEIPT_HEAD):
+        return _receipt(blob[len(RECEIPT_HEAD) :], keys)
     try:
-        return decrypt(blob, identities)
+        return decrypt(blob, keys)
     except AgeError:
         pass
     try:
-        open_header(blob, identities)
+        open_header(blob, keys)
     except AgeError:
         return None
     return b""
 
 
-def _identities(texts: Iterable[bytes]) -> list[Identity]:
-    found: list[Identity] = []
+def _receipt(sealed: bytes, keys: list[Opener]) -> bytes | None:
+    for key in keys:
+        if isinstance(key, SecretKey):
+            try:
+                return key.open(sealed)
+            except AgeError:
+                continue
+    return None
+
+
+def _keys(texts: Iterable[bytes]) -> list[Opener]:
+    identities: list[Identity] = []
+    raws: list[bytes] = []
     for text in texts:
-        found += [Identity.parse(word.decode("ascii")) for word in _IDENTITY.findall(text)]
+        identities += [Identity.parse(word.decode("ascii")) for word in _IDENTITY.findall(text)]
         for word in _KEY.findall(text):
             try:
-                seed = base64.b64decode(word, validate=True)
-                found += [Identity(kind, seed) for kind in KeyType]
+                raw = base64.b64decode(word, validate=True)
+                identities += [Identity(kind, raw) for kind in KeyType]
             except (binascii.Error, AgeError):
                 continue
-    return found
+            raws.append(raw)
+    return [*identities, *map(own_key, identities), *map(SecretKey, raws)]

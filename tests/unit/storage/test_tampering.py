@@ -32,10 +32,12 @@ from storage.age import (
 )
 from storage.age.stream import ChunkSealer
 from storage.keyring.lines import Record, sign_line
+from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey
 from storage.open import FileStore, StoreSettings
 from storage.uploads.check import check_store
 from storage.uploads.log import sign_receipt
+from storage.uploads.receipts import RECEIPT_HEAD
 from tests.support import crash_scenarios
 from tests.support.aio import async_test
 from tests.support.crash_scenarios import Client
@@ -142,10 +144,8 @@ def _flips(vault: Vault) -> Iterator[tuple[str, Path, int]]:
         paths = layout.of(upload)
         for at in range(len(vault.bytes_of(paths.log))):
             yield upload, paths.log, at
-        # An open upload goes on with the server's envelope, a finished one is read with the root's.
-        envelope = paths.server_envelope if upload == vault.open else paths.root_envelope
-        for at in range(len(vault.bytes_of(envelope))):
-            yield upload, envelope, at
+        for at in range(len(vault.bytes_of(paths.root_envelope))):
+            yield upload, paths.root_envelope, at
     paths = layout.of(vault.finished)
     for entry in _entries(vault.bytes_of(paths.log)):
         for at in range(entry["co"], entry["co"] + entry["hl"]):
@@ -307,7 +307,7 @@ async def test_tampering_with_envelopes_is_refused(vault: Vault) -> None:
     """Another upload's envelope, an empty one, none, or a forged one to the right recipients is refused."""
     layout = vault.kit.store.layout
     root = layout.of(vault.finished).root_envelope
-    server = layout.of(vault.open).server_envelope
+    server = layout.of(vault.open).root_envelope
     identity = Identity.generate(KeyType.X25519)
     blob = vault.bytes_of(root)
     fields = json.loads(decrypt(blob, [Identity.parse(text) for text in vault.kit.identities]))
@@ -320,7 +320,7 @@ async def test_tampering_with_envelopes_is_refused(vault: Vault) -> None:
         "gone": (vault.finished, {root: None}),
         "with an identity of the attacker's": (vault.finished, {root: encrypt(own, *roots)}),
         "with other metadata": (vault.finished, {root: encrypt(names, *roots)}),
-        "open: another's": (vault.open, {server: vault.bytes_of(layout.of(vault.other).server_envelope)}),
+        "open: another's": (vault.open, {server: vault.bytes_of(layout.of(vault.other).root_envelope)}),
         "open: empty": (vault.open, {server: b""}),
         "open: gone": (vault.open, {server: None}),
     }
@@ -346,7 +346,7 @@ async def test_tampering_with_what_files_are_is_refused(vault: Vault) -> None:
     }
     missed = {}
     places = ((vault.finished, paths.data), (vault.finished, paths.root_envelope), (vault.finished, paths.log))
-    for upload, path in (*places, (vault.open, opened.data), (vault.open, opened.server_envelope)):
+    for upload, path in (*places, (vault.open, opened.data), (vault.open, opened.root_envelope)):
         for name, make in makers.items():
             path.rename(aside)
             make(path)
@@ -392,7 +392,7 @@ async def test_tampering_forged_receipts_are_refused(vault: Vault) -> None:
     envelope = decrypt(
         vault.bytes_of(store.layout.of(upload).root_envelope), [Identity.parse(text) for text in kit.identities]
     )
-    reader = Identity.parse(json.loads(envelope)["receipt"]).recipient
+    key = SecretKey(bytes.fromhex(json.loads(envelope)["receipt"]))
     unsigned, another = "is not signed by this server", "is of another upload"
     forged = {
         "by another key": (sign_receipt({**honest, "length": 1}, stranger.keys.signing), unsigned),
@@ -401,7 +401,7 @@ async def test_tampering_forged_receipts_are_refused(vault: Vault) -> None:
         "of another state": (sign_receipt({**honest, "final": "0" * 64}, kit.keys.signing), another),
     }
     for name, (line, why) in forged.items():
-        path.write_bytes(encrypt(line, reader))
+        path.write_bytes(RECEIPT_HEAD + key.seal(line))
         with pytest.raises(UploadDamagedError, match=f"{upload}.* {why}"):
             pytest.fail(f"{name}: {await store.receipt(upload, kit.identities)}")
     path.write_bytes(vault.bytes_of(path))
@@ -431,7 +431,7 @@ async def test_tampering_sealed_upload_does_not_become_managed(tmp_path: Path) -
     await kit.append(upload.id, 0, bytes(100))
     await kit.finish(upload.id)
     paths = kit.store.layout.of(upload.id)
-    paths.server_envelope.write_bytes(paths.root_envelope.read_bytes())
+    paths.ingest_envelope.write_bytes(paths.root_envelope.read_bytes())
     kit.open()
     assert await kit.store.metadata(upload.id) is None
     assert datetime.now(UTC) > (await kit.store.stat(upload.id)).created_at

@@ -2,7 +2,7 @@
 
     python -m tests.vectors.store.generate FOLDER
 
-After a change of the format before 1.0: into a new folder, `v1.new`, which then takes the place of `v1`. From 1.0 on a
+After a change of the format before 1.0: into a new folder, `v2.new`, which then takes the place of `v2`. From 1.0 on a
 new version of the format gets a folder of its own beside it.
 """
 

@@ -10,15 +10,17 @@ from typing import Any
 
 from dropoff_tus.model import Metadata
 from storage import age
-from storage.age import Identity, KeyType, Stanza
+from storage.age import Identity, KeyType, Stanza, Wrapper
 from storage.age.header import serialize_header
 from storage.files.layout import Layout
 from storage.keyring.envelope import Envelope
-from storage.keyring.identities import receipt_identity
+from storage.keyring.identities import read_identity_file, receipt_key
 from storage.keyring.keys import ServerKeys
 from storage.keyring.lines import Record, sign_line
+from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey, new_signing_key
 from storage.uploads.log import sign_receipt
+from storage.uploads.receipts import RECEIPT_HEAD
 
 Files = dict[str, bytes]
 _SECTOR_BYTES = 512
@@ -55,7 +57,6 @@ class _Vectors:
             "log": paths.log,
             "data": paths.data,
             "envelope": paths.root_envelope,
-            "server": paths.server_envelope,
             "receipt": paths.receipt,
         }
         return {name: path.read_bytes() for name, path in files.items() if path.exists()}
@@ -162,9 +163,9 @@ class _Vectors:
     def _logs_with_signed_nonsense(self) -> None:
         """Add lines that our own key signed and that do not follow the format."""
         create, first, second = self._lines(self._open)
-        newer = self._signed(create, v=2)
+        newer = self._signed(create, v=3)
         self._log(
-            "version-2", "a later format is refused, not misread", [newer], {"stat": "damaged", "check": "finding"}
+            "version-3", "a later format is refused, not misread", [newer], {"stat": "damaged", "check": "finding"}
         )
         other = self._signed(create, id="0" * 32)
         self._log("create-of-another-id", "an upload's log lies in its own folder", [other], {"stat": "damaged"})
@@ -213,24 +214,27 @@ class _Vectors:
     # ---- envelopes ------------------------------------------------------------------------------------------
 
     def _envelopes(self) -> None:
-        identity = self._keys.own_identities("x25519")[0]
-        fields = json.loads(age.decrypt(self._files(self._open)["server"], [identity]))
+        fields = json.loads(age.decrypt(self._files(self._open)["envelope"], self._keys.managed))
         envelope = Envelope(
             fields["id"],
             Identity.parse(fields["identity"]),
             bytes.fromhex(fields["salt"]),
-            Identity.parse(fields["receipt"]),
+            SecretKey(bytes.fromhex(fields["receipt"])),
             Metadata(tuple((key, base64.b64decode(value)) for key, value in fields["metadata"])),
         )
-        mine = [identity.recipient]
+        (own,) = self._keys.managed
+        (text,) = read_identity_file(self._folder / "secrets" / "root-x25519.txt")
+        root = Identity.parse(text).recipient
+        mine: list[Wrapper] = [root, own]
 
         def add(name: str, comment: str, blob: bytes | None, outcome: str) -> None:
             self._add(
-                f"envelope-{name}", comment, self._open, {"server": blob}, {"stat": "offset 1007", "append": outcome}
+                f"envelope-{name}", comment, self._open, {"envelope": blob}, {"stat": "offset 1007", "append": outcome}
             )
 
-        add("sealed-anew", "to the same recipient", envelope.seal(mine), "appended")
-        add("of-another-upload", "each belongs to one", self._files(self._done)["server"], "damaged")
+        add("sealed-anew", "to the same recipients", envelope.seal(mine), "appended")
+        add("own-stanza-first", "their order is free", envelope.seal(mine[::-1]), "appended")
+        add("of-another-upload", "each belongs to one", self._files(self._done)["envelope"], "damaged")
         add("with-another-id", "each names its upload", replace(envelope, upload_id="0" * 32).seal(mine), "damaged")
         other = replace(envelope, identity=Identity.generate(KeyType.X25519))
         add("with-another-identity", "it is not that of the create record", other.seal(mine), "damaged")
@@ -242,33 +246,36 @@ class _Vectors:
             replace(envelope, salt=bytes(32)).seal(mine),
             "damaged",
         )
-        add("changed", "its last byte", _flip(self._files(self._open)["server"], -1), "damaged")
+        add("changed", "its last byte", _flip(self._files(self._open)["envelope"], -1), "damaged")
         add(
             "to-somebody-else",
             "no key of ours opens it",
-            envelope.seal([Identity.generate(KeyType.X25519).recipient]),
+            envelope.seal([Identity.generate(KeyType.X25519).recipient, SecretKey(bytes(32))]),
             "key missing",
         )
+        add("to-the-roots-only", "the server has no way in", envelope.seal([root]), "key missing")
         add("missing", "it may be put back: nothing is thrown away", None, "key missing")
-        add("with-33-stanzas", "32 are enough", envelope.seal(mine * 33), "damaged")
-        add("with-32-stanzas", "the most there may be", envelope.seal(mine * 32), "appended")
+        add("with-33-stanzas", "32 are enough", envelope.seal([own, *[root] * 32]), "damaged")
+        add("with-32-stanzas", "the most there may be", envelope.seal([own, *[root] * 31]), "appended")
         for name, content in {
-            "of-version-2": {**fields, "v": 2},
+            "of-version-3": {**fields, "v": 3},
             "without-identity": {key: value for key, value in fields.items() if key != "identity"},
             "of-a-number": 7,
         }.items():
             blob = age.encrypt(json.dumps(content).encode(), mine)
-            add(name, "the content is not that of version 1", blob, "damaged")
+            add(name, "the content is not that of version 2", blob, "damaged")
         plain = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
-        hybrid = self._keys.own_identities("hybrid")[0]
+        hybrid = Identity.generate(KeyType.HYBRID)
         file_key = bytes(range(16))
-        wrapped = identity.recipient.wrap(file_key)
-        both = _seal([wrapped, hybrid.recipient.wrap(file_key)], file_key, plain)
+        wrapped = own.wrap(file_key)
+        both = _seal([wrapped, root.wrap(file_key), hybrid.recipient.wrap(file_key)], file_key, plain)
         add("of-both-types", "one file is to recipients of one type", both, "damaged")
         passphrase = _seal([wrapped, Stanza("scrypt", ("AAAAAAAAAAAAAAAAAAAAAA", "10"), bytes(32))], file_key, plain)
-        add("with-a-passphrase", "stanzas are X25519 or hybrid", passphrase, "damaged")
+        add("with-a-passphrase", "stanzas are X25519, hybrid or the server's", passphrase, "damaged")
         plugin = _seal([wrapped, Stanza("piv-p256", ("AAAA",), bytes(32))], file_key, plain)
-        add("with-a-plugin", "stanzas are X25519 or hybrid", plugin, "damaged")
+        cut = _seal([replace(wrapped, body=wrapped.body[:-1]), root.wrap(file_key)], file_key, plain)
+        add("own-stanza-cut", "its body has 32 bytes", cut, "damaged")
+        add("with-a-plugin", "stanzas are X25519, hybrid or the server's", plugin, "damaged")
 
     # ---- data and receipts ----------------------------------------------------------------------------------
 
@@ -291,7 +298,7 @@ class _Vectors:
         first = len(done) - (184 + 11 + 16)
         add("segments-swapped", "each is an age file that opens", self._done, done[first:] + done[:first], damage)
         recipient = Identity.parse(
-            json.loads(age.decrypt(self._files(self._done)["server"], list(self._keys.managed)))["identity"]
+            json.loads(age.decrypt(self._files(self._done)["envelope"], self._keys.managed))["identity"]
         ).recipient
         forged = done[:first] + age.encrypt(b"impostors!\n", recipient)
         add("segment-forged", "sealed to the upload's own recipient, and never committed", self._done, forged, damage)
@@ -304,23 +311,31 @@ class _Vectors:
             self._add(f"receipt-{name}", comment, self._done, {"receipt": raw}, expect)
 
         self._add("receipt-untouched", "as it was written", self._done, {}, _FINISHED)
-        identity = receipt_identity(str(self._rows[self._done]["token"]))
-        recipients = [identity.recipient]
-        line = age.decrypt(blob, [identity])
+        key = receipt_key(str(self._rows[self._done]["token"]))
+        line = key.open(blob[len(RECEIPT_HEAD) :])
         payload = json.loads(line.rpartition(b" ")[0])
         add("changed", "its last byte", _flip(blob, -1), "damaged")
         foreign = sign_receipt(payload, SigningKey(new_signing_key()))
-        add("of-a-foreign-key", "signed by a key that is not ours", age.encrypt(foreign, recipients), "damaged")
+        add("of-a-foreign-key", "signed by a key that is not ours", RECEIPT_HEAD + key.seal(foreign), "damaged")
         add(
             "as-line-of-a-log",
             "signed by our key, as something else",
-            age.encrypt(sign_line(payload, self._keys.signing), recipients),
+            RECEIPT_HEAD + key.seal(sign_line(payload, self._keys.signing)),
             "damaged",
         )
         other = line.replace(b'"length":18', b'"length":19')
-        add("with-another-length", "its signature does not fit", age.encrypt(other, recipients), "damaged")
-        managed = [own.recipient for own in self._keys.managed if own.key_type is KeyType.X25519]
-        add("to-somebody-else", "signed by us, encrypted to another key", age.encrypt(line, managed), "damaged")
+        add("with-another-length", "its signature does not fit", RECEIPT_HEAD + key.seal(other), "damaged")
+        stranger = RECEIPT_HEAD + SecretKey(bytes(32)).seal(line)
+        add("to-somebody-else", "signed by us, encrypted under another key", stranger, "damaged")
+        empty = {**_FINISHED, "check": "finding", "receipt": "damaged"}
+        self._add("receipt-without-its-head", "it begins with its kind", self._done, {"receipt": key.seal(line)}, empty)
+        self._add(
+            "receipt-cut",
+            "too short for nonce and tag",
+            self._done,
+            {"receipt": RECEIPT_HEAD + b"x"},
+            {**_FINISHED, "receipt": "damaged"},
+        )
 
 
 def _seal(stanzas: list[Stanza], file_key: bytes, plain: bytes) -> bytes:

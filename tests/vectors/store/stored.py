@@ -13,8 +13,8 @@ from storage.keyring.keys import KeyPlaces, load_server_keys
 from storage.open import FileStore, StoreSettings
 from tests.support.store_kit import BytesBody
 
-FOLDER = Path(__file__).parent / "v1"
-"""The store of format version 1."""
+FOLDER = Path(__file__).parent / "v2"
+"""The store of format version 2."""
 _LAYOUT = Layout(FOLDER / "store", FOLDER / "keys", FOLDER / "secrets" / "ingest")
 _ROOTS = ("root-x25519.txt", "root-hybrid.txt")
 

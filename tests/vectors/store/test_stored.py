@@ -147,7 +147,6 @@ def _lay_out(vector: dict[str, Any], server: StoredServer) -> None:
         "log": paths.log,
         "data": paths.data,
         "envelope": paths.root_envelope,
-        "server": paths.server_envelope,
         "receipt": paths.receipt,
     }
     paths.folder.mkdir(parents=True)

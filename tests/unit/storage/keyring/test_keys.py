@@ -14,9 +14,9 @@ import pytest
 from dropoff_tus.errors import KeyMissingError, PolicyTamperedError
 from dropoff_tus.model import Dropoff, DropTerms, Metadata, Mode
 from server import logs
-from storage.age import Identity, KeyType
+from storage.age import Identity, KeyType, NoMatchingIdentity, decrypt, encrypt, parse_identity_file
 from storage.keyring.envelope import Envelope
-from storage.keyring.identities import receipt_identity
+from storage.keyring.identities import receipt_key
 from storage.keyring.keys import KeyPlaces, ServerKeys, generate_server_keys, load_server_keys, verifying_keys
 from storage.keyring.keysource import KeySourceError
 from storage.keyring.signing import SigningKey, SigningKeyFile, key_id, new_signing_key, public_of
@@ -80,9 +80,9 @@ def _everything_shown(thing: object) -> bytes:
 
 def test_no_key_object_shows_its_secret(places: KeyPlaces, keys: ServerKeys) -> None:
     """Neither repr, str, format nor a log line of any kind has one secret byte."""
-    identity = keys.managed[0]
+    identity = parse_identity_file(Path(places.managed_identity).read_text())[0]
     envelope = Envelope(
-        "0" * 32, identity, b"\xabS" * 16, receipt_identity("0" * 32), Metadata((("filename", b"SECRET-name"),))
+        "0" * 32, identity, b"\xabS" * 16, receipt_key("0" * 32), Metadata((("filename", b"SECRET-name"),))
     )
     things: list[object] = [
         keys,
@@ -95,6 +95,8 @@ def test_no_key_object_shows_its_secret(places: KeyPlaces, keys: ServerKeys) -> 
     ]
     secrets = [*_secrets(places), b"AGE-SECRET", envelope.salt.hex().encode(), repr(envelope.salt).encode()]
     secrets += [b"SECRET-name", repr(b"SECRET-name").encode()]
+    for key in (keys.managed[0], envelope.receipt_key):
+        secrets += [key.secret_text().encode(), repr(bytes.fromhex(key.secret_text())).encode()]
     for thing in things:
         shown = _everything_shown(thing)
         assert not any(secret in shown for secret in secrets), type(thing)
@@ -107,7 +109,7 @@ def test_no_key_object_shows_its_secret(places: KeyPlaces, keys: ServerKeys) -> 
 
 def test_identities_and_signing_keys_are_not_pickled(keys: ServerKeys) -> None:
     """A secret leaves through the one door that says so."""
-    for thing in (keys.managed[0], keys.signing, keys):
+    for thing in (Identity.generate(KeyType.X25519), keys.managed[0], keys.signing, keys):
         with pytest.raises(TypeError):
             pickle.dumps(thing)
 
@@ -176,8 +178,12 @@ def test_earlier_managed_identities_in_the_file_still_open(places: KeyPlaces, ke
     new = Identity.generate(KeyType.X25519)
     path.write_text(new.secret_text() + "\n" + path.read_text())
     later = load_server_keys(places)
-    recipients = [found.recipient for found in later.own_identities("x25519")]
-    assert recipients == [new.recipient, keys.own_identities("x25519")[0].recipient]
+    first, second = later.managed
+    assert second.secret_text() == keys.managed[0].secret_text() != first.secret_text()
+    blob = encrypt(b"old", keys.managed)
+    assert decrypt(blob, later.managed) == b"old"
+    with pytest.raises(NoMatchingIdentity):
+        decrypt(encrypt(b"new", later.managed[:1]), keys.managed)
 
 
 @pytest.mark.parametrize("name", ["signing_key", "code_key", "managed_identity"])

@@ -157,7 +157,7 @@ async def test_sealed_upload_opens_with_the_root_alone(tmp_path: Path) -> None:
     assert await kit.store.metadata(upload.id) is not None
     await kit.finish(upload.id)
     assert await kit.store.metadata(upload.id) is None
-    assert not kit.store.layout.of(upload.id).server_envelope.exists()
+    assert not kit.store.layout.of(upload.id).ingest_envelope.exists()
     with pytest.raises(KeyMissingError):
         _ = [piece async for piece in kit.store.read(upload.id)]
     assert await kit.read(upload.id) == bytes(1000)
@@ -249,8 +249,8 @@ async def test_concatenation_whose_maker_died_is_made_anew(tmp_path: Path) -> No
     paths = kit.store.layout.of(upload_id(token))
     for path in (paths.keys_folder, paths.folder):
         path.mkdir(parents=True)
-    for number, left in enumerate((paths.root_envelope, paths.server_envelope, paths.data, paths.log)):
-        for name in (paths.root_envelope, paths.server_envelope, paths.data, paths.log)[: number + 1]:
+    for number, left in enumerate((paths.root_envelope, paths.data, paths.log)):
+        for name in (paths.root_envelope, paths.data, paths.log)[: number + 1]:
             name.write_bytes(b"" if name == left else b"left")
         _, final = await kit.create(None, role=Role.FINAL, parts=[part.id], token=token)
         assert (await kit.store.stat(final.id)).parts == (part.id,)
@@ -320,8 +320,8 @@ async def test_swapped_envelope_is_refused(tmp_path: Path) -> None:
     _, second = await kit.create(10)
     for upload in (first, second):
         await kit.append(upload.id, 0, b"12345")
-    other = kit.store.layout.of(second.id).server_envelope.read_bytes()
-    kit.store.layout.of(first.id).server_envelope.write_bytes(other)
+    other = kit.store.layout.of(second.id).root_envelope.read_bytes()
+    kit.store.layout.of(first.id).root_envelope.write_bytes(other)
     kit.open()
     with pytest.raises(UploadDamagedError):
         await kit.append(first.id, 5, b"67890")
@@ -340,7 +340,7 @@ async def test_disk_that_fails_before_the_first_bytes_calls_no_upload_unknown(
     real = durable.Disk.read_small
 
     def read_small(disk: durable.Disk, path: Path, most_bytes: int) -> bytes:
-        if path == kit.store.layout.of(upload.id).server_envelope:
+        if path == kit.store.layout.of(upload.id).root_envelope:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return real(disk, path, most_bytes)
 

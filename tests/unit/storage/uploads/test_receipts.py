@@ -13,11 +13,11 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dropoff_tus.errors import KeyMissingError
 from dropoff_tus.model import Mode, Role
-from storage.age import Identity, KeyType
 from storage.files.chains import FileChains, LogFile
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import generate_server_keys
@@ -129,21 +129,29 @@ async def test_receipt_of_a_sealed_upload_is_closed_to_the_server(tmp_path: Path
     assert await kit.store.url_receipt(upload_id, token) is not None
 
 
+def _chacha20(key: str, nonce: bytes, sealed: bytes) -> bytes:
+    """Return the text: the cipher's first block makes the key of the tag."""
+    command = [str(require_program("openssl")), "enc", "-d", "-chacha20", "-K", key, "-iv", f"01000000{nonce.hex()}"]
+    return subprocess.run(command, input=sealed, capture_output=True, check=True).stdout
+
+
 @pytest.mark.parametrize("key_type", KEY_TYPES)
 @async_test
-async def test_receipt_opens_with_the_age_program(tmp_path: Path, key_type: str) -> None:
-    """The token gives its identity as format.md derives it, and so does the envelope to whoever has a root identity."""
+async def test_receipt_opens_with_age_and_openssl(tmp_path: Path, key_type: str) -> None:
+    """The token gives its key as format.md derives it, and so does the envelope to whoever has a root identity."""
     kit = StoreKit(tmp_path, key_type=key_type, mode=Mode.SEALED)
     token, upload_id = await _finished(kit)
     paths = kit.store.layout.of(upload_id)
-    secret = HKDF(hashes.SHA256(), 32, b"", b"dropoff-tus/receipt-url/v1\n").derive(token.encode())
+    secret = HKDF(hashes.SHA256(), 32, b"", b"dropoff-tus/receipt-key/v1\n").derive(token.encode())
     age = require_program("age" if key_type == "x25519" else CURRENT_AGE)
     opened = json.loads(_decrypted(age, tmp_path / "root.txt", paths.root_envelope))
-    assert opened["receipt"] == Identity(KeyType.X25519, secret).secret_text()
-    identity = tmp_path / "receipt.txt"
-    identity.write_text(opened["receipt"])
-    line = _decrypted(require_program("age"), identity, paths.receipt)
-    assert line == await kit.store.url_receipt(upload_id, token)
+    assert opened["receipt"] == secret.hex()
+    head, blob = b"dropoff-tus receipt 2\n", paths.receipt.read_bytes()
+    assert blob.startswith(head)
+    nonce, sealed = blob[len(head) : len(head) + 12], blob[len(head) + 12 :]
+    line = await kit.store.url_receipt(upload_id, token)
+    assert ChaCha20Poly1305(secret).decrypt(nonce, sealed, None) == line
+    assert _chacha20(opened["receipt"], nonce, sealed[:-16]) == line
 
 
 @pytest.mark.parametrize("lost", ["envelope", "identity"])
