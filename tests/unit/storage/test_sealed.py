@@ -58,8 +58,8 @@ async def test_managed_upload_opens_so_that_the_search_is_worth_something(tmp_pa
     await kit.append(upload.id, 0, b"12345")
     await kit.finish(upload.id)
     names = {name.rpartition("/")[2] for name in _all(kit)}
-    # The root's own envelope by itself stays closed; the receipt opens with the key beside the upload's.
-    assert names == {"data@0", *(f"{upload.id}.{kind}.age@0" for kind in ("server", "receipt"))}
+    # The receipt opens with the key beside the upload's own.
+    assert names == {"data@0", *(f"{upload.id}.{kind}@0" for kind in ("age", "receipt"))}
 
 
 @async_test
