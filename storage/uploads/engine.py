@@ -133,7 +133,7 @@ class Engine(Leases):
             if state.ended is None:
                 envelope = open_with(self._base, state, identities)
                 seen = replace(seen, metadata=envelope.metadata)
-                found = receipts.open_receipt(self._base, state, envelope.receipt_identity) if state.final else None
+                found = receipts.open_receipt(self._base, state, envelope.receipt_key) if state.final else None
                 seen = seen if found is None else replace(seen, signed_receipt=found[0], receipt=found[1])
         except DropoffError as error:
             return replace(seen, problem=error)
