@@ -282,7 +282,9 @@ class _Backup:
 
     def _belongs(self, path: str) -> bool:
         """Tell whether a file of the keys has its upload in the copy; those that came later are of no use."""
-        return not path.endswith(".age") or all(self._copy.of(one).folder.is_dir() for one in _uploads_of(path))
+        return not path.endswith((".age", ".receipt")) or all(
+            self._copy.of(one).folder.is_dir() for one in _uploads_of(path)
+        )
 
     async def _verify(
         self, catalog: SqlCatalog, copy: FileStore, doubtful: set[str], rows: list[UploadRow]
