@@ -95,24 +95,32 @@ class ServerKeys:
         self._verified.add(drop)
 
 
-def generate_server_keys(folder: Path) -> KeyPlaces:
-    """Make all keys of a new server below a folder; files that exist are refused.
+def generate_server_keys(folder: Path, ingest_dir: Path | None = None) -> KeyPlaces:
+    """Make the keys of a new server below a folder, but for those that are there.
+
+    Args:
+        folder: Nothing is written to it if it has all of them.
+        ingest_dir: The folder of ingest keys; else one below it.
 
     Raises:
-        KeySourceError: A file is there already; nothing was overwritten.
+        KeySourceError: A key cannot be written.
     """
-    _DISK.make_root(folder)
     places = KeyPlaces(
         signing_key=str(folder / "signing-key"),
         code_key=str(folder / "code-key"),
         managed_identity=str(folder / "managed-identity.txt"),
-        ingest_dir=folder / "ingest",
+        ingest_dir=ingest_dir or folder / "ingest",
     )
-    write_owner_only(Path(places.signing_key), SigningKeyFile(new_signing_key()).text())
-    write_owner_only(Path(places.code_key), encode_key(os.urandom(KEY_BYTES)) + "\n")
-    made = f"# dropoff-tus managed uploads, made {datetime.now(UTC).date().isoformat()}\n"
     identity = Identity.generate(KeyType.X25519).secret_text()
-    write_owner_only(Path(places.managed_identity), f"{made}{identity}\n")
+    made = f"# dropoff-tus managed uploads, made {datetime.now(UTC).date().isoformat()}\n"
+    for path, text in (
+        (places.signing_key, SigningKeyFile(new_signing_key()).text()),
+        (places.code_key, encode_key(os.urandom(KEY_BYTES)) + "\n"),
+        (places.managed_identity, f"{made}{identity}\n"),
+    ):
+        if not Path(path).exists():
+            _DISK.make_root(folder)
+            write_owner_only(Path(path), text)
     _DISK.make_root(places.ingest_dir)
     return places
 

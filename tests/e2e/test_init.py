@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,3 +179,84 @@ def test_init_keeps_the_keys_once_the_database_has_the_drop_off(tmp_path: Path, 
     (drop,) = json.loads(run_warm("drop", "list", "--json", *config, folder=tmp_path).stdout)
     assert run_warm("drop", "new-code", drop["id"], *config, folder=tmp_path).returncode == 0
     assert run_warm("store", "check", *config, folder=tmp_path).returncode == 0
+
+
+# ---- started each time ----------------------------------------------------------------------------------------------
+
+_ROOT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+
+
+def _init_if_missing(folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    return _init(folder, "--if-missing", "--recipient", _ROOT, *options)
+
+
+def test_init_if_missing_makes_everything_but_a_drop_off_and_then_changes_nothing(tmp_path: Path) -> None:
+    """Whoever starts it each time logs what it says, so it says no code; it needs no free address."""
+    folder = tmp_path / "data"
+    for _ in range(2):
+        done = _init_if_missing(folder)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"config": str(folder / "config.toml"), "drop": None}
+        (folder / "config.toml").chmod(0o400)
+    assert (folder / "config.toml").stat().st_mode & 0o777 == 0o400
+    before = _tree(folder)
+    assert _init_if_missing(folder, "--catalog-url", "postgresql://nowhere.invalid/x").returncode == 0
+    assert _tree(folder) == before
+    listed = run_warm("drop", "list", "--json", "--config", str(folder / "config.toml"), folder=Path("/"))
+    assert json.loads(listed.stdout) == []
+
+
+def test_init_if_missing_wants_a_recipient(tmp_path: Path) -> None:
+    """A root identity would stay where it opens everything."""
+    done = _init(tmp_path / "data", "--if-missing")
+    assert done.returncode == 1
+    assert b"--if-missing needs --recipient" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_init_uses_the_keys_that_are_in_the_folder_for_them(tmp_path: Path) -> None:
+    """All of them from a folder that cannot be written, as a container's; those that lack are made."""
+    first, second, kept = tmp_path / "first", tmp_path / "second", tmp_path / "kept"
+    assert _init_if_missing(first, "--secrets", str(kept)).returncode == 0
+    made = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert made.keys() == {"signing-key", "code-key", "managed-identity.txt"}
+    for path in kept.iterdir():
+        path.chmod(0o400)
+    kept.chmod(0o500)
+    assert _init_if_missing(second, "--secrets", str(kept)).returncode == 0
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == made
+    assert f'signing_key = "{kept}/signing-key"' in (second / "config.toml").read_text("utf-8")
+    assert _tree(second / "secrets") == ["ingest"]
+    assert run_warm("check-config", "--config", str(second / "config.toml"), folder=Path("/")).returncode == 0
+
+
+@pytest.mark.parametrize("calls", [2, 8, 14, 19])
+def test_init_if_missing_goes_on_where_it_was_killed(tmp_path: Path, calls: int) -> None:
+    """Wherever that was; nothing but it touches what was made, and a second one at the same time is refused."""
+    folder = tmp_path / "data"
+    killed = [sys.executable, "-c", _KILLED, str(calls), "init", "--dir", str(folder), "--listen", _NOWHERE]
+    ended = subprocess.run([*killed, "--if-missing", "--recipient", _ROOT], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not (folder / "config.toml").exists()
+    done = _init_if_missing(folder)
+    assert done.returncode == 0, done.stderr
+    assert "config.toml.new" not in _tree(folder)
+    assert run_warm("check-config", "--config", str(folder / "config.toml"), folder=Path("/")).returncode == 0
+
+
+_KILLED = """
+import os, signal, sys
+left = int(sys.argv[1])
+def count(event, arguments):
+    global left
+    if event in {"os.mkdir", "os.rename", "os.link", "os.remove", "sqlite3.connect"} or (
+        event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_CREAT | os.O_RDWR)
+    ):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+from server.cli.__main__ import main
+sys.argv[1:2] = []
+sys.addaudithook(count)
+main()
+"""

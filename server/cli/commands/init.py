@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from server.cli.commands.drop import ROOT_IDENTITY, created_json, dropoffs, load
 from server.cli.context import JsonOption, recipients_option
 from server.cli.opening import operator
 from server.cli.output import CommandError, note, print_json, say
-from server.cli.target import output_file
 from server.clock import SystemClock
 from server.http.listeners import ListenError, listen_on
 from server.places import layout_of
@@ -47,9 +47,9 @@ keys_dir = "keys"
 
 [keys]
 root_recipients = {recipients}
-signing_key = "secrets/signing-key"
-code_key = "secrets/code-key"
-managed_identity = "secrets/managed-identity.txt"
+signing_key = {signing_key}
+code_key = {code_key}
+managed_identity = {managed_identity}
 ingest_dir = "secrets/ingest"
 
 [catalog]
@@ -60,6 +60,7 @@ _SECRETS = "secrets"
 _OF_A_VOLUME = "lost+found"
 """Names that an empty file system may have."""
 _LAST_PORT = 65534
+_CONFIG, _UNFINISHED = "config.toml", "config.toml.new"
 
 
 def init(
@@ -79,12 +80,35 @@ def init(
             "best in a file that ?passfile= names)."
         ),
     ] = _SQLITE,
+    secrets: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the server's own keys: those that are there are used, others made. Else below --dir.",
+            show_default=False,
+        ),
+    ] = None,
+    if_missing: Annotated[
+        bool,
+        typer.Option(
+            "--if-missing",
+            help="For a container or another program that starts it each time: change nothing where --dir has a "
+            "configuration; go on where an earlier one was killed; make no drop-off, whose code a log would keep.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a configuration, keys, folders and a first drop-off.
 
     Example: dropoff-tus init --dir /srv/dropoff --listen 127.0.0.1:8080
     """
+    # Where a link leads, all that is made and synced below it stays the same when it is turned elsewhere.
+    setup = _Setup(Path(os.path.realpath(directory)), resuming=if_missing)
+    if if_missing and (setup.folder / _CONFIG).exists():
+        _answer(setup.folder, None, rooted=False, as_json=as_json)
+        return
+    if if_missing and not recipient:
+        message = "--if-missing needs --recipient: nobody may be there to move a new root identity off the machine"
+        raise CommandError(message)
     if key_type not in {"hybrid", "x25519"}:
         message = "--key-type must be hybrid or x25519"
         raise CommandError(message)
@@ -94,18 +118,22 @@ def init(
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
         message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
         raise CommandError(message)
-    for part in (int(port), int(port) + 1):
+    # Whoever starts it each time may hold the address for it.
+    for part in () if if_missing else (int(port), int(port) + 1):
         _refuse_taken(host, part)
-    # Where a link leads, all that is made and synced below it stays the same when it is turned elsewhere.
-    setup = _Setup(Path(os.path.realpath(directory)))
     setup.claim()
     try:
-        config = setup.write(listen, f"{host}:{int(port) + 1}", recipients, key_type, catalog_url)
+        config = setup.write(listen, f"{host}:{int(port) + 1}", recipients, key_type, catalog_url, secrets)
         made = asyncio.run(setup.first_drop(config))
+        setup.finish()
     except BaseException as error:
         if not setup.settled:
             setup.take_away()
-        elif isinstance(error, Exception):
+            raise
+        if if_missing:
+            raise
+        setup.finish()
+        if isinstance(error, Exception):
             message = (
                 f"{error}. The catalog may have its first drop-off by now, so all else was left in {setup.folder}: "
                 "look with `dropoff-tus drop list`, and make one with `drop create`"
@@ -131,9 +159,16 @@ class _Setup:
     """The files that `init` makes, in the folder itself: it may be a mount point, or its parent another's."""
 
     folder: Path
+    resuming: bool = False
+    """Whether to go on where an earlier `init` was killed, and to make no drop-off."""
     settled: bool = False
     """Whether a catalog elsewhere may know the keys made here: they must stay then."""
     _missing: list[Path] = field(default_factory=list)
+
+    @property
+    def _unfinished(self) -> Path:
+        """The configuration, until all else is made: so no server can have received anything yet."""
+        return self.folder / _UNFINISHED
 
     def claim(self) -> None:
         """Make the folder, or take an empty one, and keep every other `init` out.
@@ -144,11 +179,14 @@ class _Setup:
         try:
             self._missing = [path for path in (self.folder, *self.folder.parents) if not os.path.exists(path)]  # noqa: PTH110 - a path raises
             Disk(sync=True).make_root(self.folder)
-            taken = any(path.name != _OF_A_VOLUME for path in self.folder.iterdir()) and self.folder
-            if not taken:
-                (self.folder / _SECRETS).mkdir(mode=0o700)
-        except FileExistsError as error:
-            taken = error.filename
+            there = {path.name for path in self.folder.iterdir()} - {_OF_A_VOLUME}
+            taken = self.folder if there and not (self.resuming and _UNFINISHED in there) else None
+            if taken is None:
+                self._unfinished.touch(mode=0o600, exist_ok=self.resuming)
+                # Until this process ends.
+                fcntl.flock(os.open(self._unfinished, os.O_RDWR | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileExistsError, BlockingIOError):
+            taken = self._unfinished
         except OSError as error:
             self._remove_folders()
             above = self._missing[-1].parent if self._missing else self.folder
@@ -170,32 +208,58 @@ class _Setup:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
-    def write(self, listen: str, monitoring: str, recipients: list[str], key_type: str, catalog_url: str) -> Config:
+    def write(
+        self,
+        listen: str,
+        monitoring: str,
+        recipients: list[str],
+        key_type: str,
+        catalog_url: str,
+        secrets: Path | None,
+    ) -> Config:
         """Make keys, folders, the configuration and the tables."""
-        generate_server_keys(self.folder / _SECRETS)
+        keys = generate_server_keys((secrets or self.folder / _SECRETS).absolute(), self.folder / _SECRETS / "ingest")
         if not recipients:
             recipients = [generate_root_identity(self.folder / ROOT_IDENTITY, key_type)]
-        file = self.folder / "config.toml"
-        with output_file(file) as target:
-            target.write(
-                _TEMPLATE.format(
-                    listen=json.dumps(listen),
-                    monitoring=json.dumps(monitoring),
-                    recipients=json.dumps(recipients),
-                    catalog_url=json.dumps(catalog_url),
-                ).encode()
-            )
-        config = _read(file)
+        self._unfinished.write_text(
+            _TEMPLATE.format(
+                listen=json.dumps(listen),
+                monitoring=json.dumps(monitoring),
+                recipients=json.dumps(recipients),
+                catalog_url=json.dumps(catalog_url),
+                signing_key=self._place(keys.signing_key),
+                code_key=self._place(keys.code_key),
+                managed_identity=self._place(keys.managed_identity),
+            ),
+            "utf-8",
+        )
+        config = _read(self._unfinished)
         adopt_store(layout_of(config), in_use=False)
         migrate(config.catalog.url)
         return config
 
-    async def first_drop(self, config: Config) -> dict[str, object]:
-        """Make a first drop-off in an empty catalog."""
+    def _place(self, path: str) -> str:
+        """Write a path for the configuration, which lies in the folder."""
+        return json.dumps(path.removeprefix(f"{self.folder}/"))
+
+    def finish(self) -> None:
+        """Give the configuration its name."""
+        disk = Disk(sync=True)
+        disk.sync_path(self._unfinished)
+        self._unfinished.rename(self.folder / _CONFIG)
+        disk.sync_path(self.folder)
+
+    async def first_drop(self, config: Config) -> dict[str, object] | None:
+        """Make a first drop-off in an empty catalog, and make the store its own."""
         async with open_catalog(config.catalog.url) as catalog:
-            if await catalog.dropoffs() or await catalog.store_id():
+            if await catalog.dropoffs() or (not self.resuming and await catalog.store_id()):
                 message = "the catalog is in use already, under keys that are elsewhere; name an empty database"
                 raise CommandError(message)
+            if self.resuming:
+                load_keys(config)
+                self.settled = True
+                await identify_store(config, catalog)
+                return None
             terms = config.dropoffs.terms({"name": "First drop-off", "mode": Mode.MANAGED}, SystemClock().now())
             keys = load_keys(config)
             self.settled = not config.catalog.url.startswith(f"sqlite:///{self.folder}/")
@@ -224,7 +288,7 @@ def _shown_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(followed)}
 
 
-def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: bool) -> None:
+def _answer(target: Path, made: dict[str, object] | None, *, rooted: bool, as_json: bool) -> None:
     if rooted:
         note(
             f"The root identity that opens every upload is {target / ROOT_IDENTITY}.\n"
@@ -232,7 +296,8 @@ def _answer(target: Path, made: dict[str, object], *, rooted: bool, as_json: boo
             "thief reads all."
         )
     if as_json:
-        print_json({"config": str(target / "config.toml"), "drop": made})
+        print_json({"config": str(target / _CONFIG), "drop": made})
         return
-    say(f"configuration: {target / 'config.toml'}")
-    say_created(made)
+    say(f"configuration: {target / _CONFIG}")
+    if made is not None:
+        say_created(made)
