@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.documents import blocks
-from tests.support.server_process import REPOSITORY, Drop, ServerProcess, free_port_pair, upload_id_of
+from tests.support.server_process import REPOSITORY, Drop, ServerProcess, free_port_pair, program, upload_id_of
 from tests.support.tus_raw import TusSite, metadata
 from tests.support.warm_shell import WarmShell
 
@@ -90,7 +90,7 @@ def test_commands_of_a_page_work_as_written(
     }
     (tmp_path / "root-identity.txt").write_bytes((server.data / "root-identity.txt").read_bytes())
     (tmp_path / "scan.zip").write_bytes(_CONTENT)
-    script = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n"
+    script = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null && wait || :' EXIT\n"
     for mark, block in blocks(REPOSITORY / page):
         for word, value in _FILLED.items():
             block = re.sub(word, value.format(**values), block)  # noqa: PLW2901 - each word in turn
@@ -110,6 +110,7 @@ def test_commands_of_a_page_work_as_written(
     assert done.returncode == 0, f"{page}:\n{done.stderr[-4000:]}\n{done.stdout[-1000:]}"
 
 
-def _in_background(block: str) -> str:
-    """Return a block that goes on while the next ones run; they wait until it says `ready`."""
-    return f"( {block.rstrip()} ) >ready.txt &\nuntil grep -q '^ready' ready.txt; do kill -0 $!; sleep 0.05; done\n"
+def _in_background(command: str) -> str:
+    """Return a command that goes on while the next ones run; they wait until it says `ready`."""
+    real = f'( PATH="{Path(program()[0]).parent}:$PATH"; exec {command.strip()} ) >ready.txt 2>errors.txt &\n'
+    return f"{real}until grep -q '^ready' ready.txt; do kill -0 $!; sleep 0.05; done\n"
