@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -23,7 +23,7 @@ from server.http.bundle import PageError, read_bundle
 from server.http.client_pseudonyms import ClientPseudonyms
 from server.http.connection import HardenedServer, quiet_logger
 from server.http.door import Door
-from server.http.health import Machine, monitoring_app
+from server.http.health import Machine, Monitoring
 from server.http.listeners import ListenError, limit_unsent, listen_on, listen_on_unix
 from server.http.metrics import MachineView
 from server.http.middleware import around
@@ -35,6 +35,7 @@ from server.resources import raise_descriptor_limit, too_few_descriptors, tune_m
 from server.services import StartError
 from server.settings.config import Config, LimitsSection
 from server.tls import certificate_end, renewing_context
+from server.workers import Supervisor, Worker
 
 _Stack = contextlib.AsyncExitStack | contextlib.ExitStack
 _log = logging.getLogger(__name__)
@@ -117,12 +118,37 @@ class Runner(web.AppRunner):
         return self._hardened
 
 
-def serve(config: Config, load: Callable[[], Config]) -> int:
+def supervise(config: Config, load: Callable[[], Config], prepare: Callable[[], None]) -> int:
+    """Serve by several processes; as `serve`. `prepare` is called in each, before anything else."""
+
+    def work(worker: Worker, status: int | None) -> int:
+        prepare()
+        if status is not None:
+            _log.warning("a worker ended and was replaced", extra={"status": status})
+        return serve(_of_worker(config, worker), lambda: _of_worker(load(), worker), worker)
+
+    with contextlib.ExitStack() as stack:
+        try:
+            public, monitoring = listen(config, stack)
+        except (ListenError, StartError) as error:
+            return _refuse(error)
+        ready = functools.partial(_tell_ready, sys.stdout.fileno(), _url(config))
+        return Supervisor(config.server.workers, public, monitoring, work, ready, _has_terminal).run()
+
+
+def _of_worker(config: Config, worker: Worker) -> Config:
+    """Return what one worker is to know: of the wrong codes that all may let pass, it lets its share."""
+    wrong = worker.share(config.limits.wrong_codes_per_hour)
+    return config.model_copy(update={"limits": config.limits.model_copy(update={"wrong_codes_per_hour": wrong})})
+
+
+def serve(config: Config, load: Callable[[], Config], worker: Worker | None = None) -> int:
     """Serve until SIGTERM, SIGINT, or its terminal closes; returns the exit code.
 
     Args:
         config: As it was loaded.
         load: What loads it again, at any other SIGHUP.
+        worker: What it has of the others, if it is one of several.
     """
     tune_memory()
     run: Any = asyncio.run
@@ -132,16 +158,20 @@ def serve(config: Config, load: Callable[[], Config]) -> int:
         run = uvloop.run
     log_what_nobody_caught()
     try:
-        run(_serve(config, load))
+        run(_serve(config, load, worker))
     except (ListenError, PageError, StartError) as error:
-        for handler in logging.getLogger().handlers:
-            handler.flush()
-        print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
-        return 1
+        return _refuse(error)
     return 0
 
 
-async def _serve(config: Config, load: Callable[[], Config]) -> None:
+def _refuse(error: Exception) -> int:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    print(f"dropoff-tus: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
+    return 1
+
+
+async def _serve(config: Config, load: Callable[[], Config], worker: Worker | None) -> None:
     """Serve until a signal; a second one ends what requests are still being waited for."""
     loop = asyncio.get_running_loop()
     stopping, hurry, reloading = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -165,28 +195,32 @@ async def _serve(config: Config, load: Callable[[], Config]) -> None:
             reloading.set()
 
     async with contextlib.AsyncExitStack() as stack:
-        starting = loop.create_task(_start(config, stack, hurry))
+        starting = loop.create_task(_start(config, stack, hurry, worker))
         for number, react in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up)):
             # `nohup` and a shell's background jobs have some ignored, and mean it.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, functools.partial(_on_loop, loop, react))
                 # Last of all: a loop's own handlers would end with it, and a late signal kill what ends well.
                 stack.callback(signal.signal, number, signal.SIG_IGN)
-        try:
-            runner = await starting
-        except asyncio.CancelledError:
-            if not stopping.is_set():
-                raise
+        await asyncio.wait([starting])
+        if starting.cancelled() and stopping.is_set():
             # The next start takes its work up again.
             return
-        # In a thread of its own, since nobody may take it.
-        threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()
-        reloader = Reloader(config, load, runner.limit)
-        stack.callback(loop.create_task(reloader.whenever(reloading)).cancel)
-        stack.callback(loop.create_task(systemd.show_life()).cancel)
+        runner = starting.result()
+        for beside in (Reloader(config, load, runner.limit).whenever(reloading), _tell(config, worker, stop)):
+            stack.callback(loop.create_task(beside).cancel)
         systemd.notify("READY=1")
         await stopping.wait()
         systemd.notify("STOPPING=1")
+
+
+def _tell(config: Config, worker: Worker | None, stop: Callable[[], None]) -> Coroutine[None, None, None]:
+    """Say that we are ready; return what goes on saying that we are alive, to whoever watches over us."""
+    if worker is not None:
+        return worker.show_life(stop)
+    # In a thread of its own, since nobody may take it.
+    threading.Thread(target=_tell_ready, args=(sys.stdout.fileno(), _url(config)), daemon=True).start()
+    return systemd.show_life()
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, react: Callable[[], None], *_signal: object) -> None:
@@ -209,20 +243,27 @@ def _tell_ready(descriptor: int, url: str) -> None:
         _log.warning("`ready` could not be written to stdout", extra={"exception": describe(error)})
 
 
-async def _start(config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event) -> Runner:
+async def _start(
+    config: Config, stack: contextlib.AsyncExitStack, hurry: asyncio.Event, worker: Worker | None
+) -> Runner:
     """Open everything and accept; `stack` closes it."""
     context, limits = _tls(config), config.limits
     # All addresses first: beside a running server nothing may be opened, let alone repaired.
-    public, monitoring = listen(config, stack)
+    public, monitoring = listen(config, stack) if worker is None else (worker.public, worker.monitoring)
     raise_descriptor_limit(limits.connections)
-    admission = Admission(limits.connections, limits.connections_per_address, config.server.trusted_proxies)
+    tally = None if worker is None else worker.tally
+    admission = Admission(limits.connections, limits.connections_per_address, config.server.trusted_proxies, tally)
     runner = Runner(create_app(config), config, admission, hurry)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
     runner.limit(limits)
     if monitoring:
         few = Admission(_MONITORING_CONNECTIONS, 0, ())
-        monitor = Runner(_monitoring(runner.app, admission), config, few, hurry)
+        shown = _monitoring(runner.app, admission, worker)
+        if worker is not None:
+            server = await asyncio.start_unix_server(shown.show_to_sibling, sock=worker.own)
+            stack.callback(server.close)
+        monitor = Runner(shown.app(), config, few, hurry)
         stack.push_async_callback(monitor.cleanup)
         await monitor.setup()
         await monitor.accept(monitoring, None)
@@ -264,7 +305,7 @@ def _url(config: Config) -> str:
     return str(server.public_url or f"{scheme}://{server.listen}").rstrip("/")
 
 
-def _monitoring(app: web.Application, admission: Admission) -> web.Application:
+def _monitoring(app: web.Application, admission: Admission, worker: Worker | None) -> Monitoring:
     config = app[appkeys.CONFIG]
 
     def view() -> MachineView:
@@ -272,6 +313,11 @@ def _monitoring(app: web.Application, admission: Admission) -> web.Application:
         return MachineView(volumes(config), config.store.free_space_floor, end)
 
     machine = Machine(functools.partial(shortages, config), view, lambda: (len(admission.guests), admission.most))
-    return monitoring_app(
-        app[appkeys.METRICS], app[appkeys.CATALOG], app[appkeys.OUTBOX], app[appkeys.UPLOADS], machine
+    return Monitoring(
+        app[appkeys.METRICS],
+        app[appkeys.CATALOG],
+        app[appkeys.OUTBOX],
+        app[appkeys.UPLOADS],
+        machine,
+        None if worker is None else worker.read_siblings,
     )

@@ -32,13 +32,35 @@ class Guest(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """The same counts in all workers of a server."""
+
+    def add(self, name: str, by: int) -> None:
+        """Count here."""
+        ...
+
+    def elsewhere(self, name: str) -> int:
+        """Return how many the others have."""
+        ...
+
+
+_ALL = ""
+"""The name of all connections, which is nobody's."""
+
+
 class Admission:
     """Counts connections from the moment in which they are accepted, those in their TLS handshake too."""
 
-    def __init__(self, connections: int, per_address: int, trusted_proxies: Sequence[Network]) -> None:
-        """Let so many in, in all and from one address; 0: any number."""
+    def __init__(
+        self,
+        connections: int,
+        per_address: int,
+        trusted_proxies: Sequence[Network],
+        tally: Elsewhere | None = None,
+    ) -> None:
+        """Let so many in, in all and from one address, counting those of other workers; 0: any number."""
         self.limit(connections, per_address)
-        self._trusted = trusted_proxies
+        self._trusted, self._tally = trusted_proxies, tally
         # In the order in which they came.
         self.guests: dict[Guest, None] = {}
         self._by_name: dict[str, dict[Guest, None]] = {}
@@ -60,9 +82,20 @@ class Admission:
     def has_place(self, name: str | None) -> bool:
         """Tell whether one more may come in; at the limit, close a spare connection if there is one."""
         same = self._by_name.get(name, {}) if name is not None else {}
-        if self._most_per_address and len(same) >= self._most_per_address and not _spare_one(same):
-            return False
-        return not self.most or len(self.guests) < self.most or self.make_place()
+        if self._most_per_address and name is not None:
+            count = len(same) + self._elsewhere(name)
+            if count >= self._most_per_address and not _spare_one(same):
+                return False
+        return not self.most or len(self.guests) + self._elsewhere(_ALL) < self.most or self.make_place()
+
+    def _elsewhere(self, name: str) -> int:
+        return 0 if self._tally is None else self._tally.elsewhere(name)
+
+    def _count(self, name: str | None, by: int) -> None:
+        if self._tally is not None:
+            self._tally.add(_ALL, by)
+            if name is not None:
+                self._tally.add(name, by)
 
     def make_place(self) -> bool:
         """Close a connection that can be spared; tell whether there was one."""
@@ -71,12 +104,16 @@ class Admission:
     def enter(self, guest: Guest) -> None:
         """Count a connection in."""
         self.guests[guest] = None
+        self._count(guest.name, 1)
         if guest.name is not None:
             self._by_name.setdefault(guest.name, {})[guest] = None
 
     def leave(self, guest: Guest) -> None:
         """Count a connection out, if it is in."""
-        if self.guests.pop(guest, guest) is guest or guest.name is None:
+        if self.guests.pop(guest, guest) is guest:
+            return
+        self._count(guest.name, -1)
+        if guest.name is None:
             return
         same = self._by_name[guest.name]
         del same[guest]

@@ -1,7 +1,8 @@
 """Monitoring on a listener of its own: alive, ready, metrics. No label carries an id."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.ports.catalog import Catalog, Outbox
 from dropoff_tus.states import ENDED
-from server.http.metrics import CatalogView, MachineView, Metrics
+from server.http.metrics import CatalogView, MachineView, Metrics, added_up
 from server.usecases.uploads import Uploads
 
 _LOOK_SECONDS = 5.0
@@ -30,31 +31,32 @@ class Machine:
     """How many there are, and may be."""
 
 
-def monitoring_app(
-    metrics: Metrics, catalog: Catalog, outbox: Outbox, uploads: Uploads, machine: Machine
-) -> web.Application:
-    """Return the application of the monitoring listener."""
-    monitoring = _Monitoring(metrics, catalog, outbox, uploads, machine)
-    app = web.Application()
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/readyz", monitoring.readyz)
-    app.router.add_get("/metrics", monitoring.show)
-    return app
-
-
 async def _healthz(_request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
 @dataclass(frozen=True, slots=True)
-class _Monitoring:
+class Monitoring:
+    """Answers what monitoring asks."""
+
     metrics: Metrics
     catalog: Catalog
     outbox: Outbox
     uploads: Uploads
     machine: Machine
+    siblings: Callable[[], Awaitable[list[str]]] | None = None
+    """Reads the metrics of the other workers, if there are any."""
+
+    def app(self) -> web.Application:
+        """Return the application of the monitoring listener."""
+        app = web.Application()
+        app.router.add_get("/healthz", _healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/metrics", self.show)
+        return app
 
     async def readyz(self, _request: web.Request) -> web.Response:
+        """Say whether uploads can be received."""
         try:
             await self.catalog.version()
             # Beside the event loop, and not for ever: a file system that hangs would hold everything up.
@@ -77,6 +79,20 @@ class _Monitoring:
         return below + await asyncio.to_thread(self.machine.shortages)
 
     async def show(self, _request: web.Request) -> web.Response:
+        """Show the metrics, of all workers."""
+        text = await self._text()
+        if self.siblings is not None:
+            text = await asyncio.to_thread(added_up, [text.decode(), *await self.siblings()])
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def show_to_sibling(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Show this worker's own metrics to another one."""
+        with contextlib.suppress(OSError):
+            writer.write(await self._text())
+            await writer.drain()
+        writer.close()
+
+    async def _text(self) -> bytes:
         uploads, metrics = self.uploads, self.metrics
         seen, now = await self._see_catalog(), uploads.ports.clock.now()
         metrics.show_catalog(seen, now)
@@ -84,8 +100,8 @@ class _Monitoring:
         metrics.show_uploads(uploads.ports.counts, *uploads.finisher.waiting(), now)
         metrics.show_server(*self.machine.connections(), clock_ahead=uploads.trusted_time.problem is not None)
         # It counts the open descriptors.
-        text = await asyncio.to_thread(generate_latest, metrics.registry)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text: bytes = await asyncio.to_thread(generate_latest, metrics.registry)
+        return text
 
     async def _see_catalog(self) -> CatalogView | None:
         damaged = self.uploads.ports.counts.damaged

@@ -3,6 +3,7 @@
 No label carries an id, a name or a secret; each has a few fixed values. docs/reference/metrics.md is made from this.
 """
 
+import operator
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,19 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import Metric, UnknownMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Run, Tally
@@ -233,6 +244,51 @@ def _kinds(kind: type[DropoffError]) -> Iterator[type[DropoffError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds(below)
+
+
+# ---- of several workers ---------------------------------------------------------------------------------------------
+
+_ADDED_UP = frozenset(
+    {
+        "dropoff_finishing",
+        "dropoff_requests_running",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "tusd_connections_open",
+    }
+)
+"""Of other gauges the greatest holds: they say the same everywhere, or how long the oldest of something waits."""
+
+
+class _AddedUp(Collector):
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric once."""
+        found: dict[str, Metric] = {}
+        values: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
+        for text in self._texts:
+            for metric in text_string_to_metric_families(text):
+                found.setdefault(metric.name, metric)
+                samples = values.setdefault(metric.name, {})
+                join = max if metric.type == "gauge" and metric.name not in _ADDED_UP else operator.add
+                for sample in metric.samples:
+                    key = sample.name, frozenset(sample.labels.items())
+                    there = samples.get(key)
+                    samples[key] = sample if there is None else sample._replace(value=join(there.value, sample.value))
+        for name, metric in found.items():
+            metric.samples = list(values[name].values())
+            yield metric
+
+
+def added_up(texts: Sequence[str]) -> bytes:
+    """Return the metrics of several workers as those of one server."""
+    registry = CollectorRegistry()
+    registry.register(_AddedUp(texts))
+    text: bytes = generate_latest(registry)
+    return text
 
 
 def _clear(*gauges: Gauge) -> None:

@@ -67,6 +67,7 @@ class ServerSection(Section):
     listen: Listen = "127.0.0.1:8080"
     public_url: PublicUrl | None = None
     unix_socket: SocketPath | None = None
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
     trusted_proxies: Networks = ()
     tls_cert: FilePath | None = None
     tls_key: FilePath | None = None

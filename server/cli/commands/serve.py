@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import ssl
 import sys
@@ -41,7 +42,11 @@ def serve(config: ConfigOption = None) -> None:
     Example: dropoff-tus serve --config /srv/dropoff/config.toml
     """
     loaded = load_config(config)
-    logs.configure(loaded.log.format, loaded.log.level)
+    configure_logs = functools.partial(logs.configure, loaded.log.format, loaded.log.level)
+    if loaded.server.workers > 1:
+        # Each worker has a log of its own: no thread may run when it is forked.
+        sys.exit(application.supervise(loaded, lambda: load_config(config), configure_logs))
+    configure_logs()
     sys.exit(application.serve(loaded, lambda: load_config(config)))
 
 

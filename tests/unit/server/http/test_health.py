@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from server.http import health
-from server.http.health import Machine, monitoring_app
+from server.http.health import Machine, Monitoring
 from server.http.metrics import MachineView, Metrics
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import World
@@ -29,7 +29,7 @@ class _Volumes:
 def _app(volumes: _Volumes) -> web.Application:
     world = World()
     machine = Machine(volumes.shortages, lambda: MachineView((), 0, None), lambda: (0, 0))
-    return monitoring_app(Metrics(), world.catalog, world.catalog.outbox, world.uploads, machine)
+    return Monitoring(Metrics(), world.catalog, world.catalog.outbox, world.uploads, machine).app()
 
 
 @async_test
