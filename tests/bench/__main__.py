@@ -24,7 +24,8 @@ _FIELD = "product,product-os-none,tusd,tusjs"
 _EPILOG = """\
 contestants: tusd, tusd-hooks (its checks in an aiohttp endpoint), tusjs (@tus/server), bare (the ciphers, keys and
 files of an upload with nothing else, which this product cannot get below), product as shipped, or with
-any of fsync, os; sha256, blake3, none (digest); hybrid, x25519 (keys); sqlite, postgresql, as in product-os-none.
+any of fsync, os; sha256, blake3, none (digest); hybrid, x25519 (keys); sqlite, postgresql; workers2, workers4, as in
+product-os-none.
 base is the same for another checkout (--base ../other/.venv/bin/dropoff-tus), as in base-os-none.
 
 examples:

@@ -29,6 +29,7 @@ _DURABILITIES = ("fsync", "os")
 _DIGESTS = ("sha256", "blake3", "none")
 _KEY_TYPES = ("hybrid", "x25519")
 _CATALOGS = ("sqlite", "postgresql")
+_WORKERS = ("workers2", "workers4")
 
 
 class Contestant(ABC):
@@ -137,7 +138,7 @@ class Product(Contestant):
             name: The contestant's.
             folder: An empty one.
             command: The command that runs the program.
-            options: Words of the variant: durability, digest, key type, catalog.
+            options: Words of the variant: durability, digest, key type, catalog, workers.
         """
         super().__init__(name, folder)
         self.command = command
@@ -148,6 +149,8 @@ class Product(Contestant):
                 self._settings["STORE__DURABILITY"] = word
             elif word in _DIGESTS:
                 self._settings["STORE__DIGEST"] = word
+            elif word in _WORKERS:
+                self._settings["SERVER__WORKERS"] = word.removeprefix("workers")
         key_type = next((word for word in options if word in _KEY_TYPES), None)
         key_options = ["--key-type", key_type] if key_type else []
         made = self._ask("init", "--dir", str(folder / "data"), "--listen", f"127.0.0.1:{self.port}", *key_options)
@@ -171,8 +174,15 @@ class Product(Contestant):
             self._postgres = None
 
     @property
+    def pids(self) -> list[int]:
+        """Return its process, and its workers."""
+        started = super().pids
+        children = [Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split() for pid in started]
+        return [*started, *(int(child) for some in children for child in some)]
+
+    @property
     def working_pids(self) -> list[int]:
-        """Return its process, and PostgreSQL's, which works for it."""
+        """Return these, and PostgreSQL's, which works for it."""
         if self._postgres is None:
             return self.pids
         first_line = (self._postgres.folder / "data/postmaster.pid").read_text("ascii").splitlines()[0]
@@ -326,10 +336,10 @@ def make(name: str, folder: Path, *, base: str | None) -> Contestant:
 def check_name(name: str) -> None:
     """Raise ValueError for a name that no contestant has."""
     kind, *words = name.split("-")
-    options = {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS}
+    options = {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS, *_WORKERS}
     known = {"product": options, "base": options, "tusd": {"hooks"}}.get(kind, set[str]())
     if kind not in NAMES or not known.issuperset(words):
-        variants = ", ".join((*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS))
+        variants = ", ".join((*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS, *_WORKERS))
         raise ValueError(
             f"there is no contestant {name}; there are {', '.join(NAMES)}, the first two with any of {variants} "
             "behind a hyphen"
