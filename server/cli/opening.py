@@ -13,6 +13,7 @@ from typing import TypeVar
 from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
 from dropoff_tus.ids import is_upload_id, upload_id
+from dropoff_tus.states import UploadState
 from server.cli.context import PERSON, PERSON_VARIABLE, key_text
 from server.cli.output import CommandError, note
 from server.places import check_whose
@@ -34,19 +35,26 @@ _NO_LOGIN = 2**32 - 1
 _UPLOAD_URL_END = re.compile(r"/files/[^/]+/([0-9a-f]{32})/?(?:[?#].*)?$")
 
 
-def with_services(given: Path | None, work: Callable[[Services, Config], Awaitable[T]], *, reading: bool = False) -> T:
+def with_services(
+    given: Path | None,
+    work: Callable[[Services, Config], Awaitable[T]],
+    *,
+    reading: bool = False,
+    telling: bool = True,
+) -> T:
     """Open everything, do the work, close everything.
 
     Args:
         given: The configuration that the command names.
         work: What to do.
         reading: Nothing is written into the store, so nothing of it is synced; syncs would be most of a list's time.
+        telling: Whether webhook and mail tell what is changed.
     """
     config = load_config(given)
     silence_logs()
 
     async def run() -> T:
-        async with open_services(config, reading=reading) as services:
+        async with open_services(config, reading=reading, telling=telling) as services:
             with acting(operator):
                 return await work(services, config)
 
@@ -243,4 +251,37 @@ async def find_upload(catalog: SqlCatalog | StoredRows | None, store: FileStore,
             pass  # it is there; the following calls fail with the reason
         return candidate
     message = "there is no such upload; list them with `dropoff-tus upload list --all`"
+    raise CommandError(message)
+
+
+async def exportable(
+    store: FileStore, catalog: SqlCatalog | StoredRows, found: str, *, by_root: bool
+) -> tuple[int, bool]:
+    """Return the length of an upload that may be exported, and whether it has its final record.
+
+    That is one that is finished here and not refused by the catalog, also if its row was lost with the catalog: the
+    store is the truth about bytes. And with a root identity one that has all its bytes, since the server may have lost
+    its own envelope, and can never finish it.
+
+    Raises:
+        CommandError: It may not; the text says why.
+    """
+    stored = await store.stat(found)
+    row = await catalog.upload(found)
+    if stored.ended is not None:
+        message = f"the upload was {stored.ended.value}; its content is gone"
+        raise CommandError(message)
+    state = UploadState.OPEN if row is None else row.state
+    if stored.final and (row is None or state is UploadState.COMPLETE):
+        return stored.offset, True
+    waits = stored.whole and not stored.parts and state in {UploadState.OPEN, UploadState.CHECKING}
+    if waits and by_root:
+        return stored.offset, stored.final
+    message = (
+        f"the upload is not finished ({state.value}, {stored.offset} bytes are here); try again when it is complete"
+    )
+    if waits:
+        message += (
+            ". All its bytes are here: if the server cannot finish it, --identity FILE reads it with a root identity"
+        )
     raise CommandError(message)

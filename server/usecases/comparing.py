@@ -169,14 +169,16 @@ def _unfinished(store: ComparedStore, row: UploadRow, stored: StoredUpload | Non
         )
     if stored.ended is not None:
         return f"it was {stored.ended.value} in the store, but the catalog waits for it; restart the server"
+    here = store.here(row.id)
+    missing = stored.mode not in here.own_envelopes
+    if stored.whole and missing and not (stored.final and here.receipt):
+        return (
+            "all its bytes are here, but the server's envelope is missing, so it stays unfinished; `dropoff-tus "
+            f"upload export {row.id} --identity FILE` reads it with a root identity"
+        )
     if stored.final:
         return "it is finished in the store, but the catalog does not say so; restart the server"
-    if stored.mode not in store.here(row.id).own_envelopes:
-        if stored.whole:
-            return (
-                "all its bytes are here, but the server's envelope is missing, so it stays unfinished; `dropoff-tus "
-                f"upload export {row.id} --identity FILE` reads it with a root identity"
-            )
+    if missing:
         return "the server's envelope is missing, so it cannot go on; put it back, or the folder keys.ingest_dir"
     return None
 
@@ -189,7 +191,10 @@ def _unknown_to_catalog(store: ComparedStore, upload_id: str, stored: StoredUplo
     if stored.ended is not None:
         return None
     if stored.final:
-        return "it is finished, but the catalog does not know it; `dropoff-tus store adopt` takes it back"
+        return (
+            f"it is finished, but the catalog does not know it; `dropoff-tus upload export {upload_id}` reads it, "
+            "`dropoff-tus store adopt` takes it back"
+        )
     if stored.offset or stored.whole:
         return (
             f"it has begun ({stored.offset} bytes), but the catalog does not know it; `dropoff-tus store adopt` takes "

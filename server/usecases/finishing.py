@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import NoReturn
 
@@ -114,6 +115,26 @@ class Finisher:
     def waiting(self) -> tuple[int, datetime | None]:
         """Return how many uploads are being finished in the background, and since when the oldest is."""
         return len(self._since), min(self._since.values(), default=None)
+
+    async def take_back(self, lease: Lease, *, checked: bool) -> UploadState:
+        """Add an upload that the catalog lacks as the store has it, and finish it if it is whole; return its state.
+
+        With `checked`, its receipt is there: then it is complete as of its final record.
+
+        Raises:
+            KeyMissingError, UploadDamagedError and others: As `finish`; its row is there.
+            AccessDeniedError: The catalog lacks its drop-off too.
+        """
+        upload = lease.upload
+        if upload.final and (checked or upload.role is Role.PARTIAL):
+            done = await lease.complete({}, upload.last_commit_at)
+            return await self._record(upload, done.size_bytes, upload.last_commit_at, done.final_hash)
+        row = replace(_row_of(upload), reserved_bytes=max(upload.length or 0, upload.offset))
+        await self._catalog.add_upload(row, _accept, parts=upload.parts)
+        if upload.whole:
+            await self.finish(lease)
+        present = await self._catalog.upload(upload.id)
+        return UploadState.OPEN if present is None else present.state
 
     async def _repeat(self, upload_id: str) -> None:
         for delay in itertools.chain(self._retry_seconds, itertools.repeat(self._retry_seconds[-1])):

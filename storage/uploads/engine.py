@@ -163,10 +163,23 @@ class Engine(Leases):
     # ---- reading --------------------------------------------------------------------------------------------
 
     async def read(
-        self, upload_id: str, *, start: int = 0, stop: int | None = None, identities: Sequence[str] = ()
+        self,
+        upload_id: str,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        identities: Sequence[str] = (),
+        unfinished_ok: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Yield plain bytes of a finished upload; see the port."""
-        pieces = read_plain(self._base, upload_id, start=start, stop=stop, identities=tuple(identities))
+        """Yield plain bytes of a finished upload, or of one that has all its bytes (`unfinished_ok`); see the port."""
+        pieces = read_plain(
+            self._base,
+            upload_id,
+            start=start,
+            stop=stop,
+            identities=tuple(identities),
+            unfinished_ok=unfinished_ok,
+        )
         try:
             while (piece := await self._threads.run_reading(_next_piece, pieces)) is not None:
                 yield piece

@@ -11,9 +11,7 @@ Files appear under their names whole. One that is there with the size and time o
 import asyncio
 import contextlib
 import os
-import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,14 +20,13 @@ from typing import Annotated
 import typer
 
 from dropoff_tus.audit import Act, Event, acting
-from dropoff_tus.ids import is_upload_id
 from dropoff_tus.model import Task, UploadRow
 from dropoff_tus.states import UploadState
 from server.cli.commands.store import public_keys
 from server.cli.context import ConfigOption, JsonOption
+from server.cli.mirror import Mirror, inodes, uploads_of
 from server.cli.opening import operator, silence_logs
 from server.cli.output import CommandError, note, print_json, progress
-from server.cli.target import new_file
 from server.clock import SystemClock
 from server.places import check_whose, key_files, layout_of
 from server.services import identify_store
@@ -51,11 +48,8 @@ from storage.uploads.check import Depth, check_store, stored_bytes
 
 _CHECKPOINT = "audit/last-checkpoint"
 _PASSES = 3
-_PIECE_BYTES = 1 << 20
-_SETTLED_SECONDS = 2.0
-"""A file that was changed within this time may be changed again without a trace in its time."""
-_SECRET = b"AGE-SECRET-KEY-"
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PREFIX = 2
+"""The length of the names of folders that uploads and their keys lie in; other folders have other things."""
 
 
 @dataclass(slots=True)
@@ -235,9 +229,9 @@ class _Backup:
 
         An upload that changes meanwhile may look wrong in the copy, so that one is copied and looked at again.
         """
-        left_out = _identities([self._source.ingest_dir, *key_files(self._config)])
-        store = _Mirror(self._source.uploads, self._copy.uploads, left_out)
-        keys = _Mirror(self._source.keys_dir, self._copy.keys_dir, left_out, secrets=self.done.secrets)
+        left_out = inodes([self._source.ingest_dir, *key_files(self._config)])
+        store = Mirror(self._source.uploads, self._copy.uploads, left_out)
+        keys = Mirror(self._source.keys_dir, self._copy.keys_dir, left_out, secrets=self.done.secrets)
         settings = StoreSettings(self._copy.root, self._copy.keys_dir, (), durability="os")
         copy = FileStore(settings, replace(self._keys, ingest_dir=self._copy.ingest_dir))
         doubtful: set[str] = set()
@@ -254,7 +248,7 @@ class _Backup:
         finally:
             await copy.close()
 
-    def _mirror(self, store: "_Mirror", keys: "_Mirror", rows: list[UploadRow], store_id: str) -> set[str]:
+    def _mirror(self, store: Mirror, keys: Mirror, rows: list[UploadRow], store_id: str) -> set[str]:
         """Bring both folders up to date; return the uploads that changed."""
         changed: set[str] = set()
         for name, mirror in (("store", store), ("keys", keys)):
@@ -263,7 +257,7 @@ class _Backup:
                 for path, _ in new:
                     if mirror.copy(path, advance):
                         self.done.files += 1
-                        changed |= _uploads_of(path)
+                        changed |= uploads_of(path)
             self.done.copied_bytes += mirror.copied_bytes
             mirror.copied_bytes = 0
         # An unmounted volume is an empty folder, which nothing is to follow.
@@ -272,19 +266,18 @@ class _Backup:
         self._missing.clear()
         for mirror in (keys, store):
             for path in mirror.gone():
-                if missing := _uploads_of(path) & kept:
+                if missing := uploads_of(path) & kept:
                     self._missing |= missing
                     continue
                 mirror.remove(path)
                 self.done.removed += 1
-                changed |= _uploads_of(path)
+                changed |= uploads_of(path)
         return changed
 
     def _belongs(self, path: str) -> bool:
         """Tell whether a file of the keys has its upload in the copy; those that came later are of no use."""
-        return not path.endswith((".age", ".receipt")) or all(
-            self._copy.of(one).folder.is_dir() for one in _uploads_of(path)
-        )
+        folder = path.partition("/")[0]
+        return len(folder) != _PREFIX or all(self._copy.of(one).folder.is_dir() for one in uploads_of(path))
 
     async def _verify(
         self, catalog: SqlCatalog, copy: FileStore, doubtful: set[str], rows: list[UploadRow]
@@ -298,108 +291,3 @@ class _Backup:
         problems |= {finding.upload_id: finding.problem for finding in found if finding.problem is not None}
         there = "the catalog calls it complete, but files of it are gone from the store; the backup still has them"
         return problems | dict.fromkeys(self._missing, there)
-
-
-class _Mirror:
-    """Makes a folder like another one. No link is followed, and what is left out is not looked at."""
-
-    def __init__(
-        self, source: Path, target: Path, left_out: frozenset[tuple[int, int]], secrets: list[str] | None = None
-    ) -> None:
-        """Take both folders, what is left out by device and inode, and where identities that lie there are listed."""
-        self._source, self._target, self._left_out, self._secrets = source, target, left_out, secrets
-        self.copied_bytes = 0
-
-    def new(self) -> list[tuple[str, int]]:
-        """Return the paths and sizes of files that the copy lacks or has otherwise."""
-        found = []
-        for path, size, changed_at in self._files(""):
-            try:
-                there = (self._target / path).lstat()
-            except FileNotFoundError:
-                there = None
-            if there is None or (there.st_size, there.st_mtime_ns) != (size, changed_at):
-                found.append((path, size))
-        return found
-
-    def _files(self, folder: str) -> Iterator[tuple[str, int, int]]:
-        """Yield path, size and time of each file below; of a folder the logs first (see above)."""
-        with os.scandir(self._source / folder) as entries:
-            ordered = sorted(entries, key=lambda entry: (not entry.name.startswith("log"), entry.name))
-        for entry in ordered:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            with contextlib.suppress(FileNotFoundError):
-                found = entry.stat(follow_symlinks=False)
-                if (found.st_dev, found.st_ino) in self._left_out or not _wanted(path):
-                    continue
-                if stat.S_ISDIR(found.st_mode):
-                    yield from self._files(path)
-                elif stat.S_ISREG(found.st_mode):
-                    yield path, found.st_size, found.st_mtime_ns
-
-    def copy(self, path: str, advance: Callable[[int], None]) -> bool:
-        """Copy one file; False if it is gone, or must not be in a backup."""
-        failpoint("backup-copy")
-        target = self._target / path
-        try:
-            source = os.fdopen(os.open(self._source / path, _FILE), "rb")
-        except FileNotFoundError:
-            return False
-        with source:
-            before = os.fstat(source.fileno())
-            piece = source.read(_PIECE_BYTES)
-            if self._secrets is not None and _SECRET in piece:
-                self._secrets.append(str(self._source / path))
-                return False
-            Disk(sync=False).make_folder(target.parent)
-            # In the place of another one it has to be durable first: a power cut must leave either.
-            with new_file(target, replace=True, sync=target.exists()) as file:
-                while piece:
-                    file.write(piece)
-                    advance(len(piece))
-                    self.copied_bytes += len(piece)
-                    piece = source.read(_PIECE_BYTES)
-                file.flush()
-                if _settled(before, os.fstat(source.fileno())):
-                    os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
-        return True
-
-    def gone(self) -> Iterator[str]:
-        """Yield the paths of files that the source no longer has; empty folders that it no longer has go at once."""
-        for folder, _, names in os.walk(self._target, topdown=False):
-            inner = Path(folder).relative_to(self._target)
-            for path in (str(inner / name) for name in names):
-                if _wanted(path) and not os.path.lexists(self._source / path):
-                    yield path
-            if not (self._source / inner).exists():
-                with contextlib.suppress(OSError):
-                    Path(folder).rmdir()
-
-    def remove(self, path: str) -> None:
-        """Remove a file of the copy."""
-        (self._target / path).unlink()
-
-
-def _wanted(path: str) -> bool:
-    """Tell whether a file is the mirror's to copy and to remove; the mark and the last checkpoint are written apart."""
-    return path != backup_mark.NAME and not path.startswith("audit") and not path.endswith(NEW_SUFFIX)
-
-
-def _settled(before: os.stat_result, after: os.stat_result) -> bool:
-    """Tell whether a copied file can be told from what it may yet become by its size and time."""
-    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    return same and before.st_mtime < time.time() - _SETTLED_SECONDS
-
-
-def _uploads_of(path: str) -> set[str]:
-    """Return the upload that a file is of, by its name or its folder's; none for any other."""
-    return {name for part in path.split("/") if is_upload_id(name := part.partition(".")[0])}
-
-
-def _identities(paths: list[Path]) -> frozenset[tuple[int, int]]:
-    found = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            there = path.stat()
-            found.add((there.st_dev, there.st_ino))
-    return frozenset(found)

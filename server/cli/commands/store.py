@@ -34,9 +34,10 @@ from server.cli.opening import (
 )
 from server.cli.output import CommandError, answer, note, print_json, progress, say, steps
 from server.places import check_whose
-from server.services import Services, identify_store, store_settings
+from server.services import Services, identify_store, settle_restore, store_settings
 from server.settings.config import Config, load_config
 from server.settings.units import parse_duration, stamp
+from server.usecases.adopting import Adopter, Adoption
 from server.usecases.comparing import compare
 from server.usecases.sweeping import Sweep, Sweeper
 from storage.catalog import SqlCatalog, open_catalog
@@ -183,6 +184,55 @@ def _print_sweep(done: Sweep, *, dry_run: bool) -> None:
         answer[name] = [item.upload_id for item in done.items if item.why == why]
     answer["kept"] = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
     print_json(answer)
+
+
+@app.command()
+def adopt(
+    restored: Annotated[
+        bool,
+        typer.Option(
+            "--restored", help="The catalog was restored from a copy that `backup` did not make: keep back its events."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken back.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back uploads that the store has and the catalog lacks, after an older catalog was restored.
+
+    Finished ones are complete again, those in progress can go on. A drop-off that is gone too is made again under its
+    id, closed and with a code that nobody has; its name and terms are lost. Neither webhook nor mail tells of them.
+    Events that waited in a restored catalog are kept back: `outbox list --dead` shows them, `outbox resend` sends
+    them. Exits with 1 if an upload could not be taken back whole.
+
+    Example: dropoff-tus store adopt --dry-run
+    """
+
+    async def work(services: Services, conf: Config) -> tuple[Adoption, int | None]:
+        held = None if dry_run else await settle_restore(conf, services.catalog, restored=restored)
+        adopter = Adopter(services.store, services.uploads, services.dropoffs)
+        return await adopter.execute(await adopter.plan(), dry_run=dry_run), held
+
+    done, held = with_services(config, work, telling=False)
+    if as_json:
+        found = [
+            {"id": one.id, "drop_id": one.drop_id, "state": None if state is None else state.value, "bytes": one.offset}
+            for one, state in done.uploads
+        ]
+        kept = [{"id": upload_id, "reason": reason} for upload_id, reason in done.kept]
+        print_json({"dry_run": dry_run, "adopted": found, "drops": done.drops, "kept": kept, "held_events": held})
+    else:
+        for one, state in done.uploads:
+            say(f"{one.id}  {one.drop_id}  {one.offset} bytes  {'' if state is None else state.value}".rstrip())
+        for drop_id in done.drops:
+            note(f"drop-off {drop_id} {'would be' if dry_run else 'was'} made again, closed: `drop edit` names it")
+        for upload_id, reason in done.kept:
+            note(f"{upload_id}: {reason}")
+        if held:
+            note(f"{held} events that waited are kept back; see `dropoff-tus outbox list --dead`")
+        note(f"{'would take' if dry_run else 'took'} back {len(done.uploads)}")
+    if done.kept:
+        sys.exit(1)
 
 
 @app.command()

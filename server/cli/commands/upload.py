@@ -28,7 +28,15 @@ from server.cli.context import (
     past,
 )
 from server.cli.history import history_of
-from server.cli.opening import check_drop, find_upload, identities_in, opened, with_reading, with_services
+from server.cli.opening import (
+    check_drop,
+    exportable,
+    find_upload,
+    identities_in,
+    opened,
+    with_reading,
+    with_services,
+)
 from server.cli.output import CommandError, answer, note, print_json, progress, say, show
 from server.cli.target import STDOUT, check_no_terminal, check_output, output_file, write_pieces
 from server.clock import SystemClock
@@ -226,18 +234,20 @@ def export(  # noqa: PLR0917 - its options
 
     async def work(store: FileStore, catalog: SqlCatalog | StoredRows) -> dict[str, Any]:
         found = await find_upload(catalog, store, upload)
-        total = await _finished_bytes(store, catalog, found)
+        total, final = await exportable(store, catalog, found, by_root=bool(identities))
         start, stop = _within(wanted, total)
         sealed, opening = await _sealing(store, found, identities, keep=keep_sealed, ranged=wanted is not None)
         # Before the first byte, so that none leaves unrecorded.
         drop_id = (await store.stat(found)).drop_id
         await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
-        pieces = store.read(found, start=start, stop=stop, identities=identities)
+        pieces = store.read(found, start=start, stop=stop, identities=identities, unfinished_ok=not final)
         with (
             progress("export", stop - start) as advance,
             output_file(output, replace=force, otherwise="use --force to replace it") as file,
         ):
             await write_pieces(file, opened(pieces, identities) if opening else pieces, advance, here=output == STDOUT)
+        if not store.here(found).receipt:
+            note("there is no receipt of it: only the signed log vouches for its bytes")
         if sealed and not opening:
             note("the browser sealed it: this is an age file, which `age -d -i IDENTITY` opens, or --identity here")
         return {"id": found, "output": output, "start": start, "bytes": stop - start, "opened": opening}
@@ -268,23 +278,6 @@ def _within(wanted: tuple[int, int | None] | None, total: int) -> tuple[int, int
     return start, total if stop is None else min(stop, total)
 
 
-async def _finished_bytes(store: FileStore, catalog: SqlCatalog | StoredRows, upload_id: str) -> int:
-    """Return the length of an upload that may be exported: finished here, and not refused by the catalog.
-
-    One whose row was lost with the catalog may be: the store is the truth about bytes.
-    """
-    stored = await store.stat(upload_id)
-    row = await catalog.upload(upload_id)
-    if stored.ended is not None:
-        message = f"the upload was {stored.ended.value}; its content is gone"
-        raise CommandError(message)
-    if not stored.final or (row is not None and row.state is not UploadState.COMPLETE):
-        state = row.state.value if row is not None else UploadState.OPEN.value
-        message = f"the upload is not finished ({state}, {stored.offset} bytes are here); try again when it is complete"
-        raise CommandError(message)
-    return stored.offset
-
-
 async def _sealing(
     store: FileStore, upload_id: str, identities: list[str], *, keep: bool, ranged: bool
 ) -> tuple[bool, bool]:
@@ -295,6 +288,9 @@ async def _sealing(
     """
     receipt = await store.receipt(upload_id, identities)
     sealed = receipt is not None and "sealed_by" in receipt
+    if receipt is None:
+        (seen,) = await store.look([upload_id], identities)
+        sealed = seen.metadata is not None and seen.metadata.sealed_by is not None
     opening = sealed and bool(identities) and not keep
     if opening and ranged:
         message = "a range is of the file as it was sealed; say --keep-sealed for that. Nothing was written"

@@ -166,6 +166,27 @@ async def test_released_row_is_as_if_it_had_not_been_claimed_and_backlog_tells_w
 
 
 @async_test
+async def test_held_rows_wait_until_they_are_resent(catalog_url: str) -> None:
+    """Of a restored catalog nothing is delivered by itself, claimed or not; those that were dead already stay so."""
+    async with open_catalog(catalog_url, sinks=SINKS) as catalog:
+        outbox, drop = catalog.outbox, make_dropoff()
+        await catalog.add_dropoff(drop)
+        for _ in range(3):
+            await catalog.add_upload(make_upload(drop), allow)
+        dead = await outbox.claim(HOOK, LATER, UNTIL, 1)
+        await outbox.failed(dead, "status 500", UNTIL, max_attempts=1)
+        await outbox.claim(HOOK, LATER, UNTIL, 1)
+        assert await outbox.hold("held back") == 2
+        assert not await outbox.is_due(HOOK, UNTIL)
+        assert sorted(str(row.problem) for row in await outbox.rows(dead_only=True)) == ["held back"] * 2 + [
+            "status 500"
+        ]
+        assert await outbox.hold("held back") == 0
+        assert await outbox.resend(None, LATER) == 3
+        assert len(await outbox.claim(HOOK, LATER, UNTIL, 9)) == 3
+
+
+@async_test
 async def test_processes_that_claim_at_once_share_what_is_due(catalog_url: str) -> None:
     """Each row is claimed by one of them, and by nobody twice."""
     async with open_catalog(catalog_url, sinks=SINKS) as one, open_catalog(catalog_url, sinks=SINKS) as other:
