@@ -244,7 +244,7 @@ def _assert_readable_by_root(restored: ServerProcess, old: ServerProcess, url: s
     assert (refused.returncode, b"--identity FILE reads it" in refused.stderr) == (1, True)
     read = ("upload", "export", upload, "--identity", identity, "--output", "-")
     public = restored.cli("keys", "show").stdout.decode().strip()
-    for options in ((), ("--key", public)):
+    for options in ((), ("--store", str(restored.data), "--key", public)):
         done: subprocess.CompletedProcess[bytes] = restored.cli(*read, *options)
         assert done.stdout == _CONTENT
         assert b"there is no receipt" in done.stderr
