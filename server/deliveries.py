@@ -48,7 +48,7 @@ async def open_deliveries(
                 )
             )
         if config.mail.server is not None:
-            couriers.append(MailCourier(services.store, services.catalog, clock, _mail_settings(config, secrets.mail)))
+            couriers.append(MailCourier(services.store, services.catalog, clock, mail_settings(config, secrets.mail)))
         yield [Deliveries(services.catalog.outbox, clock, courier, count) for courier in couriers]
 
 
@@ -128,7 +128,8 @@ def _webhook_settings(config: Config, secret: bytes) -> WebhookSettings:
     )
 
 
-def _mail_settings(config: Config, password: str | None) -> MailSettings:
+def mail_settings(config: Config, password: str | None) -> MailSettings:
+    """Return what the configuration says of mail."""
     section = config.mail
     host, _, port = (section.server or "").rpartition(":")
     return MailSettings(

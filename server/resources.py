@@ -28,9 +28,15 @@ def raise_descriptor_limit(connections: int) -> int:
     return min(connections or soft, _fitting(soft))
 
 
-def too_few_descriptors(connections: int) -> str | None:
-    """Say that so many connections do not fit into what the system lets this process open; None if they do."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def too_few_descriptors(connections: int, most: int | None = None) -> str | None:
+    """Say that so many connections do not fit into what the system lets a process open; None if they do.
+
+    Args:
+        connections: As many as are configured.
+        most: What it lets the server open; None: what it lets this process open.
+    """
+    if most is None:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most == resource.RLIM_INFINITY or _needed(connections) <= most:
         return None
     return (

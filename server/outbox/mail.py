@@ -10,7 +10,7 @@ import logging
 import ssl
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.header import Header
 from email.message import EmailMessage
@@ -142,39 +142,9 @@ class MailCourier:
             self._told.popitem(last=False)
 
     async def _send(self, message: EmailMessage, addresses: Sequence[str]) -> Mapping[str, aiosmtplib.SMTPResponse]:
-        """Send a message; return the addresses that the mail server refused, and how.
-
-        `aiosmtplib.send` says goodbye even when it is cancelled, and waits for a server that answers no more.
-        """
-        settings = self._settings
-        context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)
-        client = aiosmtplib.SMTP(
-            hostname=settings.host,
-            port=settings.port,
-            local_hostname=settings.ehlo,
-            use_tls=settings.security == "tls",
-            start_tls=False,
-            tls_context=context,
-            timeout=settings.timeout_seconds,
-        )
-        try:
-            await client.connect()
-            if settings.security != "none":
-                await client.ehlo()  # without the library's second try by HELO, which could not begin TLS
-            if settings.security == "starttls":
-                # Not "if the server offers it": somebody in between could remove the offer.
-                await client.starttls()
-            if settings.username is not None:
-                await client.login(settings.username, settings.password or "")
+        """Send a message; return the addresses that the mail server refused, and how."""
+        async with _connected(self._settings) as client:
             refused, _said = await client.send_message(message, recipients=list(addresses))
-            # It has the message, whatever it says to this. `client.quit` would merely close the connection, see below.
-            with contextlib.suppress(aiosmtplib.SMTPException):
-                await client.execute_command(b"QUIT", timeout=_GOODBYE_SECONDS)
-        finally:
-            # A TLS connection that is merely closed waits for the other side's farewell, up to half a minute.
-            if client.transport is not None:
-                cast("asyncio.WriteTransport", client.transport).abort()
-            client.close()
         return refused
 
     async def _made(self, dropoff: Dropoff, rows: Sequence[OutboxRow]) -> EmailMessage:
@@ -219,6 +189,55 @@ class MailCourier:
         metadata = await metadata_of(self._store, row)
         name = metadata.filename if metadata is not None else None
         return f"  {_one_line(name)}" if name else ""
+
+
+async def greet(settings: MailSettings) -> None:
+    """Connect as for a message, log in, and say goodbye; nothing is sent.
+
+    Raises:
+        DeliveryError: The mail server does not let us in.
+    """
+    try:
+        async with _connected(settings):
+            pass
+    except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        raise DeliveryError(_failure(error)) from None
+
+
+@contextlib.asynccontextmanager
+async def _connected(settings: MailSettings) -> AsyncIterator[aiosmtplib.SMTP]:
+    """Connect and log in; say goodbye at the end.
+
+    `aiosmtplib.send` says goodbye even when it is cancelled, and waits for a server that answers no more.
+    """
+    context = None if settings.security == "none" else ssl.create_default_context(cafile=settings.ca_file)
+    client = aiosmtplib.SMTP(
+        hostname=settings.host,
+        port=settings.port,
+        local_hostname=settings.ehlo,
+        use_tls=settings.security == "tls",
+        start_tls=False,
+        tls_context=context,
+        timeout=settings.timeout_seconds,
+    )
+    try:
+        await client.connect()
+        if settings.security != "none":
+            await client.ehlo()  # without the library's second try by HELO, which could not begin TLS
+        if settings.security == "starttls":
+            # Not "if the server offers it": somebody in between could remove the offer.
+            await client.starttls()
+        if settings.username is not None:
+            await client.login(settings.username, settings.password or "")
+        yield client
+        # It has the message, whatever it says to this. `client.quit` would merely close the connection, see below.
+        with contextlib.suppress(aiosmtplib.SMTPException):
+            await client.execute_command(b"QUIT", timeout=_GOODBYE_SECONDS)
+    finally:
+        # A TLS connection that is merely closed waits for the other side's farewell, up to half a minute.
+        if client.transport is not None:
+            cast("asyncio.WriteTransport", client.transport).abort()
+        client.close()
 
 
 def _failure(error: Exception) -> str:

@@ -8,6 +8,7 @@ body are looked at, in so much time.
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,43 @@ class OutboundClient:
             raise OutboundError("cannot connect") from None
         except (aiohttp.ClientError, OSError, ValueError):
             raise OutboundError("the answer is not HTTP, or was cut off") from None
+
+    async def reach(self) -> None:
+        """Connect, by TLS if the URL says so, and send nothing.
+
+        Raises:
+            OutboundError: It cannot be done, or the address is not allowed.
+        """
+        parts = urlsplit(self._url)
+        port = parts.port or (80 if self._plain else 443)
+        problem: OSError | None = None
+        try:
+            async with asyncio.timeout(self._timeout.total):
+                loop = asyncio.get_running_loop()
+                for info in await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM):
+                    try:
+                        await self._touch(info, None if self._plain else parts.hostname)
+                    except OSError as error:
+                        problem = error
+                    else:
+                        return
+            raise problem or OSError
+        except TimeoutError:
+            raise OutboundError("no answer in time") from None
+        except _AddressRefusedError:
+            raise OutboundError("the address is not allowed; see allow_private_addresses") from None
+        except ssl.SSLError as error:
+            raise OutboundError(f"TLS fails ({getattr(error, 'verify_message', '') or error.reason})") from None
+        except OSError as error:
+            raise OutboundError(f"cannot connect ({error.strerror or type(error).__name__})") from None
+
+    async def _touch(self, info: AddrInfoType, tls_name: str | None) -> None:
+        with self._make_socket(info) as made:
+            made.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(made, info[4])
+            tls = None if tls_name is None else ssl.create_default_context()
+            _reader, writer = await asyncio.open_connection(sock=made, ssl=tls, server_hostname=tls_name)
+            writer.transport.abort()
 
     async def close(self) -> None:
         """Close what is open."""

@@ -1,5 +1,6 @@
 """The real program with its catalog in a real PostgreSQL, which goes away and comes back."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -180,5 +181,33 @@ def test_wrong_password_is_a_sentence_without_it(running: ServerProcess, postgre
             assert "refuses the user or the password" in said
             assert "Traceback" not in said
             assert "swordfish" not in said
+    finally:
+        running.environment = before
+
+
+def test_doctor_names_the_rights_that_its_role_lacks_or_should_not_have(
+    running: ServerProcess, postgres: PostgresServer
+) -> None:
+    """With the statement to run as the owner; a role with just the right ones is passed over."""
+    postgres.sql(
+        f"CREATE ROLE web LOGIN PASSWORD '{_PASSWORD}'; GRANT USAGE ON SCHEMA public TO web; "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO web; REVOKE INSERT ON outbox FROM web",
+        database=_DATABASE,
+    )
+    before = running.environment
+    url = postgres.url(_DATABASE, "web").replace("@", f":{_PASSWORD}@")
+    running.environment = {**before, "CATALOG__URL": url}
+    try:
+        done = json.loads(running.cli("doctor", "--json", "--size", "1MiB", check=False).stdout)
+        lacking, needless = [check for check in done["checks"] if check["check"] == "database"]
+        assert (lacking["status"], needless["status"]) == ("problem", "warning")
+        assert "may not INSERT ON outbox: uploads are refused with 503" in lacking["detail"]
+        assert lacking["advice"] == "as the owner of the tables: GRANT INSERT ON outbox TO the role"
+        assert "REVOKE DELETE ON audit FROM the role" in needless["advice"]
+        postgres.sql(
+            "GRANT INSERT ON outbox TO web; REVOKE UPDATE, DELETE ON audit, checkpoints FROM web", database=_DATABASE
+        )
+        done = json.loads(running.cli("doctor", "--json", "--size", "1MiB", check=False).stdout)
+        assert [check for check in done["checks"] if check["status"] == "problem" or check["check"] == "database"] == []
     finally:
         running.environment = before

@@ -166,6 +166,16 @@ def test_file_system_that_syncs_no_folders_is_named_at_the_start(
 
 
 @pytest.mark.timeout(180)
+def test_doctor_names_a_file_system_that_syncs_no_folders(unsynced: FaultyServer) -> None:
+    """Beside the rest that it finds, since nothing serves there."""
+    unsynced.fail("fsync", errno.EINVAL, str(unsynced.data / "keys"))
+    found = {check["check"]: check for check in json.loads(unsynced.command("doctor", "--json").stdout)["checks"]}
+    assert "cannot be synced (EINVAL" in found["sync"]["detail"]
+    assert found["sync"]["status"] == found["monitoring"]["status"] == "problem"
+    assert 'store.durability = "os"' in found["sync"]["advice"]
+
+
+@pytest.mark.timeout(180)
 def test_file_system_that_syncs_no_folders_serves_without_syncs(unsynced: FaultyServer) -> None:
     """The sentence's advice works."""
     unsynced.environment["STORE__DURABILITY"] = "os"
