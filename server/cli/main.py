@@ -57,6 +57,7 @@ PLACES = {
     "audit": _Place("Export and verify the record of who did what.", ("audit",)),
     "store": _Place("Verify and clean the store.", ("store",)),
     "backup": _Place("Copy catalog, store and keys into a folder, and verify them.", ("backup",), "backup"),
+    "import": _Place("Take over the uploads of a tusd.", ("importing",)),
     "outbox": _Place("List the events that webhook and mail have not delivered yet.", ("outbox",)),
     "keys": _Place("Make, show and rotate keys.", ("keys",)),
     "verify-receipt": _Place("Verify a receipt, and a file against it.", ("verify",), "verify_receipt"),

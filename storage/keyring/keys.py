@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dropoff_tus.errors import PolicyTamperedError
-from dropoff_tus.ids import normalise_code
+from dropoff_tus.ids import UploadToken, normalise_code
 from dropoff_tus.model import Dropoff
 from storage.age import AgeError, Identity, KeyType, parse_identity_file
 from storage.files.durable import Disk
@@ -38,6 +38,7 @@ _TERMS_DOMAIN = b"dropoff-tus/terms/v1\n"
 _CODE_DOMAIN = b"dropoff-tus/code/v1\n"
 _API_TOKEN_DOMAIN = b"dropoff-tus/api-token/v1\n"
 _FINAL_TOKEN_DOMAIN = b"dropoff-tus/final-token/v1\n"
+_IMPORTED_TOKEN_DOMAIN = b"dropoff-tus/imported-token/v1\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ class ServerKeys:
         """Derive a concatenation's token from its parts' tokens in order: a repeated POST finds the same upload."""
         message = _FINAL_TOKEN_DOMAIN + "\n".join(part_tokens).encode("ascii")
         return hmac.digest(self.code_key, message, "sha256").hex()[:32]
+
+    def imported_token(self, drop_id: str, name: str) -> UploadToken:
+        """Derive the token of an upload that another server had under a name: a repeated import finds the same."""
+        message = _IMPORTED_TOKEN_DOMAIN + f"{drop_id}\n{name}".encode()
+        return UploadToken(hmac.digest(self.code_key, message, "sha256").hex()[:32])
 
     def sign_terms(self, drop: Dropoff) -> Dropoff:
         """Sign a drop-off's terms."""
