@@ -30,20 +30,21 @@ def catalog_file(url: str) -> Path | None:
     return sqlite_file(parsed) if parsed.drivername == "sqlite" else None
 
 
-def migrate(url: str) -> list[str]:
+def migrate(url: str, *, dry_run: bool = False) -> list[str]:
     """Make the tables or bring them up to date; return the revisions applied, none if they were.
 
-    Safe beside a running server, from several processes at once, and again.
+    Safe beside a running server, from several processes at once, and again. A dry run does all of it on the real rows,
+    in a transaction that is undone.
 
     Raises:
         CatalogError: It cannot be done; the text says why.
     """
     parsed = parse_url(url)
     if parsed.drivername == "sqlite":
-        return migrate_sqlite(sqlite_file(parsed))
+        return migrate_sqlite(sqlite_file(parsed), dry_run=dry_run)
     from storage.catalog.postgres_migration import migrate_postgres  # noqa: PLC0415 - see above
 
-    return migrate_postgres(parsed)
+    return migrate_postgres(parsed, dry_run=dry_run)
 
 
 @contextlib.asynccontextmanager

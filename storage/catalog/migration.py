@@ -23,26 +23,32 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 _NEWER = "the catalog's tables were made by a newer version; install that one (`dropoff-tus migrate` cannot go back)"
 
 
-def migrate_sqlite(path: Path) -> list[str]:
-    """Make or update a database file, only for its owner; return the revisions applied.
+def migrate_sqlite(path: Path, *, dry_run: bool = False) -> list[str]:
+    """Make or update a database file, only for its owner; return the revisions applied. A dry run undoes them.
 
     Raises:
         CatalogError: Its folder is missing, the file is no database of ours, or it is newer than this program.
     """
     try:
         with _folder_locked(path.parent):
-            if not path.exists():
+            there = path.exists()
+            if not there and not dry_run:
                 # SQLite gives its -wal and -shm files the mode of this one. Never opened when it exists: closing
                 # any descriptor of a file takes away the locks that SQLite in this process has on it.
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=NullPool, hide_parameters=True)
+            engine = create_engine(
+                "sqlite://",
+                creator=lambda: connect(path) if there or not dry_run else sqlite3.connect(":memory:"),
+                poolclass=NullPool,
+                hide_parameters=True,
+            )
             with engine.connect() as connection:
-                return _migrate_sqlite(connection)
+                return _migrate_sqlite(connection, dry_run=dry_run)
     except (OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise CatalogError(f"cannot migrate the catalog {path}: {reason(error, path)}") from error
 
 
-def _migrate_sqlite(connection: Connection) -> list[str]:
+def _migrate_sqlite(connection: Connection, *, dry_run: bool) -> list[str]:
     # Replacing a table would drop rows that refer to the old one; checked as a whole instead, before the commit.
     connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -54,7 +60,7 @@ def _migrate_sqlite(connection: Connection) -> list[str]:
         with contextlib.suppress(SQLAlchemyError):
             connection.exec_driver_sql("ROLLBACK")
         raise
-    connection.exec_driver_sql("COMMIT")
+    connection.exec_driver_sql("ROLLBACK" if dry_run else "COMMIT")
     return applied
 
 

@@ -21,26 +21,29 @@ _LOCK = 0x64726F706F6666  # "dropoff"; advisory locks are per database
 _LOCK_SECONDS = 60
 
 
-def migrate_postgres(url: URL) -> list[str]:
-    """Make or update the tables; return the revisions applied.
+def migrate_postgres(url: URL, *, dry_run: bool = False) -> list[str]:
+    """Make or update the tables; return the revisions applied. A dry run undoes them.
 
     Raises:
         CatalogError: It cannot be done; the text says why.
     """
     # In a thread, so that whoever calls this may have an event loop of its own.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _migrate(url)).result()
+        return pool.submit(asyncio.run, _migrate(url, dry_run=dry_run)).result()
 
 
-async def _migrate(url: URL) -> list[str]:
+async def _migrate(url: URL, *, dry_run: bool) -> list[str]:
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: connect(url), poolclass=NullPool, hide_parameters=True
     )
     try:
-        async with engine.begin() as connection:
+        async with engine.connect() as connection, connection.begin() as transaction:
             await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            return await connection.run_sync(upgrade)
+            applied = await connection.run_sync(upgrade)
+            if dry_run:
+                await transaction.rollback()
+            return applied
     except (*DRIVER_ERRORS, SQLAlchemyError) as error:
         raise CatalogError(f"cannot migrate the catalog in {place(url)}: {reason(error)}") from error
 

@@ -50,18 +50,29 @@ def serve(config: ConfigOption = None) -> None:
     sys.exit(application.serve(loaded, lambda: load_config(config)))
 
 
-def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def migrate(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do it all in a transaction, undo it, and say what it was.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Bring the catalog's tables up to date. Safe to repeat, and beside a running server.
+
+    --dry-run tries it on the real tables and undoes it: whether it works, and how long it takes. A running server waits
+    for it when it writes, as for the real one.
 
     Example: dropoff-tus migrate --config config.toml
     """
     loaded = load_config(config)
     check_whose(loaded)
-    applied = catalog.migrate(loaded.catalog.url)
+    applied = catalog.migrate(loaded.catalog.url, dry_run=dry_run)
     if as_json:
-        print_json({"applied": applied})
+        print_json({"applied": applied, "dry_run": dry_run})
+    elif applied:
+        say(f"{'would apply' if dry_run else 'applied'}: {', '.join(applied)}")
     else:
-        say(f"applied: {', '.join(applied)}" if applied else "the catalog is up to date")
+        say("the catalog is up to date")
 
 
 def check_config(

@@ -70,6 +70,19 @@ def test_migrate_again_applies_nothing(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_dry_run_says_what_would_be_applied_and_changes_nothing(path: Path) -> None:
+    """Not even a file is made; with tables of this version there is nothing to apply."""
+    url = f"sqlite:///{path}"
+    assert migrate(url, dry_run=True) == _REVISIONS
+    assert not path.exists()
+    sqlite3.connect(path).close()
+    assert migrate(url, dry_run=True) == _REVISIONS
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
+    assert migrate(url) == _REVISIONS
+    assert migrate(url, dry_run=True) == []
+
+
 def test_revision_is_the_newest_script() -> None:
     """The constant that opening compares with is not forgotten when a migration is added."""
     config = Config()
