@@ -5,10 +5,12 @@
 | `errors.md` | the classes of `dropoff_tus.errors` and of the HTTP layer, and the advice below |
 | `settings.md` | the models of `server.settings.config`, with the remarks of config.example.toml |
 | `commands.md` | the commands of `server.cli.main`, with their help |
+| `routes.md` | the API's description of itself |
 | `metrics.md` | the collectors of `server.http.metrics`, each with a sample |
 """
 
 import inspect
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,12 +23,16 @@ from dropoff_tus import errors
 from dropoff_tus.model import TERMS
 from server.cli.main import app
 from server.http import middleware, problems
+from server.http.api import openapi
+from server.http.api.routes import ROOT, ROUTES
 from server.settings.config import NAMES, SECTIONS
 from tests.support.metrics import filled
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"
 _WIDTH = 110
+_REFUSED = 400
+_PIPE = "\\|"
 _MADE = "<!-- `make reference` writes this page from the code. -->\n"
 
 # ---- errors -----------------------------------------------------------------------------------------------------
@@ -255,9 +261,56 @@ def _metrics() -> Iterator[str]:
     yield from sorted(rows)
 
 
+# ---- the API ----------------------------------------------------------------------------------------------------
+
+
+def _routes() -> Iterator[str]:
+    yield f"""# Routes of the API
+{_MADE}
+Every operation, and the members of what is sent and answered, as `GET /api/v1/openapi.json` describes them for
+programs. [api.md](api.md) says how they are used, and has examples.
+
+| request | scope | does | query | answers | refusals |
+|---|---|---|---|---|---|
+"""
+    described = json.loads(openapi.describe(ROOT, ROUTES))
+    for route in ROUTES:
+        operation = described["paths"][ROOT + route.path][route.method.lower()]
+        query = ", ".join(f"`{each['name']}`" for each in operation["parameters"] if each["in"] == "query")
+        statuses = [int(status) for status in operation["responses"]]
+        good, bad = (", ".join(map(str, sorted(s for s in statuses if (s < _REFUSED) is ok))) for ok in (True, False))
+        request = f"`{route.method} {ROOT}{route.path}`"
+        yield f"| {request} | `{route.scope.value}` | {operation['summary']} | {query} | {good} | {bad} |\n"
+    for name, schema in sorted(described["components"]["schemas"].items()):
+        yield f"\n## {name}\n{' '.join(schema.get('description', '').split())}\n\n"
+        members = schema.get("properties", {})
+        yield "| member | is | |\n|---|---|---|\n" if members else f"One of {_kind(schema)}.\n"
+        for member, each in members.items():
+            yield f"| `{member}` | {_kind(each)} | {each.get('description', '').replace('|', _PIPE)} |\n"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Return in words what a value is."""
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'])}"
+    return str(schema.get("format") or schema.get("type", "anything"))
+
+
 # ---- all of them ------------------------------------------------------------------------------------------------
 
-PAGES = {"errors.md": _errors, "settings.md": _settings, "commands.md": _commands, "metrics.md": _metrics}
+PAGES = {
+    "errors.md": _errors,
+    "settings.md": _settings,
+    "commands.md": _commands,
+    "metrics.md": _metrics,
+    "routes.md": _routes,
+}
 
 
 def made(page: str) -> str:
