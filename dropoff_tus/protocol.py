@@ -132,10 +132,14 @@ def check_agrees(row: UploadRow, stored: StoredUpload) -> None:
         raise CatalogTamperedError(f"upload {row.id}: {problem}. Nothing was done; its bytes are safe")
 
 
+BYTES_GO = "the arrived bytes go with it"
+"""The fate of what was sent for an upload that is being ended."""
+
+
 def ending(state: UploadState, why: str) -> UploadEndingError:
     """Make what interrupts whoever is sending for an upload that is being ended; `why` is a fixed phrase."""
     message = f"this upload is being ended ({state.value}: {why})"
-    return UploadEndingError(message, fate="the arrived bytes go with it")
+    return UploadEndingError(message, fate=BYTES_GO)
 
 
 def is_success(state: UploadState | None) -> bool:

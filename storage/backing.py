@@ -320,11 +320,16 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A wish to another server; `offset` is where the asker wants to append, None to take over whatever there is."""
+    """A wish to another server.
+
+    `offset` is where the asker wants to append, None to take over whatever there is. `ending` says why the upload is
+    being ended, if it is.
+    """
 
     verb: Verb
     upload_id: str
     offset: int | None = None
+    ending: str | None = None
 
 
 class Answer(StrEnum):

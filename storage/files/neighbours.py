@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,10 @@ class FileNeighbours:
     async def ask(self, question: Question, seconds: float) -> Answer:
         """Ask all others; return the holder's answer, NONE where nobody else here is the holder."""
         number = secrets.token_hex(8)
-        message = {"from": self._name, "number": number, "ask": question.verb, "upload": question.upload_id}
+        message = {"from": self._name, "number": number, "ask": asdict(question)}
         answers = self._asked[number] = asyncio.Queue()
         try:
-            waiting = sum(self._send(name, {**message, "offset": question.offset}) for name in self._others())
+            waiting = sum(self._send(name, message) for name in self._others())
             async with asyncio.timeout(seconds):
                 while waiting:
                     waiting -= 1
@@ -132,8 +133,8 @@ class FileNeighbours:
                 if (waiting := self._asked.get(told["number"])) is not None:
                     waiting.put_nowait(Answer(told["answer"]))
             elif _NAME.fullmatch(told["from"]):
-                offset = told["offset"]
-                question = Question(Verb(told["ask"]), str(told["upload"]), None if offset is None else int(offset))
+                asked = told["ask"]
+                question = Question(**{**asked, "verb": Verb(asked["verb"])})
                 task = asyncio.create_task(self._answer(told["from"], told["number"], question))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

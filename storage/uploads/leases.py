@@ -17,11 +17,12 @@ from dropoff_tus.errors import (
     MismatchedOffsetError,
     ServerShutdownError,
     StorageFailedError,
+    UploadEndingError,
     UploadInterruptedError,
     UploadLockedError,
 )
 from dropoff_tus.policy import STEP_BYTES
-from dropoff_tus.protocol import ending
+from dropoff_tus.protocol import BYTES_GO, ending
 from dropoff_tus.states import UploadState
 from storage.backing import Answer, Grip, KeyFile, Question, Verb
 from storage.threads import Threads
@@ -136,7 +137,8 @@ class Leases:
             return Answer.DONE
         if _is_past(holder, question.offset):
             return Answer.PAST
-        holder.ask_stop(UploadInterruptedError("another request took this upload over"))
+        why = question.ending
+        holder.ask_stop(_taken_over() if why is None else UploadEndingError(why, fate=BYTES_GO))
         await holder.released.wait()
         return Answer.DONE
 
@@ -174,7 +176,7 @@ class Leases:
                 raise UploadLockedError("the upload is in use by another request")
             if _is_past(present, offset):
                 raise _past()
-            present.ask_stop(reason or UploadInterruptedError("another request took this upload over"))
+            present.ask_stop(reason or _taken_over())
             try:
                 await asyncio.wait_for(present.released.wait(), max(0.01, deadline - time.monotonic()))
             except TimeoutError:
@@ -187,7 +189,9 @@ class Leases:
         self._holders[upload_id] = holder
         lease: UploadLease | None = None
         try:
-            lease = await self._open(upload_id, holder, deadline, offset, ask=not idle)
+            why = None if reason is None else str(reason.args[0])
+            asked = None if idle else Question(Verb.STOP, upload_id, offset, why)
+            lease = await self._open(upload_id, holder, deadline, asked, for_append=offset is not None)
             holder.writes = True
             yield lease
         finally:
@@ -200,22 +204,22 @@ class Leases:
                 holder.released.set()
 
     async def _open(
-        self, upload_id: str, holder: Holder, deadline: float, offset: int | None, *, ask: bool
+        self, upload_id: str, holder: Holder, deadline: float, asked: Question | None, *, for_append: bool
     ) -> UploadLease:
         # One that nobody here has written is verified whole.
         known = self._base.memory.state(upload_id) is not None
         unread_bytes = 0 if known else await self._threads.run(self._base.log_bytes, upload_id)
         while True:
-            opened = await self._threads.run_on_log(unread_bytes, self._try_open, upload_id, offset is not None)
+            opened = await self._threads.run_on_log(unread_bytes, self._try_open, upload_id, for_append)
             if opened is not None:
                 committer, grip = opened
                 return UploadLease(Leased(self._base, self._threads, holder, committer, grip), self._claims)
             if time.monotonic() > deadline:
                 message = "the upload is in use by another process"
                 raise UploadLockedError(message)
-            if ask and self._base.leasing.neighbours.any():
+            if asked is not None and self._base.leasing.neighbours.any():
                 seconds = min(_ASK_SECONDS, max(0.01, deadline - time.monotonic()))
-                answer = await self._base.leasing.neighbours.ask(Question(Verb.STOP, upload_id, offset), seconds)
+                answer = await self._base.leasing.neighbours.ask(asked, seconds)
                 if answer is Answer.PAST:
                     raise _past()
                 if answer is Answer.DONE:
@@ -265,6 +269,10 @@ class Leases:
 def _is_past(holder: Holder, offset: int | None) -> bool:
     """Tell whether a holder is past where a newcomer wants to append: then that one's request is hopeless."""
     return offset is not None and holder.position not in {None, offset}
+
+
+def _taken_over() -> UploadInterruptedError:
+    return UploadInterruptedError("another request took this upload over")
 
 
 def _past() -> MismatchedOffsetError:

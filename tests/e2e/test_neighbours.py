@@ -90,6 +90,7 @@ def test_delete_at_the_other_ends_what_is_being_sent(sites: Sites) -> None:
         began = time.monotonic()
         assert other.delete(url).status == 204
         assert time.monotonic() - began < _SOON_SECONDS
+        assert_refused(sending.read_response(), 410)
 
 
 def test_nonsense_and_a_killed_neighbour_are_harmless(
@@ -105,9 +106,7 @@ def test_nonsense_and_a_killed_neighbour_are_harmless(
         for place in places:
             for text in (b"", b"{}", b"\xff", b"[]", b'{"from": "../x"}', b'{"answer": "done", "number": []}'):
                 stranger.sendto(text, str(place))
-            stranger.sendto(
-                b'{"from": "0123456789abcdef", "number": "1", "ask": "stop", "upload": 7, "offset": "x"}', str(place)
-            )
+            stranger.sendto(b'{"from": "0123456789abcdef", "number": "1", "ask": {"verb": "stop", "x": 1}}', str(place))
     site, other = sites
     one.kill9()
     url = other.create(10)
