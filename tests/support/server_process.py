@@ -30,6 +30,7 @@ from tests.support.warm_cli import WarmCommandLine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PROGRAM_VARIABLE = "DROPOFF_TUS_TEST_PROGRAM"
+_WORKERS_VARIABLE = "DROPOFF_TUS_TEST_WORKERS"
 _UPLOAD_ID_DOMAIN = b"dropoff-tus/upload-id/v1\n"
 _PORTS = range(20000, 32000)  # below the range that outgoing connections take their ports from
 
@@ -94,7 +95,8 @@ class ServerProcess:
         self.data = folder / "data"
         self.port = free_port_pair()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = dict(environment or {})
+        workers = os.environ.get(_WORKERS_VARIABLE)
+        self.environment = {**({"SERVER__WORKERS": workers} if workers else {}), **(environment or {})}
         self.prefix: Sequence[str] = ()
         """The command that runs `serve`, for instance as another user."""
         self.pass_fds: Sequence[int] = ()
