@@ -113,7 +113,8 @@ def test_documented_commands_and_options_exist() -> None:
     """In blocks and in the text, wherever `dropoff-tus` or a command of two words begins it."""
     known = {name: {*command_options(command)} for name, command in commands().items()}
     seen = 0
-    for document in _PAGES:
+    # Lines of the store's files begin with the program's name too.
+    for document in (page for page in _PAGES if page != "docs/reference/format.md"):
         for words in _typed((_REPOSITORY / document).read_text("utf-8"), known):
             if len(words) == 1 and any(name.startswith(f"{words[0]} ") for name in known):
                 continue  # a whole group
