@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build lock clean tools packages reference docs
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build package lock clean tools packages reference docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,16 @@ page-dev: page ## the same, and what its tests need
 
 build: $(DEVELOP) page ## wheel and source archive, in dist/
 	$(BIN)/python -m hatchling build --clean
+
+package: build ## the wheel, and an archive with all it needs for machines without a network, in dist/
+	@python=$$($(BIN)/python -c 'import platform, sys; print("python%d.%d-%s" % (*sys.version_info[:2], platform.machine()))') && \
+	name=dropoff-tus-$$($(BIN)/python -m hatchling version)-$$python && rm -rf build/package && mkdir -p build/package/$$name/wheels && \
+	$(PIP) download --require-hashes --only-binary :all: --no-deps --requirement requirements.txt --dest build/package/$$name/wheels && \
+	cp dist/*.whl build/package/$$name/wheels && \
+	cp -r CHANGELOG.md LICENSE config.example.toml requirements.txt deploy docs nginx build/package/$$name && \
+	(cd build/package/$$name && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum >SHA256SUMS) && \
+	tar --create --gzip --file dist/$$name.tar.gz --directory build/package --sort=name --owner=0 --group=0 --numeric-owner $$name && \
+	(cd dist && sha256sum *.whl *.tar.gz >SHA256SUMS && cat SHA256SUMS)
 
 lock: ## resolve the lock files again with uv (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) $(LOCK) $(UPGRADE) pyproject.toml --group dev -o requirements-dev.txt
