@@ -48,22 +48,31 @@ class Image:
 
 def _run_step(root: Path, command: str) -> None:
     """Run a RUN step, as root, with a network."""
-    bwrap = [str(require_program("bwrap")), "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
-    certificates = {name: os.environ[name] for name in ("PIP_CERT", "SSL_CERT_FILE") if name in os.environ}
-    shared = [
+    step = [
+        str(require_program("bwrap")),
+        "--bind",
+        str(root),
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/run",
+    ]
+    step += [
+        "--ro-bind",
         "/etc/resolv.conf",
-        "/etc/ssl/certs",
-        *([os.environ["PIP_FIND_LINKS"]] if "PIP_FIND_LINKS" in os.environ else []),
+        "/etc/resolv.conf",
+        "--clearenv",
+        "--setenv",
+        "PATH",
+        "/usr/sbin:/usr/bin",
     ]
-    binds = [part for path in shared if Path(path).exists() for part in ("--ro-bind", path, path)]
-    passed = [
-        part
-        for item in {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **certificates}.items()
-        for part in ("--setenv", *item)
-    ]
-    done = subprocess.run(
-        [*bwrap, *binds, "--clearenv", *passed, "/bin/sh", "-c", command], capture_output=True, text=True, check=False
-    )
+    if authorities := os.environ.get("PIP_CERT"):
+        # Of this machine, whose way to the package index may lead through a proxy.
+        step += ["--ro-bind", authorities, "/run/authorities", "--setenv", "PIP_CERT", "/run/authorities"]
+    done = subprocess.run([*step, "/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
