@@ -169,6 +169,7 @@ class FileChains:
         """Keep other processes from creating the same upload."""
         self.check_there()
         folder = self._folders.of(upload_id).folder
+        self._folders.make(folder.parent)
         self._disk.make_folder(folder)
         descriptor = open_folder(folder)
         try:
@@ -181,8 +182,8 @@ class FileChains:
         """Write the files of an upload; if that fails, none is left."""
         paths = self._folders.of(upload_id)
         self.check_there()
-        self._disk.make_folder(paths.keys_folder)
-        self._disk.make_folder(paths.folder)
+        self._folders.make(paths.keys_folder)
+        self._folders.make(paths.folder.parent)
         if KeyFile.INGEST in key_files:
             self._disk.make_root(self._folders.layout.ingest_dir)
         if again:
@@ -190,8 +191,11 @@ class FileChains:
         try:
             for kind, blob in key_files.items():
                 self._disk.write_new(paths.key_file(kind), blob)
-            self._disk.write_new(paths.data, b"")
-            self._disk.write_new(paths.log, line)
+            with self._disk.holding(paths.folder.parent):
+                self._disk.make_folder(paths.folder)
+                with self._disk.holding(paths.folder):
+                    self._disk.write_new(paths.data, b"")
+                    self._disk.write_new(paths.log, line)
         except OSError:
             self.remove(upload_id)
             raise

@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -178,6 +179,13 @@ calls = Calls()
 """The calls of every `Disk` of the process. Tests put another one here."""
 
 
+class _Held(threading.local):
+    """The folders that a thread holds open."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, int] = {}
+
+
 class Disk:
     """File operations with one durability: real syncs, or none for `durability = "os"`."""
 
@@ -186,40 +194,66 @@ class Disk:
         self._sync = sync
         # The inner one first, where one lies in another.
         self._roots = sorted((str(root) for root in roots), key=len, reverse=True)
+        self._held = _Held()
 
     @contextlib.contextmanager
-    def _folder_of(self, path: Path) -> Iterator[int | None]:
-        """Open the folder of what lies below a root, part by part; None for any other path."""
-        text = str(path)
-        root = next((one for one in self._roots if text.startswith(f"{one}/")), None)
-        if root is None:
-            yield None
+    def holding(self, folder: Path) -> Iterator[None]:
+        """Keep a folder below a root open for what this thread does in it meanwhile."""
+        text, held = str(folder), self._held.descriptors
+        descriptor = None if text in held else self._open_folder(text)
+        if descriptor is None:
+            yield
             return
-        descriptor = -1
+        held[text] = descriptor
         try:
+            yield
+        finally:
+            del held[text]
+            os.close(descriptor)
+
+    def _open_folder(self, text: str) -> int | None:
+        """Open a folder at or below a root, part by part; None for any other."""
+        above, _, name = text.rpartition("/")
+        held = self._held.descriptors.get(above)
+        try:
+            if held is not None:
+                return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=held)
+            root = next((one for one in self._roots if text == one or text.startswith(f"{one}/")), None)
+            if root is None:
+                return None
             descriptor = os.open(root, _FOLDER)
-            for part in text[len(root) + 1 :].split("/")[:-1]:
-                above, descriptor = descriptor, -1
+            for part in text[len(root) + 1 :].split("/") if text != root else ():
+                outer = descriptor
                 try:
-                    descriptor = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+                    descriptor = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
                 finally:
-                    os.close(above)
-            yield descriptor
+                    os.close(outer)
         except OSError as error:
             error.filename = text
             raise
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+        return descriptor
+
+    @contextlib.contextmanager
+    def _folder_of(self, path: Path) -> Iterator[int | None]:
+        """Open the folder of what lies below a root; None for any other path."""
+        text = str(path)
+        try:
+            with self.holding(path.parent):
+                yield self._held.descriptors.get(text.rpartition("/")[0])
+        except OSError as error:
+            error.filename = text
+            raise
 
     def make_folder(self, path: Path) -> None:
         """Make a folder (and its parents) only for the owner; an existing one is fine. Nothing is synced."""
         if path.is_dir():
             return
-        self.make_folder(path.parent)
         try:
             with self._folder_of(path) as folder:
                 calls.mkdir(path, folder)
+        except FileNotFoundError:
+            self.make_folder(path.parent)
+            self.make_folder(path)
         except FileExistsError:
             if not path.is_dir():
                 raise
@@ -246,11 +280,13 @@ class Disk:
         with self._folder_of(path) as folder:
             return calls.create(path, folder)
 
-    def write_new(self, path: Path, data: bytes) -> None:
-        """Write a file that must not exist yet; nothing is synced."""
+    def write_new(self, path: Path, data: bytes, *, sync: bool = False) -> None:
+        """Write a file that must not exist yet. Its name is not synced, its bytes only on demand."""
         descriptor = self.create(path)
         try:
             self.write_at(descriptor, data, 0)
+            if sync:
+                self.sync_file(descriptor)
         finally:
             os.close(descriptor)
 
@@ -359,15 +395,18 @@ class Disk:
             before_rename: Called with the temporary file; raising leaves the old one.
         """
         temporary = path.with_name(path.name + ".new")
-        self.remove(temporary)
-        self.write_new(temporary, data)
-        self.sync_path(temporary)
-        if before_rename is not None:
-            before_rename(temporary)
-        failpoint("rename")
-        with self._folder_of(path) as folder:
-            calls.rename(temporary, path, folder)
-        self.sync_path(path.parent)
+        with self.holding(path.parent):
+            try:
+                self.write_new(temporary, data, sync=True)
+            except FileExistsError:  # a crash left it
+                self.remove(temporary)
+                self.write_new(temporary, data, sync=True)
+            if before_rename is not None:
+                before_rename(temporary)
+            failpoint("rename")
+            with self._folder_of(path) as folder:
+                calls.rename(temporary, path, folder)
+            self.sync_path(path.parent)
 
     def rename_new(self, path: Path, target: Path) -> None:
         """Give a file a name that must be free; it may keep the other one too. Nothing is synced.

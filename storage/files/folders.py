@@ -20,10 +20,23 @@ class Folders:
         self.layout = layout
         self.disk = Disk(sync=sync, roots=layout.roots)
         self._roots = self._present_roots()
+        self._settled: set[Path] = set()
 
     def of(self, upload_id: str) -> UploadPaths:
         """Return where the files of an upload lie."""
         return self.layout.of(upload_id)
+
+    def make(self, folder: Path) -> None:
+        """Make a folder that many uploads share, unless it is there."""
+        if not folder.is_dir():
+            self._settled.discard(folder)
+            self.disk.make_folder(folder)
+
+    def settle(self, folder: Path) -> None:
+        """Make the name of such a folder durable, once: nobody takes it away."""
+        if folder not in self._settled:
+            self.disk.sync_path(folder.parent)
+            self._settled.add(folder)
 
     def check_there(self) -> None:
         """Refuse to take the roots for the store's when they are other folders than at the start.

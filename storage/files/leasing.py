@@ -3,6 +3,7 @@
 Source: docs/reference/format.md, Leases.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -16,13 +17,15 @@ from storage.files.neighbours import FileNeighbours
 
 
 class FileGrip:
-    """Implements `storage.backing.Grip`: a locked log, and the data file once it is asked for."""
+    """Implements `storage.backing.Grip`: a locked log, and the data file."""
 
     def __init__(self, folders: Folders, upload_id: str, lines: LogFile) -> None:
         """Take over a log that is open for writing, and locked."""
         self._folders, self._paths = folders, folders.of(upload_id)
         self.lines = lines
         self._opened: int | None = None
+        with contextlib.suppress(OSError):  # whoever asks for it hears of that
+            self._opened = self._data
 
     @property
     def _data(self) -> int:
@@ -44,23 +47,15 @@ class FileGrip:
 
     def settle(self, own: KeyFile) -> None:
         """Make the envelopes, the receipt's folder and all new folders durable."""
-        disk, layout, paths = self._folders.disk, self._folders.layout, self._paths
+        disk, paths = self._folders.disk, self._paths
         own_envelope = paths.key_file(own)
-        for envelope in (paths.root_envelope, own_envelope):
-            if envelope.exists():
+        for envelope in dict.fromkeys((paths.root_envelope, own_envelope)):
+            with contextlib.suppress(FileNotFoundError):
                 disk.sync_path(envelope)
-        for folder in dict.fromkeys(
-            (
-                own_envelope.parent,
-                paths.keys_folder,
-                layout.keys_dir,
-                paths.folder,
-                paths.folder.parent,
-                layout.uploads,
-                layout.root,
-            )
-        ):
+        for folder in dict.fromkeys((own_envelope.parent, paths.keys_folder, paths.folder, paths.folder.parent)):
             disk.sync_path(folder)
+        for shared in (paths.keys_folder, paths.folder.parent, self._folders.layout.uploads):
+            self._folders.settle(shared)
 
     def append(self, line: bytes, after: Tip, segments: Sequence[SegmentEntry] = ()) -> None:
         """Sync the data that a line names, append the line, and see that both files still have their names."""
@@ -94,11 +89,11 @@ class FileLeasing:
 
     def acquire(self, upload_id: str) -> FileGrip | None:
         """Open and lock a log."""
-        disk, path = self._folders.disk, self._folders.of(upload_id).log
-        with self._folders.looking():
-            log = LogFile(disk, disk.open_existing(path, write=True))
-        if try_lock(log.descriptor):
-            return FileGrip(self._folders, upload_id, log)
+        disk, paths = self._folders.disk, self._folders.of(upload_id)
+        with self._folders.looking(), disk.holding(paths.folder):
+            log = LogFile(disk, disk.open_existing(paths.log, write=True))
+            if try_lock(log.descriptor):
+                return FileGrip(self._folders, upload_id, log)
         log.close()
         return None
 

@@ -89,13 +89,15 @@ class SegmentWriter:
         Returns:
             How many bytes of plain were sealed; the caller holds back the rest, 1 to 65,536 bytes, or 0 if last.
         """
+        whole = max(plain.nbytes - 1, 0) // CHUNK_BYTES * CHUNK_BYTES
+        if not whole and not last:
+            return 0
         out, used = _sealed_buffer(plain.nbytes), 0
         if self._header_pending:
             header = self._sealer.header
             out[: len(header)] = header
             used = len(header)
             self._header_pending = False
-        whole = max(plain.nbytes - 1, 0) // CHUNK_BYTES * CHUNK_BYTES
         used += self._sealer.seal_chunks(plain[:whole], out[used:])
         if last:
             used += self._sealer.seal_last(plain[whole:], out[used:])
