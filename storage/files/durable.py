@@ -16,19 +16,18 @@ import ctypes
 import errno
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from storage.backing import SyncFailedError
 from storage.failpoints import failpoint
+from storage.files.opened import OpenFolders
 
 OSErrorT = TypeVar("OSErrorT", bound=OSError)
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
-_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 _NO_FOLDER_SYNCS = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
@@ -179,81 +178,23 @@ calls = Calls()
 """The calls of every `Disk` of the process. Tests put another one here."""
 
 
-class _Held(threading.local):
-    """The folders that a thread holds open."""
-
-    def __init__(self) -> None:
-        self.descriptors: dict[str, int] = {}
-
-
 class Disk:
     """File operations with one durability: real syncs, or none for `durability = "os"`."""
 
     def __init__(self, *, sync: bool, roots: Sequence[Path] = ()) -> None:
         """Choose whether syncs are done, and below which folders no link is followed."""
         self._sync = sync
-        # The inner one first, where one lies in another.
-        self._roots = sorted((str(root) for root in roots), key=len, reverse=True)
-        self._held = _Held()
-
-    @contextlib.contextmanager
-    def holding(self, folder: Path) -> Iterator[None]:
-        """Keep a folder below a root open for what this thread does in it meanwhile."""
-        text, held = str(folder), self._held.descriptors
-        descriptor = None if text in held else self._open_folder(text)
-        if descriptor is None:
-            yield
-            return
-        held[text] = descriptor
-        try:
-            yield
-        finally:
-            del held[text]
-            os.close(descriptor)
-
-    def _open_folder(self, text: str) -> int | None:
-        """Open a folder at or below a root, part by part; None for any other."""
-        above, _, name = text.rpartition("/")
-        held = self._held.descriptors.get(above)
-        try:
-            if held is not None:
-                return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=held)
-            root = next((one for one in self._roots if text == one or text.startswith(f"{one}/")), None)
-            if root is None:
-                return None
-            descriptor = os.open(root, _FOLDER)
-            for part in text[len(root) + 1 :].split("/") if text != root else ():
-                outer = descriptor
-                try:
-                    descriptor = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=outer)
-                finally:
-                    os.close(outer)
-        except OSError as error:
-            error.filename = text
-            raise
-        return descriptor
-
-    @contextlib.contextmanager
-    def _folder_of(self, path: Path) -> Iterator[int | None]:
-        """Open the folder of what lies below a root; None for any other path."""
-        text = str(path)
-        try:
-            with self.holding(path.parent):
-                yield self._held.descriptors.get(text.rpartition("/")[0])
-        except OSError as error:
-            error.filename = text
-            raise
+        self._folders = OpenFolders(roots)
+        self.holding = self._folders.holding
 
     def make_folder(self, path: Path) -> None:
         """Make a folder (and its parents) only for the owner; an existing one is fine. Nothing is synced."""
         if path.is_dir():
             return
+        self.make_folder(path.parent)
         try:
-            with self._folder_of(path) as folder:
+            with self._folders.of(path) as folder:
                 calls.mkdir(path, folder)
-        except FileNotFoundError:
-            self.make_folder(path.parent)
-            self.make_folder(path)
         except FileExistsError:
             if not path.is_dir():
                 raise
@@ -272,12 +213,12 @@ class Disk:
     def remove_folder(self, path: Path) -> None:
         """Remove an empty folder."""
         failpoint("rmdir")
-        with self._folder_of(path) as folder:
+        with self._folders.of(path) as folder:
             calls.rmdir(path, folder)
 
     def create(self, path: Path) -> int:
         """Open a file that must not exist yet, never through a link. Returns a descriptor for the caller to close."""
-        with self._folder_of(path) as folder:
+        with self._folders.of(path) as folder:
             return calls.create(path, folder)
 
     def write_new(self, path: Path, data: bytes, *, sync: bool = False) -> None:
@@ -295,7 +236,7 @@ class Disk:
         return self._open(path, os.O_NOFOLLOW | (os.O_RDWR if write else os.O_RDONLY))
 
     def _open(self, path: Path, flags: int) -> int:
-        with self._folder_of(path) as folder:
+        with self._folders.of(path) as folder:
             # Not blocking, or a FIFO in its place would keep the thread for ever.
             return os.open(_in(folder, path), flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
 
@@ -404,7 +345,7 @@ class Disk:
             if before_rename is not None:
                 before_rename(temporary)
             failpoint("rename")
-            with self._folder_of(path) as folder:
+            with self._folders.of(path) as folder:
                 calls.rename(temporary, path, folder)
             self.sync_path(path.parent)
 
@@ -421,7 +362,7 @@ class Disk:
         """Unlink a file; tell whether it was there."""
         failpoint("unlink")
         try:
-            with self._folder_of(path) as folder:
+            with self._folders.of(path) as folder:
                 calls.unlink(path, folder)
         except FileNotFoundError:
             return False
