@@ -227,7 +227,7 @@ class Disk:
         try:
             self.write_at(descriptor, data, 0)
             if sync:
-                self.sync_file(descriptor)
+                self._fsync(descriptor, path)
         finally:
             os.close(descriptor)
 
@@ -282,18 +282,25 @@ class Disk:
         Raises:
             SyncFailedError: As `sync_file`.
         """
-        failpoint("sync-path")
         if not self._sync:
+            failpoint("sync-path")
             return
         # Through a link, but to nothing that would be written there: a root of the store may be one, to a volume.
         descriptor = self._open(path, os.O_RDONLY)
+        try:
+            self._fsync(descriptor, path)
+        finally:
+            os.close(descriptor)
+
+    def _fsync(self, descriptor: int, path: Path) -> None:
+        failpoint("sync-path")
+        if not self._sync:
+            return
         try:
             calls.fsync(descriptor)
         except OSError as error:
             if error.errno not in _NO_FOLDER_SYNCS or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 raise SyncFailedError(error.errno, error.strerror, str(path)) from error
-        finally:
-            os.close(descriptor)
 
     def check_linked(self, descriptor: int) -> None:
         """Refuse to build on a file that has lost its name: its bytes go with this process.
