@@ -244,6 +244,7 @@ def test_doctor_names_a_wrong_address_and_what_is_wrong_on_this_machine(tmp_path
         assert {"monitoring", "reach"} <= _problems(server).keys()
 
 
+@pytest.mark.timeout(180)
 def test_doctor_names_what_is_wrong_with_clock_files_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server two hours ahead with few open files, a renamed root identity, a file of somebody else's, a lost key."""
     server = ServerProcess(tmp_path)
@@ -270,10 +271,14 @@ def test_doctor_names_what_is_wrong_with_clock_files_and_keys(tmp_path: Path, mo
     assert "so `serve` does not start" in checks["keys"]["detail"]
     assert checks["keys"]["status"] == "problem"
     (tmp_path / "lost").rename(server.data / "secrets" / "code-key")
+    (server.data / "secrets" / "code-key").chmod(0o644)
+    assert "0644" in _checks(server)["keys"]["detail"]
+    (server.data / "secrets" / "code-key").chmod(0o600)
     (server.data / "catalog.sqlite3").rename(tmp_path / "lost")
     assert _problems(server)["database"].startswith("start or migrate it")
 
 
+@pytest.mark.timeout(180)
 def test_doctor_reaches_mail_and_sites_only_when_asked_and_sends_nothing(tmp_path: Path) -> None:
     """A wrong password, a site that is gone, an address that is not allowed; then all is well."""
     certificate = make_certificate(tmp_path)

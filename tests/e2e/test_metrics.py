@@ -94,6 +94,7 @@ def test_what_tusd_counts_has_its_names_and_bytes_count_while_they_come(server: 
     assert cut.value("tusd_bytes_received") == wanted
 
 
+@pytest.mark.timeout(180)
 def test_damage_shows_until_the_upload_is_deleted(server: ServerProcess) -> None:
     """In what this server met, and in the findings of the last check; a good check before stays known."""
     server.cli("store", "check")
@@ -230,6 +231,7 @@ class _Prometheus:
             time.sleep(0.2)
 
 
+@pytest.mark.timeout(180)
 def test_alerts_and_dashboard_find_their_metrics_in_a_real_run(server: ServerProcess, tmp_path: Path) -> None:
     """Each selector of the alerts, and each expression of the dashboard, has an answer in a real Prometheus."""
     certificate, key = make_certificate(tmp_path)
@@ -270,4 +272,3 @@ def test_alerts_and_dashboard_find_their_metrics_in_a_real_run(server: ServerPro
     finally:
         prometheus.process.terminate()
         prometheus.process.wait(20)
-        server.restart(environment={})

@@ -25,10 +25,14 @@ class _Volumes:
         assert self.answers.wait(30)
         return ["the volume of store.keys_dir is full", "the volume of catalog.url has no inodes left"]
 
+    def view(self) -> MachineView:
+        self.shortages()
+        return MachineView((), 0, None)
+
 
 def _app(volumes: _Volumes) -> web.Application:
     world = World()
-    machine = Machine(volumes.shortages, lambda: MachineView((), 0, None), lambda: (0, 0))
+    machine = Machine(volumes.shortages, volumes.view, lambda: (0, 0))
     return Monitoring(Metrics(), world.catalog, world.catalog.outbox, world.uploads, machine).app()
 
 
@@ -63,3 +67,18 @@ async def test_volumes_that_never_answer_are_not_ready(monkeypatch: pytest.Monke
             assert (answer.status, await answer.text()) == (503, "not ready: the disk does not answer\n")
         finally:
             volumes.answers.set()
+
+
+@async_test
+async def test_metrics_are_shown_while_volumes_never_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those of the volumes, which is when they matter most."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 0.1)
+    volumes = _Volumes()
+    async with TestClient(TestServer(_app(volumes))) as client:
+        try:
+            shown = await (await client.get("/metrics")).text()
+        finally:
+            volumes.answers.set()
+    assert "dropoff_disk_up 0.0" in shown
+    assert "dropoff_catalog_up 1.0" in shown
+    assert "tusd_bytes_received 0.0" in shown
