@@ -10,12 +10,26 @@ from sqlalchemy.engine import URL
 
 from dropoff_tus.outbox import Sinks
 from storage.catalog.address import CatalogError, check_url, parse_url, sqlite_file
-from storage.catalog.catalog import SqlCatalog
+from storage.catalog.audit import SqlAudit
+from storage.catalog.dropoffs import SqlDropoffs, SqlNotes
 from storage.catalog.migration import check_sqlite, migrate_sqlite, reason
+from storage.catalog.outbox import SqlOutbox
 from storage.catalog.sqlite import SqliteEngine
+from storage.catalog.tokens import SqlTokens
 from storage.catalog.transaction import Engine
+from storage.catalog.uploads import SqlUploads
 
 __all__ = ["CatalogError", "SqlCatalog", "catalog_file", "check_url", "migrate", "open_catalog", "open_engine"]
+
+
+class SqlCatalog(SqlUploads, SqlDropoffs, SqlTokens, SqlAudit, SqlNotes):
+    """Implements `ports.catalog.Catalog` on any database; `outbox` has the events."""
+
+    def __init__(self, engine: Engine, sinks: Sinks | None = None) -> None:
+        """Take the database, and the receivers of events."""
+        super().__init__(engine, sinks)
+        self.outbox = SqlOutbox(engine)
+
 
 # asyncpg and what belongs to it are imported where they are needed: a command on SQLite starts without them.
 
