@@ -79,5 +79,6 @@ def _dump_postgres(url: URL, target: Path) -> None:
                 "Nothing was copied"
             ) from None
         if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-            raise CatalogError(f"{command[0]} could not copy the catalog: {said}")
+            said = (done.stderr.decode("utf-8", "replace").splitlines() or [f"exit code {done.returncode}"])[0]
+            advice = "; grant its role SELECT on all tables and sequences" if "permission denied" in said else ""
+            raise CatalogError(f"{command[0]} could not copy the catalog: {said}{advice}")

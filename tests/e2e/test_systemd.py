@@ -274,9 +274,9 @@ def test_units_have_no_mistake_and_leave_little_exposed(tmp_path: Path) -> None:
 
 
 def test_service_starts_what_the_command_line_has() -> None:
-    """Each of its command lines is one of the program's."""
-    text = (_UNITS / "dropoff-tus.service").read_text("utf-8")
-    commands = re.findall(r"^Exec\w+=/opt/dropoff-tus/bin/dropoff-tus (.+)$", text, re.MULTILINE)
-    assert commands == ["serve", "check-config"]
+    """Each of the services' command lines is one of the program's."""
+    texts = [(_UNITS / f"{name}.service").read_text("utf-8") for name in ("dropoff-tus", "dropoff-tus-backup")]
+    commands = re.findall(r"^Exec\w+=/opt/dropoff-tus/bin/dropoff-tus (.+)$", "\n".join(texts), re.MULTILINE)
+    assert commands == ["serve", "check-config", "backup /backup/dropoff-tus"]
     for command in commands:
         assert run_warm(*command.split(), "--help", folder=Path("/")).returncode == 0

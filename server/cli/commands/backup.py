@@ -86,7 +86,8 @@ def backup(
     try:
         mark = asyncio.run(work.run())
     except OSError as error:
-        message = f"the backup in {directory} was not finished: {error.filename or ''} {error.strerror}; {work.state()}"
+        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        message = f"the backup in {directory} was not finished ({why}); {work.state()}"
         raise CommandError(message) from error
     _tell(work.done, mark, directory, loaded, as_json=as_json)
 
