@@ -19,9 +19,9 @@ from server.services import Services, open_services, settle_restore
 from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
 from server.usecases.closing import ClosingWatch
-from server.usecases.comparing import survey
 from server.usecases.ending import lost_before
-from server.usecases.purging import PurgeJobs
+from server.usecases.operating.comparing import survey
+from server.usecases.operating.purging import PurgeJobs
 from server.usecases.wrong_credentials import WrongCredentials
 
 _log = logging.getLogger(__name__)

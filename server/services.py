@@ -20,8 +20,8 @@ from server.clock import SystemClock
 from server.places import check_whose, key_places, layout_of, why_unsynced
 from server.settings.config import Config
 from server.usecases.dropoffs import Dropoffs
+from server.usecases.operating.purging import Purger
 from server.usecases.ports import UploadSettings
-from server.usecases.purging import Purger
 from server.usecases.uploads import Uploads
 from storage.catalog import CatalogError, SqlCatalog, open_catalog
 from storage.catalog.checkpoints import Checkpoints

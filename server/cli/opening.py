@@ -20,7 +20,7 @@ from server.places import check_whose
 from server.services import Services, open_services
 from server.settings.config import Config, load_config
 from server.usecases.dropoffs import unknown
-from server.usecases.stored_rows import StoredRows
+from server.usecases.operating.stored_rows import StoredRows
 from storage.age import AgeError, NoMatchingIdentity, StreamOpener
 from storage.catalog import SqlCatalog, open_catalog
 from storage.files.marker import check_store

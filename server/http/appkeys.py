@@ -14,7 +14,7 @@ from server.usecases.api_tokens import ApiTokenGuard
 from server.usecases.auth import Auth
 from server.usecases.closing import Marks
 from server.usecases.dropoffs import Dropoffs
-from server.usecases.purging import PurgeJobs
+from server.usecases.operating.purging import PurgeJobs
 from server.usecases.uploads import Uploads
 from server.usecases.wrong_credentials import WrongCredentials
 

@@ -18,7 +18,7 @@ from dropoff_tus.ports.store import StoredUploads
 from server.http.appkeys import CATALOG
 from server.http.middleware import decorate
 from server.http.problems import RangeError
-from server.usecases.exporting import Export
+from server.usecases.operating.exporting import Export
 
 TAR = "application/x-tar"
 _log = logging.getLogger(__name__)

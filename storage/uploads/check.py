@@ -160,7 +160,7 @@ def _verify_own_envelope(base: StoreBase, state: LogState) -> None:
     try:
         blob = base.read_key_file(state.id, KeyFile.INGEST)
     except (FileNotFoundError, KeyMissingError):
-        # There is none once it is finished, and in a backup none before: `server.usecases.comparing` tells.
+        # There is none once it is finished, and in a backup none before: `server.usecases.operating.comparing` tells.
         return
     if hashlib.sha256(blob).hexdigest() != state.create["own"]:
         raise _ProblemError("the server's envelope is not the one that was written; put it back from a copy")
@@ -171,7 +171,7 @@ def _verify_receipt(base: StoreBase, state: LogState) -> None:
     try:
         blob = base.read_key_file(state.id, KeyFile.RECEIPT)
     except FileNotFoundError:
-        return  # it may not be written yet; `server.usecases.comparing` tells
+        return  # it may not be written yet; `server.usecases.operating.comparing` tells
     if not blob.startswith(RECEIPT_HEAD):
         raise _ProblemError("its receipt is none; put it back from a copy")
 

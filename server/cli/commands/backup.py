@@ -32,7 +32,7 @@ from server.places import check_whose, key_files, layout_of
 from server.services import identify_store
 from server.settings.config import Config, config_path, load_config
 from server.settings.units import stamp
-from server.usecases.comparing import lost
+from server.usecases.operating.comparing import lost
 from storage.catalog import SqlCatalog, open_catalog
 from storage.catalog.snapshot import snapshot_name, take_snapshot
 from storage.failpoints import failpoint

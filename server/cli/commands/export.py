@@ -40,7 +40,7 @@ from server.cli.target import (
     write_pieces,
 )
 from server.clock import SystemClock
-from server.usecases.exporting import (
+from server.usecases.operating.exporting import (
     COLUMNS,
     MANIFEST_CSV,
     MANIFEST_JSON,
@@ -51,7 +51,7 @@ from server.usecases.exporting import (
     manifests,
     read_manifest,
 )
-from server.usecases.stored_rows import StoredRows
+from server.usecases.operating.stored_rows import StoredRows
 from storage.catalog import SqlCatalog
 from storage.files.durable import sync_folder
 from storage.open import FileStore

@@ -25,7 +25,7 @@ from server.cli.target import new_file
 from server.services import open_services
 from server.settings.config import Config, load_config
 from server.usecases.dropoffs import unknown
-from server.usecases.importing import Foreign, Importer, Taken
+from server.usecases.operating.importing import Foreign, Importer, Taken
 
 app = group("Take over the uploads of another server.")
 _MOST_INFO_BYTES = 1 << 20

@@ -15,7 +15,7 @@ from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 from server.services import Services, identify_store, store_settings
 from server.settings.config import Config, load_config
-from server.usecases.rotating import RootRotation
+from server.usecases.operating.rotating import RootRotation
 from storage.keyring.identities import check_recipients, new_root_identity, read_identity_file
 from storage.keyring.rotation import hold_store
 from storage.keyring.signing import key_id, load_signing_key

@@ -16,7 +16,7 @@ from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 from server.services import Services
 from server.settings.config import Config
-from server.usecases.purging import Purged
+from server.usecases.operating.purging import Purged
 from storage.catalog.checkpoints import rows_between
 from storage.failpoints import failpoint
 from storage.keyring.lines import verify_certificate

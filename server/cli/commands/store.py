@@ -37,9 +37,9 @@ from server.places import check_whose
 from server.services import Services, identify_store, settle_restore, store_settings
 from server.settings.config import Config, load_config
 from server.settings.units import parse_duration, stamp
-from server.usecases.adopting import Adopter, Adoption
-from server.usecases.comparing import compare
-from server.usecases.sweeping import Sweep, Sweeper
+from server.usecases.operating.adopting import Adopter, Adoption
+from server.usecases.operating.comparing import compare
+from server.usecases.operating.sweeping import Sweep, Sweeper
 from storage.catalog import SqlCatalog, open_catalog
 from storage.files.marker import check_store as identify_alone
 from storage.keyring.keys import ServerKeys, verifying_keys

@@ -42,8 +42,8 @@ from server.cli.target import STDOUT, check_no_terminal, check_output, output_fi
 from server.clock import SystemClock
 from server.services import Services
 from server.settings.config import Config
-from server.usecases.exporting import is_since
-from server.usecases.stored_rows import StoredRows
+from server.usecases.operating.exporting import is_since
+from server.usecases.operating.stored_rows import StoredRows
 from storage.catalog import SqlCatalog
 from storage.open import FileStore
 

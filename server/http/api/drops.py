@@ -34,7 +34,7 @@ from server.http.problems import SealedError
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
 from server.usecases.dropoffs import unknown
-from server.usecases.exporting import Export, Exporter, is_since
+from server.usecases.operating.exporting import Export, Exporter, is_since
 
 _ASK_AGAIN_SECONDS = 2
 

@@ -14,8 +14,8 @@ from dropoff_tus.ids import PROBE_DROP_ID
 from dropoff_tus.model import DropTerms, Role, StoredUpload
 from dropoff_tus.ports.store import Store
 from dropoff_tus.states import UploadState
-from server.usecases.comparing import ComparedStore, survey
 from server.usecases.dropoffs import Dropoffs
+from server.usecases.operating.comparing import ComparedStore, survey
 from server.usecases.ports import Rows
 from server.usecases.uploads import Uploads
 

@@ -14,7 +14,7 @@ from dropoff_tus.errors import DropoffError, ToldError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow
 from dropoff_tus.ports.store import Seen
 from dropoff_tus.states import UploadState
-from server.usecases.exporting import Export, ExportedRows, Exporter
+from server.usecases.operating.exporting import Export, ExportedRows, Exporter
 from tests.support.aio import async_test
 
 _AT = datetime(2030, 1, 1, tzinfo=UTC)

@@ -3,7 +3,7 @@
 import pytest
 
 from dropoff_tus.ids import upload_id
-from server.usecases.rotating import RootRotation, Wrapping
+from server.usecases.operating.rotating import RootRotation, Wrapping
 from tests.support.aio import async_test
 from tests.unit.server.usecases.world import World, token_of
 
