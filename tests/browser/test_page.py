@@ -199,6 +199,18 @@ def test_removing_a_file_keeps_a_place_for_the_focus(page: Page, states: StatesS
     expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
+def test_buttons_that_cannot_work_yet_are_left_out(page: Page, states: StatesSite) -> None:
+    """While a folder is read, the files that are there already can neither be sent nor taken out."""
+    show(page, states.url("07-choose-files"))
+    buttons = page.get_by_role("button", name=re.compile("^(Continue with|Remove) "))
+    expect(buttons.first).to_be_visible()
+    _change(page, {"asking": True, "reading": 3000})
+    expect(page.get_by_text("Looking through the folder: 3,000 files")).to_be_visible()
+    expect(buttons).to_have_count(0)
+    _change(page, {"asking": False, "reading": None})
+    expect(buttons.first).to_be_visible()
+
+
 def test_files_of_another_tab_are_no_failure(page: Page, states: StatesSite) -> None:
     """A file that another tab sends is said to be there, and neither counted as failed nor to be sent again."""
     show(page, states.url("31-other-tab"))

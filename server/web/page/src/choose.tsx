@@ -29,7 +29,7 @@ export function Choose({ ui }: Props) {
         <p class="soft">{limits(ui)}</p>
       ) : (
         <div class="acts">
-          {!tooMuch && (
+          {!tooMuch && !snap.asking && (
             <button type="button" class="main" onClick={() => engine.review()}>
               {text.plain("continue-with", { files: text.files(counts.files) })}
             </button>
@@ -160,7 +160,8 @@ function Chosen({ ui }: Props) {
     act();
     say(text.plain("removed", { name }));
   };
-  const button = (name: string, act: () => void) => (
+  // While a folder is read, nothing can be taken out.
+  const button = (name: string, act: () => void) => !snap.asking && (
     <button type="button" class="quiet" onClick={(event) => remove(event, act, name)}>
       {text.plain("remove")}
       <Hidden>
