@@ -86,7 +86,8 @@ class Visitor:
     def choose(self, files: Sequence[Path | str | FilePayload] | Path) -> None:
         """Choose what can be sent, and see that the page goes on."""
         self.offer(files)
-        expect(self.page.locator("button.main")).to_be_visible()
+        # Until something is listed, the main button is that which chooses.
+        expect(self.page.locator("#chosen ~ .acts button.main")).to_be_visible()
 
     def wait_for_any(self, *states: str) -> None:
         """Wait until the page is in one of these states."""
