@@ -214,7 +214,7 @@ def test_image_sets_itself_up_and_keeps_uploads_over_a_restart(image: Image) -> 
         with container.serving():
             assert drop.site.patch(url, 1 << 20, content[1 << 20 :]).status == 204
             assert container.run("upload", "export", url, "--output", "-") == content
-        assert container.run("store", "check")
+        container.run("store", "check")
 
 
 _ROOT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
