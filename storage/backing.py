@@ -59,7 +59,7 @@ class KeyFile(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SegmentEntry:
-    """One segment as the log names it. Offsets and lengths are bytes; `h` and `c` are hex."""
+    """One segment as the log names it. Offsets and lengths are bytes; `h`, `c` and `k` are hex."""
 
     index: int
     offset: int
@@ -69,6 +69,7 @@ class SegmentEntry:
     header_length: int
     h: str
     c: str
+    k: str | None
 
     def record(self) -> dict[str, Any]:
         """Return the form that is stored."""
@@ -81,12 +82,13 @@ class SegmentEntry:
             "hl": self.header_length,
             "h": self.h,
             "c": self.c,
+            "k": self.k,
         }
 
     @classmethod
     def parse(cls, r: dict[str, Any]) -> "SegmentEntry":
         """Read the stored form of a record whose signature has been verified."""
-        return cls(r["i"], r["o"], r["l"], r["co"], r["cl"], r["hl"], r["h"], r["c"])
+        return cls(r["i"], r["o"], r["l"], r["co"], r["cl"], r["hl"], r["h"], r["c"], r["k"])
 
 
 @dataclass(frozen=True, slots=True)

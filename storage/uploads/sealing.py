@@ -22,7 +22,7 @@ class Sealing:
     def __init__(self, base: StoreBase, threads: Threads, state: LogState, sink: Sink, digests: Sequence[Feed]) -> None:
         """Begin at the committed end. `digests` are fed with all plaintext that is taken."""
         self._threads, self._sink = threads, sink
-        self._recipient = base.memory.recipient(state)
+        self._recipient, self._digested = base.memory.recipient(state), base.digest != "none"
         self._digests = digests
         # Where the next segment starts.
         self._index, self._offset, self._data_offset = state.segments, state.offset, state.data_bytes
@@ -103,7 +103,13 @@ class Sealing:
             message = f"the upload has {MAX_SEGMENTS} pieces; create it again and send larger chunks"
             raise TooManySegmentsError(message)
         self._started_at = time.monotonic()
-        return SegmentWriter(self._recipient, index=self._index, offset=self._offset, data_offset=self._data_offset)
+        return SegmentWriter(
+            self._recipient,
+            index=self._index,
+            offset=self._offset,
+            data_offset=self._data_offset,
+            digested=self._digested,
+        )
 
     def _close_segment(self, writer: SegmentWriter) -> None:
         entry = writer.entry()

@@ -16,6 +16,7 @@ from dropoff_tus.errors import UploadDamagedError
 from storage.age import (
     CHUNK_BYTES,
     NONCE_BYTES,
+    SEALED_CHUNK_BYTES,
     TAG_BYTES,
     AgeError,
     ChunkOpener,
@@ -27,6 +28,7 @@ from storage.age import (
     sealed_size,
 )
 from storage.backing import Ciphertext, SegmentEntry
+from storage.keyring.checksum import Checksum
 from storage.keyring.lines import damaged
 
 ROLL_BYTES = 64 << 20
@@ -34,6 +36,7 @@ ROLL_BYTES = 64 << 20
 BATCH_BYTES = 1 << 20
 _READ_BYTES = 256 << 10
 """Two of these, sealed and plain, are held for each download that its client does not take."""
+_CHECKED_BYTES = 16 * SEALED_CHUNK_BYTES
 _HEADER_BYTES = 8 << 10
 _OUT_BYTES = BATCH_BYTES + (BATCH_BYTES // CHUNK_BYTES + 1) * TAG_BYTES + _HEADER_BYTES
 _SMALL_BYTES = 384 << 10
@@ -65,16 +68,38 @@ def _sealed_buffer(plain_bytes: int) -> memoryview:
     return memoryview(bytearray(sealed_size(plain_bytes) + _HEADER_BYTES))
 
 
+class _Content:
+    """`c` of a segment: BLAKE3 of its header and all tags, or of all of its ciphertext."""
+
+    def __init__(self, header: bytes, *, tags: bool) -> None:
+        self._hash, self._tags = blake3(header), tags
+
+    def update(self, sealed: memoryview) -> None:
+        """Take whole chunks; only the last one of a segment is shorter."""
+        if not self._tags:
+            self._hash.update(sealed)
+            return
+        ends = (*range(SEALED_CHUNK_BYTES, sealed.nbytes, SEALED_CHUNK_BYTES), sealed.nbytes)
+        self._hash.update(b"".join(sealed[end - TAG_BYTES : end] for end in ends))
+
+    def hexdigest(self) -> str:
+        return str(self._hash.hexdigest())
+
+
 class SegmentWriter:
     """Seals one segment into `data`. Used by one worker thread at a time."""
 
-    def __init__(self, recipient: Recipient, *, index: int, offset: int, data_offset: int) -> None:
-        """Start a segment; nothing is written before its first bytes."""
+    def __init__(self, recipient: Recipient, *, index: int, offset: int, data_offset: int, digested: bool) -> None:
+        """Start a segment; nothing is written before its first bytes.
+
+        With a signed digest of the plaintext the content is hashed only there: `c` is of the tags then.
+        """
         self._sealer = SegmentSealer(recipient)
         self._header_pending = True
         self._index, self._offset, self._data_offset = index, offset, data_offset
         self._written = 0
-        self._hash = blake3()
+        self._content = _Content(self._sealer.header, tags=digested)
+        self._checksum = Checksum() if digested else None
         self.plain_bytes = 0
         """Plaintext taken in, held back bytes included."""
 
@@ -92,18 +117,20 @@ class SegmentWriter:
         whole = max(plain.nbytes - 1, 0) // CHUNK_BYTES * CHUNK_BYTES
         if not whole and not last:
             return 0
-        out, used = _sealed_buffer(plain.nbytes), 0
+        out, start = _sealed_buffer(plain.nbytes), 0
         if self._header_pending:
             header = self._sealer.header
             out[: len(header)] = header
-            used = len(header)
+            start = len(header)
             self._header_pending = False
-        used += self._sealer.seal_chunks(plain[:whole], out[used:])
+        used = start + self._sealer.seal_chunks(plain[:whole], out[start:])
         if last:
             used += self._sealer.seal_last(plain[whole:], out[used:])
         sink(out[:used], self._data_offset + self._written)
         # Not in a thread of its own, which was measured to cost more than it saves: docs/develop/performance.md.
-        self._hash.update(out[:used])
+        self._content.update(out[start:used])
+        if self._checksum is not None:
+            self._checksum.update(out[:used])
         self._written += used
         return plain.nbytes if last else whole
 
@@ -117,7 +144,8 @@ class SegmentWriter:
             data_length=self._written,
             header_length=len(self._sealer.header),
             h=hashlib.sha256(self._sealer.header).hexdigest(),
-            c=self._hash.hexdigest(),
+            c=self._content.hexdigest(),
+            k=None if self._checksum is None else self._checksum.hexdigest(),
         )
 
 
@@ -154,7 +182,7 @@ def _read_segment(
     file_key = open_header(head[:-NONCE_BYTES], [identity])
     opener = ChunkOpener(payload_key(file_key, head[-NONCE_BYTES:]))
     whole = begin == 0 and end == entry.length
-    digest = blake3(head)
+    content = _Content(head, tags=entry.k is not None)
     last_chunk = (entry.length - 1) // CHUNK_BYTES
     step = _READ_BYTES // CHUNK_BYTES
     for at in range(begin // CHUNK_BYTES, (end - 1) // CHUNK_BYTES + 1, step):
@@ -163,8 +191,8 @@ def _read_segment(
         sealed_stop = min(until * (CHUNK_BYTES + TAG_BYTES), sealed_size(entry.length))
         position = entry.header_length + sealed_start
         sealed = memoryview(_read_exactly(data, entry, position, sealed_stop - sealed_start, upload_id))
-        digest.update(sealed)
-        if whole and until > last_chunk and digest.hexdigest() != entry.c:
+        content.update(sealed)
+        if whole and until > last_chunk and content.hexdigest() != entry.c:
             raise damaged(upload_id, f"segment {entry.index} is not the one that was committed")
         plain = b"".join(
             opener.open(
@@ -179,16 +207,19 @@ def _read_segment(
 
 
 def ciphertext_matches(data: Ciphertext, upload_id: str, entry: SegmentEntry) -> bool:
-    """Tell, with no key, whether a segment is byte for byte what was committed."""
-    digest = blake3()
-    for position in range(0, entry.data_length, BATCH_BYTES):
-        try:
-            digest.update(
-                _read_exactly(data, entry, position, min(BATCH_BYTES, entry.data_length - position), upload_id)
-            )
-        except UploadDamagedError:
-            return False
-    return bool(digest.hexdigest() == entry.c)
+    """Tell, with no key, whether a segment is what was committed, up to what its key's holders can make of it."""
+    try:
+        head = _read_exactly(data, entry, 0, entry.header_length, upload_id)
+        content, checksum = _Content(head, tags=entry.k is not None), Checksum()
+        checksum.update(head)
+        for position in range(entry.header_length, entry.data_length, _CHECKED_BYTES):
+            count = min(_CHECKED_BYTES, entry.data_length - position)
+            sealed = memoryview(_read_exactly(data, entry, position, count, upload_id))
+            content.update(sealed)
+            checksum.update(sealed)
+    except UploadDamagedError:
+        return False
+    return content.hexdigest() == entry.c and entry.k in {None, checksum.hexdigest()}
 
 
 def _read_exactly(data: Ciphertext, entry: SegmentEntry, position: int, count: int, upload_id: str) -> bytes:

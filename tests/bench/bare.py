@@ -90,7 +90,7 @@ class Bare:
         try:
             buffer[: len(early)] = early
             taken, at, held, filled = 0, 0, 0, len(early)
-            writer = SegmentWriter(recipient, index=0, offset=0, data_offset=0)
+            writer = SegmentWriter(recipient, index=0, offset=0, data_offset=0, digested=False)
             while taken < length:
                 wanted = min(BATCH_BYTES, length - taken)
                 while filled < held + wanted:
@@ -110,7 +110,7 @@ class Bare:
                 buffer[:held] = bytes(buffer[sealed : sealed + held])
                 if last and taken < length:
                     at += writer.entry().data_length
-                    writer = SegmentWriter(recipient, index=0, offset=taken, data_offset=at)
+                    writer = SegmentWriter(recipient, index=0, offset=taken, data_offset=at, digested=False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             os.write(log, _RECORD + self._signing.sign(_RECORD))
         finally:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from dropoff_tus.errors import DropoffError, UploadDamagedError
 from dropoff_tus.messages import AppendPlan
@@ -31,11 +33,14 @@ from storage.age import (
     sealed_size,
 )
 from storage.age.stream import ChunkSealer
+from storage.keyring.checksum import Checksum
+from storage.keyring.envelope import open_envelope
+from storage.keyring.identities import parse_identities
 from storage.keyring.lines import Record, sign_line
 from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey
 from storage.open import FileStore, StoreSettings
-from storage.uploads.check import check_store
+from storage.uploads.check import Depth, check_store
 from storage.uploads.log import sign_receipt
 from storage.uploads.receipts import RECEIPT_HEAD
 from tests.support import crash_scenarios
@@ -300,6 +305,52 @@ async def test_tampering_by_whoever_has_the_uploads_identity_is_refused(vault: V
     sealer.seal_last(backwards[whole:], memoryview(again)[used:])
     assert decrypt(head + bytes(again), [identity]) == bytes(backwards)
     assert await vault.refused(vault.finished, {paths.data: data[:start] + head + again + data[stop:]}) is None
+
+
+def _collide(key: bytes, sealed: bytes) -> bytes:
+    """Return another chunk with the same tag: whoever holds its key changes two blocks so that Poly1305 agrees."""
+    prime = 2**130 - 5
+    block = Cipher(ChaCha20(key, bytes(15) + b"\1"), None).encryptor().update(bytes(32))
+    r = int.from_bytes(block[:16], "little") & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+    first, second = (int.from_bytes(sealed[at : at + 16], "little") for at in (0, 16))
+    for other in range(1, 1 << 16):
+        # The first block counts r times as much as the second.
+        for shift in ((first - other) * r % prime, (first - other) * r % prime - prime):
+            if 0 <= second + shift < 1 << 128:
+                return other.to_bytes(16, "little") + (second + shift).to_bytes(16, "little") + sealed[32:]
+    raise AssertionError
+
+
+@async_test
+async def test_tampering_under_the_same_tags_is_seen_by_the_digest_of_the_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who holds the segment's key: the checksum would agree too if they took the trouble, so here it always does."""
+    kit = StoreKit(tmp_path)
+    _, upload = await kit.create(1000)
+    await kit.append(upload.id, 0, bytes(1000))
+    await kit.finish(upload.id)
+    paths = kit.store.layout.of(upload.id)
+    (entry,) = _entries(paths.log.read_bytes())
+    identities = parse_identities(kit.identities)
+    identity = open_envelope(paths.root_envelope.read_bytes(), identities, kit.store.load(upload.id)).identity
+    data = paths.data.read_bytes()
+    head, sealed = data[: entry["hl"]], data[entry["hl"] :]
+    key = payload_key(open_header(head[:-NONCE_BYTES], [identity]), head[-NONCE_BYTES:])
+    # The nonce of the only chunk is that of the last: its counter is 0, its flag 1.
+    forged = head + _collide(key, sealed)
+    assert forged != data
+    assert decrypt(forged, [identity]) != bytes(1000)
+    paths.data.write_bytes(forged)
+
+    async def problem(*identities: str) -> str | None:
+        (finding,) = [one async for one in check_store(kit.open(), [upload.id], Depth(identities=identities))]
+        return finding.problem
+
+    assert await problem() == "segment 0 is not the committed one"
+    monkeypatch.setattr(Checksum, "hexdigest", lambda _checksum: entry["k"])
+    assert await problem() is None
+    assert await problem(*kit.identities) == "its sha256 is not the one of its receipt"
 
 
 @async_test

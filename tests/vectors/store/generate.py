@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class _Maker:
         self._roots = {
             kind: generate_root_identity(folder / "secrets" / f"root-{kind}.txt", kind) for kind in ("x25519", "hybrid")
         }
-        settings = StoreSettings(folder / "store", folder / "keys", tuple(self._roots.values())[:1])
-        self.store = FileStore(settings, self.keys, self.now)
+        self.settings = StoreSettings(folder / "store", folder / "keys", tuple(self._roots.values())[:1])
+        self.store = FileStore(self.settings, self.keys, self.now)
         self.uploads: list[dict[str, Any]] = []
 
     def now(self) -> datetime:
@@ -127,6 +128,11 @@ async def _make(folder: Path) -> None:
             await maker.finish(row)
             row = await maker.create(f"{mode.value}-{kind}-unfinished", 2000, kind=kind, mode=mode)
             await maker.append(row, plaintext(1007)[:1000], plaintext(1007)[1000:])
+    digesting, maker.store = maker.store, FileStore(replace(maker.settings, digest="none"), maker.keys, maker.now)
+    row = await maker.create("without-digest-unfinished", 2000)
+    await maker.append(row, plaintext(1007)[:1000], plaintext(1007)[1000:])
+    await maker.store.close()
+    maker.store = digesting
     row = await maker.create("empty", 0)
     await maker.finish(row)
     parts = []

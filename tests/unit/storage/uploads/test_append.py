@@ -244,7 +244,7 @@ async def test_checksummed_body_of_too_many_segments_is_refused_whole(
     """It is one record, which must not become longer than a record is believed to be when it is read."""
     monkeypatch.setattr(sealing, "ROLL_BYTES", _ROLL_BYTES)
     monkeypatch.setattr(sealing, "MAX_COMMIT_SEGMENTS", 3)
-    entry = SegmentEntry(10**7, 10**15, 10**8, 10**15, 10**8, 10**4, "0" * 64, "0" * 64)
+    entry = SegmentEntry(10**7, 10**15, 10**8, 10**15, 10**8, 10**4, "0" * 64, "0" * 64, "0" * 32)
     assert MAX_COMMIT_SEGMENTS * len(json.dumps(entry.record())) < MAX_LINE_BYTES
     kit = StoreKit(tmp_path)
     content = os.urandom(4 * _ROLL_BYTES)
