@@ -8,7 +8,7 @@ import pwd
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dropoff_tus.audit import Actor, acting
 from dropoff_tus.errors import UploadDamagedError, UploadNotFoundError
@@ -28,6 +28,7 @@ from storage.keyring.identities import parse_identities, read_identity_file
 from storage.keyring.keys import ServerKeys, verifying_keys
 from storage.keyring.signing import load_signing_key
 from storage.open import FileStore, StoreSettings
+from storage.uploads.memory import new_hash
 
 T = TypeVar("T")
 _LOGIN_UID = Path("/proc/self/loginuid")
@@ -202,6 +203,26 @@ async def opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncGe
             f"the content that the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
         )
         raise CommandError(message) from None
+
+
+async def compared(
+    pieces: AsyncIterator[bytes], upload_id: str, receipt: dict[str, Any]
+) -> AsyncGenerator[bytes, None]:
+    """Pass on all of an upload, and compare it with the digest in its receipt, if there is one.
+
+    Raises:
+        UploadDamagedError: It is not that content.
+    """
+    # One is enough, and the quickest first.
+    hashes = {name: new_hash(name) for name in ("blake3", "sha256", "sha512") if name in receipt}
+    names = [*hashes][:1]
+    async for piece in pieces:
+        for name in names:
+            hashes[name].update(piece)
+        yield piece
+    if any(hashes[name].hexdigest() != receipt[name] for name in names):
+        message = f"upload {upload_id} does not verify: its bytes are not those of its receipt"
+        raise UploadDamagedError(message)
 
 
 async def check_drop(catalog: SqlCatalog | StoredRows, drop_id: str) -> None:

@@ -30,6 +30,7 @@ from server.cli.context import (
 from server.cli.history import history_of
 from server.cli.opening import (
     check_drop,
+    compared,
     exportable,
     find_upload,
     identities_in,
@@ -213,10 +214,10 @@ def export(  # noqa: PLR0917 - its options
 ) -> None:
     """Write an upload's bytes as they were sent; the file appears only when it is whole and verified.
 
-    Every byte is checked against the signed log on its way. On stdout bytes come before the end has been checked: rely
-    on them only when the exit code is 0. A range is written as in HTTP: 0-1023 are the first 1,024 bytes, 1024- is the
-    rest. With --store and --identity it reads a copy of store and envelopes on a machine that has neither the server's
-    keys nor its catalog.
+    Every byte is checked against the signed log on its way, and the whole with its receipt. On stdout bytes come
+    before the end has been checked: rely on them only when the exit code is 0. A range is written as in HTTP:
+    0-1023 are the first 1,024 bytes, 1024- is the rest. With --store and --identity it reads a copy of store and
+    envelopes on a machine that has neither the server's keys nor its catalog.
 
     A file that the browser sealed is written as the age file that was sent, for `age -d`; with --identity it is opened
     too, unless --keep-sealed says otherwise.
@@ -241,6 +242,8 @@ def export(  # noqa: PLR0917 - its options
         drop_id = (await store.stat(found)).drop_id
         await catalog.record(Event(Act.UPLOAD_EXPORT, drop_id, found, size_bytes=stop - start))
         pieces = store.read(found, start=start, stop=stop, identities=identities, unfinished_ok=not final)
+        if stop - start == total:
+            pieces = compared(pieces, found, await store.receipt(found, identities) or {})
         with (
             progress("export", stop - start) as advance,
             output_file(output, replace=force, otherwise="use --force to replace it") as file,

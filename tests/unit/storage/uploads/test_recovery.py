@@ -200,7 +200,7 @@ async def test_start_looks_closer_where_the_create_record_may_not_have_reached_t
     async with kit.store.lease(upload.id) as lease:
         state = kit.store.load(upload.id)
         entries = [
-            SegmentEntry(index, index, 1, index * 201, 201, 184, "0" * 64, "0" * 64, "0" * 32) for index in range(17)
+            SegmentEntry(index, index, 1, index * 201, 201, 184, "0" * 64, "0" * 64, None) for index in range(17)
         ]
         line = sign_line(segments_record(state, entries, datetime.now(UTC)), kit.keys.signing)
         log = kit.store.layout.of(upload.id).log
