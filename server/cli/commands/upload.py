@@ -145,7 +145,7 @@ def show_upload(
     the audit who began, ended, exported it or changed its drop-off, and with --log each request: its bytes, its speed
     and why it was cut off. The last line says how it stands now.
 
-    Example: journalctl -u dropoff-tus -o cat | dropoff-tus upload show 5f0c… --history --log -
+    Example: dropoff-tus upload show 5f0c… --history --log server.log
     """
     identities = identities_in(identity)
     if log is not None and not with_history:
