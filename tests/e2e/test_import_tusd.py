@@ -202,6 +202,13 @@ def test_what_cannot_be_imported_is_told_and_the_rest_is_done(limited: ServerPro
             assert said in why[name] or (name == wrong and "rejected" in why[name]), why[name]
         assert [one["name"] for one in told["skipped"]] == [_name(urlsplit(part).path)]
         assert secret.read_bytes() == b"root"
+    # An original that has other bytes than what is here stays, whatever is said.
+    (folder / good).write_bytes(b"evil")
+    told = json.loads(
+        limited.cli("import", "tusd", str(folder), "--drop", drop.id, "--remove", "--json", check=False).stdout
+    )
+    assert "does not have the bytes of the original" in {one["name"]: one["why"] for one in told["failed"]}[good]
+    assert (told["removed"], (folder / good).read_bytes()) == (0, b"evil")
     for said, options in (("there is no such drop-off", (str(folder), "--drop", drop.id[:-4] + "0000")), (
         "nothing was imported", (str(secret), "--drop", drop.id))):  # fmt: skip
         refused = limited.cli("import", "tusd", *options, check=False)
