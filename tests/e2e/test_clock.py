@@ -93,6 +93,8 @@ def test_clock_that_jumps_ends_nothing(shifted: _Shifted) -> None:
     head = site.head(shifted.idle)
     assert head.status == 200
     assert parsedate_to_datetime(head.needed("Upload-Expires")).timestamp() < time.time() + _YEAR_SECONDS
+    said = server.cli("doctor", "--size", "1MiB", check=False).stdout
+    assert b"WARNING monitoring: the server says ready, but nothing is ended by time" in said
     # Records under the wrong clock do not make it right.
     site.upload(b"under the wrong clock")
     server.restart()

@@ -140,6 +140,10 @@ def test_event_given_up_is_listed_and_resent_with_the_same_id(told: ServerProces
     while not (rows := told.cli_json("outbox", "list", "--dead")):
         assert time.monotonic() < deadline
     assert [(row["upload_id"], row["state"], row["problem"]) for row in rows] == [(found, "dead", "status 500")]
+    assert (
+        b"WARNING outbox: 1 events for webhook were given up"
+        in told.cli("doctor", "--size", "1MiB", check=False).stdout
+    )
     metrics = _metrics(told)
     assert metrics['dropoff_outbox_dead{sink="webhook"}'] == 1
     assert metrics['dropoff_outbox_pending{sink="webhook"}'] == 0
