@@ -19,7 +19,7 @@ from storage.keyring.rotation import KeyRotation
 from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.engine import Engine
-from storage.uploads.rotation import Handed, Rewrapper, hand_over
+from storage.uploads.maintenance.rotation import Handed, Rewrapper, hand_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,5 +99,5 @@ class SigningRotation(KeyRotation):
         return self._base.chains.ids()
 
     def hand_over(self, upload_id: str, *, dry_run: bool = False) -> Handed | None:
-        """Step 2, for one upload; see `storage.uploads.rotation.hand_over`."""
+        """Step 2, for one upload; see `storage.uploads.maintenance.rotation.hand_over`."""
         return hand_over(self._base, upload_id, self.new_public, self.new_id, dry_run=dry_run)

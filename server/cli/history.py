@@ -16,7 +16,7 @@ from server.cli.target import STDOUT
 from server.services import Services
 from server.settings.config import Config
 from server.settings.units import stamp
-from storage.uploads.history import Step, steps
+from storage.uploads.maintenance.history import Step, steps
 
 _LOGGED = ("event", "method", "status", "code", "cut", "bytes", "offset", "seconds")
 _STORED = {

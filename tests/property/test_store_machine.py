@@ -42,8 +42,8 @@ from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.keys import load_server_keys
-from storage.uploads.check import check_store
-from storage.uploads.rotation import Outcome
+from storage.uploads.maintenance.check import check_store
+from storage.uploads.maintenance.rotation import Outcome
 from tests.support.nonce_spy import NonceSpy
 from tests.support.store_kit import BytesBody, Kit, MemoryKit, StoreKit
 

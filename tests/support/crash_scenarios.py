@@ -15,7 +15,7 @@ from dropoff_tus.errors import BodyCutError, ChecksumMismatchError, UploadNotFou
 from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 
 ROLL_BYTES = 64 << 10

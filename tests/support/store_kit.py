@@ -25,7 +25,7 @@ from storage.open import FileStore, SigningRotation, StoreSettings
 from storage.threads import Threads
 from storage.uploads.base import StoreBase
 from storage.uploads.engine import Engine
-from storage.uploads.rotation import Handed, Rewrapper, hand_over
+from storage.uploads.maintenance.rotation import Handed, Rewrapper, hand_over
 from tests.support.memory_backing import MemoryBacking
 
 

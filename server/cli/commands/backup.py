@@ -44,7 +44,7 @@ from storage.files.locks import open_folder, try_lock
 from storage.files.marker import check_store as check_roots
 from storage.keyring.rotation import hold_store
 from storage.open import FileStore, StoreSettings
-from storage.uploads.check import Depth, check_store, stored_bytes
+from storage.uploads.maintenance.check import Depth, check_store, stored_bytes
 
 _CHECKPOINT = "audit/last-checkpoint"
 _PASSES = 3

@@ -20,7 +20,7 @@ from storage.keyring.identities import check_recipients, new_root_identity, read
 from storage.keyring.rotation import hold_store
 from storage.keyring.signing import key_id, load_signing_key
 from storage.open import SigningRotation
-from storage.uploads.rotation import Handed, Outcome, Rewrapped
+from storage.uploads.maintenance.rotation import Handed, Outcome, Rewrapped
 
 app = group("Make, show and rotate keys.")
 

@@ -44,7 +44,7 @@ from storage.catalog import SqlCatalog, open_catalog
 from storage.files.marker import check_store as identify_alone
 from storage.keyring.keys import ServerKeys, verifying_keys
 from storage.open import FileStore
-from storage.uploads.check import Depth, Finding, check_store, stored_bytes
+from storage.uploads.maintenance.check import Depth, Finding, check_store, stored_bytes
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0

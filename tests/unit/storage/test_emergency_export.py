@@ -8,7 +8,7 @@ import pytest
 
 from dropoff_tus.model import Mode, Role
 from storage.keyring.identities import generate_root_identity
-from storage.uploads.rotation import Outcome
+from storage.uploads.maintenance.rotation import Outcome
 from tests.support.aio import async_test
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit

@@ -15,7 +15,7 @@ from dropoff_tus.states import UploadState
 from storage.files.durable import Disk
 from storage.files.layout import UploadPaths
 from storage.keyring.identities import generate_root_identity
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 

@@ -13,7 +13,7 @@ import pytest
 from dropoff_tus.errors import UploadDamagedError
 from storage.backing import MAX_LINE_BYTES, Lines
 from storage.uploads.base import StoreBase
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from storage.uploads.recovery import check_unchanged, read_chain
 from tests.support.aio import async_test
 from tests.support.long_log import lengthen

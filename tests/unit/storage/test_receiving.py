@@ -17,8 +17,8 @@ from dropoff_tus.states import UploadState
 from server.usecases.reserving import ReservingBody
 from storage.open import FileStore
 from storage.uploads import append, leases
-from storage.uploads.check import check_store
 from storage.uploads.lease import UploadLease
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import StoreKit

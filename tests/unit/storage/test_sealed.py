@@ -12,7 +12,7 @@ from dropoff_tus.model import Mode, Role
 from dropoff_tus.states import UploadState
 from storage.age import Identity, KeyType
 from storage.keyring.identities import MAX_RECIPIENTS
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.attacker import opened
 from tests.support.killing import Killer

@@ -10,7 +10,7 @@ from dropoff_tus.errors import UploadDamagedError, UploadLockedError, UploadNotF
 from dropoff_tus.model import Mode
 from dropoff_tus.states import UploadState
 from storage.files.layout import UploadPaths
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.killing import Killer
 from tests.support.store_kit import StoreKit

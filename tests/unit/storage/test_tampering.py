@@ -40,8 +40,8 @@ from storage.keyring.lines import Record, sign_line
 from storage.keyring.secretkey import SecretKey
 from storage.keyring.signing import SigningKey
 from storage.open import FileStore, StoreSettings
-from storage.uploads.check import Depth, check_store
 from storage.uploads.log import sign_receipt
+from storage.uploads.maintenance.check import Depth, check_store
 from storage.uploads.receipts import RECEIPT_HEAD
 from tests.support import crash_scenarios
 from tests.support.aio import async_test

@@ -8,7 +8,7 @@ import pytest
 from dropoff_tus.model import Role
 from dropoff_tus.states import UploadState
 from storage.files import durable
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from storage.uploads.shredding import tombstone
 from tests.support.aio import async_test
 from tests.support.killing import Killer

@@ -18,8 +18,8 @@ from dropoff_tus.errors import (
 )
 from dropoff_tus.states import UploadState
 from storage.keyring.keys import KeyPlaces
-from storage.uploads.check import check_store
 from storage.uploads.log import verify_receipt
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.vectors.store.stored import FOLDER, StoredServer, copy_secrets, load_uploads, plaintext
 

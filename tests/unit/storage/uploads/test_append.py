@@ -17,8 +17,8 @@ from dropoff_tus.messages import AppendPlan
 from storage.backing import MAX_LINE_BYTES, SegmentEntry
 from storage.files import durable
 from storage.uploads import sealing
-from storage.uploads.check import check_store
 from storage.uploads.log import MAX_COMMIT_SEGMENTS, MAX_SEGMENTS
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.memory_body import MemoryBody
 from tests.support.store_kit import BytesBody, StoreKit

@@ -12,7 +12,7 @@ from storage.files.layout import UploadPaths
 from storage.keyring.envelope import open_envelope
 from storage.keyring.identities import parse_identities
 from storage.keyring.journal import JOURNAL
-from storage.uploads.check import Depth, check_store
+from storage.uploads.maintenance.check import Depth, check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import StoreKit
 

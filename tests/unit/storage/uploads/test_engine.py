@@ -27,7 +27,7 @@ from dropoff_tus.model import Metadata, Mode, Role
 from dropoff_tus.ports.store import NewUpload
 from dropoff_tus.states import UploadState
 from storage.files import durable
-from storage.uploads.check import check_store
+from storage.uploads.maintenance.check import check_store
 from tests.support.aio import async_test
 from tests.support.store_kit import BytesBody, StoreKit, make_roots
 

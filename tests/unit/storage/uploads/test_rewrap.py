@@ -15,8 +15,8 @@ from storage.files.layout import NEW_SUFFIX
 from storage.keyring.identities import generate_root_identity, read_identity_file
 from storage.keyring.journal import JOURNAL
 from storage.keyring.keysource import RotationError
-from storage.uploads.check import check_store
-from storage.uploads.rotation import Outcome, Rewrapped
+from storage.uploads.maintenance.check import check_store
+from storage.uploads.maintenance.rotation import Outcome, Rewrapped
 from tests.support.aio import async_test
 from tests.support.killing import Killed, Killer
 from tests.support.store_kit import StoreKit

@@ -16,8 +16,8 @@ from storage.keyring.lines import sign_line
 from storage.keyring.rotation import hold_store
 from storage.keyring.signing import SigningKeyFile, key_id, new_signing_key, public_of
 from storage.open import SigningRotation
-from storage.uploads.check import check_store
 from storage.uploads.log import key_record, next_record
+from storage.uploads.maintenance.check import check_store
 from storage.uploads.recovery import read_chain, read_state
 from tests.support.aio import async_test
 from tests.support.killing import Killer

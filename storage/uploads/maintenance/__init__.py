@@ -1,0 +1,1 @@
+"""Works on uploads beside the ports: checking them, rotating their keys, telling their history."""
