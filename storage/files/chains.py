@@ -189,10 +189,11 @@ class FileChains:
         if again:
             self._remove_files(paths)
         try:
-            for kind, blob in key_files.items():
-                self._disk.write_new(paths.key_file(kind), blob)
             with self._disk.holding(paths.folder.parent):
+                # First, so that keys that a crash leaves by themselves are known for the rest of a creation.
                 self._disk.make_folder(paths.folder)
+                for kind, blob in key_files.items():
+                    self._disk.write_new(paths.key_file(kind), blob)
                 with self._disk.holding(paths.folder):
                     self._disk.write_new(paths.data, b"")
                     self._disk.write_new(paths.log, line)
