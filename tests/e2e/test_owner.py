@@ -36,6 +36,7 @@ _ARGUMENTS: dict[str, list[str]] = {
     "drop purge": [_DROP, "--yes"],
     "drop reopen": [_DROP],
     "drop show": [_DROP],
+    "import tusd": ["nowhere", "--drop", _DROP],
     "keys rotate": [],
     "migrate": [],
     "outbox list": [],

@@ -118,18 +118,18 @@ class _Done:
 
 async def _import(config: Config, folder: Path, drop_id: str, *, dry_run: bool, remove: bool) -> _Done:
     done = _Done()
-    with _opened(folder) as descriptor:
-        foreign = list(_foreign(descriptor, done))
-        async with open_services(config) as services:
-            drop = await services.catalog.dropoff(drop_id)
-            if drop is None:
-                raise unknown()
-            importer = Importer(services.uploads, drop, lambda name: services.keys.imported_token(drop.id, name))
-            with acting(operator):
-                if dry_run:
-                    await _look(importer, foreign, done)
-                else:
-                    await _take(importer, foreign, done, remove=remove)
+    # The store first: to anybody but its owner nothing is read.
+    async with open_services(config) as services:
+        drop = await services.catalog.dropoff(drop_id)
+        if drop is None:
+            raise unknown()
+        importer = Importer(services.uploads, drop, lambda name: services.keys.imported_token(drop.id, name))
+        with _opened(folder) as descriptor, acting(operator):
+            foreign = list(_foreign(descriptor, done))
+            if dry_run:
+                await _look(importer, foreign, done)
+            else:
+                await _take(importer, foreign, done, remove=remove)
     return done
 
 
