@@ -100,8 +100,9 @@ class FileNeighbours:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > _LOOK_SECONDS:
             self._looked_at = now
-            names = os.listdir(self._folder)  # noqa: PTH208 - of a descriptor
-            self._seen = [name for name in names if name != self._name and _NAME.fullmatch(name)]
+            with contextlib.suppress(OSError):  # no descriptor is left, perhaps: those seen before may still be there
+                names = os.listdir(self._folder)  # noqa: PTH208 - of a descriptor
+                self._seen = [name for name in names if name != self._name and _NAME.fullmatch(name)]
         return self._seen
 
     def _place(self, name: str) -> str:

@@ -18,7 +18,7 @@ fields = [
 ]
 model.DropTerms = dataclasses.make_dataclass("DropTerms", fields, bases=(model.DropTerms,), frozen=True, slots=True)
 model.TERMS = terms.terms_of(model.DropTerms)
-from server.cli import audit, drop, init
+from server.cli.commands import audit, drop, init
 from server.cli.main import main
 from server.http.api import openapi
 from server.http.api.routes import ROOT, ROUTES

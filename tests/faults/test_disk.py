@@ -227,7 +227,7 @@ def test_too_few_descriptors_answer_503_and_the_server_goes_on(faulty: FaultySer
     assert site.patch(url, 0, content[:30_000]).status == 204
     limits = resource.prlimit(faulty.pid, resource.RLIMIT_NOFILE)
     with site.connect() as connection:
-        time.sleep(0.3)
+        time.sleep(1.2)  # so that it looks for other servers again, too
         used = {int(path.name) for path in Path(f"/proc/{faulty.pid}/fd").iterdir()}
         lowest = next(number for number in range(len(used) + 1) if number not in used)
         resource.prlimit(faulty.pid, resource.RLIMIT_NOFILE, (lowest, limits[1]))

@@ -68,7 +68,7 @@ def migrate(
     check_whose(loaded)
     applied = catalog.migrate(loaded.catalog.url, dry_run=dry_run)
     if as_json:
-        print_json({"applied": applied, "dry_run": dry_run})
+        print_json({"would_apply" if dry_run else "applied": applied})
     elif applied:
         say(f"{'would apply' if dry_run else 'applied'}: {', '.join(applied)}")
     else:
