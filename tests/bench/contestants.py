@@ -174,15 +174,8 @@ class Product(Contestant):
             self._postgres = None
 
     @property
-    def pids(self) -> list[int]:
-        """Return its process, and its workers."""
-        started = super().pids
-        children = [Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split() for pid in started]
-        return [*started, *(int(child) for some in children for child in some)]
-
-    @property
     def working_pids(self) -> list[int]:
-        """Return these, and PostgreSQL's, which works for it."""
+        """Return its process, and PostgreSQL's, which works for it."""
         if self._postgres is None:
             return self.pids
         first_line = (self._postgres.folder / "data/postmaster.pid").read_text("ascii").splitlines()[0]
