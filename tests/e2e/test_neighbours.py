@@ -10,7 +10,7 @@ from tests.e2e.answers import assert_refused
 from tests.support.server_process import ServerProcess
 from tests.support.tus_raw import RawConnection, TusSite
 
-_SOON_SECONDS = 5.0
+_SOON_SECONDS = 8.0
 """Far below what an idle body is given, and below what a lock is waited for."""
 
 

@@ -10,12 +10,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import Drop, ServerProcess
-from tests.support.tus_raw import ConnectionCutError, RawConnection, TusSite
+from tests.support.server_process import Drop, ServerProcess, upload_id_of
+from tests.support.tus_raw import RawConnection, TusSite
 
 _WORKERS, _LIMIT, _WRONG = 3, 24, 9
 _SETTINGS = {
@@ -89,20 +90,24 @@ def test_metrics_are_those_of_all_workers_whoever_is_asked(server: ServerProcess
 
 def test_limit_of_connections_is_for_all_workers_together(server: ServerProcess) -> None:
     """One address has as many as the limit says, however they are spread."""
+    site = server.drop.site
+    url = site.create(1 << 20)
+    headers = site.post_headers(
+        {"Upload-Length": "9", "Content-Length": "9", "Content-Type": "application/offset+octet-stream"}
+    )
+    message = site.message("POST", site.upload_url, headers, b"x")
+    _wait(lambda: _total(_metrics(server), "tusd_connections_open") == 0)
     with ExitStack() as stack:
         taken: list[RawConnection] = []
-        site = server.drop.site
-        url = site.create(1 << 20)
-        for index in range(_LIMIT + 12):
-            connection = stack.enter_context(RawConnection("127.0.0.1", server.port))
-            # Each begins a body, so that none can be spared.
-            connection.send(site.message("POST", site.upload_url, {**site.post_headers(), "Content-Length": "9"}, b"x"))
-            taken.append(connection)
-            time.sleep(0.01 * (index >= _LIMIT - 3))
-        _wait(lambda: sum(not one.is_closed_within(0.01) for one in taken) <= _LIMIT)
-        time.sleep(0.3)
-        there = sum(not one.is_closed_within(0.01) for one in taken)
-        assert _LIMIT - 3 <= there <= _LIMIT
+        for _ in range(_LIMIT):
+            taken.append(stack.enter_context(RawConnection("127.0.0.1", server.port)))
+            # Each has begun a body before the next one comes, so that none can be spared.
+            taken[-1].send(message)
+            _wait(lambda: _total(_metrics(server), "dropoff_requests_running") == len(taken))
+        for _ in range(2 * _WORKERS):
+            more = stack.enter_context(RawConnection("127.0.0.1", server.port))
+            assert more.is_closed_within(20)
+        assert not any(one.is_closed_within(0.01) for one in taken)
     _wait(lambda: _answers(site, url))
 
 
@@ -123,60 +128,68 @@ def test_reload_reaches_every_worker(server: ServerProcess) -> None:
     _wait(lambda: server.log_text.count("the configuration was reloaded") - before == _WORKERS)
 
 
-def _send(drop: Drop, content: bytes, made: list[str], problems: list[BaseException]) -> None:
-    """Upload in pieces of 64 KiB, and go on after each break, as a client does."""
-    try:
-        url = ""
-        while not url:
-            try:
-                url = drop.site.create(len(content))
-            except (ConnectionError, OSError):
-                time.sleep(0.05)
-        offset = 0
+@dataclass
+class _Client:
+    """Uploads one file after the other in pieces of 64 KiB, and goes on after each break, until it is to stop."""
+
+    drop: Drop
+    stop: threading.Event
+    made: dict[str, bytes] = field(default_factory=dict)
+    problem: BaseException | None = None
+
+    def run(self) -> None:
+        """Run in a thread."""
+        try:
+            while not self.stop.is_set():
+                content = os.urandom(1_000_000)
+                self.made[self._upload(content)] = content
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.problem = error
+
+    def _upload(self, content: bytes) -> str:
+        site, url, offset = self.drop.site, "", 0
         while offset < len(content):
             try:
-                answer = drop.site.patch(url, offset, content[offset : offset + 65536])
+                url = url or site.create(len(content))
+                answer = site.patch(url, offset, content[offset : offset + 65536])
                 if answer.status != 204:
-                    answer = drop.site.head(url)
-                    if answer.status != 200:
-                        time.sleep(0.05)
-                        continue
-                assert answer.offset >= offset, "acknowledged bytes are gone"
-                offset = answer.offset
-            except (ConnectionCutError, OSError):
-                time.sleep(0.05)
-        made.append(url)
-    except BaseException as error:  # noqa: BLE001 - the test raises it
-        problems.append(error)
+                    answer = site.head(url)
+                if answer.status in {200, 204}:
+                    assert answer.offset >= offset, "acknowledged bytes are gone"
+                    offset = answer.offset
+                    continue
+            except OSError:
+                pass
+            time.sleep(0.05)
+        return url
 
 
 def test_workers_killed_again_and_again_lose_nothing(server: ServerProcess) -> None:
     """Each is replaced; what was acknowledged stays, and every upload becomes whole."""
-    drop = server.create_drop()
-    contents = [os.urandom(6_000_000) for _ in range(4)]
-    made: list[list[str]] = [[] for _ in contents]
-    problems: list[BaseException] = []
-    threads = [
-        threading.Thread(target=_send, args=(drop, content, urls, problems))
-        for content, urls in zip(contents, made, strict=True)
-    ]
+    stop = threading.Event()
+    clients = [_Client(server.create_drop(), stop) for _ in range(4)]
+    threads = [threading.Thread(target=client.run) for client in clients]
     for thread in threads:
         thread.start()
     killed: set[int] = set()
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(1)
-        for pid in sorted(_workers(server))[: 1 if any(thread.is_alive() for thread in threads) else 0]:
+    try:
+        for _ in range(4):
+            time.sleep(1)
+            pid = min(pid for pid in _workers(server) if _runs(pid))
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert killed
-    _wait(lambda: len(_workers(server)) == _WORKERS)
-    for content, urls in zip(contents, made, strict=True):
-        assert hashlib.sha256(server.export(urls[0])).digest() == hashlib.sha256(content).digest()
-    assert server.is_running
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert [client.problem for client in clients] == [None] * len(clients)
     _wait(lambda: server.log_text.count("a worker ended and was replaced") == len(killed))
+    _wait(lambda: sum(map(_runs, _workers(server))) == _WORKERS)
+    for client in clients:
+        url, content = client.made.popitem()
+        assert hashlib.sha256(server.export(url)).digest() == hashlib.sha256(content).digest()
+        done = {row["id"]: row["state"] for row in server.uploads(client.drop)}
+        assert {done[upload_id_of(url)] for url in client.made} <= {"complete"}
 
 
 def test_stop_ends_all_and_keeps_what_came(server: ServerProcess) -> None:

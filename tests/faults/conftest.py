@@ -1,6 +1,7 @@
 """A server whose disk fails when a test says so, and small disks that fill up."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -60,9 +61,17 @@ class SmallDisk:
     def leave(self, free_bytes: int) -> None:
         """Fill it up to this many free bytes (whole pages)."""
         self._ballast.unlink(missing_ok=True)
-        numbers = os.statvfs(self.place)
-        with self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, numbers.f_bavail * numbers.f_frsize - free_bytes))
+        while True:
+            numbers = os.statvfs(self.place)
+            with self._ballast.open("wb") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, max(1, numbers.f_bavail * numbers.f_frsize - free_bytes))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                else:
+                    return
+            # The server has written meanwhile.
 
     def use_up_inodes(self) -> None:
         """Make empty files until there can be no more."""
