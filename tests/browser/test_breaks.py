@@ -12,6 +12,8 @@ from tests.support.programs import BUILT_PAGE, require_program
 from tests.support.server_process import ServerProcess
 
 pytestmark = pytest.mark.timeout(240)
+_GIVEN_UP_MS = 90_000
+"""A browser may go on writing into what is cut; the page gives up what has stored nothing for 30 s."""
 MIB = 1 << 20
 SIZE_BYTES = 24 * MIB + 5
 SLOW = MIB
@@ -59,7 +61,7 @@ def test_server_killed_in_the_middle_of_a_file_costs_a_wait_and_no_byte(
     """The page says that it waits, goes on by itself when the server is there again, and the file is whole."""
     _, drop_id = _sending(visitor, line, server, file)
     server.kill9()
-    visitor.wait_for("waiting")
+    visitor.wait_for("waiting", milliseconds=_GIVEN_UP_MS)
     assert 0 < visitor.stored_percent() < 100
     server.start()
     line.change(bytes_per_second=0)
@@ -71,7 +73,7 @@ def test_line_that_breaks_is_waited_for(server: ServerProcess, line: BadLink, vi
     """What is stored is said meanwhile, and nothing is asked of the person."""
     _, drop_id = _sending(visitor, line, server, file)
     line.break_off()
-    visitor.wait_for("waiting")
+    visitor.wait_for("waiting", milliseconds=_GIVEN_UP_MS)
     assert "stored" in visitor.text
     line.change(bytes_per_second=0)
     line.mend()
