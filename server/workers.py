@@ -187,18 +187,20 @@ class Supervisor:
         return self._code
 
     def _begin(self, place: int, status: int | None) -> None:
-        """Fork a worker."""
-        heard, life = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # Without signals in between, or one could come to a worker that still has the supervisor's handlers.
+        """Fork a worker, unless all are to stop."""
+        # Without signals in between: one would come to a worker that still has the supervisor's handlers, or be
+        # passed on to all but a worker that nobody knows of yet.
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-        pid = os.fork()
-        if not pid:
-            os.close(heard)  # else nobody would notice that the supervisor is gone
-            self._be(place, life, status)
+        if not self._stopping:
+            heard, life = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            pid = os.fork()
+            if not pid:
+                os.close(heard)  # else nobody would notice that the supervisor is gone
+                self._be(place, life, status)
+            os.close(life)
+            now = time.monotonic()
+            self._children[place] = _Child(pid, heard, now, now)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
-        os.close(life)
-        now = time.monotonic()
-        self._children[place] = _Child(pid, heard, now, now)
 
     def _be(self, place: int, life: int, status: int | None) -> None:
         """Be a worker, to the end."""

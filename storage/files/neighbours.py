@@ -19,9 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from storage.backing import Answer, Answering, Question, Verb
 from storage.files.durable import Disk
 from storage.files.locks import open_folder
+from storage.neighbours import Answer, Answering, Question, Verb
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9a-f]{16}")
@@ -31,7 +31,7 @@ _LOOK_SECONDS = 1.0
 
 
 class FileNeighbours:
-    """Implements `storage.backing.Neighbours`. Only on the event loop, from `open` to `close`."""
+    """Implements `storage.neighbours.Neighbours`. Only on the event loop, from `open` to `close`."""
 
     def __init__(self, disk: Disk, folder: Path) -> None:
         """Be nobody's neighbour yet."""

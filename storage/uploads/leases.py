@@ -24,7 +24,8 @@ from dropoff_tus.errors import (
 from dropoff_tus.policy import STEP_BYTES
 from dropoff_tus.protocol import BYTES_GO, ending
 from dropoff_tus.states import UploadState
-from storage.backing import Answer, Grip, KeyFile, Question, Verb
+from storage.backing import Grip, KeyFile
+from storage.neighbours import Answer, Question, Verb
 from storage.threads import Threads
 from storage.uploads.append import Leased
 from storage.uploads.base import StoreBase

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from server.usecases.operating.exporting import COLUMNS
+from server.usecases.operating.manifest import COLUMNS
 from storage.age import Recipient, encrypt
 from tests.support.programs import require_program
 from tests.support.server_process import Drop, ServerProcess, program, run_warm, upload_id_of

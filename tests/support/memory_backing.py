@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from storage.backing import Alone, Ends, KeyFile, LeaseLostError, SegmentEntry, Tip
+from storage.backing import Ends, KeyFile, LeaseLostError, SegmentEntry, Tip
 from storage.keyring.journal import JOURNAL, Written
 from storage.keyring.keys import ServerKeys
+from storage.neighbours import Alone
 from storage.uploads.base import StoreBase
 
 

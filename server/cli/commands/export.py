@@ -40,14 +40,12 @@ from server.cli.target import (
     write_pieces,
 )
 from server.clock import SystemClock
-from server.usecases.operating.exporting import (
+from server.usecases.operating.exporting import Export, Exporter, is_since
+from server.usecases.operating.manifest import (
     COLUMNS,
     MANIFEST_CSV,
     MANIFEST_JSON,
-    Export,
-    Exporter,
     ManifestRow,
-    is_since,
     manifests,
     read_manifest,
 )

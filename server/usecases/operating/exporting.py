@@ -6,15 +6,12 @@ be exported is left out with the reason, and the others are done.
 """
 
 import asyncio
-import csv
 import errno
 import hashlib
-import io
-import json
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -24,11 +21,10 @@ from dropoff_tus.model import UploadRow
 from dropoff_tus.paths import Paths, clean_path, told_path
 from dropoff_tus.ports.store import ExportedUploads, Seen
 from dropoff_tus.protocol import disagreement
-from dropoff_tus.shown import show
 from dropoff_tus.states import UploadState
+from server.usecases.operating.manifest import MANIFEST_CSV, MANIFEST_JSON, ManifestRow, manifests
 from server.usecases.ports import Advance, Begin
 
-MANIFEST_CSV, MANIFEST_JSON = "manifest.csv", "manifest.json"
 _WORKERS = 4
 _WHOLE_BYTES = 1 << 20
 """Files up to this size are read many at once, and verified to their end before anything of them is written."""
@@ -37,7 +33,6 @@ _DISK_IS_OUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, er
 """Of these every further file would fail too."""
 _KEPT = ("drop", "receipt", "created_at", "completed_at", "sender")
 """The members of receipts for the audit and the manifest: with very many uploads whole ones would take much memory."""
-_FORMULA = ("=", "+", "-", "@", "'")
 
 Open = Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
 """Opens the age file that a browser sealed."""
@@ -82,23 +77,6 @@ class Folder(Protocol):
     async def write_whole(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | ToldError | None]:
         """Write new files of a path and content each, in one turn of one thread; return what went wrong with each."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRow:
-    """One exported file. `size` and `sha256` are of the file as it was written; `receipt` is the receipt's id."""
-
-    id: str
-    path: str
-    size: int
-    created_at: str
-    completed_at: str
-    sha256: str
-    sender: str | None
-    receipt: str
-
-
-COLUMNS = tuple(column.name for column in fields(ManifestRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,39 +425,3 @@ def _header(path: str, size_bytes: int, at: datetime | None) -> bytes:
 
 def _padding(size_bytes: int) -> bytes:
     return bytes(-size_bytes % tarfile.BLOCKSIZE)
-
-
-# ---- the manifest ---------------------------------------------------------------------------------------------------
-
-
-def manifests(rows: Iterable[ManifestRow]) -> dict[str, bytes]:
-    """Return the manifest in both its forms, by the name of the file."""
-    ordered = sorted(rows, key=lambda row: (row.completed_at, row.id))
-    listed = [{name: getattr(row, name) for name in COLUMNS} for row in ordered]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
-    writer.writeheader()
-    for row in listed:
-        writer.writerow({**row, "path": _cell(row["path"]), "sender": _cell(row["sender"] or "")})
-    return {
-        MANIFEST_CSV: table.getvalue().encode(),
-        MANIFEST_JSON: f"{json.dumps(listed, indent=1)}\n".encode(),
-    }
-
-
-def read_manifest(raw: bytes) -> list[ManifestRow]:
-    """Read the JSON form.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    try:
-        return [ManifestRow(**{name: item[name] for name in COLUMNS}) for item in json.loads(raw)]
-    except (TypeError, KeyError, ValueError):
-        raise ValueError("is no manifest of an export") from None
-
-
-def _cell(text: str) -> str:
-    """Return a client's text for a cell, which no spreadsheet takes for a formula."""
-    shown = show(text)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
