@@ -31,7 +31,7 @@ from server.lifespan import services
 from server.logs import describe, log_what_nobody_caught, write_to
 from server.places import shortages, volumes
 from server.reloading import Reloader
-from server.resources import raise_descriptor_limit, too_few_descriptors, tune_memory
+from server.resources import raise_descriptor_limit, share_processor, too_few_descriptors, tune_memory
 from server.services import StartError
 from server.settings.config import Config, LimitsSection
 from server.tls import certificate_end, renewing_context
@@ -151,6 +151,7 @@ def serve(config: Config, load: Callable[[], Config], worker: Worker | None = No
         worker: What it has of the others, if it is one of several.
     """
     tune_memory()
+    share_processor(os.getpid() if worker is None else os.getppid() + worker.place)
     run: Any = asyncio.run
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional

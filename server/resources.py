@@ -1,9 +1,11 @@
-"""The process's share of the system: descriptors, which are raised and kept in reserve, and memory."""
+"""The process's share of the system: descriptors, which are raised and kept in reserve, memory and processors."""
 
 import contextlib
 import ctypes
 import gc
+import os
 import resource
+import threading
 
 _MOST_DESCRIPTORS = 1 << 16
 _OF_A_CONNECTION = 4
@@ -66,6 +68,24 @@ def tune_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
+
+
+def share_processor(place: int) -> None:
+    """Keep this process's threads on one processor, but for those that seal, digest and read (`storage.threads`).
+
+    They share one interpreter, so no two of them run at a time. On several processors each system call of one wakes
+    another elsewhere, and then waits for it: docs/develop/performance.md has what that costs.
+
+    Args:
+        place: Processes with consecutive numbers take different processors.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not on every system, and some sandboxes forbid it
+        allowed = sorted(os.sched_getaffinity(0))
+        home = allowed[place % len(allowed)]
+        # The calling thread by 0: after a fork Python has still its parent's number for it.
+        others = [each.native_id for each in threading.enumerate() if each is not threading.current_thread()]
+        for thread in (0, *others):
+            os.sched_setaffinity(thread or 0, {home})
 
 
 def give_memory_back() -> None:

@@ -63,6 +63,7 @@ class Tally:
 class Worker:
     """What one worker has of the others."""
 
+    place: int
     count: int
     public: Sequence[socket.socket]
     monitoring: Sequence[socket.socket]
@@ -218,7 +219,7 @@ class Supervisor:
             tally.clear()
             names = [shown.getsockname() for index, shown in enumerate(self._shown) if index != place]
             siblings = [name.decode() if isinstance(name, bytes) else name for name in names]
-            shared = Worker(self.count, self.public, self.monitoring, tally, siblings, self._shown[place], life)
+            shared = Worker(place, self.count, self.public, self.monitoring, tally, siblings, self._shown[place], life)
             code = self.serve(shared, status)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1

@@ -20,6 +20,8 @@ _OTHER_THREADS = 4
 _READING_THREADS = 4
 _LONG_LOG_BYTES = 4 << 20
 """Some 10,000 commits: verifying more takes long enough for others to notice."""
+_PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+"""All that the process may use, even where a server keeps its other threads on one (`server.resources`)."""
 _BESIDE_BYTES = 128 << 10
 """From this size on, handing the hashing to another thread costs less than it saves."""
 
@@ -62,14 +64,15 @@ class _Job:
 class Workers:
     """Some threads; each starts with a piece of work, until there are as many as allowed."""
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, *, spread: bool = False) -> None:
         """Start none yet.
 
         Args:
             count: How many threads at most.
             name: Their name.
+            spread: Whether they run on every processor: their work mostly needs no interpreter.
         """
-        self._count, self._name = count, name
+        self._count, self._name, self._spread = count, name, spread
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -108,6 +111,8 @@ class Workers:
             thread.join()
 
     def _serve(self) -> None:
+        if self._spread:
+            spread()
         while (job := self._queue.get()) is not None:
             if not job.taken.acquire(blocking=False):
                 continue
@@ -135,10 +140,10 @@ class Threads:
         cores = self._cores = max(2, os.cpu_count() or 2)
         self._turns = 0
         """Uploads that are being received and sealed, or wait for a worker to do so."""
-        self._sealers = Workers(cores, "seal")
-        self._digesters = ThreadPoolExecutor(cores, thread_name_prefix="digest")
+        self._sealers = Workers(cores, "seal", spread=True)
+        self._digesters = ThreadPoolExecutor(cores, "digest", initializer=spread)
         self._workers = Workers(_DISK_THREADS if sync else _OTHER_THREADS, "disk")
-        self._readers = Workers(_READING_THREADS, "read")
+        self._readers = Workers(_READING_THREADS, "read", spread=True)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Run file work."""
@@ -181,6 +186,13 @@ class Threads:
         for workers in (self._sealers, self._workers, self._readers):
             workers.close()
         self._digesters.shutdown(wait=True)
+
+
+def spread() -> None:
+    """Let the calling thread run on every processor."""
+    if _PROCESSORS is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, _PROCESSORS)
 
 
 def _nothing() -> None:

@@ -88,6 +88,31 @@ def test_metrics_are_those_of_all_workers_whoever_is_asked(server: ServerProcess
             assert (_total(text, "dropoff_catalog_up"), _total(text, "dropoff_uploads")) == (1, 12)
 
 
+def _processors(thread: Path) -> str:
+    """Return on which processors a thread may run, as the kernel lists them."""
+    return (thread / "status").read_text().partition("Cpus_allowed_list:\t")[2].splitlines()[0]
+
+
+def test_threads_of_a_worker_share_a_processor_and_sealing_has_all(server: ServerProcess) -> None:
+    """Threads that need the interpreter wake no other processor; workers in a row take different ones."""
+    site, content = server.create_drop().site, os.urandom(1 << 20)
+    for _ in range(4 * _WORKERS):
+        site.upload(content)  # above what is sealed by a thread that waits for the disk
+    every = _processors(Path("/proc/self"))
+    assert _processors(Path(f"/proc/{server.pid}")) == every
+    homes, others = [], []
+    for pid in _workers(server):
+        threads = {int(thread.name): _processors(thread) for thread in Path(f"/proc/{pid}/task").iterdir()}
+        homes.append(int(threads[pid]))
+        assert set(threads.values()) <= {threads[pid], every}
+        assert list(threads.values()).count(threads[pid]) > 1  # its log, at least
+        others += [allowed for allowed in threads.values() if allowed != threads[pid]]
+    processors = os.sched_getaffinity(0)
+    assert set(homes) <= processors
+    assert len(set(homes)) == min(_WORKERS, len(processors))
+    assert others or len(processors) == 1
+
+
 def test_limit_of_connections_is_for_all_workers_together(server: ServerProcess) -> None:
     """One address has as many as the limit says, however they are spread."""
     site = server.drop.site
