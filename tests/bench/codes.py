@@ -88,7 +88,9 @@ def main() -> int:
                 database.sql("CREATE DATABASE bench")
                 options = ["--catalog-url", database.url("bench")]
             settings = {"LIMITS__WRONG_CODES_PER_HOUR": "0"}
-            server = stack.enter_context(ServerProcess(folder, environment=settings, init_options=options))
+            server = stack.enter_context(
+                ServerProcess(folder, environment=settings, init_options=options, forked=False)
+            )
             print(kind)
             _show(_times(server, given.count))
     return 0

@@ -215,7 +215,7 @@ def _over_http(url: str, seconds: float, connections: int = 64) -> str:
     with tempfile.TemporaryDirectory(prefix="creations-", dir=_below()) as folder:
         settings = {"LIMITS__CONNECTIONS_PER_ADDRESS": str(2 * connections)}
         options = () if url.startswith("sqlite") else ("--catalog-url", url)
-        with ServerProcess(Path(folder), environment=settings, init_options=options) as server:
+        with ServerProcess(Path(folder), environment=settings, init_options=options, forked=False) as server:
             room = int(seconds * 20)
             drops = [server.create_drop("--max-uploads", str(room)) for _ in range(_DROPS)]
             sites = [drop.site for drop in drops]

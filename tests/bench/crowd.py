@@ -222,7 +222,7 @@ def main(options: argparse.Namespace) -> None:
     """Measure, and print what came out beside what is wanted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with tempfile.TemporaryDirectory(prefix="crowd-", dir=os.environ.get("DROPOFF_TUS_BENCH_DIR")) as folder:
-        server = ServerProcess(Path(folder))
+        server = ServerProcess(Path(folder), forked=False)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_SOFT_LIMIT, hard), hard))
         server.start()
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

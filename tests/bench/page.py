@@ -117,7 +117,7 @@ def main() -> None:
             (small / f"{number:05}.bin").write_bytes(os.urandom(_SMALL_BYTES))
         portal = Portal()
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        with ServerProcess(folder / "server", environment={"TUS__CORS_ORIGINS": portal.origin}) as server:
+        with ServerProcess(folder / "server", environment={"TUS__CORS_ORIGINS": portal.origin}, forked=False) as server:
 
             def drop(*options: str) -> Drop:
                 return server.create_drop(*options, name="Bench")

@@ -97,7 +97,7 @@ async def _fill(config: Path, drop_id: str, uploads: int, segments: int) -> None
 def main(uploads: int, segments: int) -> None:
     """Make the store, and start on it: with the files in memory, and (as root) after they left it."""
     with tempfile.TemporaryDirectory(prefix="restart-", dir=os.environ.get("DROPOFF_TUS_BENCH_DIR")) as folder:
-        server = ServerProcess(Path(folder))
+        server = ServerProcess(Path(folder), forked=False)
         began = time.monotonic()
         asyncio.run(_fill(server.config, server.drop.id, uploads, segments))
         print(f"{uploads} uploads of {segments} segments made in {time.monotonic() - began:.1f} s")

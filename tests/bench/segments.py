@@ -80,7 +80,7 @@ def main(segments: int, *, check: bool) -> None:
     """Make the upload, and go through its life."""
     with tempfile.TemporaryDirectory(prefix="segments-", dir=os.environ.get("DROPOFF_TUS_BENCH_DIR")) as folder:
         environment = {"TUS__DOWNLOAD": "true", "STORE__DIGEST": "none", "LOG__LEVEL": "warning"}
-        server = ServerProcess(Path(folder), environment=environment)
+        server = ServerProcess(Path(folder), environment=environment, forked=False)
         with _timed("start with nothing", server):
             server.start()
         try:

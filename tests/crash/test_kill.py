@@ -4,9 +4,9 @@ Long runs: `DROPOFF_TUS_KILLS` is how many random kills there are, `DROPOFF_TUS_
 `DROPOFF_TUS_BYTE_STEP` is the distance of the bytes after which a small upload's server dies.
 """
 
+import contextlib
 import hashlib
 import http.client
-import json
 import os
 import random
 import socket
@@ -17,37 +17,34 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.server_process import free_port_pair, run_warm
-from tests.support.warm_server import WarmServer
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.server_process import ProgramError, ServerProcess
+from tests.support.warm import DIE_AT_BYTE
 
 
-class _Server:
+class _Server(ServerProcess):
     """The real server, killed and started again."""
 
-    def __init__(self, folder: Path, warm: WarmServer) -> None:
-        self.folder, self.warm = folder, warm
-        self.listen = f"127.0.0.1:{free_port_pair()}"
-        done = run_warm("init", "--dir", str(folder / "data"), "--listen", self.listen, "--json", folder=folder)
-        made = json.loads(done.stdout)
-        self.config, self.drop = made["config"], made["drop"]
-        self.process = 0
-        self.kills = 0
-
-    def start(self, *, failpoint: str = "", die_at_byte: int = 0) -> None:
-        output = self.folder / "serve.out"
-        self.process = self.warm.start(self.config, output, failpoint=failpoint, die_at_byte=die_at_byte)
+    kills = 0
+    dies_at_byte = 0
 
     def kill(self) -> None:
-        if self.process:
-            self.warm.kill(self.process)
-            self.process = 0
-            self.kills += 1
+        """End it, if it has not ended by itself."""
+        if self.is_running:
+            self.kill9()
+        self.kills += 1
+
+    def start_to_die(self, byte: int) -> None:
+        """Start a server that dies after a written byte, perhaps while it starts."""
+        self.dies_at_byte = byte
+        with contextlib.suppress(ProgramError):
+            self.start()
+        self.dies_at_byte = 0
+
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), **({DIE_AT_BYTE: str(self.dies_at_byte)} if self.dies_at_byte else {})}
 
     def request(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> http.client.HTTPResponse:
-        host, _, port = self.listen.rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         connection.request(method, path, body, {"Tus-Resumable": "1.0.0", **headers})
         response = connection.getresponse()
         response.read()
@@ -55,8 +52,8 @@ class _Server:
         return response
 
     def create(self, length: int) -> str:
-        path = urlsplit(self.drop["upload_url"]).path
-        headers = {"Dropoff-Code": self.drop["code"], "Upload-Length": str(length)}
+        path = urlsplit(self.drop.upload_url).path
+        headers = {**self.drop.headers, "Upload-Length": str(length)}
         response = self.request("POST", path, headers)
         assert response.status == 201
         return urlsplit(response.headers["Location"]).path
@@ -73,8 +70,7 @@ class _Server:
 
     def send_part(self, path: str, offset: int, data: bytes, sent: int) -> None:
         """Begin a PATCH of all data, and stop after `sent` bytes of it."""
-        host, _, port = self.listen.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             head = (
                 f"PATCH {path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {offset}\r\n"
                 f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -89,18 +85,8 @@ class _Server:
         assert response.status == 204, response.status
         return int(response.headers["Upload-Offset"])
 
-    def command(self, *arguments: str) -> None:
-        """Run a command that must succeed."""
-        done = run_warm(*arguments, "--config", self.config, folder=self.folder)
-        assert done.returncode == 0, done.stderr
 
-    def export(self, path: str, folder: Path) -> bytes:
-        output = folder / "out.bin"
-        self.command("upload", "export", path, "--output", str(output), "--force")
-        return output.read_bytes()
-
-
-def _round(server: _Server, folder: Path, chance: random.Random) -> None:
+def _round(server: _Server, chance: random.Random) -> None:
     """One upload with three kills, anywhere."""
     data = chance.randbytes(chance.choice([1, 70_000, 300_000, 3_000_000]))
     path = server.create(len(data))
@@ -125,39 +111,31 @@ def _round(server: _Server, folder: Path, chance: random.Random) -> None:
     if acknowledged < len(data):
         acknowledged = server.patch(path, acknowledged, data[acknowledged:])
     assert acknowledged == len(data)
-    exported = server.export(path, folder)
+    exported = server.export(path)
     assert hashlib.sha256(exported).digest() == hashlib.sha256(data).digest()
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[WarmServer]:
-    """Import the program once for all the servers of this module."""
-    made = WarmServer(ROOT)
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def server(tmp_path: Path, warm: WarmServer) -> Iterator[_Server]:
+def server(tmp_path: Path) -> Iterator[_Server]:
     """Make a server; whatever a test leaves must pass the store's check."""
-    made = _Server(tmp_path, warm)
+    made = _Server(tmp_path)
     yield made
     made.kill()
-    made.command("store", "check")
+    made.cli("store", "check")
 
 
 @pytest.mark.timeout(120)
-def test_kill_at_random_bytes_loses_nothing_acknowledged(server: _Server, tmp_path: Path) -> None:
+def test_kill_at_random_bytes_loses_nothing_acknowledged(server: _Server) -> None:
     """After every kill HEAD is not below what was acknowledged, and the export is what was sent."""
     chance = random.Random(7)
     server.start()
     for _ in range(2):
-        _round(server, tmp_path, chance)
+        _round(server, chance)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_kill_at_random_bytes_many_rounds(server: _Server, tmp_path: Path) -> None:
+def test_kill_at_random_bytes_many_rounds(server: _Server) -> None:
     """The same, as often and from the seed that the environment says."""
     wanted = int(os.environ.get("DROPOFF_TUS_KILLS", "300"))
     seed = os.environ.get("DROPOFF_TUS_CRASH_SEED") or str(time.time_ns())
@@ -165,13 +143,13 @@ def test_kill_at_random_bytes_many_rounds(server: _Server, tmp_path: Path) -> No
     chance = random.Random(seed)
     server.start()
     while server.kills < wanted:
-        _round(server, tmp_path, chance)
+        _round(server, chance)
         print(f"{server.kills} kills", flush=True)  # noqa: T201 - the figure a long run is for
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("point", ["before-data-sync", "after-data-sync", "after-log-write", "after-log-sync"])
-def test_kill_at_a_step_of_the_commit_is_recovered(server: _Server, tmp_path: Path, point: str) -> None:
+def test_kill_at_a_step_of_the_commit_is_recovered(server: _Server, point: str) -> None:
     """After a death at any step of a commit, the upload resumes and ends whole."""
     server.start(failpoint=f"{point}:1")
     data = os.urandom(200_000)
@@ -183,7 +161,7 @@ def test_kill_at_a_step_of_the_commit_is_recovered(server: _Server, tmp_path: Pa
     offset = server.head(path)
     assert offset in {0, 150_000}
     server.patch(path, offset, data[offset:])
-    assert server.export(path, tmp_path) == data
+    assert server.export(path) == data
 
 
 _SMALL = bytes(range(100))
@@ -191,7 +169,7 @@ _SMALL = bytes(range(100))
 
 def _die_at_byte(server: _Server, number: int) -> bool:
     """Send a small upload to a server that dies after a written byte; tell whether it lived to the end."""
-    server.start(die_at_byte=number)
+    server.start_to_die(number)
     path, acknowledged = "", 0
     try:
         path = server.create(len(_SMALL))
@@ -207,7 +185,7 @@ def _die_at_byte(server: _Server, number: int) -> bool:
         assert offset >= acknowledged, f"byte {number}: {offset} of {acknowledged}"
         if offset < len(_SMALL):
             assert server.patch(path, offset, _SMALL[offset:]) == len(_SMALL)
-        assert server.export(path, server.folder) == _SMALL, f"byte {number}"
+        assert server.export(path) == _SMALL, f"byte {number}"
     else:
         # Its creation died with it: the next one works.
         server.create(1)

@@ -13,8 +13,8 @@ DROP_LIMIT_BYTES = 100_000
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Run one server with default settings for the whole session."""
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
+    """Run one server with default settings for the whole session, started as an operator starts it."""
+    with ServerProcess(tmp_path_factory.mktemp("server"), forked=False) as running:
         yield running
 
 

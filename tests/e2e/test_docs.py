@@ -17,7 +17,7 @@ import pytest
 from tests.support.documents import blocks
 from tests.support.server_process import REPOSITORY, Drop, ServerProcess, free_port_pair, program, upload_id_of
 from tests.support.tus_raw import TusSite, metadata
-from tests.support.warm_shell import WarmShell
+from tests.support.warm import WarmProgram
 
 _PAGES = [
     str(page.relative_to(REPOSITORY))
@@ -66,8 +66,9 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, script in _SHIMS.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}")
         (folder / name).chmod(0o755)
-    with WarmShell(folder):
-        yield folder
+    warm = WarmProgram(folder)
+    yield folder
+    warm.close()
 
 
 @pytest.mark.timeout(180)

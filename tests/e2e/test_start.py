@@ -16,7 +16,7 @@ from tests.support.server_process import ProgramError, ServerProcess
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> ServerProcess:
     """Make a server once; each test starts it for itself."""
-    return ServerProcess(tmp_path_factory.mktemp("start"))
+    return ServerProcess(tmp_path_factory.mktemp("start"), forked=False)
 
 
 @pytest.fixture

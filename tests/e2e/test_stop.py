@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, silent: int) -> Iterator[Se
         "PRE_CREATE__ALLOW_PRIVATE_ADDRESSES": "127.0.0.1",
         "PRE_CREATE__TIMEOUT": "60s",
     }
-    made = ServerProcess(tmp_path_factory.mktemp("stop"), environment=settings)
+    made = ServerProcess(tmp_path_factory.mktemp("stop"), environment=settings, forked=False)
     yield made
     made.close()
 

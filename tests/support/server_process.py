@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -26,12 +28,13 @@ from typing import Any, Self, TypedDict, cast
 from urllib.parse import urlsplit
 
 from tests.support.tus_raw import TusSite
-from tests.support.warm_cli import WarmCommandLine
+from tests.support.warm import WarmProcess, WarmProgram
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PROGRAM_VARIABLE = "DROPOFF_TUS_TEST_PROGRAM"
 _WORKERS_VARIABLE = "DROPOFF_TUS_TEST_WORKERS"
 _UPLOAD_ID_DOMAIN = b"dropoff-tus/upload-id/v1\n"
+_NOTHING = Path(os.devnull)
 _PORTS = range(20000, 32000)  # below the range that outgoing connections take their ports from
 
 
@@ -82,7 +85,12 @@ class ServerProcess:
     """One server with a folder, a pair of ports and a first drop-off of its own."""
 
     def __init__(
-        self, folder: Path, *, environment: Mapping[str, str] | None = None, init_options: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        init_options: Sequence[str] = (),
+        forked: bool = True,
     ) -> None:
         """Make the folder's content with `init`; nothing runs yet.
 
@@ -90,6 +98,7 @@ class ServerProcess:
             folder: An existing folder; the data, the keys and the logs come to lie below it.
             environment: Overrides, by `SECTION__KEY`, of the configuration.
             init_options: Further options of `init`.
+            forked: Fork `serve` from a process that has it imported, where nothing stands against it.
         """
         self.folder = folder
         self.data = folder / "data"
@@ -101,9 +110,10 @@ class ServerProcess:
         """The command that runs `serve`, for instance as another user."""
         self.pass_fds: Sequence[int] = ()
         """The descriptors that it gets besides the usual three."""
+        self._forked = forked and not os.environ.get(_PROGRAM_VARIABLE)
         self._out = folder / "serve.stdout"
         self._err = folder / "serve.stderr"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
         self._seen_bytes = 0
         options = ("--dir", str(self.data), "--listen", f"127.0.0.1:{self.port}", *init_options)
         made = json.loads(self._run("init", *options, "--json").stdout)
@@ -154,16 +164,23 @@ class ServerProcess:
     def launch(self, *, failpoint: str | None = None) -> None:
         """Run `serve` and do not wait."""
         self._seen_bytes = self._out.stat().st_size if self._out.exists() else 0
-        with self._out.open("ab") as out, self._err.open("ab") as err:
-            self._process = subprocess.Popen(
-                [*self.prefix, *program(), "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=self.folder,
-                pass_fds=self.pass_fds,
-                env={**self._environment(), **({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})},
-            )
+        environment = {**self._environment(), **({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})}
+        serve = ("serve", "--config", str(self.config))
+        alone = self.prefix or self.pass_fds or "LD_PRELOAD" in environment
+        with _NOTHING.open("rb") as empty, self._out.open("ab") as out, self._err.open("ab") as err:
+            if self._forked and not alone:
+                streams = [empty.fileno(), out.fileno(), err.fileno()]
+                self._process = _warm().start(serve, folder=self.folder, environment=environment, streams=streams)
+            else:
+                self._process = subprocess.Popen(
+                    [*self.prefix, *program(), *serve],
+                    stdin=empty,
+                    stdout=out,
+                    stderr=err,
+                    cwd=self.folder,
+                    pass_fds=self.pass_fds,
+                    env=environment,
+                )
 
     def wait_until_ready(self, *, timeout_seconds: float = 30) -> None:
         """Wait until `serve`, once launched, says that it accepts.
@@ -300,7 +317,7 @@ class ServerProcess:
             target.unlink(missing_ok=True)
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> subprocess.Popen[bytes] | WarmProcess:
         if self._process is None:
             message = "the server does not run"
             raise ProgramError(message)
@@ -325,7 +342,7 @@ class ServerProcess:
                 check=False,
             )
         else:
-            done = _warm_command_line().run(arguments, folder=self.folder, environment=self._environment())
+            done = _warm().run(arguments, folder=self.folder, environment=self._environment())
         return _checked(done, arguments) if check else done
 
 
@@ -335,7 +352,7 @@ def run_warm(
     """Run a command of the program in a folder, without any server's configuration and without its start-up time."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
     environment = {**kept, "PYTHONPATH": str(REPOSITORY), **(environment or {})}
-    return _warm_command_line().run(arguments, folder=folder, environment=environment)
+    return _warm().run(arguments, folder=folder, environment=environment)
 
 
 def program() -> list[str]:
@@ -378,8 +395,10 @@ def _checked(done: subprocess.CompletedProcess[bytes], arguments: Sequence[str])
 
 
 @functools.cache
-def _warm_command_line() -> WarmCommandLine:
-    warm = WarmCommandLine({**os.environ, "PYTHONPATH": str(REPOSITORY)})
+def _warm() -> WarmProgram:
+    folder = Path(tempfile.mkdtemp(prefix="dropoff-warm-"))
+    warm = WarmProgram(folder)
+    atexit.register(shutil.rmtree, folder)
     atexit.register(warm.close)
     return warm
 
