@@ -32,6 +32,23 @@ class DropoffError(ToldError):
     close_connection: ClassVar[bool] = False
     cut: ClassVar[str | None] = None
 
+    def __init_subclass__(
+        cls,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after_seconds: int | None = None,
+        close_connection: bool = False,
+        cut: str | None = None,
+    ) -> None:
+        """Keep what a refusal says differently from the one it is a kind of; one that cuts a body off closes, too."""
+        super().__init_subclass__()
+        cls.code = code or cls.code
+        cls.status_hint = status or cls.status_hint
+        cls.default_retry_after_seconds = retry_after_seconds or cls.default_retry_after_seconds
+        cls.close_connection = close_connection or cut is not None or cls.close_connection
+        cls.cut = cut or cls.cut
+
     def __init__(self, message: str, *, fate: str | None = None, retry_after_seconds: int | None = None) -> None:
         """Keep the message for the response body and the delay for Retry-After."""
         super().__init__(message)
@@ -50,16 +67,12 @@ class DropoffError(ToldError):
 # ---- the request as written -------------------------------------------------------------------------------
 
 
-class UnsupportedVersionError(DropoffError):
+class UnsupportedVersionError(DropoffError, code="ERR_UNSUPPORTED_VERSION", status=412):
     """Tus-Resumable is missing or is not 1.0.0."""
 
-    code, status_hint = "ERR_UNSUPPORTED_VERSION", 412
 
-
-class MethodNotAllowedError(DropoffError):
+class MethodNotAllowedError(DropoffError, code="ERR_METHOD_NOT_ALLOWED", status=405):
     """The resource does not know this method."""
-
-    code, status_hint = "ERR_METHOD_NOT_ALLOWED", 405
 
     def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
         """Keep the methods for the Allow header."""
@@ -67,93 +80,63 @@ class MethodNotAllowedError(DropoffError):
         self.allow = allow
 
 
-class InvalidUploadLengthError(DropoffError):
+class InvalidUploadLengthError(DropoffError, code="ERR_INVALID_UPLOAD_LENGTH", status=400):
     """Upload-Length is missing, malformed or too large for a signed 64-bit number."""
 
-    code, status_hint = "ERR_INVALID_UPLOAD_LENGTH", 400
 
-
-class LengthAndDeferError(DropoffError):
+class LengthAndDeferError(DropoffError, code="ERR_UPLOAD_LENGTH_AND_UPLOAD_DEFER_LENGTH", status=400):
     """Both Upload-Length and Upload-Defer-Length were sent."""
 
-    code, status_hint = "ERR_UPLOAD_LENGTH_AND_UPLOAD_DEFER_LENGTH", 400
 
-
-class InvalidDeferLengthError(DropoffError):
+class InvalidDeferLengthError(DropoffError, code="ERR_INVALID_UPLOAD_DEFER_LENGTH", status=400):
     """Upload-Defer-Length is not 1."""
 
-    code, status_hint = "ERR_INVALID_UPLOAD_DEFER_LENGTH", 400
 
-
-class InvalidOffsetError(DropoffError):
+class InvalidOffsetError(DropoffError, code="ERR_INVALID_OFFSET", status=400):
     """Upload-Offset is missing or malformed."""
 
-    code, status_hint = "ERR_INVALID_OFFSET", 400
 
-
-class InvalidContentTypeError(DropoffError):
+class InvalidContentTypeError(DropoffError, code="ERR_INVALID_CONTENT_TYPE", status=415):
     """A PATCH without `application/offset+octet-stream`."""
 
-    code, status_hint = "ERR_INVALID_CONTENT_TYPE", 415
 
-
-class InvalidMetadataError(DropoffError):
+class InvalidMetadataError(DropoffError, code="ERR_INVALID_METADATA", status=400):
     """Upload-Metadata does not follow the grammar, or is too large."""
 
-    code, status_hint = "ERR_INVALID_METADATA", 400
 
-
-class InvalidDigestError(DropoffError):
+class InvalidDigestError(DropoffError, code="ERR_INVALID_DIGEST", status=400):
     """A `sha256`, `sha512` or `md5` in the metadata is no such digest."""
 
-    code, status_hint = "ERR_INVALID_DIGEST", 400
 
-
-class InvalidChecksumError(DropoffError):
+class InvalidChecksumError(DropoffError, code="ERR_INVALID_CHECKSUM", status=400):
     """Upload-Checksum is malformed, names an unknown algorithm or has the wrong size."""
 
-    code, status_hint = "ERR_INVALID_CHECKSUM", 400
 
-
-class InvalidConcatError(DropoffError):
+class InvalidConcatError(DropoffError, code="ERR_INVALID_CONCAT", status=400):
     """Upload-Concat is malformed, or its parts are not complete partial uploads."""
 
-    code, status_hint = "ERR_INVALID_CONCAT", 400
 
-
-class HeadersTooLargeError(DropoffError):
+class HeadersTooLargeError(DropoffError, code="ERR_HEADERS_TOO_LARGE", status=431):
     """A header is too long."""
 
-    code, status_hint = "ERR_HEADERS_TOO_LARGE", 431
 
-
-class MalformedRequestError(DropoffError):
+class MalformedRequestError(DropoffError, code="ERR_MALFORMED_REQUEST", status=400, close_connection=True):
     """The request is not HTTP that the server accepts, for instance a coded transfer."""
-
-    code, status_hint = "ERR_MALFORMED_REQUEST", 400
-    close_connection = True
 
 
 # ---- who may, and the drop-off's limits ---------------------------------------------------------------------
 
 
-class AccessDeniedError(DropoffError):
+class AccessDeniedError(DropoffError, code="ERR_ACCESS_DENIED", status=403):
     """Unknown drop-off, wrong code or missing code: one answer for all three."""
 
-    code, status_hint = "ERR_ACCESS_DENIED", 403
 
-
-class TooManyWrongCodesError(DropoffError):
+class TooManyWrongCodesError(DropoffError, code="ERR_TOO_MANY_WRONG_CODES", status=429, retry_after_seconds=60):
     """Wrong codes came too fast; a right code is never refused by this."""
 
-    code, status_hint = "ERR_TOO_MANY_WRONG_CODES", 429
-    default_retry_after_seconds = 60
 
-
-class UnauthorizedError(DropoffError):
+class UnauthorizedError(DropoffError, code="ERR_UNAUTHORIZED", status=401):
     """No API token, or one that is unknown, expired or revoked: one answer for all that are presented."""
-
-    code, status_hint = "ERR_UNAUTHORIZED", 401
 
     def __init__(self, message: str, *, presented: bool) -> None:
         """Keep whether there was a token at all, which the challenge tells."""
@@ -161,17 +144,12 @@ class UnauthorizedError(DropoffError):
         self.presented = presented
 
 
-class TooManyWrongTokensError(DropoffError):
+class TooManyWrongTokensError(DropoffError, code="ERR_TOO_MANY_WRONG_TOKENS", status=429, retry_after_seconds=60):
     """Wrong API tokens came too fast; a right one is never refused by this."""
 
-    code, status_hint = "ERR_TOO_MANY_WRONG_TOKENS", 429
-    default_retry_after_seconds = 60
 
-
-class ScopeMissingError(DropoffError):
+class ScopeMissingError(DropoffError, code="ERR_SCOPE_MISSING", status=403):
     """The API token is good, but not for this."""
-
-    code, status_hint = "ERR_SCOPE_MISSING", 403
 
     def __init__(self, message: str, *, scope: str) -> None:
         """Keep the scope that it would take."""
@@ -179,22 +157,16 @@ class ScopeMissingError(DropoffError):
         self.scope = scope
 
 
-class DropoffNotFoundError(DropoffError):
+class DropoffNotFoundError(DropoffError, code="ERR_DROPOFF_NOT_FOUND", status=404):
     """No drop-off has this id. Only operators get this; uploaders get ERR_ACCESS_DENIED."""
 
-    code, status_hint = "ERR_DROPOFF_NOT_FOUND", 404
 
-
-class DropoffExistsError(DropoffError):
+class DropoffExistsError(DropoffError, code="ERR_DROPOFF_EXISTS", status=409):
     """Another drop-off has this id already."""
 
-    code, status_hint = "ERR_DROPOFF_EXISTS", 409
 
-
-class InvalidFieldError(DropoffError):
+class InvalidFieldError(DropoffError, code="ERR_INVALID_FIELD", status=422):
     """A field of a drop-off or a token has an impossible value; `field` is its name in answers."""
-
-    code, status_hint = "ERR_INVALID_FIELD", 422
 
     def __init__(self, field: str, problem: str) -> None:
         """Keep the field, and a predicate that says what to write instead."""
@@ -202,269 +174,174 @@ class InvalidFieldError(DropoffError):
         self.field, self.problem = field, problem
 
 
-class DropoffClosedError(DropoffError):
+class DropoffClosedError(DropoffError, code="ERR_DROPOFF_CLOSED", status=403):
     """The operator closed the drop-off."""
 
-    code, status_hint = "ERR_DROPOFF_CLOSED", 403
 
-
-class DropoffNotOpenError(DropoffError):
+class DropoffNotOpenError(DropoffError, code="ERR_DROPOFF_NOT_OPEN", status=403):
     """The drop-off's window has not begun."""
 
-    code, status_hint = "ERR_DROPOFF_NOT_OPEN", 403
 
-
-class DropoffExpiredError(DropoffError):
+class DropoffExpiredError(DropoffError, code="ERR_DROPOFF_EXPIRED", status=403):
     """The drop-off's window is over."""
 
-    code, status_hint = "ERR_DROPOFF_EXPIRED", 403
 
-
-class DropoffFullError(DropoffError):
+class DropoffFullError(DropoffError, code="ERR_DROPOFF_FULL", status=403):
     """The number of uploads is used up."""
 
-    code, status_hint = "ERR_DROPOFF_FULL", 403
 
-
-class QuotaError(DropoffError):
+class QuotaError(DropoffError, code="ERR_QUOTA", status=413):
     """The drop-off's bytes are used up."""
 
-    code, status_hint = "ERR_QUOTA", 413
 
-
-class TypeNotAllowedError(DropoffError):
+class TypeNotAllowedError(DropoffError, code="ERR_TYPE_NOT_ALLOWED", status=422):
     """The file's type or name is not among those the drop-off takes."""
 
-    code, status_hint = "ERR_TYPE_NOT_ALLOWED", 422
 
-
-class PolicyTamperedError(DropoffError):
+class PolicyTamperedError(DropoffError, code="ERR_POLICY_TAMPERED", status=500):
     """A drop-off's terms are not those that the server signed: nothing is accepted for it."""
 
-    code, status_hint = "ERR_POLICY_TAMPERED", 500
 
-
-class CatalogTamperedError(DropoffError):
+class CatalogTamperedError(DropoffError, code="ERR_CATALOG_TAMPERED", status=500):
     """The catalog says of an upload otherwise than its signed log: nothing of it is shown, sent or ended."""
-
-    code, status_hint = "ERR_CATALOG_TAMPERED", 500
 
 
 # ---- the upload ---------------------------------------------------------------------------------------------
 
 
-class UploadNotFoundError(DropoffError):
+class UploadNotFoundError(DropoffError, code="ERR_UPLOAD_NOT_FOUND", status=404):
     """No such upload in this drop-off."""
 
-    code, status_hint = "ERR_UPLOAD_NOT_FOUND", 404
 
-
-class UploadGoneError(DropoffError):
+class UploadGoneError(DropoffError, code="ERR_UPLOAD_GONE", status=410):
     """The upload was terminated, expired, rejected or ended by the operator."""
 
-    code, status_hint = "ERR_UPLOAD_GONE", 410
 
-
-class UploadEndingError(UploadGoneError):
+class UploadEndingError(UploadGoneError, cut="closed"):
     """The upload is being ended while its body arrives."""
 
-    close_connection, cut = True, "closed"
 
-
-class ModifyFinalError(DropoffError):
+class ModifyFinalError(DropoffError, code="ERR_MODIFY_FINAL", status=403):
     """A PATCH on a concatenation, or a body on its creation."""
 
-    code, status_hint = "ERR_MODIFY_FINAL", 403
 
-
-class TerminateFinishedError(DropoffError):
+class TerminateFinishedError(DropoffError, code="ERR_TERMINATE_FINISHED", status=403):
     """DELETE of a finished upload where the operator does not allow it."""
 
-    code, status_hint = "ERR_TERMINATE_FINISHED", 403
 
-
-class PartNotFoundError(DropoffError):
+class PartNotFoundError(DropoffError, code="ERR_UPLOAD_NOT_FOUND", status=404):
     """A part of a concatenation does not exist in this drop-off."""
 
-    code, status_hint = "ERR_UPLOAD_NOT_FOUND", 404
 
-
-class PartInUseError(DropoffError):
+class PartInUseError(DropoffError, code="ERR_PART_IN_USE", status=409):
     """A part of a concatenation belongs to another final upload already."""
 
-    code, status_hint = "ERR_PART_IN_USE", 409
 
-
-class UploadExistsError(DropoffError):
+class UploadExistsError(DropoffError, code="ERR_UPLOAD_EXISTS", status=409):
     """Another creation has this token already: its URL says where it stands."""
 
-    code, status_hint = "ERR_UPLOAD_EXISTS", 409
 
-
-class InvalidTokenError(DropoffError):
+class InvalidTokenError(DropoffError, code="ERR_INVALID_TOKEN", status=400):
     """Dropoff-Token is no token."""
 
-    code, status_hint = "ERR_INVALID_TOKEN", 400
 
-
-class MismatchedOffsetError(DropoffError):
+class MismatchedOffsetError(DropoffError, code="ERR_MISMATCHED_OFFSET", status=409):
     """Upload-Offset is not the durable offset."""
 
-    code, status_hint = "ERR_MISMATCHED_OFFSET", 409
 
-
-class UploadInterruptedError(DropoffError):
+class UploadInterruptedError(DropoffError, code="ERR_UPLOAD_INTERRUPTED", status=409, cut="taken over"):
     """Another request took the upload over."""
 
-    code, status_hint = "ERR_UPLOAD_INTERRUPTED", 409
-    close_connection, cut = True, "taken over"
 
-
-class LengthFixedError(DropoffError):
+class LengthFixedError(DropoffError, code="ERR_INVALID_UPLOAD_LENGTH", status=400):
     """A declared length is declared again, differently."""
 
-    code, status_hint = "ERR_INVALID_UPLOAD_LENGTH", 400
 
-
-class MaxSizeExceededError(DropoffError):
+class MaxSizeExceededError(DropoffError, code="ERR_MAX_SIZE_EXCEEDED", status=413, close_connection=True):
     """The upload is, or grows, larger than the server or the drop-off accepts."""
 
-    code, status_hint = "ERR_MAX_SIZE_EXCEEDED", 413
-    close_connection = True
 
-
-class UploadSizeExceededError(DropoffError):
+class UploadSizeExceededError(DropoffError, code="ERR_UPLOAD_SIZE_EXCEEDED", status=413, close_connection=True):
     """The body goes past the upload's declared length."""
 
-    code, status_hint = "ERR_UPLOAD_SIZE_EXCEEDED", 413
-    close_connection = True
 
-
-class TooManySegmentsError(DropoffError):
+class TooManySegmentsError(DropoffError, code="ERR_TOO_MANY_SEGMENTS", status=413, close_connection=True):
     """The upload consists of too many small pieces."""
 
-    code, status_hint = "ERR_TOO_MANY_SEGMENTS", 413
-    close_connection = True
 
-
-class ChecksumMismatchError(DropoffError):
+class ChecksumMismatchError(DropoffError, code="ERR_CHECKSUM_MISMATCH", status=460):
     """The body does not match Upload-Checksum; its bytes were discarded."""
 
-    code, status_hint = "ERR_CHECKSUM_MISMATCH", 460
 
-
-class DigestMismatchError(DropoffError):
+class DigestMismatchError(DropoffError, code="ERR_DIGEST_MISMATCH", status=422):
     """The finished upload does not match the digest given in its metadata; it is rejected."""
 
-    code, status_hint = "ERR_DIGEST_MISMATCH", 422
 
-
-class NotSealedError(DropoffError):
+class NotSealedError(DropoffError, code="ERR_NOT_SEALED", status=422):
     """The drop-off, or the upload's metadata, says that the browser seals the content, and it did not."""
 
-    code, status_hint = "ERR_NOT_SEALED", 422
 
-
-class UploadLockedError(DropoffError):
+class UploadLockedError(DropoffError, code="ERR_UPLOAD_LOCKED", status=423, retry_after_seconds=2):
     """The lease was not obtained in time."""
 
-    code, status_hint = "ERR_UPLOAD_LOCKED", 423
-    default_retry_after_seconds = 2
 
-
-class UploadFinishingError(DropoffError):
+class UploadFinishingError(DropoffError, code="ERR_UPLOAD_FINISHING", status=423, retry_after_seconds=2):
     """All bytes are here and the server is still finishing."""
-
-    code, status_hint = "ERR_UPLOAD_FINISHING", 423
-    default_retry_after_seconds = 2
 
 
 # ---- the server and its disk ----------------------------------------------------------------------------------
 
 
-class BodyCutError(DropoffError):
+class BodyCutError(DropoffError, code="ERR_CONNECTION_RESET", status=400, cut="client gone"):
     """The client went away in the middle of the body."""
 
-    code, status_hint = "ERR_CONNECTION_RESET", 400
-    close_connection, cut = True, "client gone"
 
-
-class BodyTimeoutError(DropoffError):
+class BodyTimeoutError(DropoffError, code="ERR_READ_TIMEOUT", status=503, retry_after_seconds=1, cut="idle"):
     """The body stood still for too long."""
 
-    code, status_hint = "ERR_READ_TIMEOUT", 503
-    default_retry_after_seconds = 1
-    close_connection, cut = True, "idle"
 
-
-class BodySlowError(BodyTimeoutError):
+class BodySlowError(BodyTimeoutError, cut="too slow"):
     """The body came more slowly than the server accepts."""
 
-    cut = "too slow"
 
-
-class ServerShutdownError(DropoffError):
+class ServerShutdownError(
+    DropoffError, code="ERR_SERVER_SHUTDOWN", status=503, retry_after_seconds=5, cut="server stopped"
+):
     """The server is stopping."""
 
-    code, status_hint = "ERR_SERVER_SHUTDOWN", 503
-    default_retry_after_seconds = 5
-    close_connection, cut = True, "server stopped"
 
-
-class StorageFullError(DropoffError):
+class StorageFullError(DropoffError, code="ERR_STORAGE_FULL", status=507, retry_after_seconds=60, cut="disk full"):
     """The disk is full, or below its floor."""
 
-    code, status_hint = "ERR_STORAGE_FULL", 507
-    default_retry_after_seconds = 60
-    close_connection, cut = True, "disk full"
 
-
-class StorageFailedError(DropoffError):
+class StorageFailedError(
+    DropoffError, code="ERR_STORAGE_FAILED", status=503, retry_after_seconds=30, cut="disk failed"
+):
     """The disk failed; the upload is refused until recovery has looked at it."""
 
-    code, status_hint = "ERR_STORAGE_FAILED", 503
-    default_retry_after_seconds = 30
-    close_connection, cut = True, "disk failed"
 
-
-class UploadDamagedError(DropoffError):
+class UploadDamagedError(DropoffError, code="ERR_UPLOAD_DAMAGED", status=500):
     """The stored upload does not verify; it is refused and nothing of it is changed."""
 
-    code, status_hint = "ERR_UPLOAD_DAMAGED", 500
 
-
-class KeyMissingError(DropoffError):
+class KeyMissingError(DropoffError, code="ERR_KEY_MISSING", status=503, retry_after_seconds=60):
     """No identity at hand opens this upload."""
 
-    code, status_hint = "ERR_KEY_MISSING", 503
-    default_retry_after_seconds = 60
 
-
-class CatalogUnavailableError(DropoffError):
+class CatalogUnavailableError(DropoffError, code="ERR_CATALOG_UNAVAILABLE", status=503, retry_after_seconds=5):
     """The database does not answer; bytes that were acknowledged are safe."""
 
-    code, status_hint = "ERR_CATALOG_UNAVAILABLE", 503
-    default_retry_after_seconds = 5
 
-
-class CatalogFullError(CatalogUnavailableError):
+class CatalogFullError(CatalogUnavailableError, code="ERR_STORAGE_FULL", status=507, retry_after_seconds=60):
     """The database's disk is full, so that it takes nothing."""
 
-    code, status_hint = StorageFullError.code, StorageFullError.status_hint
-    default_retry_after_seconds = 60
 
-
-class SiteUnavailableError(DropoffError):
+class SiteUnavailableError(DropoffError, code="ERR_SITE_UNAVAILABLE", status=503, retry_after_seconds=5):
     """The site that is asked before an upload begins gives no answer, so nothing begins."""
 
-    code, status_hint = "ERR_SITE_UNAVAILABLE", 503
-    default_retry_after_seconds = 5
 
-
-class RefusedBySiteError(DropoffError):
+class RefusedBySiteError(DropoffError, code="ERR_REFUSED_BY_SITE", status=400):
     """The site that is asked before an upload begins refuses it, in its own words and with its own status."""
-
-    code, status_hint = "ERR_REFUSED_BY_SITE", 400
 
     def __init__(self, message: str, *, status: int = 400) -> None:
         """Keep the words, one plain line, and the status from 400 to 499."""

@@ -6,7 +6,7 @@ Source: RFC 9457; RFC 6750, section 3 (the challenge of 401 and 403); docs/refer
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
 from aiohttp import web
 
@@ -35,10 +35,8 @@ _REALM = 'Bearer realm="dropoff-tus"'
 _CODES = {404: "ERR_NOT_FOUND", 405: "ERR_METHOD_NOT_ALLOWED", 413: "ERR_TOO_LARGE"}
 
 
-class InvalidRequestError(DropoffError):
+class InvalidRequestError(DropoffError, code="ERR_INVALID_REQUEST", status=400):
     """The request is not what the API's description says. `errors` has a pair of place and problem for each mistake."""
-
-    code, status_hint = "ERR_INVALID_REQUEST", 400
 
     def __init__(self, message: str, errors: Sequence[tuple[str, str]] = ()) -> None:
         """Keep the mistakes."""
@@ -46,30 +44,20 @@ class InvalidRequestError(DropoffError):
         self.errors = errors
 
 
-class InvalidContentError(InvalidRequestError):
+class InvalidContentError(InvalidRequestError, code="ERR_INVALID_CONTENT", status=422):
     """The body is JSON, but not what the API's description says."""
 
-    code: ClassVar[str] = "ERR_INVALID_CONTENT"
-    status_hint: ClassVar[int] = 422
 
-
-class UnsupportedTypeError(DropoffError):
+class UnsupportedTypeError(DropoffError, code="ERR_UNSUPPORTED_TYPE", status=415):
     """The body is not sent as JSON."""
 
-    code, status_hint = "ERR_UNSUPPORTED_TYPE", 415
 
-
-class TooLargeError(DropoffError):
+class TooLargeError(DropoffError, code="ERR_TOO_LARGE", status=413, close_connection=True):
     """The body is larger than any the API takes."""
 
-    code, status_hint = "ERR_TOO_LARGE", 413
-    close_connection = True
 
-
-class RangeError(DropoffError):
+class RangeError(DropoffError, code="ERR_RANGE_NOT_SATISFIABLE", status=416):
     """No byte of the upload is in the range."""
-
-    code, status_hint = "ERR_RANGE_NOT_SATISFIABLE", 416
 
     def __init__(self, message: str, *, size_bytes: int) -> None:
         """Keep how many bytes there are."""
@@ -77,16 +65,12 @@ class RangeError(DropoffError):
         self.size_bytes = size_bytes
 
 
-class NotFinishedError(DropoffError):
+class NotFinishedError(DropoffError, code="ERR_NOT_FINISHED", status=409):
     """Only finished uploads have this."""
 
-    code, status_hint = "ERR_NOT_FINISHED", 409
 
-
-class SealedError(DropoffError):
+class SealedError(DropoffError, code="ERR_SEALED", status=403):
     """The upload is sealed, so the server cannot read it."""
-
-    code, status_hint = "ERR_SEALED", 403
 
 
 def is_api(request: web.BaseRequest) -> bool:
