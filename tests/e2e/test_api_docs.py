@@ -3,23 +3,15 @@
 import json
 import os
 import random
-import re
 import subprocess
 import tarfile
 from pathlib import Path
 
 from tests.support.api_client import Api
+from tests.support.documents import run_by
 from tests.support.programs import require_program
-from tests.support.server_process import REPOSITORY, ServerProcess, upload_id_of
+from tests.support.server_process import ServerProcess, upload_id_of
 from tests.support.tus_raw import metadata
-
-_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-
-def _commands() -> list[str]:
-    text = (REPOSITORY / "docs" / "reference" / "api.md").read_text("utf-8")
-    joined = "".join(_BLOCK.findall(text)).replace("\\\n", " ")
-    return [line for line in joined.splitlines() if line.startswith("curl ")]
 
 
 def test_curl_examples_of_the_documentation_work(server: ServerProcess, tmp_path: Path) -> None:
@@ -33,7 +25,7 @@ def test_curl_examples_of_the_documentation_work(server: ServerProcess, tmp_path
     known = {"base": f"{server.url}/api/v1", "token": Api.with_scopes(server).token or "", "drop": drop.id}
     environment = {**os.environ, **known, "upload": upload_id_of(url)}
     said = []
-    for command in _commands():
+    for command in "".join(run_by(__file__, "docs/reference/api.md")).replace("\\\n", " ").splitlines():
         done = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
+from tests.support.documents import run_by
 from tests.support.hook_server import HookServer
 from tests.support.nginx import Proxy
 from tests.support.programs import TUSD, require_program
@@ -72,6 +74,14 @@ def _import(server: ServerProcess, folder: Path, drop: Drop, *options: str) -> d
     return done
 
 
+def _as_written(server: ServerProcess, block: str, *more: str, **places: str) -> Any:  # noqa: ANN401 - what JSON gives
+    """Run the one command of a block of the document, with our places."""
+    for name, ours in {"folder": "/srv/tusd/data", "drop": " ID", "map": "/srv/dropoff/dropoff-tus-moved.map"}.items():
+        assert (name in places) == (ours in block)
+        block = block.replace(ours, ours[: -len(ours.strip())] + places.get(name, ""))
+    return server.cli_json(*shlex.split(block)[1:], *more)
+
+
 def _state(done: dict[str, Any]) -> dict[str, tuple[str, int, bool]]:
     return {one["name"]: (one["state"], one["offset"], one["verified"]) for one in done["uploads"]}
 
@@ -83,7 +93,8 @@ def _name(path: str) -> str:
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])
 def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, tmp_path: Path, mode: str) -> None:
     """Finished ones with name and path, half ones to their end by a client that knows only the URL it has."""
-    drop, content = limited.create_drop(mode, name="moved"), os.urandom(700_000)
+    create, look, take, remove = run_by(__file__, "docs/operate/move-from-tusd.md")
+    drop, content = Drop(**_as_written(limited, create, mode)), os.urandom(700_000)
     identity = ("--identity", str(limited.data / "root-identity.txt")) if mode == "--sealed" else ()
     with _tusd(tmp_path / "tusd") as tusd:
         whole = tusd.begin(len(content), content, filename=_NAME, relativePath=f"d/{_NAME}")
@@ -92,10 +103,11 @@ def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, 
         empty = tusd.begin(0, b"", filename="empty")
         deferred = tusd.begin(None, b"hello", filename="deferred")
     file = tmp_path / "moved.map"
-    planned = _import(limited, tmp_path / "tusd", drop, "--dry-run", "--map", str(file))
+    places = {"folder": str(tmp_path / "tusd"), "drop": drop.id}
+    planned = _as_written(limited, look, **places)
     assert ({*planned["waiting"]}, planned["uploads"]) == ({*map(_name, (whole, half, fresh, empty, deferred))}, [])
     assert not file.exists()
-    done = _import(limited, tmp_path / "tusd", drop, "--map", str(file))
+    done = _as_written(limited, take, **places, map=str(file))
     assert (done["failed"], done["skipped"]) == ([], [])
     assert _state(done) == {
         _name(whole): ("complete", len(content), True),
@@ -104,7 +116,7 @@ def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, 
         _name(empty): ("complete", 0, True),
         _name(deferred): ("open", 5, False),
     }
-    again = _import(limited, tmp_path / "tusd", drop, "--map", str(file))
+    again = _as_written(limited, take, **places, map=str(file))
     assert all(one["was_here"] for one in again["uploads"])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     (tmp_path / "nginx").mkdir()
@@ -134,7 +146,7 @@ def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, 
     assert (found[_NAME], found["half"], found["fresh"]) == (content, content, b"fresh")
     assert (found["empty"], found["deferred"], (tmp_path / "out" / "d" / _NAME).exists()) == (b"", b"hello you", True)
     # Only now are the originals superfluous.
-    last = _import(limited, tmp_path / "tusd", drop, "--remove")
+    last = _as_written(limited, remove, **places)
     assert (last["removed"], last["failed"], list((tmp_path / "tusd").iterdir())) == (5, [], [])
 
 

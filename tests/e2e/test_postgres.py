@@ -1,6 +1,7 @@
 """The real program with its catalog in a real PostgreSQL, which goes away and comes back."""
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ import pytest
 
 from tests.e2e.answers import assert_head, assert_refused
 from tests.e2e.test_quota import CROWD, ROOM, crowd
+from tests.support.documents import run_by
 from tests.support.postgres import OWNER, PostgresServer
-from tests.support.server_process import ProgramError, ServerProcess
+from tests.support.server_process import ProgramError, ServerProcess, run_warm
 from tests.support.tus_raw import TusSite, metadata
 
 _PASSWORD = "hunter2"
@@ -183,6 +185,26 @@ def test_wrong_password_is_a_sentence_without_it(running: ServerProcess, postgre
             assert "swordfish" not in said
     finally:
         running.environment = before
+
+
+def test_documented_commands_make_the_tables_and_bring_them_up_to_date(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """As docs/operate/postgresql.md has them."""
+    postgres.sql("CREATE DATABASE dropoff")
+    config = tmp_path / "new" / "config.toml"
+    said = b""
+    for block in run_by(__file__, "docs/operate/postgresql.md"):
+        words = shlex.split(
+            block.replace("/srv/dropoff", str(config.parent)).replace("/run/postgresql", str(postgres.folder))
+        )
+        given = dict(word.split("=", 1) for word in words[: words.index("dropoff-tus")])
+        command = words[words.index("dropoff-tus") + 1 :]
+        done = run_warm(*command, folder=tmp_path, environment={"DROPOFF_TUS_CONFIG": str(config), **given})
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    assert b"up to date" in said
+    assert postgres.sql("SELECT count(*) FROM dropoffs", database="dropoff") == ["1"]
 
 
 def test_doctor_names_the_rights_that_its_role_lacks_or_should_not_have(

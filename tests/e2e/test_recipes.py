@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import run_by
 from tests.support.programs import require_program
 from tests.support.server_process import REPOSITORY, Drop, ServerProcess
 
@@ -56,10 +57,10 @@ _OLD_TOOLS = {
 }
 
 
-def _block(document: str, number: int = 0) -> str:
+def _block(document: str) -> str:
     """Return a recipe of a document."""
     text = (_UPLOAD / document).read_text("utf-8")
-    return str(re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number])
+    return str(re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0])
 
 
 def _filled(recipe: str, **values: str) -> str:
@@ -72,11 +73,13 @@ def _filled(recipe: str, **values: str) -> str:
 
 
 def _curl_of_document(drop: Drop, name: str) -> str:
-    return _filled(_block("curl.md"), url=drop.upload_url, code=drop.code or "", file=name)
+    recipe, _ = run_by(__file__, "docs/upload/curl.md")
+    return _filled(recipe, url=drop.upload_url, code=drop.code or "", file=name)
 
 
 def _curl_in_one_request(drop: Drop, name: str) -> str:
-    return _filled(_block("curl.md", 1), url=drop.upload_url, code=drop.code or "", file=name)
+    _, recipe = run_by(__file__, "docs/upload/curl.md")
+    return _filled(recipe, url=drop.upload_url, code=drop.code or "", file=name)
 
 
 def _type(recipe: str, folder: Path, shell: str, **tools: str) -> subprocess.CompletedProcess[bytes]:

@@ -30,12 +30,17 @@ def in_own_network(
     )
 
 
+def up() -> None:
+    """Give a network of its own the address of the machine itself."""
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP))
+
+
 def _prepare(names: str, ipv6: str, *command: str) -> None:
     subprocess.run(["mount", "--bind", names, "/etc/hosts"], check=True)
     if not ipv6 and _NO_IPV6.exists():
         _NO_IPV6.write_text("1", "ascii")
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP))
+    up()
     os.execvp(command[0], command)  # noqa: S606 - what the test runs
 
 

@@ -2,8 +2,8 @@
 
 A Python program with a web server and a database toolkit in it takes a second of a core to import, which hundreds of
 commands and servers of the tests would each pay. Here one process imports it and forks; the child runs the program's
-own `main` with arguments, environment, folder and streams of its own, as a new process would. Run as a script it is
-that process.
+own `main` with arguments, environment, folder and streams of its own, as a new process would; root's child becomes the
+user that asked. Run as a script it is that process.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -162,8 +163,9 @@ def _keep(asked: socket.socket) -> None:
     order, streams, _, _ = socket.recv_fds(asked, _MOST_BYTES, 3)
     child = os.fork()
     if not child:
+        _, user, group = struct.unpack("3i", asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         asked.close()
-        _run(order, streams)
+        _run(order, streams, user, group)
     for stream in (0, 1, 2, *streams):
         os.close(stream)
     with contextlib.suppress(OSError):  # nobody may be left who asks
@@ -172,7 +174,7 @@ def _keep(asked: socket.socket) -> None:
     os._exit(0)
 
 
-def _run(order: bytes, streams: list[int]) -> None:
+def _run(order: bytes, streams: list[int], user: int, group: int) -> None:
     from server.cli.main import main  # noqa: PLC0415 - imported before the fork
 
     arguments, folder, environment = json.loads(order)
@@ -182,6 +184,10 @@ def _run(order: bytes, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if user != os.geteuid():
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
     _prepare_death()
     sys.argv = ["dropoff-tus", *arguments]
     try:

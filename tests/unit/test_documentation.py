@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.settings.config import NAMES
-from tests.support.documents import COMMANDS, MARK
+from tests.support.documents import COMMANDS, blocks
 from tests.support.reference import command_options, commands
 from tests.support.site import navigation
 
@@ -30,7 +30,6 @@ _DOTTED = re.compile(r"`((?:dropoff_tus|storage|server)\.[a-z_.]+)`")
 _DOCUMENT = re.compile(r"\b(docs/[\w/-]+\.(?:md|sh))((?:, [A-Z][\w' ]*)*)")
 _ANCHOR = re.compile(r"\]\(([^)#:]*\.md)?#([^)]+)\)")
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
-_PIECE = re.compile(r"^ *(?:<!-- (?P<mark>.*?) -->|```(?P<language>\w*)\n.*?^ *```)$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -95,18 +94,16 @@ _PAGES = [document for document in _DOCUMENTS if document.endswith(".md") and no
 def test_blocks_of_commands_are_run_or_say_why_not(document: str) -> None:
     """Every block names its language, and the last mark above one of commands holds for it.
 
-    `<!-- run -->` has tests/e2e/test_docs.py run it; `<!-- run by tests/… -->` names another test that does;
-    `<!-- not run: … -->` says why none can.
+    `<!-- run -->` has tests/e2e/test_docs.py run it; `<!-- run by tests/… -->` names another test, which takes the
+    text of its blocks by `run_by`, so that it fails if they change; `<!-- not run: … -->` says why none can.
     """
-    mark = None
-    for found in _PIECE.finditer((_REPOSITORY / document).read_text("utf-8")):
-        if found["mark"] is not None:
-            mark = MARK.fullmatch(found["mark"]) or mark
-            continue
-        assert found["language"], f"a block names no language, such as sh or text:\n{found[0]}"
-        if found["language"] in COMMANDS:
-            assert mark is not None, f"no mark says who runs this:\n{found[0]}"
-            assert mark[2] is None or (_REPOSITORY / mark[2]).is_file(), mark[2]
+    for mark, language, text in blocks(_REPOSITORY / document):
+        assert language, f"a block names no language, such as sh or text:\n{text}"
+        if language in COMMANDS:
+            assert mark is not None, f"no mark says who runs this:\n{text}"
+            if mark[2] is not None:
+                test = (_REPOSITORY / mark[2]).read_text("utf-8")
+                assert re.search(rf'run_by\(__file__, "{document}"\)', test), f"{mark[2]} does not take:\n{text}"
 
 
 def test_documented_commands_and_options_exist() -> None:

@@ -10,6 +10,7 @@ from dropoff_tus.model import Mode, Role
 from storage.keyring.identities import generate_root_identity
 from storage.uploads.maintenance.rotation import Outcome
 from tests.support.aio import async_test
+from tests.support.documents import run_by
 from tests.support.programs import CURRENT_AGE, require_program
 from tests.support.store_kit import StoreKit
 
@@ -26,10 +27,18 @@ def _export(
     """Run the script with nothing of the project on the PATH, and neither catalog nor server keys."""
     secrets = kit.folder / "secrets"
     away = secrets.rename(kit.folder / "away")
-    paths = [str(kit.folder / name) for name in ("store", "keys", identity, output)]
+    (command,) = run_by(__file__, "docs/operate/recovery.md")
+    here = {
+        "docs/emergency-export.sh": str(SCRIPT),
+        "STORE_DIR": str(kit.folder / "store"),
+        "KEYS_DIR": str(kit.folder / "keys"),
+        "UPLOAD_ID": upload_id,
+        "root-identity.txt": str(kit.folder / identity),
+        "OUTPUT": str(kit.folder / output),
+    }
     try:
         return subprocess.run(
-            ["/bin/sh", str(SCRIPT), *paths[:2], upload_id, *paths[2:]],
+            [here.get(word, word) for word in command.split()],
             capture_output=True,
             env={"PATH": "/usr/bin:/bin", "AGE": str(age)},
             cwd=kit.folder,

@@ -1,20 +1,17 @@
 """The worked example of docs/reference/format.md is true: its commands are run, and print what the document says."""
 
-import re
 import subprocess
 from pathlib import Path
 
+from tests.support.documents import run_by
 from tests.support.programs import require_program
 from tests.vectors.store.stored import FOLDER
-
-_DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "reference" / "format.md"
 
 
 def _steps() -> list[tuple[str, str]]:
     """Return the document's commands, each with what it prints."""
-    _, _, chapter = _DOCUMENT.read_text("utf-8").partition("\n## Worked example\n")
     steps: list[tuple[str, str]] = []
-    for block in re.findall(r"^```console\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL):
+    for block in run_by(__file__, "docs/reference/format.md"):
         for line in block.splitlines(keepends=True):
             if line.startswith("$ "):
                 steps.append((line[2:], ""))

@@ -109,7 +109,7 @@ def _root_identity(config: Config, folder: Path) -> Iterator[Result]:
         Path.home(),
         Path.cwd(),
     }
-    files = sorted({file.resolve() for place in places if place.is_dir() for file in _readable(place)})
+    files = sorted({file.resolve() for place in places for file in _readable(place)})
     for file in files:
         if file.name == ROOT_IDENTITY or _opens_all(file, set(config.keys.root_recipients)):
             detail = f"{file} is still on this machine: a thief of it reads everything"
@@ -123,7 +123,7 @@ def _readable(folder: Path) -> Iterator[Path]:
             if file.is_file() and file.stat().st_size <= _MOST_IDENTITY_BYTES:
                 yield file
     except OSError:
-        return  # not ours to look into
+        return  # not there, or not ours to look into
 
 
 def _opens_all(file: Path, recipients: set[str]) -> bool:
