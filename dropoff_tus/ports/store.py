@@ -366,7 +366,11 @@ class StoreInventory(Store, Protocol):
         """Tell whether keys or bytes of an upload are here, whatever its log says."""
         ...
 
-    async def unsealed(self, upload_id: str) -> bool:
+    async def stat_all(self, upload_ids: Sequence[str]) -> list[StoredUpload | DropoffError]:
+        """Return the durable state of uploads, not too many of them, or why one cannot be told."""
+        ...
+
+    def unsealed(self, stored: StoredUpload) -> bool:
         """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
         ...
 

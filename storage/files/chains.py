@@ -158,7 +158,8 @@ class FileChains:
 
     def ids(self) -> list[str]:
         """Return the names of all uploads' folders, in order."""
-        return sorted(path.name for path in self._folders.layout.uploads.glob("??/*") if is_upload_id(path.name))
+        shards = (folder for folder in self._folders.layout.uploads.glob("??") if folder.is_dir())
+        return sorted(path.name for shard in shards for path in shard.iterdir() if is_upload_id(path.name))
 
     def has(self, upload_id: str) -> bool:
         """Tell whether an upload has a folder."""

@@ -324,7 +324,8 @@ class Disk:
 
     def forget_cached(self, descriptor: int) -> None:
         """Make later reads of a synced file ask the medium: after a failed sync the kernel may show what it lost."""
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._sync:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def truncate(self, descriptor: int, size_bytes: int) -> None:
         """Cut a file."""

@@ -14,12 +14,12 @@ from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
 from storage.backing import KeyFile
-from storage.keyring.envelope import SALT_BYTES, Envelope
+from storage.keyring.envelope import SALT_BYTES, Envelope, Secrets
 from storage.keyring.identities import MAX_RECIPIENTS, parse_recipient, receipt_key, roots_hash
 from storage.keyring.lines import sign_line, stamp
 from storage.uploads.base import StoreBase, refused
 from storage.uploads.log import FORMAT_VERSION, initial_state
-from storage.uploads.memory import RunningDigests, Secrets
+from storage.uploads.memory import RunningDigests
 
 
 def create(base: StoreBase, new: NewUpload) -> StoredUpload:

@@ -32,7 +32,7 @@ from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
 from storage.uploads.leases import Leases
 from storage.uploads.log import LogState
-from storage.uploads.reading import open_own_envelope, open_with, read_plain
+from storage.uploads.reading import read_plain, secrets_with
 from storage.uploads.recovery import not_found
 
 _SURVEYORS = 4
@@ -88,6 +88,17 @@ class Engine(Leases):
         """Return the durable state; see the port."""
         return (await self.run(self.load, upload_id)).stored()
 
+    async def stat_all(self, upload_ids: Sequence[str]) -> list[StoredUpload | DropoffError]:
+        """Return the durable state of uploads, or why one cannot be told, in one turn of one thread; as `look`."""
+
+        def stat(upload_id: str) -> StoredUpload | DropoffError:
+            try:
+                return self.load(upload_id).stored()
+            except DropoffError as error:
+                return error
+
+        return await self.run(lambda: [stat(upload_id) for upload_id in upload_ids])
+
     def load(self, upload_id: str) -> LogState:
         """Return the log's state, in the calling thread."""
         return self._base.load(upload_id)
@@ -131,9 +142,9 @@ class Engine(Leases):
             state = self.load(upload_id)
             seen = Seen(state.stored())
             if state.ended is None:
-                envelope = open_with(self._base, state, identities)
-                seen = replace(seen, metadata=envelope.metadata)
-                found = receipts.open_receipt(self._base, state, envelope.receipt_key) if state.final else None
+                secrets = secrets_with(self._base, state, identities)
+                seen = replace(seen, metadata=secrets.metadata)
+                found = receipts.open_receipt(self._base, state, secrets.receipt_key) if state.final else None
                 seen = seen if found is None else replace(seen, signed_receipt=found[0], receipt=found[1])
         except DropoffError as error:
             return replace(seen, problem=error)
@@ -154,7 +165,7 @@ class Engine(Leases):
                 # Another process sealed it: this one is not to know it any longer either.
                 memory.forget_secrets(upload_id)
             try:
-                return open_own_envelope(self._base, state).metadata
+                return secrets_with(self._base, state, ()).metadata
             except KeyMissingError:
                 return None
 
@@ -255,9 +266,9 @@ class Engine(Leases):
 
         return await self.run(work)
 
-    async def unsealed(self, upload_id: str) -> bool:
+    def unsealed(self, stored: StoredUpload) -> bool:
         """Tell whether an envelope to the server lies beside a sealed upload that is finished, or a part of it."""
-        return await self.run(lambda: shredding.unsealed(self._base, self.load(upload_id)))
+        return shredding.unsealed(self._base, stored)
 
     async def claimed_drop(self, upload_id: str) -> str | None:
         """Return the drop-off that an upload's log names, without believing it."""

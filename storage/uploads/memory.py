@@ -10,17 +10,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
 from dropoff_tus.checksum import running_hash
 from dropoff_tus.errors import StorageFailedError, UploadDamagedError
-from dropoff_tus.model import Metadata
 from storage.age import Recipient
 from storage.backing import Lines
-from storage.keyring.secretkey import SecretKey
+from storage.keyring.envelope import Secrets
 from storage.keyring.signing import SigningKey
 from storage.uploads.chain import Chain
 from storage.uploads.log import LogState
@@ -70,13 +69,6 @@ class RunningDigests:
         if position != self.position or not names <= self._hashes.keys():
             return None
         return {name: self._hashes[name].digest() for name in names}
-
-
-class Secrets(NamedTuple):
-    """The parts of a receipt: from the envelope, or from the creation."""
-
-    metadata: Metadata
-    receipt_key: SecretKey
 
 
 @dataclass(slots=True)

@@ -8,15 +8,15 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dropoff_tus.errors import KeyMissingError, UploadGoneError, UploadNotFoundError
-from storage.age import CHUNK_BYTES
+from storage.age import CHUNK_BYTES, Opener
 from storage.backing import KeyFile, Lines
-from storage.keyring.envelope import Envelope, open_envelope
+from storage.keyring.envelope import Envelope, Secrets, open_envelope, open_secrets
 from storage.keyring.identities import parse_identities
 from storage.keyring.lines import damaged
 from storage.uploads.base import StoreBase
 from storage.uploads.chain import Chain
 from storage.uploads.log import LogState
-from storage.uploads.memory import Secrets, new_hash
+from storage.uploads.memory import new_hash
 from storage.uploads.segment import read_segments
 
 _STEP_BYTES = 64 << 20
@@ -30,14 +30,7 @@ def open_own_envelope(base: StoreBase, state: LogState) -> Envelope:
         KeyMissingError: It is sealed, or the key is gone.
         UploadDamagedError: It is not this upload's.
     """
-    try:
-        blob = base.read_key_file(state.id, KeyFile.own(state.mode))
-    except (FileNotFoundError, KeyMissingError):
-        blob = b""
-    if not blob or not base.keys.managed:
-        message = f"no identity at hand opens upload {state.id}; its bytes are safe"
-        raise KeyMissingError(message)
-    return open_envelope(blob, base.keys.managed, state)
+    return open_envelope(*_sealed(base, state, ()), state)
 
 
 def own_secrets(base: StoreBase, state: LogState) -> Secrets:
@@ -48,14 +41,30 @@ def own_secrets(base: StoreBase, state: LogState) -> Secrets:
 
 def open_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Envelope:
     """Open the envelope with given identities, or with the server's own when there are none."""
-    if not identities:
-        return open_own_envelope(base, state)
+    return open_envelope(*_sealed(base, state, identities), state)
+
+
+def secrets_with(base: StoreBase, state: LogState, identities: Sequence[str]) -> Secrets:
+    """Return what is in the envelope besides the upload's identity, for what reads no bytes; as `open_with`."""
+    return open_secrets(*_sealed(base, state, identities), state)
+
+
+def _sealed(base: StoreBase, state: LogState, identities: Sequence[str]) -> tuple[bytes, Sequence[Opener]]:
+    """Return an envelope as it is stored, and what may open it: given identities, else the server's own keys."""
+    if identities:
+        try:
+            return base.read_key_file(state.id, KeyFile.ROOT), parse_identities(identities)
+        except FileNotFoundError:
+            message = f"the envelope of upload {state.id} is gone; it was shredded"
+            raise KeyMissingError(message) from None
     try:
-        blob = base.read_key_file(state.id, KeyFile.ROOT)
-    except FileNotFoundError:
-        message = f"the envelope of upload {state.id} is gone; it was shredded"
-        raise KeyMissingError(message) from None
-    return open_envelope(blob, parse_identities(identities), state)
+        blob = base.read_key_file(state.id, KeyFile.own(state.mode))
+    except (FileNotFoundError, KeyMissingError):
+        blob = b""
+    if not blob or not base.keys.managed:
+        message = f"no identity at hand opens upload {state.id}; its bytes are safe"
+        raise KeyMissingError(message)
+    return blob, base.keys.managed
 
 
 def read_plain(

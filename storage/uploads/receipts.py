@@ -17,7 +17,7 @@ from storage.keyring.lines import Record, damaged, stamp
 from storage.keyring.secretkey import SecretKey
 from storage.uploads.base import StoreBase
 from storage.uploads.log import LogState, sign_receipt, verify_receipt
-from storage.uploads.reading import open_with, own_secrets
+from storage.uploads.reading import own_secrets, secrets_with
 
 RECEIPT_VERSION = 1
 RECEIPT_HEAD = b"dropoff-tus receipt 2\n"
@@ -88,10 +88,10 @@ def open_receipt(base: StoreBase, state: LogState, key: SecretKey) -> tuple[byte
 def read_receipt(base: StoreBase, state: LogState, identities: Sequence[str]) -> tuple[bytes, Record] | None:
     """Return what `open_receipt` does, or None also where it cannot be read with what is at hand."""
     try:
-        envelope = open_with(base, state, identities)
+        key = secrets_with(base, state, identities).receipt_key
     except KeyMissingError:
         return None
-    return open_receipt(base, state, envelope.receipt_key)
+    return open_receipt(base, state, key)
 
 
 def _open(blob: bytes, key: SecretKey) -> bytes:

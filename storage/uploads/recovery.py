@@ -158,13 +158,16 @@ def read_chain(
     for line, record in telling:
         if line == last.line:
             # Through `prev` the last signature covers every line before it.
-            _check_signer(line, upload_id, key, state.key)
+            _check_signer(last.record, last.signer, upload_id, key, state.key)
         state = follow(state, record, line, last.end)
     chain = chain.extended(state, marks)
     in_force = created.key
     for line, record in chain.records(log, 0 if every_signature else len(chain.marks) - 2):
         if every_signature:
-            _check_signer(line, upload_id, key, in_force)
+            found = (last.record, last.signer) if line == last.line else verify_line(line, key)
+            if found is None:
+                raise damaged(upload_id, "a record does not verify")
+            _check_signer(*found, upload_id, key, in_force)
             in_force = record["key"] if record["t"] == "key" else in_force
     return chain
 
@@ -198,11 +201,7 @@ def _create_state(line: bytes, upload_id: str, key: SigningKey) -> LogState:
     return initial_state(record, line)
 
 
-def _check_signer(line: bytes, upload_id: str, key: SigningKey, in_force: str) -> None:
-    found = verify_line(line, key)
-    if found is None:
-        raise damaged(upload_id, "a record does not verify")
-    record, signer = found
+def _check_signer(record: Record, signer: str, upload_id: str, key: SigningKey, in_force: str) -> None:
     # An upload that was finished under a key retired since can only be ended under a newer one.
     newer_end = record["t"] == "end" and key.is_older(in_force, signer)
     if signer != in_force and not newer_end:

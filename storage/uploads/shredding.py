@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from dropoff_tus.errors import DropoffError, UploadLockedError
-from dropoff_tus.model import Mode, Role
+from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.states import UploadState
 from storage.backing import Grip, KeyFile, Lines, log_failure
 from storage.failpoints import failpoint
@@ -30,7 +30,7 @@ def seal(base: StoreBase, state: LogState) -> None:
     failpoint("after-seal")
 
 
-def unsealed(base: StoreBase, state: LogState) -> bool:
+def unsealed(base: StoreBase, state: StoredUpload) -> bool:
     """Tell whether an envelope to the server lies beside a sealed upload that is finished, or beside a part of it.
 
     That is so while it is being finished; later it means that a copy was restored.

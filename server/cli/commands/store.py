@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -48,6 +48,8 @@ from storage.uploads.maintenance.check import Depth, Finding, check_store, store
 
 app = group("Verify and clean the store.")
 _LEAST_AGE_SECONDS = 600.0
+_TOLD = ("upload_id", "problem", "ciphertext_bytes")
+"""Of a finding, with --json."""
 
 
 @app.command()
@@ -95,13 +97,15 @@ def check(
                 await identify_store(loaded, catalog, adopt=False)
             one = await find_upload(catalog, store, upload) if upload else None
             ids = await store.upload_ids() if one is None else [one, *await _parts(store, one)]
-            # The comparison reports uploads without a folder.
-            ids = [upload_id for upload_id in ids if store.here(upload_id).folder]
+            if one is not None:
+                # The comparison reports uploads without a folder.
+                ids = [upload_id for upload_id in ids if store.here(upload_id).folder]
             with progress("check", 0 if quick else await stored_bytes(store, ids)) as advance:
                 depth = Depth(quick, identities, advance)
                 findings = [finding async for finding in check_store(store, ids, depth)]
             known = {finding.upload_id for finding in findings if finding.problem is not None}
-            apart = {} if catalog is None else await compare(catalog, store, one)
+            checked = {finding.upload_id: finding.stored for finding in findings if finding.stored is not None}
+            apart = {} if catalog is None else await compare(catalog, store, one, checked)
             findings += [Finding(found, problem) for found, problem in apart.items() if found not in known]
             if catalog is not None and one is None:
                 # The findings are to be told even where the catalog cannot be written.
@@ -114,7 +118,8 @@ def check(
     checked = len({finding.upload_id for finding in findings})
     if as_json:
         total = sum(finding.ciphertext_bytes for finding in findings)
-        print_json({"checked": checked, "bytes": total, "findings": [asdict(finding) for finding in bad]})
+        told = [{name: getattr(finding, name) for name in _TOLD} for finding in bad]
+        print_json({"checked": checked, "bytes": total, "findings": told})
     else:
         for finding in bad:
             say(f"{finding.upload_id}: {finding.problem}")
@@ -157,16 +162,20 @@ def sweep(
         message = "--min-age must be 10m or more: a younger upload may be a creation that has not come to its end"
         raise CommandError(message)
 
-    async def work(services: Services, _conf: Config) -> Sweep:
+    async def plan(services: Services, _conf: Config) -> Sweep:
         clock_problem = services.uploads.trusted_time.problem
         if clock_problem is not None:
             note(clock_problem)
-        sweeper = Sweeper(services.store, services.uploads, age)
         with contextlib.ExitStack() as bars:
-            planned = await sweeper.plan(lambda total: bars.enter_context(steps("look", total)))
-        return planned if dry_run else await sweeper.execute(planned)
+            begin = lambda total: bars.enter_context(steps("look", total))  # noqa: E731
+            return await Sweeper(services.store, services.uploads, age).plan(begin)
 
-    done = with_services(config, work)
+    async def execute(services: Services, _conf: Config) -> Sweep:
+        return await Sweeper(services.store, services.uploads, age).execute(planned)
+
+    planned = done = with_services(config, plan, reading=True)
+    if not dry_run:
+        done = with_services(config, execute)
     if as_json:
         _print_sweep(done, dry_run=dry_run)
         return

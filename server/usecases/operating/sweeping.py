@@ -15,6 +15,7 @@ from dropoff_tus.model import StoredUpload
 from dropoff_tus.ports.store import StoreInventory
 from dropoff_tus.states import UploadState
 from server.usecases.expiring import RETAINED, ExpiryPlan
+from server.usecases.operating.comparing import all_rows, stats
 from server.usecases.ports import Begin
 from server.usecases.uploads import Uploads
 
@@ -64,10 +65,12 @@ class Sweeper:
             plan.items.append(Item(due.row.id, Why.RETENTION if due.why == RETAINED else Why.EXPIRED))
         taken = {item.upload_id for item in plan.items}
         ids = await self._store.upload_ids()
+        # After the store, so that what is created meanwhile has its row.
+        states = {row.id: row.state async for row in all_rows(self._rows)}
         advance = begin(len(ids))
-        for upload_id in ids:
+        async for upload_id, stored in stats(self._store, ids):
             if upload_id not in taken:
-                await self._judge(upload_id, plan)
+                await self._judge(upload_id, stored, states.get(upload_id), plan)
             advance(1)
         return plan
 
@@ -88,28 +91,27 @@ class Sweeper:
                 done.kept.append((item.upload_id, "it changed meanwhile, or is in use"))
         return done
 
-    async def _judge(self, upload_id: str, plan: Sweep) -> None:
+    async def _judge(
+        self, upload_id: str, stored: StoredUpload | DropoffError, state: UploadState | None, plan: Sweep
+    ) -> None:
         """Add one upload to `items`, or with the reason to `kept`; one that is in order to none."""
-        try:
-            stored = await self._store.stat(upload_id)
-        except DropoffError as error:
+        if isinstance(stored, DropoffError):
             if await self._was_cut_off(upload_id):
                 plan.items.append(Item(upload_id, Why.ORPHAN))
             else:
-                plan.kept.append((upload_id, f"unreadable, never removed: {error.message}"))
+                plan.kept.append((upload_id, f"unreadable, never removed: {stored.message}"))
             return
-        row = await self._rows.upload(upload_id)
-        complete = row is not None and row.state is UploadState.COMPLETE
+        complete = state is UploadState.COMPLETE
         if stored.ended is not None:
             if complete or await self._store.leftovers(upload_id):
                 plan.items.append(Item(upload_id, Why.LEFTOVER))
-        elif row is None:
+        elif state is None:
             reason = await self._reason_to_keep(stored)
             if reason is None:
                 plan.items.append(Item(upload_id, Why.ORPHAN))
             else:
                 plan.kept.append((upload_id, reason))
-        elif complete and await self._store.unsealed(upload_id):
+        elif complete and self._store.unsealed(stored):
             plan.items.append(Item(upload_id, Why.LEFTOVER))
 
     async def _was_cut_off(self, upload_id: str) -> bool:
@@ -139,7 +141,7 @@ class Sweeper:
             elif stored.ended is not None:
                 await lease.end(stored.ended, "repeated by the operator", now)
                 await self._rows.set_state(item.upload_id, stored.ended, now)
-            elif row is not None and row.state is UploadState.COMPLETE and await self._store.unsealed(item.upload_id):
+            elif row is not None and row.state is UploadState.COMPLETE and self._store.unsealed(stored):
                 # Its receipt is there; it only has to be sealed again.
                 await lease.complete({}, now)
             else:
