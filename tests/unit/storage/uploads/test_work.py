@@ -1,10 +1,13 @@
 """The work that a list, a check or a sweep does for each of very many uploads: counted, since it decides how long."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dropoff_tus.errors import UploadDamagedError
+from dropoff_tus.messages import AppendPlan
 from dropoff_tus.model import UploadRow
 from dropoff_tus.states import UploadState
 from server.usecases.operating.comparing import STATS_AT_ONCE, compare
@@ -14,7 +17,7 @@ from storage.threads import Threads
 from storage.uploads.maintenance.check import Depth, check_store
 from tests.support.aio import async_test
 from tests.support.memory_catalog import MemoryCatalog
-from tests.support.store_kit import StoreKit
+from tests.support.store_kit import BytesBody, StoreKit
 
 _COUNT = 3 * STATS_AT_ONCE // 2
 
@@ -24,17 +27,16 @@ async def _kit(folder: Path, count: int) -> tuple[StoreKit, list[str]]:
     kit, made = StoreKit(folder, durability="os"), list[str]()
     for _ in range(count):
         _, upload = await kit.create(5)
-        await kit.append(upload.id, 0, b"12345")
-        await kit.finish(upload.id)
+        async with kit.store.lease(upload.id, offset=0) as lease:
+            await lease.append(BytesBody(b"12345"), AppendPlan(0, 5, 5), idle_timeout_seconds=5, hold_last=True)
+            await lease.complete({}, datetime.now(UTC))
         made.append(upload.id)
     kit.open()
     return kit, made
 
 
-@async_test
-async def test_check_verifies_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signature costs a tenth of a millisecond, more than all the reading."""
-    kit, (upload_id,) = await _kit(tmp_path, 1)
+def _count_signatures(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what grows by each message whose signature is verified: that costs more than all the reading."""
     seen, verify = list[bytes](), SigningKey.verify
 
     def counted(key: SigningKey, message: bytes, signature: bytes) -> str | None:
@@ -42,10 +44,31 @@ async def test_check_verifies_each_line_once(tmp_path: Path, monkeypatch: pytest
         return verify(key, message, signature)
 
     monkeypatch.setattr(SigningKey, "verify", counted)
+    return seen
+
+
+@async_test
+async def test_check_verifies_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one, but none twice."""
+    kit, (upload_id,) = await _kit(tmp_path, 1)
+    seen = _count_signatures(monkeypatch)
     (finding,) = [one async for one in check_store(kit.store, None, Depth(quick=True))]
     lines = kit.store.layout.of(upload_id).log.read_bytes().splitlines()
     assert finding.problem is None
     assert len(seen) == len(set(seen)) == len(lines)
+
+
+@async_test
+async def test_one_signature_says_where_a_small_upload_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line names the first one by its hash; a first line that is not that one is refused."""
+    kit, (upload_id,) = await _kit(tmp_path, 1)
+    seen = _count_signatures(monkeypatch)
+    assert (await kit.store.stat(upload_id)).final
+    assert len(seen) == 1
+    log = kit.store.layout.of(upload_id).log
+    log.write_bytes(log.read_bytes().replace(b'"len":5', b'"len":6', 1))
+    with pytest.raises(UploadDamagedError, match="create record does not verify"):
+        await kit.open().stat(upload_id)
 
 
 @async_test
