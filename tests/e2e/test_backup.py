@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.postgres import PostgresServer
-from tests.support.server_process import Drop, ServerProcess, program, run_warm, upload_id_of
+from tests.support.server_process import Drop, ServerProcess, run_warm, upload_id_of
 from tests.support.tus_raw import ConnectionCutError, TusSite
 
 pytestmark = pytest.mark.timeout(180)
@@ -202,8 +201,11 @@ def test_repeated_backup_copies_only_what_is_new_and_drops_what_is_gone(site: _S
 
 def _kill_at(site: _Site, folder: Path, failpoint: str) -> dict[str, Any]:
     """Run a backup that kills itself; return the mark of the folder."""
-    command = [*program(), "backup", str(folder), "--config", str(site.server.config)]
-    died = subprocess.run(command, env={**os.environ, "DROPOFF_TUS_FAILPOINT": failpoint}, check=False)
+    command, environment = (
+        ("backup", str(folder), "--config", str(site.server.config)),
+        {"DROPOFF_TUS_FAILPOINT": failpoint},
+    )
+    died = run_warm(*command, folder=site.server.folder, environment=environment)
     assert died.returncode == -signal.SIGKILL
     mark: dict[str, Any] = json.loads((folder / "keys" / "backup.json").read_text())
     return mark

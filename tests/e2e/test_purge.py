@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.server_process import Drop, ServerProcess, program, run_warm, upload_id_of
+from tests.support.server_process import Drop, ServerProcess, run_warm, upload_id_of
 
 pytestmark = pytest.mark.timeout(180)
 _KILLED = -9
@@ -171,8 +169,7 @@ def test_purge_names_what_no_drop_off_can_be_told_of(server: ServerProcess, tmp_
 def _killed_at(server: ServerProcess, drop: Drop, file: Path, point: str) -> int:
     """Run the purge in a process of its own, which dies at a step; return how it ended."""
     arguments = ("drop", "purge", drop.id, "--yes", "--output", str(file), "--config", str(server.config))
-    environment = {**os.environ, "DROPOFF_TUS_FAILPOINT": point}
-    return subprocess.run([*program(), *arguments], env=environment, capture_output=True, check=False).returncode
+    return run_warm(*arguments, folder=server.folder, environment={"DROPOFF_TUS_FAILPOINT": point}).returncode
 
 
 def test_purge_killed_at_each_step_goes_on_and_certifies_everything_once(server: ServerProcess, tmp_path: Path) -> None:

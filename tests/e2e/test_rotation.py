@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.server_process import REPOSITORY, ServerProcess, program, upload_id_of
+from tests.support.server_process import ServerProcess, run_warm, upload_id_of
 
 
 @pytest.fixture
@@ -22,12 +22,10 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 def _command(
     server: ServerProcess, *arguments: str, failpoint: str | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command as a process that a failpoint can kill."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
-    environment |= {f"DROPOFF_TUS__{name}": value for name, value in server.environment.items()}
-    environment |= {"PYTHONPATH": str(REPOSITORY)} | ({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})
-    command = [*program(), *arguments, "--config", str(server.config)]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+    """Run a command that a failpoint may kill."""
+    environment = {f"DROPOFF_TUS__{name}": value for name, value in server.environment.items()}
+    environment |= {"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {}
+    return run_warm(*arguments, "--config", str(server.config), folder=server.folder, environment=environment)
 
 
 def _rotate(server: ServerProcess, *options: str) -> dict[str, Any]:
