@@ -82,7 +82,7 @@ def operator() -> Actor:
     That is `--as`, else sudo; and the user who logged in, where that is somebody else: only the kernel's word for it
     cannot be made up.
     """
-    who = [_user_name(os.getuid())]
+    who = [user_name(os.getuid())]
     said, became = os.environ.get(PERSON_VARIABLE), os.environ.get("SUDO_USER", "")
     if said:
         who.append(f"as:{said}")
@@ -103,10 +103,11 @@ def _login() -> str | None:
         uid = int(_LOGIN_UID.read_text("ascii"))
     except (OSError, ValueError):
         return None
-    return None if uid == _NO_LOGIN else _user_name(uid)
+    return None if uid == _NO_LOGIN else user_name(uid)
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return a user's name, or where nobody knows it the number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):

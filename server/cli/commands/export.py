@@ -40,6 +40,7 @@ from server.cli.target import (
     write_pieces,
 )
 from server.clock import SystemClock
+from server.usecases.operating.archiving import as_tar
 from server.usecases.operating.exporting import Export, Exporter, is_since
 from server.usecases.operating.manifest import (
     COLUMNS,
@@ -138,7 +139,7 @@ async def _into_tar(exporter: Exporter, drop_id: str, begin: datetime | None, ta
         progress("export", sum(row.size_bytes or 0 for row in rows if is_since(row, begin))) as advance,
         output_file(tar) as file,
     ):
-        pieces = exporter.as_tar(export, exporter.planned(export, rows, begin), advance)
+        pieces = as_tar(exporter, export, exporter.planned(export, rows, begin), advance)
         await write_pieces(file, pieces, lambda _count: None, here=True)
     return export
 

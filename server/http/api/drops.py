@@ -34,6 +34,7 @@ from server.http.problems import SealedError
 from server.settings.units import parse_time
 from server.usecases.closing import set_closed
 from server.usecases.dropoffs import unknown
+from server.usecases.operating.archiving import as_tar
 from server.usecases.operating.exporting import Export, Exporter, is_since
 
 _ASK_AGAIN_SECONDS = 2
@@ -174,7 +175,7 @@ async def get_drop_content(request: web.Request) -> web.StreamResponse:
         raise SealedError(
             "this drop-off has sealed uploads, which the server cannot read; use `drop export --identity`"
         )
-    archive = exporter.as_tar(export, exporter.planned(export, rows, since), lambda _count: None)
+    archive = as_tar(exporter, export, exporter.planned(export, rows, since), lambda _count: None)
     return await download.send_archive(request, f"{dropoff.terms.name}.tar", export, archive)
 
 

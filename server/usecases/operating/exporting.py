@@ -1,4 +1,4 @@
-"""Everything that a drop-off received, out of the store: with the clients' paths, into a folder or a tar archive.
+"""Everything that a drop-off received, out of the store: with the clients' paths, into a folder.
 
 First a plan, which gives every finished upload its path, then the copying. The order of completion decides about the
 numbers of paths that clash, so that a later run, or one of what came later, gives the same ones. An upload that cannot
@@ -8,7 +8,6 @@ be exported is left out with the reason, and the others are done.
 import asyncio
 import errno
 import hashlib
-import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from dropoff_tus.paths import Paths, clean_path, told_path
 from dropoff_tus.ports.store import ExportedUploads, Seen
 from dropoff_tus.protocol import disagreement
 from dropoff_tus.states import UploadState
-from server.usecases.operating.manifest import MANIFEST_CSV, MANIFEST_JSON, ManifestRow, manifests
+from server.usecases.operating.manifest import MANIFEST_CSV, MANIFEST_JSON, ManifestRow
 from server.usecases.ports import Advance, Begin
 
 _WORKERS = 4
@@ -221,31 +220,30 @@ class Exporter:
         told = {member: receipt.get(member) for member in _KEPT}
         return Item(row.id, name, "", stored.offset, row.completed_at or row.created_at, opened, sha256, told)
 
-    def _read(self, item: Item) -> AsyncGenerator[bytes, None]:
+    def read(self, item: Item) -> AsyncGenerator[bytes, None]:
+        """Read an upload, opened if it is to be."""
         pieces = self._store.read(item.id, identities=self._identities)
         return self._opening(pieces) if item.opened and self._opening is not None else pieces
 
-    async def _record(self, items: Iterable[Item]) -> None:
+    async def record(self, items: Iterable[Item]) -> None:
         """Record that uploads leave, before their first byte does."""
         left = [Event(self._act, one.receipt["drop"], one.id, size_bytes=one.stored_bytes) for one in items]
         await self._catalog.record(*left)
 
-    async def _read_small(self, export: Export, items: Sequence[Item]) -> list[tuple[Item, bytes]]:
+    async def read_small(self, export: Export, items: Sequence[Item]) -> list[tuple[Item, bytes]]:
         """Record that these leave, and return those that verify with their bytes; why the others do not is noted."""
         whole: list[tuple[Item, bytes]] = []
-        await self._record(items)
+        await self.record(items)
         contents = await self._store.read_whole([item.id for item in items], self._identities)
         for item, content in zip(items, contents, strict=True):
             try:
                 if isinstance(content, DropoffError):
                     raise content
-                _check(item, hashlib.sha256(content).hexdigest())
+                check_content(item, hashlib.sha256(content).hexdigest())
                 whole.append((item, content))
             except ToldError as error:
                 export.failed.append((item.id, str(error)))
         return whole
-
-    # ---- into a folder ----------------------------------------------------------------------------------------------
 
     async def into_folder(self, export: Export, folder: Folder, advance: Advance) -> None:
         """Copy what is planned, several at a time.
@@ -256,7 +254,7 @@ class Exporter:
         Raises:
             OSError: The disk takes no more; what was written until then is whole.
         """
-        waiting = _groups(export.items)
+        waiting = groups(export.items)
         out: list[OSError] = []
 
         def failed(item: Item, error: OSError | ToldError) -> None:
@@ -285,7 +283,7 @@ class Exporter:
         failed: list[tuple[Item, OSError | ToldError]] = []
         fresh: list[Item] = []
         for item, taken in zip(items, await folder.taken([item.path for item in items]), strict=True):
-            if not taken and _is_small(item):
+            if not taken and is_small(item):
                 fresh.append(item)
                 continue
             try:
@@ -293,7 +291,7 @@ class Exporter:
             except (ToldError, OSError) as error:
                 failed.append((item, error))
         try:
-            whole = await self._read_small(export, fresh) if fresh else []
+            whole = await self.read_small(export, fresh) if fresh else []
             written = await folder.write_whole([(item.path, content) for item, content in whole])
         except (ToldError, OSError) as error:
             return [*failed, *((item, error) for item in fresh)]
@@ -311,77 +309,24 @@ class Exporter:
         size_bytes = item.stored_bytes
         while await folder.has(path):
             if expected is None:
-                counted = await self._count(item)
+                counted = await self.count(item)
                 expected, size_bytes = counted.sha256, counted.size_bytes
             if await folder.sha256(path) == expected:
                 export.kept += 1
                 advance(item.stored_bytes)
                 return item.row(path, size_bytes, expected)
             path = export.paths.give(item.name)
-        await self._record([item])
-        counted = Counted(self._read(item), advance)
-        await folder.write(path, counted.all(), lambda: _check(item, counted.sha256))
+        await self.record([item])
+        counted = Counted(self.read(item), advance)
+        await folder.write(path, counted.all(), lambda: check_content(item, counted.sha256))
         return item.row(path, counted.size_bytes, counted.sha256)
 
-    async def _count(self, item: Item) -> Counted:
+    async def count(self, item: Item) -> Counted:
         """Read an upload only for its size and SHA-256."""
-        counted = Counted(self._read(item), lambda _count: None)
+        counted = Counted(self.read(item), lambda _count: None)
         async for _ in counted.all():
             pass
         return counted
-
-    # ---- as an archive ----------------------------------------------------------------------------------------------
-
-    async def as_tar(
-        self, export: Export, planned: AsyncIterator[list[Item]], advance: Advance
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield a tar archive (pax) of what is planned, with the manifest at its end.
-
-        Memory is flat, but for the manifest. A small file is verified before its header goes out, so a damaged one is
-        left out, and noted in `export`.
-
-        Args:
-            export: Gets what was written, and what was not.
-            planned: From `planned`.
-            advance: Counts the bytes.
-
-        Raises:
-            ToldError: A larger one does not verify: the archive is cut short there, and so tar says.
-        """
-        now: datetime | None = None
-        async for some in planned:
-            for items in _groups(some):
-                now = items[-1].completed_at
-                async with aclosing(self._in_tar(export, items, advance)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-        for name, content in manifests(export.rows).items():
-            yield _header(name, len(content), now) + content + _padding(len(content))
-        yield bytes(2 * tarfile.BLOCKSIZE)
-
-    async def _in_tar(self, export: Export, items: Sequence[Item], advance: Advance) -> AsyncGenerator[bytes, None]:
-        if _is_small(items[0]):
-            for item, content in await self._read_small(export, items):
-                yield _header(item.path, len(content), item.completed_at) + content + _padding(len(content))
-                export.rows.append(item.row(item.path, len(content), hashlib.sha256(content).hexdigest()))
-                advance(len(content))
-            return
-        (item,) = items
-        try:
-            await self._record(items)
-            # Only the end tells the length of what is in an age file.
-            size_bytes = (await self._count(item)).size_bytes if item.opened else item.stored_bytes
-        except ToldError as error:
-            export.failed.append((item.id, str(error)))
-            return
-        counted = Counted(self._read(item), advance)
-        yield _header(item.path, size_bytes, item.completed_at)
-        async with aclosing(counted.all()) as pieces:
-            async for piece in pieces:
-                yield piece
-        _check(item, counted.sha256)
-        yield _padding(size_bytes)
-        export.rows.append(item.row(item.path, counted.size_bytes, counted.sha256))
 
 
 def is_since(row: UploadRow, since: datetime | None) -> bool:
@@ -389,39 +334,34 @@ def is_since(row: UploadRow, since: datetime | None) -> bool:
     return since is None or (row.completed_at or row.created_at) >= since
 
 
-def _is_small(item: Item) -> bool:
+def is_small(item: Item) -> bool:
+    """Tell whether an upload is read as a whole, and verified to its end before anything of it is written."""
     return not item.opened and item.stored_bytes <= _WHOLE_BYTES
 
 
-def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+def groups(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Yield what is to be copied at once, in order: several small ones, or one large."""
     group: list[Item] = []
     size_bytes = 0
     for item in items:
         size_bytes += item.stored_bytes
-        if group and not (_is_small(item) and len(group) < _MOST_AT_ONCE and size_bytes <= _MOST_BYTES_AT_ONCE):
+        if group and not (is_small(item) and len(group) < _MOST_AT_ONCE and size_bytes <= _MOST_BYTES_AT_ONCE):
             yield group
             group, size_bytes = [], item.stored_bytes
         group.append(item)
-        if not _is_small(item):
+        if not is_small(item):
             yield group
             group, size_bytes = [], 0
     if group:
         yield group
 
 
-def _check(item: Item, sha256: str) -> None:
+def check_content(item: Item, sha256: str) -> None:
+    """Compare what was read with the receipt.
+
+    Raises:
+        UploadDamagedError: It is something else.
+    """
     if item.sha256 is not None and sha256 != item.sha256:
         message = f"upload {item.id} does not verify: its bytes are not those of its receipt"
         raise UploadDamagedError(message)
-
-
-def _header(path: str, size_bytes: int, at: datetime | None) -> bytes:
-    info = tarfile.TarInfo(path)
-    info.size, info.mode = size_bytes, 0o600
-    info.mtime = 0 if at is None else int(at.timestamp())
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _padding(size_bytes: int) -> bytes:
-    return bytes(-size_bytes % tarfile.BLOCKSIZE)

@@ -1,13 +1,13 @@
 """What can be seen on this machine without keys, catalog or network."""
 
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from server.cli.commands.doctor.result import Result
 from server.cli.commands.drop import ROOT_IDENTITY
+from server.cli.opening import user_name
 from server.cli.output import size
 from server.places import folders, shortages, volumes, why_unsynced
 from server.resources import too_few_descriptors
@@ -86,17 +86,10 @@ def _foreign(name: str, folder: Path) -> Iterator[Result]:
         except OSError:
             continue  # it has just ended
         if owner != own:
-            foreign, first = foreign + 1, first or f"{path} ({_user(owner)}'s)"
+            foreign, first = foreign + 1, first or f"{path} ({user_name(owner)}'s)"
     if foreign:
-        detail = f"{foreign} files in {name} are not {_user(own)}'s, such as {first}: their uploads fail with 503"
-        yield Result("owner", "problem", detail, f"as root: chown -R {_user(own)} {folder}")
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except (KeyError, OverflowError):
-        return str(number)
+        detail = f"{foreign} files in {name} are not {user_name(own)}'s, such as {first}: their uploads fail with 503"
+        yield Result("owner", "problem", detail, f"as root: chown -R {user_name(own)} {folder}")
 
 
 def _root_identity(config: Config, folder: Path) -> Iterator[Result]:

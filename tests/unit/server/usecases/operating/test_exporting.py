@@ -14,6 +14,7 @@ from dropoff_tus.errors import DropoffError, ToldError, UploadDamagedError
 from dropoff_tus.model import Mode, Role, StoredUpload, UploadRow
 from dropoff_tus.ports.store import Seen
 from dropoff_tus.states import UploadState
+from server.usecases.operating.archiving import as_tar
 from server.usecases.operating.exporting import Export, ExportedRows, Exporter
 from tests.support.aio import async_test
 
@@ -124,7 +125,7 @@ async def test_archive_has_small_and_large_files_in_order(world: tuple[_Store, _
     store, catalog, exporter = world
     export = Export()
     planned = exporter.planned(export, await exporter.finished("d"), None)
-    packed = b"".join([piece async for piece in exporter.as_tar(export, planned, lambda _count: None)])
+    packed = b"".join([piece async for piece in as_tar(exporter, export, planned, lambda _count: None)])
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         found: dict[str, Any] = {one.name: archive.extractfile(one) for one in archive.getmembers()}
         contents = {name: file.read() for name, file in found.items() if not name.startswith("manifest")}
