@@ -22,16 +22,17 @@ from tests.bench.scenarios import Bench, RefusedError, Scenario, Sizes
 
 _FIELD = "product,product-os-none,tusd,tusjs"
 _EPILOG = """\
-contestants: tusd, tusd-hooks (its checks in an aiohttp endpoint), tusjs (@tus/server), bare (the ciphers, keys and
-files of an upload with nothing else, which this product cannot get below), product as shipped, or with
-any of fsync, os; sha256, blake3, none (digest); hybrid, x25519 (keys); sqlite, postgresql; workers2, workers4, as in
-product-os-none.
+contestants: tusd, tusd-hooks (its checks in an aiohttp endpoint), tusd-filehooks (Python scripts ask the
+same endpoint), tusjs (@tus/server), bare (the ciphers, keys and files of an upload with nothing else), product
+as shipped, or with any of fsync, os; sha256, blake3, none (digest); hybrid, x25519 (keys); sqlite, postgresql;
+workers2, workers4, as in product-os-none.
 base is the same for another checkout (--base ../other/.venv/bin/dropoff-tus), as in base-os-none.
 
 examples:
   python -m tests.bench --quick
   python -m tests.bench --scenario bulk8 --contestants product-os,tusd --rounds 3
   python -m tests.bench --scenario small --contestants product,product-os,tusd,tusd-hooks --json small.json
+  python -m tests.bench --scenario many --many 30000 --contestants product
   python -m tests.bench --scenario long --long-size 100GiB --contestants product
 """
 
@@ -50,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", help="of all bulk uploads of a round together (1GiB; with --quick 512MiB)")
     parser.add_argument("--seconds", type=float, help="of a round of small uploads (5; with --quick 2.5)")
     parser.add_argument("--long-size", default="10GiB", help="of the long upload (10GiB)")
+    parser.add_argument("--many", type=int, default=3000, metavar="N", help="uploads of the scenario many (3000)")
     parser.add_argument("--quick", action="store_true", help="about two minutes, for tuning")
     parser.add_argument("--dir", type=Path, help="where servers keep their data (build/bench, on this checkout's disk)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
@@ -156,7 +158,7 @@ def main(given: argparse.Namespace) -> int:
             client = tools.load_client(Path(folder))
         except tools.MissingError as error:
             return _fail(str(error))
-        bench = Bench(client, Sizes(given.size, given.seconds, given.long_size))
+        bench = Bench(client, Sizes(given.size, given.seconds, given.long_size, given.many))
         for scenario in given.scenario:
             outcomes.append(_race(bench, scenario, Path(folder), given))
             print(report.show(outcomes[-1]), flush=True)

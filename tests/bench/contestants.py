@@ -24,12 +24,13 @@ from tests.support.server_process import REPOSITORY, free_port_pair, program
 _READY_SECONDS = 30
 _STOP_SECONDS = 20
 _LARGE_BYTES = 1 << 20
-NAMES = ("product", "base", "tusd", "tusd-hooks", "tusjs", "bare")
+NAMES = ("product", "base", "tusd", "tusd-hooks", "tusd-filehooks", "tusjs", "bare")
 _DURABILITIES = ("fsync", "os")
 _DIGESTS = ("sha256", "blake3", "none")
 _KEY_TYPES = ("hybrid", "x25519")
 _CATALOGS = ("sqlite", "postgresql")
 _WORKERS = ("workers2", "workers4")
+_HOOKED = ("pre-create", "post-finish")
 
 
 class Contestant(ABC):
@@ -155,16 +156,21 @@ class Product(Contestant):
         key_options = ["--key-type", key_type] if key_type else []
         made = self._ask("init", "--dir", str(folder / "data"), "--listen", f"127.0.0.1:{self.port}", *key_options)
         self.config = Path(made["config"])
-        drop = made["drop"]
+        drop: dict[str, str] = made["drop"]
         if "postgresql" in options:
             drop = self._move_to_postgresql()
         self.path = urlsplit(drop["upload_url"]).path
-        self.code = drop["code"]
+        self.code, self.drop_id = drop["code"], drop["id"]
 
     def start(self, settings: Mapping[str, str]) -> None:
         """Run `serve`."""
         self._spawn([*self.command, "serve", "--config", str(self.config)], **self.environment(settings))
         self._wait_until_open(self.port)
+
+    def restart(self) -> None:
+        """End the server, and run it again as it is configured."""
+        super().stop()
+        self.start({})
 
     def stop(self) -> None:
         """End it, and its PostgreSQL."""
@@ -182,9 +188,14 @@ class Product(Contestant):
         return [*self.pids, int(first_line)]
 
     @property
+    def data(self) -> Path:
+        """Return the folder of store, keys and catalog."""
+        return self.folder / "data"
+
+    @property
     def uploads(self) -> Path:
         """Return the store."""
-        return self.folder / "data" / "store"
+        return self.data / "store"
 
     def environment(self, settings: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment for its commands: the variant's settings, and more if given."""
@@ -225,16 +236,28 @@ class Product(Contestant):
 
 
 class Tusd(Contestant):
-    """The Go server, with its file store; with hooks if asked to, whose endpoint counts as a part of it."""
+    """The Go server, with its file store; with hooks if asked to, whose endpoint and scripts count as a part of it."""
 
-    def __init__(self, name: str, folder: Path, *, hooks: bool) -> None:
-        """Make its folders."""
+    def __init__(self, name: str, folder: Path, *, hooks: str | None) -> None:
+        """Make its folders, and executables for file hooks.
+
+        Args:
+            name: The contestant's.
+            folder: An empty one.
+            hooks: `hooks` for those over HTTP, `filehooks` for scripts that ask the same endpoint, or none.
+        """
         super().__init__(name, folder)
         self._program = tools.tusd()
         self._hooks = hooks
         self.uploads.mkdir()
         if hooks:
             self.code = secrets.token_hex(8)
+        if hooks == "filehooks":
+            script = f"#!{sys.executable}\n{tools.filehook().read_text('utf-8')}"
+            self._scripts.mkdir()
+            for event in _HOOKED:
+                (self._scripts / event).write_text(script, "utf-8")
+                (self._scripts / event).chmod(0o700)
 
     def start(self, settings: Mapping[str, str]) -> None:  # noqa: ARG002 - they are the product's
         """Run the endpoint of the hooks, then tusd."""
@@ -247,10 +270,19 @@ class Tusd(Contestant):
                 BENCH_CODE=self.code,
             )
             self._wait_until_open(endpoint)
-            options += ["-hooks-http", f"http://127.0.0.1:{endpoint}/", "-hooks-http-forward-headers", "Dropoff-Code"]
-            options += ["-hooks-enabled-events", "pre-create,post-finish"]
-        self._spawn([str(self._program), *options])
+            url = f"http://127.0.0.1:{endpoint}/"
+            asking = ["-hooks-http", url, "-hooks-http-forward-headers", "Dropoff-Code"]
+            options += ["-hooks-dir", str(self._scripts)] if self._hooks == "filehooks" else asking
+            options += ["-hooks-enabled-events", ",".join(_HOOKED)]
+            self._spawn([str(self._program), *options], BENCH_HOOKS_URL=url)
+        else:
+            self._spawn([str(self._program), *options])
         self._wait_until_open(self.port)
+
+    @property
+    def _scripts(self) -> Path:
+        """Return the folder of file hooks."""
+        return self.folder / "hooks"
 
     @property
     def uploads(self) -> Path:
@@ -303,7 +335,7 @@ def make(name: str, folder: Path, *, base: str | None) -> Contestant:
     """Make a contestant by its name, in a folder that is made too.
 
     Args:
-        name: `tusd`, `tusd-hooks`, `tusjs`, `bare`, or `product` or `base` with words of a variant, as in
+        name: `tusd`, alone or with its hooks, `tusjs`, `bare`, or `product` or `base` with words of a variant, as in
             `product-os-none`.
         folder: Does not exist yet.
         base: The program that `base` runs: another checkout's `.venv/bin/dropoff-tus`.
@@ -318,7 +350,7 @@ def make(name: str, folder: Path, *, base: str | None) -> Contestant:
         raise tools.MissingError("it needs --base PROGRAM, another checkout's .venv/bin/dropoff-tus")
     folder.mkdir(mode=0o700)
     if kind == "tusd":
-        return Tusd(name, folder, hooks=bool(words))
+        return Tusd(name, folder, hooks=words[0] if words else None)
     if kind == "tusjs":
         return TusJs(name, folder)
     if kind == "bare":
@@ -330,7 +362,7 @@ def check_name(name: str) -> None:
     """Raise ValueError for a name that no contestant has."""
     kind, *words = name.split("-")
     options = {*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS, *_WORKERS}
-    known = {"product": options, "base": options, "tusd": {"hooks"}}.get(kind, set[str]())
+    known = {"product": options, "base": options, "tusd": {"hooks", "filehooks"}}.get(kind, set[str]())
     if kind not in NAMES or not known.issuperset(words):
         variants = ", ".join((*_DURABILITIES, *_DIGESTS, *_KEY_TYPES, *_CATALOGS, *_WORKERS))
         raise ValueError(

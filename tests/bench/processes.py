@@ -2,7 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.figures import Cpu, parse_stat, parse_status_bytes
@@ -44,6 +47,37 @@ def memory(pids: Iterable[int]) -> tuple[int, int]:
             peak += parse_status_bytes(status, "VmHWM")
             now += parse_status_bytes(status, "VmRSS")
     return peak, now
+
+
+class FailedError(Exception):
+    """A program ended with an error; the text is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The use of a program that has ended."""
+
+    wall_seconds: float
+    cpu: Cpu
+    peak_rss_bytes: int
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> Ran:
+    """Run a program to its end, and throw away what it writes.
+
+    Raises:
+        FailedError: It says that it failed.
+    """
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().decode("utf-8", "replace").strip()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise FailedError(said[-600:])
+    took = time.monotonic() - started
+    return Ran(took, Cpu(usage.ru_utime, usage.ru_stime), usage.ru_maxrss * 1024)
 
 
 def forget_peak(pids: Iterable[int]) -> None:

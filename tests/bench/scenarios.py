@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import processes
+from tests.bench import many, processes
 from tests.bench.contestants import Contestant, Product
 from tests.bench.figures import Round, write_size
 
@@ -19,6 +18,8 @@ _STALLED_CONNECTIONS = 256
 _STALLED_BYTES = 4 << 20
 _RANGE_BYTES = 1 << 20
 _LONG_MARKS = 20
+_FEW = 4
+_BULK_BYTES = 64 << 20
 _NO_LIMIT = 1 << 30
 
 
@@ -33,6 +34,7 @@ class Sizes:
     bulk_bytes: int
     small_seconds: float
     long_bytes: int
+    many_uploads: int
 
 
 @dataclass(slots=True)
@@ -138,6 +140,38 @@ def _small(size_bytes: int, connections: int) -> Run:
     return run
 
 
+def _beside(bench: Bench, contestant: Contestant) -> Round:
+    """Send small uploads while four large ones are sent, one after another each; the figures are the small ones'."""
+    contestant.empty()
+    seconds = bench.sizes.small_seconds
+    small = {"connections": _FEW, "uploads": _NO_LIMIT, "seconds": seconds, "bytes": 1 << 10}
+
+    def work() -> dict[str, float]:
+        bulk = _start(
+            bench, contestant, "upload", connections=4, uploads=_NO_LIMIT, seconds=seconds + 1, bytes=_BULK_BYTES
+        )
+        time.sleep(_SETTLE_SECONDS)
+        sent = _result(_start(bench, contestant, "upload", **small))
+        large = _result(bulk)
+        speed = large["bytes"] / (1 << 30) / large["wall"]
+        bench.notes.append(f"{contestant.name}: {speed:.2f} GiB/s of large uploads meanwhile")
+        return sent
+
+    return _measured(contestant, work)
+
+
+def _many(bench: Bench, contestant: Contestant) -> Round:
+    """Fill a store, and run on it what an operator runs; that is in the notes."""
+    assert isinstance(contestant, Product)
+    count = bench.sizes.many_uploads
+    filled = many.Filled(contestant)
+    values = {"connections": many.CONNECTIONS, "uploads": count, "bytes": many.UPLOAD_BYTES}
+    found = _upload(bench, contestant, **values)
+    said = [filled.told(count), *many.commands(contestant, count), many.start(contestant), many.pages(contestant)]
+    bench.notes += [f"{contestant.name}: {line}" for line in said]
+    return found
+
+
 def _head(bench: Bench, contestant: Contestant) -> Round:
     """HEAD one upload every 10 ms while eight others are sent; the latency is that of HEAD."""
     each = bench.sizes.bulk_bytes // 8
@@ -209,26 +243,20 @@ def _export(bench: Bench, contestant: Contestant) -> Round:
     """Run `upload export` of one upload into nothing; its own processor time counts, and its start."""
     assert isinstance(contestant, Product)
     command = contestant.export_command(_one_upload(bench, contestant))
-    started = time.monotonic()
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=contestant.environment()
-    ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            assert process.stderr is not None
-            raise RefusedError(process.stderr.read().decode("utf-8", "replace").strip()[:600])
+    try:
+        took = processes.run(command, contestant.environment())
+    except processes.FailedError as error:
+        raise RefusedError(str(error)) from None
     return Round(
-        wall_seconds=wall,
+        wall_seconds=took.wall_seconds,
         requests=1,
         sent_bytes=bench.sizes.bulk_bytes,
-        user_seconds=usage.ru_utime,
-        system_seconds=usage.ru_stime,
-        p50_ms=wall * 1000,
-        p99_ms=wall * 1000,
-        peak_rss_bytes=usage.ru_maxrss * 1024,
-        end_rss_bytes=usage.ru_maxrss * 1024,
+        user_seconds=took.cpu.user_seconds,
+        system_seconds=took.cpu.system_seconds,
+        p50_ms=took.wall_seconds * 1000,
+        p99_ms=took.wall_seconds * 1000,
+        peak_rss_bytes=took.peak_rss_bytes,
+        end_rss_bytes=took.peak_rss_bytes,
     )
 
 
@@ -270,6 +298,12 @@ _ALL = (
     Scenario("small1k", "create + PATCH of 1 KiB on 16 keep-alive connections", _small(1 << 10, 16), bulk=False),
     Scenario("small100k", "create + PATCH of 100 KiB on 16 keep-alive connections", _small(100 << 10, 16), bulk=False),
     Scenario("serial1k", "create + PATCH of 1 KiB on one connection", _small(1 << 10, 1), bulk=False),
+    Scenario(
+        "beside",
+        f"create + PATCH of 1 KiB on {_FEW} connections, beside 4 with uploads of {write_size(_BULK_BYTES)}",
+        _beside,
+        bulk=False,
+    ),
     Scenario("head", "HEAD every 10 ms while 8 uploads are sent; latencies are HEAD's", _head, bulk=True),
     Scenario(
         "export", "`upload export` of one upload into /dev/null", _export, bulk=True, contestants=("product", "base")
@@ -291,14 +325,24 @@ _ALL = (
         settings=_MANY,
     ),
     Scenario("long", "one very long upload", _long, bulk=True, rounds=1),
+    Scenario(
+        "many",
+        f"very many uploads of {write_size(many.UPLOAD_BYTES)}, then an operator's commands, each once",
+        _many,
+        bulk=False,
+        contestants=("product", "base"),
+        rounds=1,
+    ),
 )
+_ASKED_FOR = ("long", "many")
+"""Scenarios that take long."""
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 GROUPS = {
     "bulk": ("bulk1", "bulk8", "bulk64"),
     "chunked": ("chunked1", "chunked8", "chunked64"),
     "small": ("small1k", "small100k", "serial1k"),
     "read": ("export", "get", "range"),
-    "all": tuple(name for name in SCENARIOS if name != "long"),
+    "all": tuple(name for name in SCENARIOS if name not in _ASKED_FOR),
 }
 
 

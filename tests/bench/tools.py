@@ -4,6 +4,7 @@ Everything is made below `build/bench`, which git ignores, and kept there for th
 """
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -62,6 +63,17 @@ def tusd() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _run([go, "install", f"github.com/tus/tusd/v2/cmd/tusd@{TUSD_VERSION}"], folder, GOBIN=str(folder))
     return program
+
+
+def filehook() -> Path:
+    """Return the script of tusd's file hooks.
+
+    Raises:
+        MissingError: There is no requests, which it imports.
+    """
+    if importlib.util.find_spec("requests") is None:
+        raise MissingError("requests is missing, with which tusd's file hooks ask (pip install requests)")
+    return Path(__file__).with_name("filehook.py")
 
 
 @functools.cache
