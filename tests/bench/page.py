@@ -2,32 +2,31 @@
 
 In Debian's Chromium and before one server, in turns: a large file by the page and by a bare page with only
 tus-js-client, in pieces as large; the same file sealed in the browser; many small files by the page and by the bench's
-own client on as many connections.
+own client on as many connections. The browser is driven by its own commands, since Playwright watches each request.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, sync_playwright
-
 from tests.bench import tools
 from tests.browser.test_others import Portal
-from tests.browser.visitor import Visitor
+from tests.browser.webdriver import Driver, chromium
 from tests.support.server_process import Drop, ServerProcess
 
 _MIB = 1 << 20
 _CHUNK = 64 * _MIB
 _CONNECTIONS = 6
 _SMALL_BYTES = 10_000
-_PATIENCE_MS = 3_600_000
+_PATIENCE_SECONDS = 3600
 _BARE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <input type="file"><button>Send</button><p></p>
 <script src="/tus-js-client/dist/tus.min.js"></script>
@@ -35,40 +34,47 @@ _BARE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
   document.querySelector("button").onclick = () => new tus.Upload(document.querySelector("input").files[0], {
     ...JOB,
     onError: (error) => { document.querySelector("p").textContent = `failed: ${error}` },
-    onSuccess: () => { document.querySelector("p").textContent = "complete" },
+    onSuccess: () => { document.querySelector("p").className = "complete" },
   }).start()
 </script>"""
 
 
-def _by_page(browser: Browser, drop: Drop, chosen: Path) -> float:
-    """Send a file or a folder by the page; return the seconds from the last button to the last answer."""
-    context = browser.new_context(locale="en-GB")
-    visitor = Visitor(context)
-    visitor.open(f"{drop.page_url}#{drop.code}")
-    visitor.choose(chosen if chosen.is_dir() else [chosen])
-    visitor.press()
-    visitor.wait_for("choose", "review")
+@contextlib.contextmanager
+def _browser() -> Iterator[Driver]:
+    """Run a browser with an empty profile for one file or folder."""
+    with (
+        tempfile.TemporaryDirectory(prefix="page-bench.", ignore_cleanup_errors=True) as folder,
+        chromium(Path(folder)) as driver,
+    ):
+        yield driver
+
+
+def _timed(driver: Driver, button: str, end: str) -> float:
+    """Press a button; return the seconds until there is an element."""
     began = time.monotonic()
-    visitor.press()
-    visitor.wait_for("done", milliseconds=_PATIENCE_MS)
-    seconds = time.monotonic() - began
-    context.close()
-    return seconds
+    driver.click(button)
+    driver.wait_for(end, seconds=_PATIENCE_SECONDS)
+    return time.monotonic() - began
 
 
-def _by_bare_page(browser: Browser, portal: Portal, drop: Drop, file: Path) -> float:
+def _by_page(drop: Drop, chosen: Path) -> float:
+    """Send a file or a folder by the page; return the seconds from the last button to the last answer."""
+    with _browser() as driver:
+        driver.open(f"{drop.page_url}#{drop.code}")
+        driver.click("main[data-state=about] button.main")
+        driver.type("input[webkitdirectory]" if chosen.is_dir() else "input:not([webkitdirectory])", str(chosen))
+        driver.click("#chosen ~ .acts button.main")
+        driver.wait_for("main[data-part=review]")
+        return _timed(driver, "button.main", "main[data-state=done]")
+
+
+def _by_bare_page(portal: Portal, drop: Drop, file: Path) -> float:
     job = {"endpoint": drop.upload_url, "chunkSize": _CHUNK, "headers": drop.headers, "retryDelays": None}
     job["metadata"] = {"filename": file.name}
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(portal.page(_BARE, job))
-    page.set_input_files("input", file)
-    began = time.monotonic()
-    page.click("button")
-    page.get_by_text("complete").wait_for(timeout=_PATIENCE_MS)
-    seconds = time.monotonic() - began
-    context.close()
-    return seconds
+    with _browser() as driver:
+        driver.open(portal.page(_BARE, job))
+        driver.type("input", str(file))
+        return _timed(driver, "button", "p.complete")
 
 
 def _by_client(program: Path, drop: Drop, count: int) -> float:
@@ -104,7 +110,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the size, a fifth of the number")
     given = parser.parse_args()
     mebibytes, count = (512, 2000) if given.quick else (2048, 10_000)
-    with tempfile.TemporaryDirectory(prefix="page-bench.") as made, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="page-bench.") as made:
         folder = Path(made)
         (folder / "server").mkdir()
         program = tools.load_client(folder)
@@ -116,7 +122,6 @@ def main() -> None:
         for number in range(count):
             (small / f"{number:05}.bin").write_bytes(os.urandom(_SMALL_BYTES))
         portal = Portal()
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         with ServerProcess(folder / "server", environment={"TUS__CORS_ORIGINS": portal.origin}, forked=False) as server:
 
             def drop(*options: str) -> Drop:
@@ -127,20 +132,20 @@ def main() -> None:
                     "MiB/s",
                     mebibytes,
                     {
-                        "page": lambda: _by_page(browser, drop(), large),
-                        "tus-js-client": lambda: _by_bare_page(browser, portal, drop(), large),
+                        "page": lambda: _by_page(drop(), large),
+                        "tus-js-client": lambda: _by_bare_page(portal, drop(), large),
                     },
                 ),
                 "sealed": (
                     "MiB/s",
                     mebibytes,
-                    {"page": lambda: _by_page(browser, drop("--seal-in-browser"), large)},
+                    {"page": lambda: _by_page(drop("--seal-in-browser"), large)},
                 ),
                 "small": (
                     "files/s",
                     count,
                     {
-                        "page": lambda: _by_page(browser, drop(), small),
+                        "page": lambda: _by_page(drop(), small),
                         "client": lambda: _by_client(program, drop(), count),
                     },
                 ),
@@ -148,7 +153,6 @@ def main() -> None:
             for name, (unit, amount, runs) in races.items():
                 if given.only in {None, name}:
                     _race(name, unit, amount, given.rounds, runs)
-        browser.close()
         portal.close()
 
 

@@ -1,7 +1,8 @@
-"""Firefox and WebKitGTK as Debian has them, by the commands of WebDriver; no driver is fetched.
+"""Firefox, WebKitGTK and Chromium as Debian has them, by the commands of WebDriver; no driver is fetched.
 
 WebKit has its driver beside it, which takes them by HTTP. Firefox itself takes them too, by the names that its driver
-would use (Marionette), so that driver is not needed.
+would use (Marionette), so that driver is not needed. Chromium has words of its own (DevTools); it is driven so where it
+is to be measured, since Playwright watches each request, which costs as much as a small one itself.
 """
 
 import base64
@@ -159,6 +160,68 @@ class _Http:
         if name == "NewSession":
             self._session += f"/{value['sessionId']}"
         return value
+
+
+class _DevTools:
+    """Chromium's own end: JSON by two pipes, each message ended by a zero byte. An element's id is its selector."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self._commands = os.fdopen(commands, "wb", buffering=0)
+        self._answers = os.fdopen(answers, "rb")
+        self._numbers = itertools.count(1)
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def close(self) -> None:
+        self._commands.close()
+        self._answers.close()
+
+    def _ask(self, method: str, session: str | None = None, **values: object) -> Any:  # noqa: ANN401 - as JSON has it
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": values, **({"sessionId": session} if session else {})}
+        self._commands.write(json.dumps(message).encode() + b"\0")
+        while True:
+            answer = json.loads(b"".join(iter(lambda: self._answers.read(1), b"\0")))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def send(self, name: str, **values: object) -> Any:  # noqa: ANN401 - as JSON has it
+        if name == "Navigate":
+            self._ask("Page.navigate", self._session, **values)
+            _until(lambda: self.send("ExecuteScript", script="return document.readyState") == "complete")
+            return None
+        if name == "FindElement":
+            return {_ELEMENT: values["value"]}
+        if name == "ElementSendKeys":
+            root = self._ask("DOM.getDocument", self._session)["root"]["nodeId"]
+            node = self._ask("DOM.querySelector", self._session, nodeId=root, selector=values["id"])["nodeId"]
+            files = str(values["text"]).split("\n")
+            return self._ask("DOM.setFileInputFiles", self._session, nodeId=node, files=files)
+        if name == "ElementClick":
+            return self.send("ExecuteScript", script=f"document.querySelector({json.dumps(values['id'])}).click()")
+        assert name == "ExecuteScript", name
+        expression = f"(() => {{ {values['script']} }})()"
+        told = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        answer = self._ask("Runtime.evaluate", self._session, **told)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+
+@contextlib.contextmanager
+def chromium(folder: Path) -> Iterator[Driver]:
+    """Run Chromium with an empty profile below a folder; nothing of it is watched that is not asked for."""
+    program = require_program("chromium")
+    ours, theirs = os.pipe(), os.pipe()
+    inherited = (ours[0], theirs[1])
+    script = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
+    options = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--lang=en-GB"]
+    command: list[str | Path] = ["bash", "-c", script, program, *options, f"--user-data-dir={folder / 'profile'}"]
+    with _running(command, folder, passed=inherited):
+        for end in inherited:
+            os.close(end)
+        with contextlib.closing(_DevTools(ours[1], theirs[0])) as commands:
+            yield Driver(commands, folder)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ const WITH_CREATION_BYTES = 8 * MIB;
 const AT_ONCE = 6;
 const AT_ONCE_H2 = 16;
 const LARGE_AT_ONCE = 4;
+/** So many more are made ready beside those that are sent, so that no connection waits for a hash and a lock. */
+const AHEAD = 2;
 const MOST_TRIES_OTHER = 3;
 
 /** What the queue needs of its owner. */
@@ -63,7 +65,12 @@ export class Queue {
   shut: Problem | null = null;
   /** Why each of those waits that wait for another try. */
   readonly waits = new Map<Item, { problem: Waiting; wake: () => void }>();
+  /** Those that are sent, or wait for another try. */
   readonly running = new Map<Item, Job>();
+  /** These, and those that are made ready. */
+  #begun = new Map<Item, Job>();
+  /** Those that are ready, and go on with a connection that another lets go of. */
+  #ready: (() => void)[] = [];
   /** What this tab holds, by key, until what was done is written down. */
   #held = new Map<string, Promise<boolean>>();
   #large = 0;
@@ -84,7 +91,7 @@ export class Queue {
   start(): void {
     this.on = true;
     // From the end, so that the first one is taken first.
-    const waiting = [...this.list.items].filter((item) => item.state === "waiting" && !this.running.has(item)).reverse();
+    const waiting = [...this.list.items].filter((item) => item.state === "waiting" && !this.#begun.has(item)).reverse();
     this.#small = waiting.filter((item) => item.file.size <= WITH_CREATION_BYTES);
     this.#big = waiting.filter((item) => item.file.size > WITH_CREATION_BYTES);
     this.#fill();
@@ -93,13 +100,13 @@ export class Queue {
   /** Stop all. What is stored stays. */
   stop(): void {
     this.on = false;
-    for (const job of this.running.values()) job.stop.abort();
+    for (const job of this.#begun.values()) job.stop.abort();
     this.tryNow();
   }
 
   /** Stop one, as it is taken off the list. */
   drop(item: Item): void {
-    this.running.get(item)?.stop.abort();
+    this.#begun.get(item)?.stop.abort();
     this.waits.get(item)?.wake();
   }
 
@@ -119,25 +126,36 @@ export class Queue {
   }
 
   #fill(): void {
-    const most = this.owner.h2 ? AT_ONCE_H2 : AT_ONCE;
-    while (this.on && this.running.size < most) {
+    while (this.on && this.#begun.size < this.#most + AHEAD) {
       const item = (this.#large < LARGE_AT_ONCE ? this.#big.pop() : undefined) ?? this.#small.pop();
       if (!item) break;
       if (item.state === "waiting" && this.list.get(item.id) === item) void this.#run(item);
     }
-    this.owner.changed(this.running.size === 0);
+    this.owner.changed(this.#begun.size === 0);
+  }
+
+  get #most(): number {
+    return this.owner.h2 ? AT_ONCE_H2 : AT_ONCE;
+  }
+
+  /** Wait for a connection. */
+  async #turn(item: Item, job: Job): Promise<void> {
+    while (this.running.size >= this.#most) await new Promise<void>((ready) => this.#ready.push(ready));
+    this.running.set(item, job);
   }
 
   async #run(item: Item): Promise<void> {
     const large = item.file.size > WITH_CREATION_BYTES ? 1 : 0;
     const job: Job = { record: null, asked: null, sealed: null, stop: new AbortController() };
     this.#large += large;
-    this.running.set(item, job);
+    this.#begun.set(item, job);
     this.list.move(item, "sending");
     const release = () => {
       // Asked for twice; by the second time the file may be in another run.
-      if (this.running.get(item) !== job) return;
+      if (this.#begun.get(item) !== job) return;
+      this.#begun.delete(item);
       this.running.delete(item);
+      this.#ready.shift()?.();
       this.#large -= large;
       // One that was stopped may have been started again before it noticed.
       if (this.on && item.state === "waiting") this.#enqueue(item);
@@ -190,6 +208,7 @@ export class Queue {
       item.resumed = true;
       list.progress(item, job.record.stored, job.record.stored);
     }
+    await this.#turn(item, job);
     for (let tries = 0, others = 0; ; ) {
       if (job.stop.signal.aborted) return list.move(item, "waiting");
       if (!job.record && this.shut) throw new Hopeless(this.shut);
@@ -236,7 +255,9 @@ export class Queue {
       if (!sealed) return { kind: "other" };
       source = sealed;
     } else {
-      source = { size: item.file.size, slice: async (from, to) => item.file.slice(from, to) };
+      const { file } = item;
+      // A part of a file is made known to the browser's other processes, and waited for; the file itself is known.
+      source = { size: file.size, slice: async (from, to) => (from === 0 && to === file.size ? file : file.slice(from, to)) };
     }
     const plain = (offset: number) => (source.plain ? source.plain(offset) : offset);
     const chunkBytes = Math.min(this.#chunkBytes, info.sealing ? SEALED_CHUNK_BYTES : CHUNK_BYTES);

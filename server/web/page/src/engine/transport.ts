@@ -50,6 +50,9 @@ export type Outcome =
 const STALL_MS = 30_000;
 const HEAD_MS = 5_000;
 
+/** In the place of the file, of which tus-js-client sees only what the reader gives. */
+const NOTHING = new Blob();
+
 class SourceError extends Error {}
 class OtherError extends Error {}
 
@@ -98,7 +101,7 @@ export function attempt(source: Source, target: Target, watch: Watch, stop: Abor
       stored = Math.max(stored, offset);
       watch.stored(offset);
     };
-    const upload = new Upload(new Blob(), {
+    const upload = new Upload(NOTHING, {
       endpoint: url ? null : target.endpoint,
       uploadUrl: url,
       uploadSize: source.size,

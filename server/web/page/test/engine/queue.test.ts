@@ -1,6 +1,6 @@
 /** Very many files: no cost that grows with all of them at each change of one, and few snapshots. */
 
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createEngine } from "../../src/engine";
 import { List } from "../../src/engine/list";
 import { ready, until } from "./support/page";
@@ -10,6 +10,9 @@ class InstantXhr {
   static inFlight = 0;
   static most = 0;
   static posts = 0;
+  /** What is to be answered later; null if all is answered at once. */
+  static held: (() => void)[] | null = null;
+  static bodies: unknown[] = [];
   status = 0;
   responseText = "";
   onload: (() => void) | null = null;
@@ -24,14 +27,17 @@ class InstantXhr {
     const all: Record<string, string> = { Location: `http://x/files/1/${InstantXhr.posts}`, "Upload-Offset": length, "Dropoff-Receipt": "r" };
     return all[name] ?? null;
   }
-  send(): void {
+  send(body: unknown): void {
     InstantXhr.posts += 1;
+    InstantXhr.bodies.push(body);
     InstantXhr.most = Math.max(InstantXhr.most, ++InstantXhr.inFlight);
-    setTimeout(() => {
+    const answer = () => {
       InstantXhr.inFlight -= 1;
       this.status = 201;
       this.onload?.();
-    });
+    };
+    if (InstantXhr.held) InstantXhr.held.push(answer);
+    else setTimeout(answer);
   }
   abort(): void {}
 }
@@ -41,7 +47,7 @@ beforeEach(() => {
   const info = JSON.stringify({ id: "1", name: "n", state: "open" });
   const fetch = async (url: string) => (url.endsWith("/info") ? new Response(info) : new Response("", { status: 404 }));
   Object.assign(globalThis, { XMLHttpRequest: InstantXhr, fetch, indexedDB: undefined });
-  Object.assign(InstantXhr, { inFlight: 0, most: 0, posts: 0 });
+  Object.assign(InstantXhr, { inFlight: 0, most: 0, posts: 0, held: null, bodies: [] });
 });
 afterEach(() => Object.assign(globalThis, real));
 
@@ -70,6 +76,41 @@ test("ten thousand files cost about ten times what a thousand cost, with four sn
   expect(many.snapshots).toBeLessThan(4 * many.seconds + 10);
   expect(InstantXhr.posts).toBe(12_000);
   expect(InstantXhr.most).toBe(6);
+});
+
+test("two files are ready beside the six that are sent, and the browser is given each as it is", async () => {
+  const held: (() => void)[] = [];
+  InstantXhr.held = held;
+  const engine = createEngine({ page: "http://x/d/1" });
+  const files = tinyFiles(20);
+  await ready(engine, "", files);
+  await engine.send();
+  await until(engine, ({ counts }) => counts.sending === 8);
+  await vi.waitFor(() => expect(held).toHaveLength(6));
+  for (let sent = 7; sent <= 20; sent += 1) {
+    held.shift()?.();
+    // No timer is waited for: a connection that is free is used at once.
+    for (let turn = 0; turn < 100 && held.length < 6; turn += 1) await Promise.resolve();
+    expect(held).toHaveLength(6);
+    await until(engine, ({ counts }) => counts.stored === sent - 6 && counts.sending === Math.min(8, 26 - sent));
+  }
+  while (held.length) held.shift()?.();
+  await until(engine, ({ state }) => state === "done");
+  expect(InstantXhr.bodies).toHaveLength(20);
+  for (const file of files) expect(InstantXhr.bodies).toContain(file);
+});
+
+test("a pause also stops what is ready and not yet sent", async () => {
+  const held: (() => void)[] = [];
+  InstantXhr.held = held;
+  const engine = createEngine({ page: "http://x/d/1" });
+  await ready(engine, "", tinyFiles(20));
+  await engine.send();
+  await until(engine, ({ counts }) => counts.sending === 8);
+  await vi.waitFor(() => expect(held).toHaveLength(6));
+  engine.pause();
+  await until(engine, ({ state, counts }) => state === "paused" && counts.waiting === 20);
+  expect(InstantXhr.posts).toBe(6);
 });
 
 test("counts are right after any changes, and a page of rows is found by its filter", () => {
