@@ -87,13 +87,13 @@ test("two files are ready beside the six that are sent, and the browser is given
   await engine.send();
   await until(engine, ({ counts }) => counts.sending === 8);
   await vi.waitFor(() => expect(held).toHaveLength(6));
-  for (let sent = 7; sent <= 20; sent += 1) {
+  for (let more = 0; more < 2; more += 1) {
     held.shift()?.();
     // No timer is waited for: a connection that is free is used at once.
     for (let turn = 0; turn < 100 && held.length < 6; turn += 1) await Promise.resolve();
     expect(held).toHaveLength(6);
-    await until(engine, ({ counts }) => counts.stored === sent - 6 && counts.sending === Math.min(8, 26 - sent));
   }
+  InstantXhr.held = null;
   while (held.length) held.shift()?.();
   await until(engine, ({ state }) => state === "done");
   expect(InstantXhr.bodies).toHaveLength(20);
