@@ -22,6 +22,8 @@ from dropoff_tus.text import canonical
 
 _DOMAIN = b"dropoff-tus/audit-rows/v1\n"
 _MOST_SEQ_BYTES = 8
+MOST_NAMED = 500
+"""So many uploads with findings get rows of their own from one check."""
 
 
 class Act(StrEnum):
@@ -52,6 +54,7 @@ class Act(StrEnum):
     KEYS_ROTATE = "keys.rotate"
     CLOCK_TRUST = "clock.trust"
     STORE_BACKUP = "store.backup"
+    STORE_CHECK = "store.check"
     STORE_RESTORE = "store.restore"
     AUDIT_ACCEPT = "audit.accept"
 
@@ -93,6 +96,9 @@ class Event:
     origin: str | None = None
     policy: str | None = None
     """Stands for a drop-off's signed terms; see `terms_hash`."""
+    began_at: datetime | None = None
+    """When a check began: what was there by then is covered by it."""
+    findings: int | None = None
 
 
 def edit_of(before: Dropoff, after: Dropoff) -> Event | None:
@@ -160,10 +166,15 @@ class AuditBrokenError(Exception):
     """The audit is not what was written; the text says where."""
 
 
+def moment(at: datetime) -> str:
+    """Return a time as rows have it."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def write_row(event: Event, by: Actor, at: datetime) -> str:
     """Return the text of a row."""
     told: dict[str, Any] = {
-        "at": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "at": moment(at),
         "act": event.act.value,
         "who": by.who,
         "from": event.origin or by.origin,
@@ -175,6 +186,8 @@ def write_row(event: Event, by: Actor, at: datetime) -> str:
         "final": event.final,
         "count": event.count,
         "policy": event.policy,
+        "began": None if event.began_at is None else moment(event.began_at),
+        "findings": event.findings,
     }
     return canonical({name: value for name, value in told.items() if value is not None})
 

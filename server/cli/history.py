@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dropoff_tus.audit import MOST_NAMED, Act, moment
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import UploadRow
 from dropoff_tus.protocol import expires_at
@@ -50,15 +51,24 @@ async def history_of(services: Services, config: Config, row: UploadRow, log: Pa
     except DropoffError as error:
         note(f"its own log is left out: {error.message}")
     entries = [_stored(step, row) for step in own]
+    check: Entry | None = None
     for text in await services.catalog.audit_of(row.id, row.drop_id):
         # A row that somebody changed is for `audit verify`.
         with suppress(ValueError, KeyError, TypeError):
             entry = _audited(json.loads(text))
-            if "upload" in entry or entry["at"] >= _moment(row.created_at):
+            if entry["act"] == Act.STORE_CHECK and "upload" not in entry:
+                check = entry if entry["began"] >= moment(row.created_at) else check
+            elif "upload" in entry or entry["at"] >= moment(row.created_at):
                 entries.append(entry)
+    # Of the checks of all uploads the last one that covered this one, unless it has a row about it.
+    if check is not None and check["began"] not in {entry.get("began") for entry in entries}:
+        named = check["findings"] <= MOST_NAMED
+        entries.append(
+            {**check, "text": f"{check['text']}; {'none' if named else 'too many to tell whether any'} about this one"}
+        )
     entries += [] if log is None else _logged(log, row)
     entries.sort(key=lambda entry: str(entry["at"]))
-    came = [_moment(step.at) for step in own if step.offset > step.start and step.kind != "end"]
+    came = [moment(step.at) for step in own if step.offset > step.start and step.kind != "end"]
     last = came[-1] if came else None
     return {"history": entries, "last_byte_at": last, **await _now(services, config, row, last)}
 
@@ -88,10 +98,6 @@ def _percent(offset: int, length: int | None) -> str:
     return f" ({100 * offset / length:.1f} %)" if length else ""
 
 
-def _moment(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _stored(step: Step, row: UploadRow) -> Entry:
     text, seconds = _STORED.get(step.kind, step.kind), (step.at - step.began_at).total_seconds()
     if step.kind == "create":
@@ -103,12 +109,12 @@ def _stored(step: Step, row: UploadRow) -> Entry:
         text += f": {step.offset} bytes"
     elif step.why is not None:
         text += f": {step.why}"
-    facts = {"kind": step.kind, "began_at": _moment(step.began_at), "start": step.start, "offset": step.offset}
-    return {"at": _moment(step.at), "source": "store", "text": text, **facts, "commits": step.commits}
+    facts = {"kind": step.kind, "began_at": moment(step.began_at), "start": step.start, "offset": step.offset}
+    return {"at": moment(step.at), "source": "store", "text": text, **facts, "commits": step.commits}
 
 
 def _audited(row: dict[str, Any]) -> Entry:
-    more = [f"{name} {row[name]}" for name in ("result", "bytes", "count") if name in row]
+    more = [f"{name} {row[name]}" for name in ("result", "bytes", "count", "findings") if name in row]
     text = f"{row['act']} by {row['who']}{': ' if more else ''}{', '.join(more)}"
     return {"at": row["at"], "source": "audit", "text": text, **row}
 
@@ -120,7 +126,7 @@ def _logged(log: Path, row: UploadRow) -> Iterator[Entry]:
         lines += 1
         try:
             told = json.loads(line[line.index(b"{") :])
-            at = _moment(datetime.fromisoformat(told["timestamp"]))
+            at = moment(datetime.fromisoformat(told["timestamp"]))
         except (ValueError, KeyError, TypeError):
             unread += 1
             continue

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy import BigInteger, bindparam, func, insert, or_, select
 
-from dropoff_tus.audit import Actor, Event, Note, actor, write_row
+from dropoff_tus.audit import Act, Actor, Event, Note, actor, write_row
 from storage.catalog.rows import Row
 from storage.catalog.schema import audit, checkpoints
 from storage.catalog.transaction import ZERO, Engine, Transaction, at_most
@@ -27,7 +27,13 @@ _ROWS = at_most(
 
 _OF_UPLOAD = (
     select(audit.c.record)
-    .where(or_(audit.c.record.contains(bindparam("upload")), audit.c.record.like(bindparam("drop"))))
+    .where(
+        or_(
+            audit.c.record.contains(bindparam("upload")),
+            audit.c.record.like(bindparam("drop")),
+            audit.c.record.like(bindparam("check")) & audit.c.record.not_like(bindparam("of_one")),
+        )
+    )
     .order_by(audit.c.seq)
 )
 
@@ -81,8 +87,13 @@ class SqlAudit(Recording):
         return _numbered(rows, "seq", "record")
 
     async def audit_of(self, upload_id: str, drop_id: str) -> list[str]:
-        """Return the texts of the rows about an upload, and about its drop-off itself. It reads the whole audit."""
-        values = {"upload": f'"upload":"{upload_id}"', "drop": f'{{"act":"drop.%"drop":"{drop_id}"%'}
+        """Return the texts of the rows about an upload, its drop-off itself, or checks of all. It reads all rows."""
+        values = {
+            "upload": f'"upload":"{upload_id}"',
+            "drop": f'{{"act":"drop.%"drop":"{drop_id}"%',
+            "check": f'{{"act":"{Act.STORE_CHECK}"%',
+            "of_one": '%"upload":%',
+        }
         rows = await self._engine.read_many(lambda each: each.rows(_OF_UPLOAD, **values))
         return [str(row["record"]) for row in rows]
 

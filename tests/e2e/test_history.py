@@ -206,3 +206,40 @@ def test_history_says_what_it_cannot_read(server: ServerProcess, tmp_path: Path)
         done = server.cli("upload", "show", url, *options, check=False)
         assert (done.returncode, done.stdout) == (1, b"")
         assert said in done.stderr.decode()
+
+
+def test_history_has_the_last_check_that_covered_an_upload(server: ServerProcess) -> None:
+    """One row for a check of all uploads, and one for each with a finding, however many are whole."""
+    drop = server.create_drop()
+    whole, damaged = drop.site.upload(b"0123456789"), drop.site.upload(b"0123456789")
+    data = server.data / "store" / "uploads" / upload_id_of(damaged)[:2] / upload_id_of(damaged) / "data"
+    kept = data.read_bytes()
+    rows = [len(_audit_rows(server))]
+    server.cli("store", "check")
+    data.write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
+    try:
+        assert server.cli("store", "check", check=False).returncode == 1
+    finally:
+        data.write_bytes(kept)
+    rows.append(len(_audit_rows(server)))
+    later = drop.site.upload(b"0123456789")
+    assert _checks(server, later) == []
+    server.cli("store", "check", whole, "--quick")
+    of_all, of_one = _checks(server, whole)
+    assert re.fullmatch(
+        r"store\.check by operator:.*: result ciphertext, count \d+, findings 1; none about this one", of_all
+    )
+    assert re.fullmatch(r"store\.check by operator:.*: result quick, count 1, findings 0", of_one)
+    (found,) = _checks(server, damaged)
+    assert re.fullmatch(r"store\.check by operator:.*: result finding", found)
+    assert rows[1] == rows[0] + 3
+    assert server.cli_json("audit", "verify")["whole"] is True
+
+
+def _checks(server: ServerProcess, url: str) -> list[str]:
+    history = server.cli_json("upload", "show", url, "--history")["history"]
+    return [each["text"] for each in history if "store.check" in each["text"]]
+
+
+def _audit_rows(server: ServerProcess) -> list[bytes]:
+    return server.cli("audit", "export", "--output", "-").stdout.splitlines()

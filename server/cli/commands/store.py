@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dropoff_tus.audit import Act, Event
+from dropoff_tus.audit import MOST_NAMED, Act, Event, acting
 from dropoff_tus.errors import DropoffError
 from dropoff_tus.model import Task
 from server.cli.context import (
@@ -27,6 +27,7 @@ from server.cli.opening import (
     copied_store,
     find_upload,
     identities_in,
+    operator,
     public_key_texts,
     silence_logs,
     with_catalog,
@@ -68,8 +69,8 @@ def check(
 
     Reads every byte of ciphertext and every signature, for which it needs no secret key. --quick reads only the signed
     logs, envelopes and receipts. With --identity everything is decrypted too, in memory, and compared with the digests
-    of the receipts. A copy elsewhere is verified with --store, without catalog and configuration. When a check of all
-    uploads ended, and what it found, is noted in the catalog for `/metrics`.
+    of the receipts. A copy elsewhere is verified with --store, without catalog and configuration. The audit has a row
+    of the check, and one of each upload with a finding; a check of all uploads is noted for `/metrics`, too.
 
     Example: dropoff-tus store check --identity root-identity.txt
     """
@@ -81,7 +82,7 @@ def check(
     else:
         loaded = load_config(config)
         settings, keys = store_settings(loaded), public_keys(loaded, key or [])
-    ran = Task.QUICK_CHECK if quick else Task.CHECK
+    ran, began_at = Task.QUICK_CHECK if quick else Task.CHECK, datetime.now(UTC)
 
     async def work() -> list[Finding]:
         # Only reading needs no syncs.
@@ -107,10 +108,8 @@ def check(
             checked = {finding.upload_id: finding.stored for finding in findings if finding.stored is not None}
             apart = {} if catalog is None else await compare(catalog, store, one, checked)
             findings += [Finding(found, problem) for found, problem in apart.items() if found not in known]
-            if catalog is not None and one is None:
-                # The findings are to be told even where the catalog cannot be written.
-                with contextlib.suppress(DropoffError):
-                    await catalog.note_run(ran, datetime.now(UTC), sum(one.problem is not None for one in findings))
+            if catalog is not None:
+                await _record(catalog, findings, one, ran, began_at, decrypted=bool(identities))
             return findings
 
     findings = asyncio.run(work())
@@ -126,6 +125,23 @@ def check(
         note(f"{checked} uploads checked, {len(bad)} with findings")
     if bad:
         sys.exit(1)
+
+
+async def _record(
+    catalog: SqlCatalog, findings: list[Finding], one: str | None, ran: Task, began_at: datetime, *, decrypted: bool
+) -> None:
+    """Record a check in the audit: a row of the run, and one of each upload with a finding, of very many for some."""
+    how = "quick" if ran is Task.QUICK_CHECK else "plaintext" if decrypted else "ciphertext"
+    checked = len({finding.upload_id for finding in findings})
+    bad = sorted({finding.upload_id for finding in findings if finding.problem is not None})
+    run = Event(Act.STORE_CHECK, upload_id=one, result=how, count=checked, began_at=began_at, findings=len(bad))
+    named = [found for found in bad if found != one][:MOST_NAMED]
+    rows = [Event(Act.STORE_CHECK, upload_id=found, result="finding", began_at=began_at) for found in named]
+    # The findings are to be told even where the catalog cannot be written.
+    with contextlib.suppress(DropoffError), acting(operator):
+        await catalog.record(run, *rows)
+        if one is None:
+            await catalog.note_run(ran, datetime.now(UTC), len(bad))
 
 
 async def _parts(store: FileStore, upload_id: str) -> tuple[str, ...]:

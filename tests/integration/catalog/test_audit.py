@@ -82,19 +82,22 @@ async def test_every_change_leaves_its_row(catalog_url: str) -> None:
 
 @async_test
 async def test_rows_of_one_upload_are_found_with_those_of_its_drop_off_itself(catalog_url: str) -> None:
-    """Not with those of other uploads, which may be many, nor of other drop-offs."""
+    """And with those of checks of all uploads; not with those of other uploads, which may be many, nor drop-offs."""
     ours, other = make_dropoff(), make_dropoff()
     async with open_catalog(catalog_url) as catalog:
         await catalog.add_dropoff(ours)
         await catalog.add_dropoff(other)
-        row, *_ = [await catalog.add_upload(make_upload(drop, 5), allow) for drop in (ours, ours, other)]
+        row, another, _ = [await catalog.add_upload(make_upload(drop, 5), allow) for drop in (ours, ours, other)]
         await catalog.set_closed(other.id, closed=True, end_open=True)
         await catalog.set_closed(ours.id, closed=True, end_open=True)
         await catalog.set_state(row.id, UploadState.TERMINATED, NOW)
+        for upload_id in (None, row.id, another.id):
+            await catalog.record(Event(Act.STORE_CHECK, upload_id=upload_id, began_at=NOW, findings=0))
         found = [json.loads(text) for text in await catalog.audit_of(row.id, ours.id)]
-    assert [each["act"] for each in found] == ["drop.create", "upload.create", "drop.close", "upload.terminate"]
+    acts = [each["act"] for each in found]
+    assert acts == ["drop.create", "upload.create", "drop.close", "upload.terminate", "store.check", "store.check"]
     assert {each.get("upload", row.id) for each in found} == {row.id}
-    assert {each["drop"] for each in found} == {ours.id}
+    assert {each.get("drop", ours.id) for each in found} == {ours.id}
 
 
 @async_test
