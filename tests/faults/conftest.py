@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import require_program
-from tests.support.server_process import ServerProcess, program
+from tests.support.server_process import ServerProcess, warm
+from tests.support.warm import WarmProgram
 
 _INODES = 2000
 _SOURCE = Path(__file__).with_name("disk_faults.c")
@@ -34,8 +35,9 @@ class FaultyServer(ServerProcess):
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the same disk."""
-        whole = [*program(), *arguments, "--config", str(self.config)]
-        return subprocess.run(whole, capture_output=True, text=True, env=self._environment(), check=False)
+        whole = (*arguments, "--config", str(self.config))
+        done = self._forker().run(whole, folder=self.folder, environment=self._environment())
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def heal(self) -> None:
         """Let everything through again."""
@@ -43,8 +45,11 @@ class FaultyServer(ServerProcess):
         new.write_text("")
         new.replace(self.control)
 
+    def _forker(self) -> WarmProgram:
+        return warm(str(self.library))
+
     def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "LD_PRELOAD": str(self.library), "DISK_FAULTS": str(self.control)}
+        return {**super()._environment(), "DISK_FAULTS": str(self.control)}
 
 
 class SmallDisk:

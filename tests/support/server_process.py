@@ -166,11 +166,10 @@ class ServerProcess:
         self._seen_bytes = self._out.stat().st_size if self._out.exists() else 0
         environment = {**self._environment(), **({"DROPOFF_TUS_FAILPOINT": failpoint} if failpoint else {})}
         serve = ("serve", "--config", str(self.config))
-        alone = self.prefix or self.pass_fds or "LD_PRELOAD" in environment
         with _NOTHING.open("rb") as empty, self._out.open("ab") as out, self._err.open("ab") as err:
-            if self._forked and not alone:
+            if forker := self._forker():
                 streams = [empty.fileno(), out.fileno(), err.fileno()]
-                self._process = _warm().start(serve, folder=self.folder, environment=environment, streams=streams)
+                self._process = forker.start(serve, folder=self.folder, environment=environment, streams=streams)
             else:
                 self._process = subprocess.Popen(
                     [*self.prefix, *program(), *serve],
@@ -323,6 +322,11 @@ class ServerProcess:
             raise ProgramError(message)
         return self._process
 
+    def _forker(self) -> WarmProgram | None:
+        """Return the process that `serve` is forked from; None where it has to be started."""
+        alone = not self._forked or self.prefix or self.pass_fds or "LD_PRELOAD" in os.environ
+        return None if alone else warm()
+
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
         kept.pop("DROPOFF_TUS_CONFIG", None)
@@ -342,7 +346,7 @@ class ServerProcess:
                 check=False,
             )
         else:
-            done = _warm().run(arguments, folder=self.folder, environment=self._environment())
+            done = warm().run(arguments, folder=self.folder, environment=self._environment())
         return _checked(done, arguments) if check else done
 
 
@@ -352,7 +356,17 @@ def run_warm(
     """Run a command of the program in a folder, without any server's configuration and without its start-up time."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPOFF_TUS_")}
     environment = {**kept, "PYTHONPATH": str(REPOSITORY), **(environment or {})}
-    return _warm().run(arguments, folder=folder, environment=environment)
+    return warm().run(arguments, folder=folder, environment=environment)
+
+
+@functools.cache
+def warm(preloaded: str = "") -> WarmProgram:
+    """Return the process of this run that commands and servers are forked from, below a library if that is named."""
+    folder = Path(tempfile.mkdtemp(prefix="dropoff-warm-"))
+    made = WarmProgram(folder, preloaded)
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(made.close)
+    return made
 
 
 def program() -> list[str]:
@@ -392,15 +406,6 @@ def _checked(done: subprocess.CompletedProcess[bytes], arguments: Sequence[str])
         message = f"{' '.join(arguments[:2])} ended with {done.returncode}: {said}"
         raise ProgramError(message)
     return done
-
-
-@functools.cache
-def _warm() -> WarmProgram:
-    folder = Path(tempfile.mkdtemp(prefix="dropoff-warm-"))
-    warm = WarmProgram(folder)
-    atexit.register(shutil.rmtree, folder)
-    atexit.register(warm.close)
-    return warm
 
 
 def _bound(port: int) -> socket.socket:

@@ -88,8 +88,13 @@ class WarmProcess:
 class WarmProgram:
     """Starts the program in forks of one process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start the process; in the folder its socket comes to lie, and a program `dropoff-tus`, for a PATH."""
+    def __init__(self, folder: Path, preloaded: str = "") -> None:
+        """Start the process, below a library.
+
+        Args:
+            folder: Its socket comes to lie there, and a program `dropoff-tus`, for a PATH.
+            preloaded: The library, or none.
+        """
         self._place = str(folder / "warm")
         script = folder / "dropoff-tus"
         script.write_text(_SCRIPT.format(python=sys.executable, place=self._place), "utf-8")
@@ -102,7 +107,12 @@ class WarmProgram:
                 [sys.executable, str(Path(__file__).resolve()), str(listener.fileno())],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "error"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(Path(__file__).parents[2]),
+                    "PYTHONWARNINGS": "error",
+                    "LD_PRELOAD": preloaded,
+                },
                 start_new_session=True,
             )
 
