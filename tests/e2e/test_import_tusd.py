@@ -93,7 +93,7 @@ def _name(path: str) -> str:
 @pytest.mark.parametrize("mode", ["--managed", "--sealed"])
 def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, tmp_path: Path, mode: str) -> None:
     """Finished ones with name and path, half ones to their end by a client that knows only the URL it has."""
-    create, look, take, remove = run_by(__file__, "docs/operate/move-from-tusd.md")
+    create, look, take, front, remove = run_by(__file__, "docs/operate/move-from-tusd.md")
     drop, content = Drop(**_as_written(limited, create, mode)), os.urandom(700_000)
     identity = ("--identity", str(limited.data / "root-identity.txt")) if mode == "--sealed" else ()
     with _tusd(tmp_path / "tusd") as tusd:
@@ -120,11 +120,16 @@ def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, 
     assert all(one["was_here"] for one in again["uploads"])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     (tmp_path / "nginx").mkdir()
-    uncommented = {
-        "# include /etc/nginx/dropoff-tus-moved.map": f"include {file}",
-        "# if ($dropoff_moved)": "if ($dropoff_moved)",
-    }
-    proxy = Proxy(tmp_path / "nginx", limited, changes=uncommented)
+    here = {"/etc/nginx/dropoff-tus-moved.map": str(tmp_path / "nginx" / "dropoff-tus-moved.map")}
+    proxy = Proxy(tmp_path / "nginx", limited, changes=here)
+    here["/srv/dropoff/dropoff-tus-moved.map"] = str(file)
+    here["/etc/nginx/conf.d/dropoff-tus.conf"] = str(tmp_path / "nginx" / "dropoff-tus.conf")
+    here["nginx -t"] = shlex.join([*proxy.command, "-t"])
+    here["--owner=root"] = f"--owner={os.geteuid()}"
+    for place, ours in here.items():
+        assert place in front
+        front = front.replace(place, ours)
+    subprocess.run(["bash", "-euc", front], check=True, capture_output=True)
     with proxy.running():
         # A client of before knows no code, only the URL that tusd gave it.
         old = TusSite(f"{proxy.origin}/files/", None, proxy.tls)
@@ -148,6 +153,37 @@ def test_uploads_of_a_real_tusd_go_on_by_their_old_urls(limited: ServerProcess, 
     # Only now are the originals superfluous.
     last = _as_written(limited, remove, **places)
     assert (last["removed"], last["failed"], list((tmp_path / "tusd").iterdir())) == (5, [], [])
+
+
+def test_concatenations_come_whole_and_their_parts_stay_behind(limited: ServerProcess, tmp_path: Path) -> None:
+    """A final has all its bytes in tusd's folder; one that tusd was stopped in the middle of was told to nobody."""
+    drop, folder = limited.create_drop(name="concatenations"), tmp_path / "tusd"
+    contents = [os.urandom(size) for size in (70_000, 1, 200_000)]
+    with _tusd(folder) as tusd:
+        parts = []
+        for content in contents:
+            head = {"Upload-Length": str(len(content)), "Upload-Concat": "partial"}
+            parts.append(tusd.site.post(head).needed("Location"))
+            assert tusd.site.patch(parts[-1], 0, content).status == 204
+        joined = {"Upload-Concat": f"final;{' '.join(parts)}", "Upload-Metadata": metadata(filename="joined")}
+        final, cut = (tusd.site.post(joined).needed("Location") for _ in range(2))
+        # Finished parts of another, and one that is under way.
+        begun = tusd.site.post({"Upload-Length": "9", "Upload-Concat": "partial"}).needed("Location")
+        assert tusd.site.patch(begun, 0, b"part").status == 204
+        refused = tusd.site.post({"Upload-Concat": f"final;{parts[0]} {begun}"})
+        assert refused.status == 400
+        assert tusd.site.delete(parts[0]).status == 204
+    (folder / _name(cut)).write_bytes(contents[0][:100])
+    done = _import(limited, folder, drop, "--map", str(tmp_path / "moved.map"))
+    assert _state(done) == {_name(final): ("complete", sum(map(len, contents)), True)}
+    assert {one["name"]: one["why"] for one in done["skipped"]}.keys() == {*map(_name, (*parts[1:], begun, cut))}
+    assert _name(cut) not in (tmp_path / "moved.map").read_text()
+    assert limited.export(done["uploads"][0]["id"]) == b"".join(contents)
+    # The other one is whole, too, once tusd has made it again.
+    (folder / _name(cut)).write_bytes(b"".join(contents))
+    assert len(_state(_import(limited, folder, drop, "--remove"))) == 2
+    left = {path.name for path in folder.iterdir() if path.suffix != ".info"}
+    assert left == {*map(_name, (*parts[1:], begun))}
 
 
 def test_import_goes_on_after_a_kill(limited: ServerProcess, tmp_path: Path) -> None:

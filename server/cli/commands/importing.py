@@ -212,7 +212,7 @@ def _read(folder: int, path: str) -> Foreign:
     if _NAME.fullmatch(name) is None or (length is not None and length < 0):
         raise problem
     if info.get("IsPartial"):
-        raise _SkippedError("a part of a concatenation: the whole has its bytes, or its client sends it again")
+        raise _SkippedError("a part of a concatenation: the whole has its bytes, or its client begins again")
     original = _InFolder(folder, path)
     if os.path.basename(str(place)) != os.path.basename(path):  # noqa: PTH119 - a text of tusd's machine
         raise CommandError("its file is not beside its .info")
@@ -220,6 +220,8 @@ def _read(folder: int, path: str) -> Foreign:
     if length is not None and offset > length:
         message = f"its file has {offset} bytes, more than its length of {length}"
         raise CommandError(message)
+    if info.get("IsFinal") and offset != length:
+        raise _SkippedError("a concatenation that tusd did not bring to its end: its client was never told of it")
     if _locked(folder, path):
         raise CommandError("tusd holds it: stop tusd first, so that no byte comes meanwhile")
     return Foreign(name, length, offset, Metadata(pairs), original)
