@@ -10,7 +10,7 @@ import typer
 
 from dropoff_tus.audit import Act, Event
 from server.cli.context import ConfigOption, JsonOption, group
-from server.cli.opening import find_upload, with_catalog, with_services
+from server.cli.opening import check_drop, find_upload, with_catalog, with_services
 from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 from server.services import Services, identify_store, store_settings
@@ -70,12 +70,12 @@ def show_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """
     loaded = load_config(config)
     signing = load_signing_key(loaded.keys.signing_key)
-    text = base64.b64encode(signing.public_bytes).decode("ascii")
+    shown = _public_key(signing.public_bytes)
     if as_json:
-        retired = [{"id": key_id(raw), "key": base64.b64encode(raw).decode("ascii")} for raw in signing.retired]
-        print_json({"id": signing.id, "key": text, "retired": retired, "recipients": list(loaded.keys.root_recipients)})
+        retired = [_public_key(raw) for raw in signing.retired]
+        print_json({**shown, "retired": retired, "recipients": list(loaded.keys.root_recipients)})
         return
-    say(text)
+    say(shown["key"])
     note(f"public signing key {signing.id}; for `dropoff-tus verify-receipt --key`")
 
 
@@ -152,9 +152,7 @@ async def _chosen(services: Services, upload: str | None, drop: str | None) -> l
         return [found, *(await services.store.stat(found)).parts]
     if drop is None:
         return await services.store.upload_ids()
-    if await services.catalog.dropoff(drop) is None:
-        message = "there is no such drop-off; list them with `dropoff-tus drop list`"
-        raise CommandError(message)
+    await check_drop(services.catalog, drop)
     return [row.id for row in await services.catalog.uploads(drop_id=drop)]
 
 

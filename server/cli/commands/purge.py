@@ -16,12 +16,10 @@ from server.cli.output import CommandError, note, print_json, say, steps
 from server.cli.target import STDOUT, check_output, output_file
 from server.services import Services
 from server.settings.config import Config
-from server.usecases.operating.purging import Purged
+from server.usecases.operating.purging import BACKUPS, Purged
 from storage.catalog.checkpoints import rows_between
 from storage.failpoints import failpoint
 from storage.keyring.lines import verify_certificate
-
-_BACKUPS = "copies in backups are not included"
 
 
 @app.command()
@@ -79,7 +77,7 @@ def _explain(found: dict[str, Any]) -> None:
         )
     if not found["kept"]:
         place = "on stdout" if found["certificate"] == STDOUT else f"in {found['certificate']}"
-        note(f"removed {found['removed']} uploads; the certificate is {place}; {_BACKUPS}")
+        note(f"removed {found['removed']} uploads; the certificate is {place}; {BACKUPS}")
 
 
 def _certificate_in(target: Path, drop_id: str) -> bytes:
