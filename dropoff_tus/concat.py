@@ -29,15 +29,12 @@ def parse(text: str | None, drop_id: str) -> tuple[Role, tuple[UploadToken, ...]
     word, semicolon, rest = text.partition(";")
     urls = rest.split()
     if word.strip() != "final" or not semicolon or not urls:
-        message = "Upload-Concat must be `partial`, or `final;` followed by the URLs of the parts"
-        raise InvalidConcatError(message)
+        raise InvalidConcatError("Upload-Concat must be `partial`, or `final;` followed by the URLs of the parts")
     if len(urls) > MAX_PARTS:
-        message = f"Upload-Concat names more than {MAX_PARTS} parts"
-        raise InvalidConcatError(message)
+        raise InvalidConcatError(f"Upload-Concat names more than {MAX_PARTS} parts")
     tokens = tuple(_token(url, drop_id) for url in urls)
     if len(set(tokens)) != len(tokens):
-        message = "Upload-Concat names a part twice"
-        raise InvalidConcatError(message)
+        raise InvalidConcatError("Upload-Concat names a part twice")
     return Role.FINAL, tokens
 
 
@@ -62,6 +59,5 @@ def _token(url: str, drop_id: str) -> UploadToken:
         segments = []
     token = UploadToken.parse(segments[-1]) if segments[-2:-1] == [drop_id] else None
     if token is None:
-        message = "a part of the concatenation is no upload of this drop-off"
-        raise PartNotFoundError(message)
+        raise PartNotFoundError("a part of the concatenation is no upload of this drop-off")
     return token

@@ -68,8 +68,7 @@ def get(headers: Headers, name: str, error: type[DropoffError] = MalformedReques
     else:
         values = [value for key, value in headers if key.lower() == wanted]
     if len(values) > 1:
-        message = f"{name} was sent more than once; send it once"
-        raise error(message)
+        raise error(f"{name} was sent more than once; send it once")
     return values[0].strip(" \t") if values else None
 
 
@@ -81,8 +80,7 @@ def number(text: str, name: str, error: type[DropoffError]) -> int:
     significant = text.lstrip("0") or "0"
     # The length is looked at first: int() of thousands of digits is slow, and refused by Python beyond 4300.
     if _DIGITS.fullmatch(text) is None or len(significant) > len(str(MAX_NUMBER)) or int(significant) > MAX_NUMBER:
-        message = f"{name} must be a decimal number from 0 to {MAX_NUMBER}; nothing was written"
-        raise error(message)
+        raise error(f"{name} must be a decimal number from 0 to {MAX_NUMBER}; nothing was written")
     return int(significant)
 
 
@@ -108,8 +106,7 @@ def upload_offset(headers: Headers) -> int:
     """
     text = get(headers, "Upload-Offset", InvalidOffsetError)
     if text is None:
-        message = "Upload-Offset is missing; ask for it with HEAD"
-        raise InvalidOffsetError(message)
+        raise InvalidOffsetError("Upload-Offset is missing; ask for it with HEAD")
     return number(text, "Upload-Offset", InvalidOffsetError)
 
 
@@ -124,8 +121,7 @@ def defers_length(headers: Headers) -> bool:
     """
     text = get(headers, "Upload-Defer-Length", InvalidDeferLengthError)
     if text is not None and text != "1":
-        message = "Upload-Defer-Length must be 1"
-        raise InvalidDeferLengthError(message)
+        raise InvalidDeferLengthError("Upload-Defer-Length must be 1")
     return text is not None
 
 
@@ -173,8 +169,7 @@ def check_pairs(text: str) -> None:
         InvalidMetadataError: It has more than MAX_METADATA_PAIRS.
     """
     if text.count(",") >= MAX_METADATA_PAIRS:
-        message = f"Upload-Metadata has more than {MAX_METADATA_PAIRS} keys; nothing was written"
-        raise InvalidMetadataError(message)
+        raise InvalidMetadataError(f"Upload-Metadata has more than {MAX_METADATA_PAIRS} keys; nothing was written")
 
 
 def metadata(headers: Headers, presented_code: str | None) -> Metadata:
@@ -190,8 +185,7 @@ def metadata(headers: Headers, presented_code: str | None) -> Metadata:
     if text is None:
         return Metadata()
     if len(text) > MAX_METADATA_BYTES:
-        message = f"Upload-Metadata is longer than {MAX_METADATA_BYTES} bytes; nothing was written"
-        raise HeadersTooLargeError(message)
+        raise HeadersTooLargeError(f"Upload-Metadata is longer than {MAX_METADATA_BYTES} bytes; nothing was written")
     pairs = metadata_pairs(text)
     secrets = {_as_code(value) for key, value in pairs if key.lower() == CODE_KEY}
     if presented_code is not None:
@@ -243,8 +237,7 @@ def proposed_token(headers: Headers) -> UploadToken | None:
         return None
     token = UploadToken.parse(text)
     if token is None:
-        message = "Dropoff-Token must be 32 lower-case hex digits, drawn at random; nothing was written"
-        raise InvalidTokenError(message)
+        raise InvalidTokenError("Dropoff-Token must be 32 lower-case hex digits, drawn at random; nothing was written")
     return token
 
 
@@ -270,8 +263,7 @@ def digests(value: Metadata) -> tuple[ExpectedDigest, ...]:
             continue
         digest = _digest_bytes(content.strip(), size)
         if digest is None:
-            message = f"the metadata's {name} is no {name} digest in hex or base64; nothing was written"
-            raise InvalidDigestError(message)
+            raise InvalidDigestError(f"the metadata's {name} is no {name} digest in hex or base64; nothing was written")
         found.append(ExpectedDigest(name, digest))
     return tuple(found)
 
@@ -298,8 +290,7 @@ def upload_checksum(headers: Headers) -> ExpectedChecksum | None:
     algorithm, _, encoded = text.partition(" ")
     size = CHECKSUM_SIZES.get(algorithm)
     if size is None:
-        message = f"Upload-Checksum must use one of {', '.join(CHECKSUM_SIZES)}; nothing was written"
-        raise InvalidChecksumError(message)
+        raise InvalidChecksumError(f"Upload-Checksum must use one of {', '.join(CHECKSUM_SIZES)}; nothing was written")
     digest = _decode_base64(encoded.strip(" \t"))
     if digest is None or len(digest) != size:
         message = f"Upload-Checksum must carry the {size} bytes of a {algorithm} as base64; nothing was written"

@@ -63,8 +63,7 @@ class UploadToken:
 def format_code(random_bytes: bytes) -> str:
     """Write 10 random bytes as a code: 16 Crockford base-32 characters in fours."""
     if len(random_bytes) != CODE_BYTES:
-        message = f"a code is made of {CODE_BYTES} random bytes"
-        raise ValueError(message)
+        raise ValueError(f"a code is made of {CODE_BYTES} random bytes")
     number = int.from_bytes(random_bytes, "big")
     text = "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (_CODE_CHARACTERS - 1), -1, -5))
     return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
@@ -84,8 +83,7 @@ def normalise_code(typed: str) -> str:
 def format_api_token(random_bytes: bytes) -> str:
     """Write 32 random bytes as an API token: a word by which it is recognised, and 64 lower-case hex digits."""
     if len(random_bytes) != API_TOKEN_BYTES:
-        message = f"an API token is made of {API_TOKEN_BYTES} random bytes"
-        raise ValueError(message)
+        raise ValueError(f"an API token is made of {API_TOKEN_BYTES} random bytes")
     return _API_TOKEN_WORD + random_bytes.hex()
 
 

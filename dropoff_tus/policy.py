@@ -77,14 +77,11 @@ def check_window(dropoff: Dropoff, now: datetime) -> None:
     """
     state = window_state(dropoff, now)
     if state == "closed":
-        message = "this drop-off is closed; ask whoever gave you the code"
-        raise DropoffClosedError(message)
+        raise DropoffClosedError("this drop-off is closed; ask whoever gave you the code")
     if state == "not_open":
-        message = "this drop-off is not open yet"
-        raise DropoffNotOpenError(message)
+        raise DropoffNotOpenError("this drop-off is not open yet")
     if state == "expired":
-        message = "this drop-off has expired; ask whoever gave you the code"
-        raise DropoffExpiredError(message)
+        raise DropoffExpiredError("this drop-off has expired; ask whoever gave you the code")
 
 
 def window_state(dropoff: Dropoff, now: datetime) -> WindowState:
@@ -106,8 +103,7 @@ def check_size(size_bytes: int | None, limit_bytes: int) -> None:
         MaxSizeExceededError: It is above.
     """
     if limit_bytes and size_bytes is not None and size_bytes > limit_bytes:
-        message = f"one upload may have {limit_bytes} bytes at most"
-        raise MaxSizeExceededError(message, fate=_NOTHING)
+        raise MaxSizeExceededError(f"one upload may have {limit_bytes} bytes at most", fate=_NOTHING)
 
 
 def check_type(terms: DropTerms, metadata: Metadata) -> None:
@@ -189,8 +185,7 @@ def check_space(more_bytes: int, dropoff: Dropoff, space: Space) -> None:
         StorageFullError: The floor would be reached.
     """
     if more_bytes > space.room_bytes(dropoff.id):
-        message = "the server's disk has no room for this"
-        raise StorageFullError(message, fate=_NOTHING)
+        raise StorageFullError("the server's disk has no room for this", fate=_NOTHING)
 
 
 def admit(
@@ -210,8 +205,7 @@ def admit(
         check_type(terms, request.metadata)
         check_sealed(terms, request.metadata)
         if terms.max_uploads and usage.uploads >= terms.max_uploads:
-            message = "this drop-off has received all the uploads it takes"
-            raise DropoffFullError(message)
+            raise DropoffFullError("this drop-off has received all the uploads it takes")
     if request.role is not Role.FINAL:
         # A final takes over what its parts have: it needs nothing of its own.
         if terms.max_uploads and usage.attempts >= terms.max_uploads * ATTEMPTS_PER_UPLOAD:
@@ -273,5 +267,4 @@ def check_quota(terms: DropTerms, usage: Usage, reserve_bytes: int) -> None:
     """
     if terms.max_total_bytes and usage.bytes + reserve_bytes > terms.max_total_bytes:
         left = max(0, terms.max_total_bytes - usage.bytes)
-        message = f"this drop-off takes {left} bytes more"
-        raise QuotaError(message, fate=_NOTHING)
+        raise QuotaError(f"this drop-off takes {left} bytes more", fate=_NOTHING)

@@ -179,8 +179,7 @@ def decide_patch(upload: StoredUpload, request: Patch, max_bytes: int) -> Append
     NOT be changed").
     """
     if upload.role is Role.FINAL:
-        message = "a concatenation takes no bytes"
-        raise ModifyFinalError(message)
+        raise ModifyFinalError("a concatenation takes no bytes")
     length = _length_after(upload, request, max_bytes)
     if upload.whole:
         if request.offset != upload.offset:
@@ -210,8 +209,7 @@ def plan_body(
     limit_end = length if length is not None else (max_bytes or MAX_NUMBER)
     past = UploadSizeExceededError if length is not None else MaxSizeExceededError
     if body.length is not None and offset + body.length > limit_end:
-        message = f"the body goes past {limit_end} bytes; nothing was written"
-        raise past(message)
+        raise past(f"the body goes past {limit_end} bytes; nothing was written")
     return AppendPlan(
         offset=offset,
         limit_bytes=max(0, limit_end - offset) if body.length is None else body.length,
@@ -250,11 +248,10 @@ def check_pieces(upload: StoredUpload, plan: AppendPlan) -> None:
     known = plan.expected_bytes is not None or length is not None
     reach = plan.offset + (plan.limit_bytes if known else 0)
     if upload.overhead_bytes > may_cost(reach) + (FREE_OVERHEAD_BYTES if reach == length else 0):
-        message = (
+        raise TooManySegmentsError(
             f"this upload came in pieces so small that it takes {upload.overhead_bytes} bytes more than it holds; "
             f"it is at {upload.offset}, go on in larger pieces, best with all that is left. Nothing was written"
         )
-        raise TooManySegmentsError(message)
 
 
 def mismatch(upload: StoredUpload) -> MismatchedOffsetError:
@@ -269,8 +266,7 @@ def check_delete(upload: StoredUpload, *, terminate_finished: bool) -> None:
         TerminateFinishedError: It is finished.
     """
     if upload.whole and not terminate_finished:
-        message = "a finished upload cannot be taken back; ask whoever gave you the code"
-        raise TerminateFinishedError(message)
+        raise TerminateFinishedError("a finished upload cannot be taken back; ask whoever gave you the code")
 
 
 def _length_after(upload: StoredUpload, request: Patch, max_bytes: int) -> int | None:
@@ -278,12 +274,9 @@ def _length_after(upload: StoredUpload, request: Patch, max_bytes: int) -> int |
     if declared is None:
         return upload.length
     if upload.length is not None and declared != upload.length:
-        message = f"the length {upload.length} was declared before and stays; nothing was written"
-        raise LengthFixedError(message)
+        raise LengthFixedError(f"the length {upload.length} was declared before and stays; nothing was written")
     if declared < upload.offset:
-        message = f"Upload-Length is below the {upload.offset} bytes that are here; nothing was written"
-        raise LengthFixedError(message)
+        raise LengthFixedError(f"Upload-Length is below the {upload.offset} bytes that are here; nothing was written")
     if max_bytes and declared > max_bytes:
-        message = f"one upload may have {max_bytes} bytes at most; nothing was written"
-        raise MaxSizeExceededError(message)
+        raise MaxSizeExceededError(f"one upload may have {max_bytes} bytes at most; nothing was written")
     return declared

@@ -88,5 +88,4 @@ def read_value(term: Term, value: Any) -> Any:  # noqa: ANN401 - JSON
         return term.type(value)
     elif type(value) is term.type:
         return value
-    message = f"that is no {term.kind}"
-    raise ValueError(message)
+    raise ValueError(f"that is no {term.kind}")

@@ -62,8 +62,7 @@ def effective_method(method: str, headers: Headers, *, on_upload: bool) -> str:
             raise MethodNotAllowedError(message, allow=allow)
         return override.upper()
     if method not in allow:
-        message = f"this resource does not know {method}"
-        raise MethodNotAllowedError(message, allow=allow)
+        raise MethodNotAllowedError(f"this resource does not know {method}", allow=allow)
     return method
 
 
@@ -74,8 +73,7 @@ def check_version(method: str, headers: Headers) -> None:
         UnsupportedVersionError: Nothing was read or written.
     """
     if method in {"POST", "PATCH", "DELETE"} and _version(headers) != TUS_VERSION:
-        message = f"send Tus-Resumable: {TUS_VERSION}; nothing was written"
-        raise UnsupportedVersionError(message)
+        raise UnsupportedVersionError(f"send Tus-Resumable: {TUS_VERSION}; nothing was written")
 
 
 def _version(headers: Headers) -> str | None:
@@ -91,10 +89,9 @@ def check_sizes(headers: Headers) -> None:
     for name, value in headers:
         limit = grammar.MAX_CONCAT_BYTES if name.lower() == "upload-concat" else _MAX_HEADER_BYTES
         if len(value) > limit:
-            message = (
+            raise HeadersTooLargeError(
                 f"the header {show_start(name, _SHOWN_CHARACTERS)} is longer than {limit} bytes; nothing was written"
             )
-            raise HeadersTooLargeError(message)
         if name.lower() == "upload-metadata":
             grammar.check_pairs(value)
 
@@ -115,12 +112,10 @@ def body_info(headers: Headers) -> BodyInfo:
     """
     coding = grammar.get(headers, "Transfer-Encoding")
     if coding is not None and coding.lower() != "chunked":
-        message = "only `Transfer-Encoding: chunked` is understood"
-        raise MalformedRequestError(message)
+        raise MalformedRequestError("only `Transfer-Encoding: chunked` is understood")
     text = grammar.get(headers, "Content-Length")
     if coding is not None and text is not None:
-        message = "send Content-Length or Transfer-Encoding, not both"
-        raise MalformedRequestError(message)
+        raise MalformedRequestError("send Content-Length or Transfer-Encoding, not both")
     length: int | None = None
     if coding is None:
         length = 0 if text is None else grammar.number(text, "Content-Length", MalformedRequestError)
@@ -159,18 +154,15 @@ def parse_create(headers: Headers, *, drop_id: str, presented: str | None, empty
     body = BodyInfo(0) if empty else body_info(headers)
     if role is Role.FINAL:
         if body.length != 0:
-            message = "a concatenation takes no bytes; nothing was written"
-            raise ModifyFinalError(message)
+            raise ModifyFinalError("a concatenation takes no bytes; nothing was written")
         # Upload-Length of a final is ignored: its parts say it.
         return Create(role, None, metadata, digests, parts)
     length = grammar.upload_length(headers)
     deferred = grammar.defers_length(headers)
     if length is not None and deferred:
-        message = "send Upload-Length or Upload-Defer-Length, not both"
-        raise LengthAndDeferError(message)
+        raise LengthAndDeferError("send Upload-Length or Upload-Defer-Length, not both")
     if length is None and not deferred:
-        message = "send Upload-Length, or Upload-Defer-Length: 1 if it is not known yet"
-        raise InvalidUploadLengthError(message)
+        raise InvalidUploadLengthError("send Upload-Length, or Upload-Defer-Length: 1 if it is not known yet")
     brought = body if _brings_bytes(headers, body) else None
     return Create(role, length, metadata, digests, parts, brought, grammar.proposed_token(headers))
 
@@ -184,8 +176,7 @@ def _brings_bytes(headers: Headers, body: BodyInfo) -> bool:
     if body.length == 0:
         return False
     if _content_type(headers) != OFFSET_STREAM:
-        message = f"a body on creation needs Content-Type: {OFFSET_STREAM}; nothing was written"
-        raise InvalidContentTypeError(message)
+        raise InvalidContentTypeError(f"a body on creation needs Content-Type: {OFFSET_STREAM}; nothing was written")
     return True
 
 
@@ -199,8 +190,7 @@ def parse_patch(headers: Headers) -> Patch:
     """
     offset = grammar.upload_offset(headers)
     if _content_type(headers) != OFFSET_STREAM:
-        message = f"PATCH needs Content-Type: {OFFSET_STREAM}; nothing was written"
-        raise InvalidContentTypeError(message)
+        raise InvalidContentTypeError(f"PATCH needs Content-Type: {OFFSET_STREAM}; nothing was written")
     return Patch(offset, body_info(headers), grammar.upload_length(headers))
 
 

@@ -168,8 +168,7 @@ async def open_services(config: Config, *, reading: bool = False, telling: bool 
         except (UnfinishedBackupError, WrongStoreError) as error:
             raise StartError(str(error)) from error
         except OSError as error:
-            message = f"cannot use the store at {error.filename or settings.root}: {error.strerror}"
-            raise StartError(message) from error
+            raise StartError(f"cannot use the store at {error.filename or settings.root}: {error.strerror}") from error
         stack.push_async_callback(store.close)
         uploads = Uploads(
             store,

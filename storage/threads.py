@@ -86,8 +86,7 @@ class Workers:
             RuntimeError: The threads were closed.
         """
         if self._closed:
-            message = "the store's threads have ended"
-            raise RuntimeError(message)
+            raise RuntimeError("the store's threads have ended")
         job = _Job(work, arguments)
         self._queue.put(job)
         if len(self._threads) < self._count:

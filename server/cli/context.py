@@ -115,8 +115,7 @@ def recipients_option(given: Sequence[str]) -> tuple[str, ...]:
     for text in given:
         listed = entries(_given(text))
         if text and not listed:
-            message = f"{text} lists no recipient; write one a line into it. Nothing was changed"
-            raise CommandError(message)
+            raise CommandError(f"{text} lists no recipient; write one a line into it. Nothing was changed")
         recipients += listed
     return tuple(recipients)
 
@@ -143,8 +142,7 @@ def parsed(read: Callable[[str], T], text: str, option: str) -> T:
     try:
         return read(text)
     except ValueError as error:
-        message = f"{option} {error}"
-        raise CommandError(message) from None
+        raise CommandError(f"{option} {error}") from None
 
 
 def past(text: str | None, now: datetime) -> datetime | None:
@@ -161,6 +159,5 @@ def confirm(question: str, doing: str, *, yes: bool, as_json: bool) -> None:
     if yes:
         return
     if as_json or not sys.stdin.isatty():
-        message = f"there is nobody to ask; say --yes to {doing} without asking. Nothing was changed"
-        raise CommandError(message)
+        raise CommandError(f"there is nobody to ask; say --yes to {doing} without asking. Nothing was changed")
     typer.confirm(question, abort=True, err=True)

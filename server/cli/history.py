@@ -143,8 +143,7 @@ def _lines_of(log: Path, wanted: bytes) -> Iterator[bytes]:
         with sys.stdin.buffer if str(log) == STDOUT else log.open("rb") as file:
             yield from (line for line in file if wanted in line)
     except OSError as error:
-        message = f"cannot read {log}: {error.strerror}"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot read {log}: {error.strerror}") from None
 
 
 def _sentence(told: Entry, length: int | None) -> str:

@@ -131,8 +131,7 @@ def with_reading(
     """
     if copy is None:
         if given_keys:
-            message = "--key is for a copy of the store; name it with --store DIR"
-            raise CommandError(message)
+            raise CommandError("--key is for a copy of the store; name it with --store DIR")
         return with_services(given, lambda services, _conf: work(services.store, services.catalog), reading=True)
     silence_logs()
     settings, keys = copied_store(copy, given_keys)
@@ -195,15 +194,13 @@ async def opened(pieces: AsyncIterator[bytes], identities: list[str]) -> AsyncGe
             yield await asyncio.to_thread(opener.feed, piece)
         yield opener.close()
     except NoMatchingIdentity:
-        message = (
+        raise CommandError(
             "no identity in the file opens the content that the browser sealed; --keep-sealed gives it as it was sealed"
-        )
-        raise CommandError(message) from None
+        ) from None
     except AgeError as error:
-        message = (
+        raise CommandError(
             f"the content that the browser sealed does not open ({error}); --keep-sealed gives it as it was sealed"
-        )
-        raise CommandError(message) from None
+        ) from None
 
 
 async def compared(
@@ -222,8 +219,7 @@ async def compared(
             hashes[name].update(piece)
         yield piece
     if any(hashes[name].hexdigest() != receipt[name] for name in names):
-        message = f"upload {upload_id} does not verify: its bytes are not those of its receipt"
-        raise UploadDamagedError(message)
+        raise UploadDamagedError(f"upload {upload_id} does not verify: its bytes are not those of its receipt")
 
 
 async def check_drop(catalog: SqlCatalog | StoredRows, drop_id: str) -> None:
@@ -259,8 +255,7 @@ async def find_upload(catalog: SqlCatalog | StoredRows | None, store: FileStore,
     elif is_upload_id(text):
         candidates = [text, upload_id(text)]
     else:
-        message = "that is no upload id, token or upload URL; list them with `dropoff-tus upload list`"
-        raise CommandError(message)
+        raise CommandError("that is no upload id, token or upload URL; list them with `dropoff-tus upload list`")
     for candidate in candidates:
         if catalog is not None and await catalog.upload(candidate) is not None:
             return candidate
@@ -272,8 +267,7 @@ async def find_upload(catalog: SqlCatalog | StoredRows | None, store: FileStore,
         except UploadDamagedError:
             pass  # it is there; the following calls fail with the reason
         return candidate
-    message = "there is no such upload; list them with `dropoff-tus upload list --all`"
-    raise CommandError(message)
+    raise CommandError("there is no such upload; list them with `dropoff-tus upload list --all`")
 
 
 async def exportable(
@@ -291,8 +285,7 @@ async def exportable(
     stored = await store.stat(found)
     row = await catalog.upload(found)
     if stored.ended is not None:
-        message = f"the upload was {stored.ended.value}; its content is gone"
-        raise CommandError(message)
+        raise CommandError(f"the upload was {stored.ended.value}; its content is gone")
     state = UploadState.OPEN if row is None else row.state
     if stored.final and (row is None or state is UploadState.COMPLETE):
         return stored.offset, True

@@ -32,8 +32,7 @@ def check_output(output: str | Path, *, as_json: bool) -> bool:
     if str(output) != STDOUT:
         return _is_there(Path(output))
     if as_json:
-        message = "--json and --output - both want stdout; write to a file, or leave out --json"
-        raise CommandError(message)
+        raise CommandError("--json and --output - both want stdout; write to a file, or leave out --json")
     return False
 
 
@@ -176,15 +175,13 @@ def _is_there(target: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        message = f"cannot write {target}: {error.strerror}"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot write {target}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         # A link may lead to what is read elsewhere, /dev/stdout to a pipe.
-        message = (
+        raise CommandError(
             f"{target} is no ordinary file but a link, a pipe, a device or a folder, and was left as it is; "
             f"name another file, or {STDOUT} for stdout"
         )
-        raise CommandError(message)
     return True
 
 

@@ -55,8 +55,7 @@ class Pace:
         self.note(received_bytes)
         seconds = time.monotonic() - self._started
         if self._min_rate and seconds > _RATE_GRACE_SECONDS and received_bytes < self._min_rate * seconds:
-            message = "the body came too slowly"
-            raise BodySlowError(message)
+            raise BodySlowError("the body came too slowly")
 
     def note(self, received_bytes: int) -> None:
         """Count what came since the last time."""
@@ -124,8 +123,7 @@ class StreamBody:
                 while not self._chunks and not self._ended and self._failure is None:
                     await self.wait(timeout_seconds)
         except TimeoutError:
-            message = "the body neither began nor ended in time; nothing was written"
-            raise BodyTimeoutError(message) from None
+            raise BodyTimeoutError("the body neither began nor ended in time; nothing was written") from None
         if self._failure is not None and not self._chunks:
             raise cut_error()
         return not self._chunks

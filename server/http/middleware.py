@@ -149,13 +149,11 @@ def _check_framing(request: web.Request) -> None:
     [...] and close the connection").
     """
     if request.version < HttpVersion11 and hdrs.TRANSFER_ENCODING in request.headers:
-        message = "HTTP/1.0 knows no Transfer-Encoding; nothing was written"
-        raise MalformedRequestError(message)
+        raise MalformedRequestError("HTTP/1.0 knows no Transfer-Encoding; nothing was written")
 
 
 async def _refuse_connect(_request: web.Request) -> web.StreamResponse:
-    message = "this is no proxy"
-    raise MethodNotAllowedError(message, allow=("GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"))
+    raise MethodNotAllowedError("this is no proxy", allow=("GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"))
 
 
 def _refuse(request: web.Request, error: DropoffError) -> web.Response:

@@ -153,8 +153,7 @@ def _drop_url(request: web.Request, drop_id: str) -> str:
 async def _receipt(request: web.Request, drop_id: str, token: UploadToken | None) -> web.StreamResponse:
     request[ROUTE] = "receipt"
     if request.method != "GET":
-        message = "a receipt can only be read"
-        raise MethodNotAllowedError(message, allow=("GET",))
+        raise MethodNotAllowedError("a receipt can only be read", allow=("GET",))
     if token is None:
         raise protocol.absent()
     line = await request.app[UPLOADS].finder.receipt(drop_id, token)

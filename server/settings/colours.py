@@ -18,8 +18,7 @@ def parse_colour(value: object) -> str:
         ValueError: It is none.
     """
     if not isinstance(value, str) or _HEX.fullmatch(value) is None:
-        message = 'is no colour; write e.g. "#0b5560"'
-        raise ValueError(message)
+        raise ValueError('is no colour; write e.g. "#0b5560"')
     digits = value[1:].lower()
     return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))  # noqa: PLR2004 - rrggbb
 

@@ -91,8 +91,7 @@ class ServerSection(Section):
     @model_validator(mode="after")
     def _tls_whole(self) -> "ServerSection":
         if (self.tls_cert is None) != (self.tls_key is None):
-            message = "tls_cert and tls_key belong together; write both or none"
-            raise ValueError(message)
+            raise ValueError("tls_cert and tls_key belong together; write both or none")
         return self
 
 
@@ -169,11 +168,10 @@ def _check_hook(url: str, allowed: Networks) -> None:
     parts = urlsplit(url)
     plain = parts.scheme != "https"
     if plain and not allowed:
-        message = (
+        raise ValueError(
             "an http URL needs allow_private_addresses, where nobody reads along, "
             'e.g. ["127.0.0.1"]; write an https URL, or list the address'
         )
-        raise ValueError(message)
     try:
         address = ipaddress.ip_address(parts.hostname or "")
     except ValueError:
@@ -251,11 +249,9 @@ class MailSection(Section):
             message = 'server needs sender, the address that mail comes from; write e.g. sender = "drop@example.org"'
             raise ValueError(message)
         if (self.username is None) != (self.password is None):
-            message = "username and password belong together; write both or none"
-            raise ValueError(message)
+            raise ValueError("username and password belong together; write both or none")
         if self.username is not None and self.security == "none":
-            message = 'a password is not sent without TLS; write security = "starttls" or "tls"'
-            raise ValueError(message)
+            raise ValueError('a password is not sent without TLS; write security = "starttls" or "tls"')
         return self
 
 

@@ -50,29 +50,24 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         text = decode_text(file.read_bytes())
     except FileNotFoundError:
-        message = (
+        raise SourceError(
             f"there is no configuration at {file}; make one with `dropoff-tus init --dir DIR`, or name it with --config"
-        )
-        raise SourceError(message) from None
+        ) from None
     except OSError as error:
-        message = f"cannot read the configuration {file}: {error.strerror}"
-        raise SourceError(message) from None
+        raise SourceError(f"cannot read the configuration {file}: {error.strerror}") from None
     except ValueError as error:
-        message = f"{file} {error}"
-        raise SourceError(message) from None
+        raise SourceError(f"{file} {error}") from None
     try:
         return tomllib.loads(text)
     except RecursionError:
-        message = f"{file} is nested too deeply; sections hold plain keys"
-        raise SourceError(message) from None
+        raise SourceError(f"{file} is nested too deeply; sections hold plain keys") from None
     except ValueError as error:  # TOMLDecodeError, and numbers too long for Python
         text, place = str(error), ""
         found = _TOML_PLACE.search(text)
         if found is not None:
             text = text[: found.start()]
             place = f", line {found[1]}, column {found[2]}" if found[1] else ", at its end"
-        message = f"{file}{place}: this is not TOML: {text[:1].lower()}{text[1:]}"
-        raise SourceError(message) from None
+        raise SourceError(f"{file}{place}: this is not TOML: {text[:1].lower()}{text[1:]}") from None
 
 
 def lay_over(tree: dict[str, Any], environment: Mapping[str, str], names: Names) -> Overrides:

@@ -37,8 +37,7 @@ def _label(value: object) -> object:
 
 def _languages(value: object) -> object:
     if not isinstance(value, tuple) or not value or not set(value) <= set(LANGUAGES) or len(set(value)) < len(value):
-        message = f'must be a list of one or more of {", ".join(LANGUAGES)}, each once; write e.g. ["nl", "en"]'
-        raise ValueError(message)
+        raise ValueError(f'must be a list of one or more of {", ".join(LANGUAGES)}, each once; write e.g. ["nl", "en"]')
     return value
 
 
@@ -66,19 +65,16 @@ class PageSection(Section):
     @model_validator(mode="after")
     def _readable(self) -> "PageSection":
         if len({"brand", "brand_dark"} & self.model_fields_set) == 1:
-            message = "brand and brand_dark belong together, for light and dark screens; write both or none"
-            raise ValueError(message)
+            raise ValueError("brand and brand_dark belong together, for light and dark screens; write both or none")
         if self.logo_dark is not None and self.logo is None:
-            message = "logo_dark needs logo, which light screens show; write both, or logo for both"
-            raise ValueError(message)
+            raise ValueError("logo_dark needs logo, which light screens show; write both, or logo for both")
         for key, colour, ground, on in self.pairs():
             ratio = contrast(colour, on)
             if ratio < READABLE:
-                message = (
+                raise ValueError(
                     f"{key} = {colour} and {ground} ({on}) have a contrast of {int(ratio * 100) / 100}:1, and below "
                     f"{READABLE}:1 one cannot be read on the other; write a colour that is further from it"
                 )
-                raise ValueError(message)
         return self
 
     def pairs(self) -> Iterator[tuple[str, str, str, str]]:

@@ -43,27 +43,23 @@ class Section(BaseModel):
 def _networks(value: object) -> object:
     help_text = 'write a list such as ["127.0.0.1", "10.0.0.0/8"]'
     if not isinstance(value, tuple):
-        message = f"must be a list of addresses or networks; {help_text}"
-        raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
+        raise ValueError(f"must be a list of addresses or networks; {help_text}")  # noqa: TRY004 - pydantic wants ValueError
     try:
         return tuple(ipaddress.ip_network(item, strict=False) for item in value if _is_text(item))
     except ValueError:
-        message = f"has an entry that is no address or network; {help_text}"
-        raise ValueError(message) from None
+        raise ValueError(f"has an entry that is no address or network; {help_text}") from None
 
 
 def _is_text(item: object) -> bool:
     if isinstance(item, str):
         return True
-    message = "is not text"
-    raise ValueError(message)
+    raise ValueError("is not text")
 
 
 def _listen(value: object) -> object:
     found = _LISTEN.fullmatch(value) if isinstance(value, str) else None
     if found is None or not 0 < int(found[3]) <= _LAST_PORT or not _is_host(found[1]):
-        message = 'is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"'
-        raise ValueError(message)
+        raise ValueError('is not HOST:PORT; write e.g. "127.0.0.1:8080" or "[::1]:8080"')
     return value
 
 
@@ -76,10 +72,9 @@ def _is_host(ipv6: str | None) -> bool:
 
 def _ehlo(value: object) -> object:
     if not isinstance(value, str) or _EHLO.fullmatch(value) is None:
-        message = (
+        raise ValueError(
             'is no name that a machine has in the DNS; write e.g. "drop.example.org", or an address as "[192.0.2.1]"'
         )
-        raise ValueError(message)
     return value
 
 
@@ -87,23 +82,19 @@ def _public_url(value: object) -> object:
     help_text = 'write e.g. "https://drop.example.org" or "https://example.org/drop"'
     parts = _url(value)
     if parts is None:
-        message = f"is not an http or https URL; {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"is not an http or https URL; {help_text}")
     if parts.query or parts.fragment:
-        message = f"has a query or a fragment; {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"has a query or a fragment; {help_text}")
     return str(value).rstrip("/")
 
 
 def _origins(value: object) -> object:
     help_text = 'write a list of origins such as ["https://portal.example.org"]'
     if not isinstance(value, tuple):
-        message = f"must be a list; {help_text}"
-        raise ValueError(message)  # noqa: TRY004 - pydantic wants ValueError
+        raise ValueError(f"must be a list; {help_text}")  # noqa: TRY004 - pydantic wants ValueError
     origins = tuple("*" if item == "*" else _origin(item) for item in value)
     if None in origins:
-        message = f"has an entry that is no origin (scheme, host and port, nothing behind); {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"has an entry that is no origin (scheme, host and port, nothing behind); {help_text}")
     return origins
 
 
@@ -148,30 +139,25 @@ def _hook_url(value: object) -> object:
 def _header_names(value: object) -> object:
     help_text = 'write a list such as ["Cookie", "X-Forwarded-For"]'
     if not isinstance(value, tuple) or not all(isinstance(item, str) and _HEADER.fullmatch(item) for item in value):
-        message = f"must be a list of names of headers; {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"must be a list of names of headers; {help_text}")
     if any(item.lower() in _NEVER_TOLD for item in value):
-        message = f"has a header that may carry a drop-off's code, which nobody may get; {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"has a header that may carry a drop-off's code, which nobody may get; {help_text}")
     return value
 
 
 def _events(value: object) -> object:
     known = [kind.value for kind in EventKind]
     if not isinstance(value, tuple) or any(item not in known for item in value):
-        message = f"must be a list of events; there are {', '.join(known)}"
-        raise ValueError(message)
+        raise ValueError(f"must be a list of events; there are {', '.join(known)}")
     return value
 
 
 def _patterns(problem_of: Callable[[str], str | None]) -> Callable[[object], object]:
     def check(value: object) -> object:
         if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            message = 'must be a list; write e.g. ["one", "two"]'
-            raise ValueError(message)
+            raise ValueError('must be a list; write e.g. ["one", "two"]')
         for problem in filter(None, map(problem_of, value)):
-            message = f"has an entry that {problem}"
-            raise ValueError(message)
+            raise ValueError(f"has an entry that {problem}")
         return value
 
     return check
@@ -192,8 +178,7 @@ def _when(value: object) -> object:
 
 def _path(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str) or not value or "\0" in value:
-        message = 'is not a path; write it in quotes, e.g. "store" or "/srv/dropoff/store"'
-        raise ValueError(message)
+        raise ValueError('is not a path; write it in quotes, e.g. "store" or "/srv/dropoff/store"')
     return _folder(info) / value
 
 
@@ -208,17 +193,15 @@ def _socket(value: object, info: ValidationInfo) -> object:
 def _key_source(value: object, info: ValidationInfo) -> object:
     if isinstance(value, str) and value.removeprefix(_COMMAND).strip() and not value.startswith(_VARIABLE):
         return value if value.startswith(_COMMAND) else str(_path(value, info))
-    message = (
+    raise ValueError(
         'is not a source of a key; write a file, or "command:PROGRAM ARGUMENTS" '
         "(no variable: /proc/PID/environ shows it as long as the server runs)"
     )
-    raise ValueError(message)
 
 
 def _catalog_url(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str) or "://" not in value:
-        message = 'is not a database URL; write e.g. "sqlite:///catalog.sqlite3" or "postgresql://user@host/db"'
-        raise ValueError(message)
+        raise ValueError('is not a database URL; write e.g. "sqlite:///catalog.sqlite3" or "postgresql://user@host/db"')
     relative = value.removeprefix("sqlite:///")
     if relative in {value, ""} or relative.startswith("/"):
         return value

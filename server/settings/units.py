@@ -34,19 +34,16 @@ _TIME_HELP = 'write a duration from now such as "7d", or a time with its zone su
 def mail_address(value: object) -> str:
     """Read a mail address, of the plain kind that needs no quoting."""
     if not isinstance(value, str) or len(value) > _MOST_ADDRESS or _ADDRESS.fullmatch(value) is None:
-        message = 'is not a mail address; write e.g. "data@example.org", without a name'
-        raise ValueError(message)
+        raise ValueError('is not a mail address; write e.g. "data@example.org", without a name')
     return value
 
 
 def mail_addresses(values: object) -> tuple[str, ...]:
     """Read the addresses that a drop-off names."""
     if not isinstance(values, list | tuple):
-        message = 'must be a list; write e.g. ["data@example.org"]'
-        raise ValueError(message)  # noqa: TRY004 - as above
+        raise ValueError('must be a list; write e.g. ["data@example.org"]')  # noqa: TRY004 - as above
     if len(values) > MOST_ADDRESSES:
-        message = f"takes up to {MOST_ADDRESSES} addresses; write that of a list"
-        raise ValueError(message)
+        raise ValueError(f"takes up to {MOST_ADDRESSES} addresses; write that of a list")
     return tuple(mail_address(value) for value in values)
 
 
@@ -58,16 +55,14 @@ def parse_size(value: object) -> int:
     else:
         found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
         if found is None:
-            message = f"is not a size; {help_text}"
-            raise ValueError(message)
+            raise ValueError(f"is not a size; {help_text}")
         factor = _SIZE_UNITS.get(found[2].lower())
         if factor is None:
             message = f"has a unit that is not known; {help_text} (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)"
             raise ValueError(message)
         size = int(Decimal(found[1]) * factor)
     if not 0 <= size <= _MOST_BYTES:
-        message = f"must be from 0 to {_MOST_BYTES} bytes; {help_text}"
-        raise ValueError(message)
+        raise ValueError(f"must be from 0 to {_MOST_BYTES} bytes; {help_text}")
     return size
 
 
@@ -76,17 +71,14 @@ def parse_duration(value: object) -> float:
     if value in (0, "0") and not isinstance(value, bool):
         return 0.0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        message = f'needs a unit; write e.g. "{value}s", or "7d"'
-        raise ValueError(message)  # noqa: TRY004 - one kind of error for everything written wrongly
+        raise ValueError(f'needs a unit; write e.g. "{value}s", or "7d"')  # noqa: TRY004 - one kind of error for everything written wrongly
     text = value.strip().lower() if isinstance(value, str) else ""
     parts = _DURATION_PART.findall(text)
     if not parts or _DURATION_PART.sub("", text):
-        message = 'is not a duration; write e.g. "60s", "1h30m" or "7d"'
-        raise ValueError(message)
+        raise ValueError('is not a duration; write e.g. "60s", "1h30m" or "7d"')
     seconds = float(sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
     if seconds > _MOST_SECONDS:
-        message = "is longer than a hundred years; write 0 for never"
-        raise ValueError(message)
+        raise ValueError("is longer than a hundred years; write 0 for never")
     return seconds
 
 
@@ -115,23 +107,19 @@ def parse_time(value: object, now: datetime) -> datetime:
         try:
             moment = datetime.fromisoformat(value.strip().upper())
         except ValueError:
-            message = f"is no day or time that exists; {_TIME_HELP}"
-            raise ValueError(message) from None
+            raise ValueError(f"is no day or time that exists; {_TIME_HELP}") from None
     else:
         try:
             seconds = parse_duration(value)
         except ValueError:
-            message = f"is not a time; {_TIME_HELP}"
-            raise ValueError(message) from None
+            raise ValueError(f"is not a time; {_TIME_HELP}") from None
         moment = now + timedelta(seconds=seconds)
     if moment.tzinfo is None:
-        message = f"has no zone; {_TIME_HELP}"
-        raise ValueError(message)
+        raise ValueError(f"has no zone; {_TIME_HELP}")
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        message = f"is no day or time that exists in UTC; {_TIME_HELP}"
-        raise ValueError(message) from None
+        raise ValueError(f"is no day or time that exists in UTC; {_TIME_HELP}") from None
 
 
 def parse_past(value: str, now: datetime) -> datetime:

@@ -67,8 +67,7 @@ class Dropoffs:
         try:
             await self._catalog.add_dropoff(dropoff)
         except ValueError:
-            message = "a drop-off with this id exists already; nothing was changed"
-            raise DropoffExistsError(message) from None
+            raise DropoffExistsError("a drop-off with this id exists already; nothing was changed") from None
         return dropoff, code
 
     async def edit(

@@ -98,8 +98,7 @@ def _checked(prefix: str) -> tuple[str, bytes]:
     _check_prefix(prefix)
     lower = prefix.lower()
     if lower != prefix and prefix.upper() != prefix:
-        msg = "bech32: the prefix mixes upper and lower case"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: the prefix mixes upper and lower case")
     return lower, _expand(lower)
 
 
@@ -117,35 +116,28 @@ def decode(text: str) -> tuple[str, bytes]:
             does not contain the text.
     """
     if not text.isascii():
-        msg = "bech32: not ASCII"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: not ASCII")
     lower = text.lower()
     if lower != text and text.upper() != text:
-        msg = "bech32: upper and lower case are mixed"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: upper and lower case are mixed")
     separator = lower.rfind("1")
     _check_prefix(text[: max(separator, 0)])
     prefix, body = lower[:separator], lower[separator + 1 :].encode("ascii")
     if len(body) < _CHECKSUM_CHARS:
-        msg = "bech32: too short"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: too short")
     if body.translate(None, delete=_CHARSET):
-        msg = "bech32: a character outside the alphabet"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: a character outside the alphabet")
     if _polymod(_expand(prefix) + body.translate(_TO_VALUES)) != 1:
-        msg = "bech32: wrong checksum"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: wrong checksum")
     return text[:separator], _regroup(body[:-_CHECKSUM_CHARS])
 
 
 def _check_prefix(prefix: str) -> None:
     """Refuse a prefix that is empty or holds anything but visible ASCII."""
     if not prefix:
-        msg = "bech32: no prefix"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: no prefix")
     if not all(_FIRST_VISIBLE <= char <= _LAST_VISIBLE for char in prefix):
-        msg = "bech32: the prefix is not visible ASCII"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: the prefix is not visible ASCII")
 
 
 def _regroup(body: bytes) -> bytes:
@@ -154,6 +146,5 @@ def _regroup(body: bytes) -> bytes:
     # `int` reads base 32 at C speed; the zero in front lets it read an empty body.
     number = int(b"0" + body.translate(_TO_INT_DIGITS), 32)
     if spare_bits >= 5 or number & (1 << spare_bits) - 1:  # noqa: PLR2004 - five bits are a whole character
-        msg = "bech32: wrong padding"
-        raise KeyTextError(msg)
+        raise KeyTextError("bech32: wrong padding")
     return (number >> spare_bits).to_bytes(size_bytes, "big")

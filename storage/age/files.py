@@ -61,11 +61,9 @@ def seal_header(recipients: Wrapper | Iterable[Wrapper], file_key: bytes) -> byt
     """
     everyone = tuple(recipients) if isinstance(recipients, Iterable) else (recipients,)
     if not everyone:
-        msg = "no recipient to encrypt to"
-        raise AgeError(msg)
+        raise AgeError("no recipient to encrypt to")
     if len({recipient.key_type for recipient in everyone} - {None}) > 1:
-        msg = "recipients of different key types in one file"
-        raise MixedRecipients(msg)
+        raise MixedRecipients("recipients of different key types in one file")
     return serialize_header((recipient.wrap(file_key) for recipient in everyone), file_key)
 
 
@@ -224,8 +222,7 @@ class StreamOpener:
         """
         if self._opener is None:
             open_header(self._waiting, self._identities)
-            msg = "the file is cut short"
-            raise PayloadError(msg)
+            raise PayloadError("the file is cut short")
         return self._open(len(self._waiting), last=True)
 
     def _begin(self) -> bool:
@@ -282,16 +279,13 @@ def _unwrap(head: Buffer, header: Header, identities: Iterable[Opener], *, only_
                 # A wrong MAC ends it: the key fits, so no other one can do better.
                 verify_mac(head, header, file_key)
                 return file_key
-    msg = "no identity opens this file"
-    raise NoMatchingIdentity(msg)
+    raise NoMatchingIdentity("no identity opens this file")
 
 
 def _check_kinds(stanzas: Iterable[Stanza], *, only_native: bool, also: str) -> None:
     """Refuse stanzas that must not be here, before any of them is tried."""
     kinds = {stanza.kind for stanza in stanzas} - {also}
     if only_native and not kinds <= _NATIVE:
-        msg = "a stanza that is neither X25519 nor hybrid"
-        raise HeaderError(msg)
+        raise HeaderError("a stanza that is neither X25519 nor hybrid")
     if hybrid.KIND in kinds and kinds & _CLASSICAL:
-        msg = "hybrid and other stanzas in one header"
-        raise MixedRecipients(msg)
+        raise MixedRecipients("hybrid and other stanzas in one header")

@@ -63,8 +63,7 @@ class Stanza:
         argument_line = " ".join(("->", self.kind, *self.args))
         # A space within an argument would be one argument more.
         if _ARG_TEXT.fullmatch(argument_line) is None or argument_line.count(" ") != len(self.args) + 1:
-            msg = "a stanza argument is empty or not visible ASCII"
-            raise HeaderError(msg)
+            raise HeaderError("a stanza argument is empty or not visible ASCII")
         body = encode_base64(self.body)
         # One past the end, because a body that fills its last line is followed by an empty one.
         lines = [body[start : start + _COLUMNS] for start in range(0, len(body) + 1, _COLUMNS)]
@@ -104,8 +103,7 @@ def decode_base64(text: bytes | str) -> bytes:
         data = None
     # Encoding again is the shortest complete test for "canonical".
     if data is None or base64.b64encode(data).rstrip(b"=") != raw:
-        msg = "base64 that is not canonical"
-        raise HeaderError(msg)
+        raise HeaderError("base64 that is not canonical")
     return data
 
 
@@ -122,8 +120,7 @@ class _Lines:
         """Return the next line without its line feed."""
         stop = self._data.find(b"\n", self.end)
         if stop < 0:
-            msg = "the header is cut short or too long"
-            raise HeaderError(msg)
+            raise HeaderError("the header is cut short or too long")
         line = self._data[self.end : stop]
         self.end = stop + 1
         return line
@@ -144,20 +141,16 @@ def parse_header(data: Buffer, *, max_stanzas: int = MAX_STANZAS) -> Header:
     """
     lines = _Lines(bytes(memoryview(data)[:MAX_HEADER_BYTES]))
     if lines.take() != _INTRO:
-        msg = "this is not an age v1 file"
-        raise HeaderError(msg)
+        raise HeaderError("this is not an age v1 file")
     stanzas: list[Stanza] = []
     while not (line := lines.take()).startswith(_END_MARK):
         if len(stanzas) == max_stanzas:
-            msg = f"more than {max_stanzas} stanzas"
-            raise HeaderError(msg)
+            raise HeaderError(f"more than {max_stanzas} stanzas")
         stanzas.append(_parse_stanza(line, lines))
     if not stanzas:
-        msg = "a header without a stanza"
-        raise HeaderError(msg)
+        raise HeaderError("a header without a stanza")
     if len(line) != len(_END_MARK) + 1 + _MAC_CHARS or line[len(_END_MARK)] != ord(" "):
-        msg = "a malformed MAC line"
-        raise HeaderError(msg)
+        raise HeaderError("a malformed MAC line")
     return Header(lines.end, tuple(stanzas), decode_base64(line[-_MAC_CHARS:]))
 
 
@@ -165,15 +158,13 @@ def _parse_stanza(arg_line: bytes, lines: _Lines) -> Stanza:
     """Parse one stanza, whose body is taken from `lines`."""
     match = _ARG_LINE.fullmatch(arg_line)
     if match is None:
-        msg = "a malformed stanza line"
-        raise HeaderError(msg)
+        raise HeaderError("a malformed stanza line")
     kind, *args = match[1].decode("ascii").split(" ")
     body: list[bytes] = []
     while len(line := lines.take()) == _COLUMNS:
         body.append(line)
     if len(line) > _COLUMNS:
-        msg = "a stanza body line that is too long"
-        raise HeaderError(msg)
+        raise HeaderError("a stanza body line that is too long")
     body.append(line)
     return Stanza(kind, tuple(args), decode_base64(b"".join(body)))
 
@@ -193,8 +184,7 @@ def serialize_header(stanzas: Iterable[Stanza], file_key: bytes) -> bytes:
     """
     body = b"".join(stanza.serialize() for stanza in stanzas)
     if not body:
-        msg = "a header without a stanza"
-        raise HeaderError(msg)
+        raise HeaderError("a header without a stanza")
     covered = _INTRO + b"\n" + body + _END_MARK
     return covered + b" " + encode_base64(_mac(covered, file_key)).encode("ascii") + b"\n"
 
@@ -212,8 +202,7 @@ def verify_mac(data: Buffer, header: Header, file_key: bytes) -> None:
     """
     covered = bytes(memoryview(data)[: header.length - _AFTER_MARK_BYTES])
     if not hmac.compare_digest(_mac(covered, file_key), header.mac):
-        msg = "the header does not match its MAC"
-        raise HeaderMacError(msg)
+        raise HeaderMacError("the header does not match its MAC")
 
 
 def _mac(covered: bytes, file_key: bytes) -> bytes:

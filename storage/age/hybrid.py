@@ -39,15 +39,13 @@ class PublicKey:
             KeyTextError: they are not a key to encrypt to.
         """
         if len(raw) != PUBLIC_BYTES:
-            msg = "a hybrid public key is 1216 bytes"
-            raise KeyTextError(msg)
+            raise KeyTextError("a hybrid public key is 1216 bytes")
         point = raw[_MLKEM_PUBLIC_BYTES:]
         x25519.check_public_point(point)
         try:
             mlkem_key = MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_BYTES])
         except ValueError:
-            msg = "not an ML-KEM-768 public key"
-            raise KeyTextError(msg) from None
+            raise KeyTextError("not an ML-KEM-768 public key") from None
         self.raw = raw
         self._key = hpke.MLKEM768X25519PublicKey(mlkem_key, X25519PublicKey.from_public_bytes(point))
 

@@ -115,8 +115,7 @@ class Recipient:
         prefix, raw = bech32.decode(text)
         key_type = _BY_RECIPIENT_PREFIX.get(prefix)
         if key_type is None:
-            msg = "not an age recipient (age1… or age1pq1…)"
-            raise KeyTextError(msg)
+            raise KeyTextError("not an age recipient (age1… or age1pq1…)")
         return cls.from_public_bytes(key_type, raw)
 
     @classmethod
@@ -163,8 +162,7 @@ class Recipient:
             ValueError: the file key is not 16 bytes.
         """
         if len(file_key) != FILE_KEY_BYTES:
-            msg = "a file key is 16 bytes"
-            raise ValueError(msg)
+            raise ValueError("a file key is 16 bytes")
         return self._key.wrap(file_key)
 
     def __str__(self) -> str:
@@ -202,8 +200,7 @@ class Identity:
             KeyTextError: the seed is not 32 bytes.
         """
         if len(seed) != SEED_BYTES:
-            msg = "an identity is made of 32 bytes"
-            raise KeyTextError(msg)
+            raise KeyTextError("an identity is made of 32 bytes")
         self._key_type = key_type
         self._seed = seed
         self._key = _SCHEMES[key_type].private_key(seed)
@@ -230,8 +227,7 @@ class Identity:
         prefix, seed = bech32.decode(text)
         key_type = _BY_IDENTITY_PREFIX.get(prefix)
         if key_type is None:
-            msg = "not an age identity (AGE-SECRET-KEY-1… or AGE-SECRET-KEY-PQ-1…)"
-            raise KeyTextError(msg)
+            raise KeyTextError("not an age identity (AGE-SECRET-KEY-1… or AGE-SECRET-KEY-PQ-1…)")
         return cls(key_type, seed)
 
     @property
@@ -272,8 +268,7 @@ class Identity:
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
         """Refuse to be pickled or copied: a secret key leaves through `secret_text` only."""
-        msg = "an Identity cannot be pickled or copied"
-        raise TypeError(msg)
+        raise TypeError("an Identity cannot be pickled or copied")
 
 
 def parse_identity_file(text: str) -> list[Identity]:
@@ -298,11 +293,9 @@ def parse_identity_file(text: str) -> list[Identity]:
         try:
             identities.append(Identity.parse(line))
         except KeyTextError as error:
-            msg = f"line {number} of the identity file: {_explain(line) or error}"
-            raise KeyTextError(msg) from None
+            raise KeyTextError(f"line {number} of the identity file: {_explain(line) or error}") from None
     if not identities:
-        msg = "the identity file contains no identity"
-        raise KeyTextError(msg)
+        raise KeyTextError("the identity file contains no identity")
     return identities
 
 

@@ -37,8 +37,7 @@ def payload_key(file_key: bytes, nonce: bytes) -> bytes:
         HeaderError: the nonce is cut short, which the format's test vectors count as a fault of the header.
     """
     if len(nonce) != NONCE_BYTES:
-        msg = "the payload nonce is not 16 bytes"
-        raise HeaderError(msg)
+        raise HeaderError("the payload nonce is not 16 bytes")
     return kdf.derive(file_key, salt=nonce, info=b"payload")
 
 
@@ -58,8 +57,7 @@ def plain_size(sealed_bytes: int) -> int:
     plain = sealed_bytes - chunks * TAG_BYTES
     # Only the single chunk of an empty payload may be empty.
     if plain < 0 or sealed_size(plain) != sealed_bytes:
-        msg = "the payload has an impossible length"
-        raise PayloadError(msg)
+        raise PayloadError("the payload has an impossible length")
     return plain
 
 
@@ -103,8 +101,7 @@ class ChunkSealer:
         """
         count, rest = divmod(plain.nbytes, CHUNK_BYTES)
         if rest:
-            msg = "not a whole number of chunks"
-            raise ValueError(msg)
+            raise ValueError("not a whole number of chunks")
         written = count * SEALED_CHUNK_BYTES
         first = self._claim(count, room_bytes=out.nbytes, needed_bytes=written)
         encrypt_into = self._aead.encrypt_into
@@ -131,11 +128,9 @@ class ChunkSealer:
         """
         size = plain.nbytes
         if size > CHUNK_BYTES:
-            msg = "more than one chunk"
-            raise ValueError(msg)
+            raise ValueError("more than one chunk")
         if size == 0 and self._next_index:
-            msg = "only the one chunk of an empty payload may be empty"
-            raise ValueError(msg)
+            raise ValueError("only the one chunk of an empty payload may be empty")
         written = size + TAG_BYTES
         index = self._claim(1, room_bytes=out.nbytes, needed_bytes=written)
         self._closed = True
@@ -144,11 +139,9 @@ class ChunkSealer:
     def _claim(self, count: int, *, room_bytes: int, needed_bytes: int) -> int:
         """Take the next indexes, before they are used: a failed call must not leave a nonce to be used twice."""
         if self._closed:
-            msg = "the last chunk was sealed already"
-            raise RuntimeError(msg)
+            raise RuntimeError("the last chunk was sealed already")
         if room_bytes < needed_bytes:
-            msg = "the output buffer is too small"
-            raise ValueError(msg)
+            raise ValueError("the output buffer is too small")
         first = self._next_index
         self._next_index += count
         return first
@@ -180,13 +173,11 @@ class ChunkOpener:
         """
         size = len(ciphertext) - TAG_BYTES
         if size < 0 or size > CHUNK_BYTES or (not last and size != CHUNK_BYTES) or (size == 0 and index):
-            msg = f"chunk {index} has a wrong length"
-            raise PayloadError(msg)
+            raise PayloadError(f"chunk {index} has a wrong length")
         try:
             return self._aead.decrypt(_nonce(index, last=last), ciphertext, None)
         except InvalidTag:
-            msg = f"chunk {index} was changed, moved or cut off"
-            raise PayloadError(msg) from None
+            raise PayloadError(f"chunk {index} was changed, moved or cut off") from None
 
 
 def _nonce(index: int, *, last: bool) -> bytes:

@@ -51,11 +51,9 @@ def check_public_point(point: bytes) -> None:
         KeyTextError: the point has small order or is not written canonically.
     """
     if int.from_bytes(point, "little") >= _PRIME:
-        msg = "an X25519 public key in a form that no identity has"
-        raise KeyTextError(msg)
+        raise KeyTextError("an X25519 public key in a form that no identity has")
     if has_small_order(point):
-        msg = "an X25519 public key of small order"
-        raise KeyTextError(msg)
+        raise KeyTextError("an X25519 public key of small order")
 
 
 def encapsulation(stanza: Stanza, size_bytes: int) -> bytes:
@@ -69,17 +67,14 @@ def encapsulation(stanza: Stanza, size_bytes: int) -> bytes:
         HeaderError: the stanza is malformed, or its share has small order; the whole file is to be refused.
     """
     if len(stanza.args) != 1:
-        msg = "a stanza with more or less than one argument after its type"
-        raise HeaderError(msg)
+        raise HeaderError("a stanza with more or less than one argument after its type")
     share = decode_base64(stanza.args[0])
     # The length of the body is checked before any key touches it: against partitioning oracles.
     if len(share) != size_bytes or len(stanza.body) != WRAPPED_BYTES:
-        msg = "a stanza of a wrong size"
-        raise HeaderError(msg)
+        raise HeaderError("a stanza of a wrong size")
     # HPKE reports this and a foreign key by the same exception, so it is checked before.
     if has_small_order(share[-POINT_BYTES:]):
-        msg = "a stanza with a share of small order"
-        raise HeaderError(msg)
+        raise HeaderError("a stanza with a share of small order")
     return share
 
 
@@ -95,8 +90,7 @@ class PublicKey:
             KeyTextError: they are not a key to encrypt to.
         """
         if len(raw) != POINT_BYTES:
-            msg = "an X25519 public key is 32 bytes"
-            raise KeyTextError(msg)
+            raise KeyTextError("an X25519 public key is 32 bytes")
         check_public_point(raw)
         self.raw = raw
         self._key = X25519PublicKey.from_public_bytes(raw)

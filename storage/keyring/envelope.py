@@ -128,8 +128,7 @@ def _open(blob: bytes, identities: Sequence[Opener], upload: Created) -> _Fields
     try:
         plaintext = decrypt(blob, identities, max_stanzas=MAX_STANZAS, only_native=True, also=OWN_KIND)
     except NoMatchingIdentity:
-        message = f"no identity at hand opens upload {upload.id}; its bytes are safe"
-        raise KeyMissingError(message) from None
+        raise KeyMissingError(f"no identity at hand opens upload {upload.id}; its bytes are safe") from None
     except AgeError:
         raise damaged(upload.id, "its envelope was changed") from None
     try:
@@ -182,8 +181,7 @@ def _bytes_of(text: str) -> bytes:
     """Read 32 bytes of hex."""
     raw = bytes.fromhex(text)
     if len(raw) != SALT_BYTES:
-        message = "not 32 bytes"
-        raise ValueError(message)
+        raise ValueError("not 32 bytes")
     return raw
 
 

@@ -37,8 +37,7 @@ def parse_recipient(text: str) -> Recipient:
     try:
         return Recipient.parse(text.strip())
     except AgeError as error:
-        message = f"{error}; a recipient starts with age1 (X25519) or age1pq1 (hybrid)"
-        raise KeySourceError(message) from None
+        raise KeySourceError(f"{error}; a recipient starts with age1 (X25519) or age1pq1 (hybrid)") from None
 
 
 def roots_hash(recipients: Sequence[str]) -> str:

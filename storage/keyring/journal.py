@@ -43,8 +43,7 @@ class Journal:
         self._descriptor = os.open(self._path, flags, FILE_MODE)
         if not try_lock(self._descriptor):
             self.close()
-            message = "another rotation of the roots is running; wait until it is done"
-            raise RotationError(message)
+            raise RotationError("another rotation of the roots is running; wait until it is done")
         raw = self._path.read_bytes()
         self._read(raw)
         # A line that a crash cut in two is overwritten: it was of an upload that was not renamed yet.

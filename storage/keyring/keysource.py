@@ -51,8 +51,7 @@ def read_source(name: str, source: str) -> str:
         try:
             return _text(credential.read_bytes(), f"the {name} in ${_CREDENTIALS}")
         except OSError as error:
-            message = f"cannot read the {name} in ${_CREDENTIALS}: {error.strerror}"
-            raise KeySourceError(message) from None
+            raise KeySourceError(f"cannot read the {name} in ${_CREDENTIALS}: {error.strerror}") from None
     if source.startswith(_COMMAND):
         return _from_command(name, source.removeprefix(_COMMAND))
     return read_owner_only(Path(source), f"the {name}", _OTHERWISE)
@@ -88,8 +87,7 @@ def _text(raw: bytes, what: str) -> str:
     try:
         return decode_text(raw)
     except ValueError as error:
-        message = f"{what} {error}"
-        raise KeySourceError(message) from None
+        raise KeySourceError(f"{what} {error}") from None
 
 
 def read_owner_only(path: Path, name: str, otherwise: str = "") -> str:
@@ -126,14 +124,12 @@ def _opened_owner_only(path: Path, name: str, otherwise: str) -> Iterator[int]:
         # Not blocking, or a FIFO in its place would hang the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        message = f"cannot read {name} at {path}: {error.strerror}"
-        raise KeySourceError(message) from None
+        raise KeySourceError(f"cannot read {name} at {path}: {error.strerror}") from None
     try:
         status = os.fstat(descriptor)
         mode = stat.S_IMODE(status.st_mode)
         if not stat.S_ISREG(status.st_mode):
-            message = f"cannot read {name} at {path}: it is no ordinary file"
-            raise KeySourceError(message)
+            raise KeySourceError(f"cannot read {name} at {path}: it is no ordinary file")
         forbidden, use = _OTHERS, "read or written"
         remedy = f"run: chmod 600 {path}; where that cannot be done, mount it read-only"
         if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
@@ -142,8 +138,7 @@ def _opened_owner_only(path: Path, name: str, otherwise: str) -> Iterator[int]:
             forbidden = _OTHERS_OF_ROOTS
             remedy = f"run as root: chmod 640 {path}, and chgrp it to a group of this user"
         if mode & forbidden:
-            message = f"{path} can be {use} by others (mode {mode:04o}); {remedy}{otherwise}"
-            raise KeySourceError(message)
+            raise KeySourceError(f"{path} can be {use} by others (mode {mode:04o}); {remedy}{otherwise}")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -166,14 +161,12 @@ def write_owner_only(path: Path, text: str) -> None:
             # Never in place of a key that another process made meanwhile.
             _DISK.rename_new(temporary, path)
         except FileExistsError:
-            message = f"{path} exists already and was left as it is"
-            raise KeySourceError(message) from None
+            raise KeySourceError(f"{path} exists already and was left as it is") from None
         finally:
             _DISK.remove(temporary)
         _DISK.sync_path(path.parent)
     except OSError as error:
-        message = f"cannot write {path}: {error.strerror}"
-        raise KeySourceError(message) from None
+        raise KeySourceError(f"cannot write {path}: {error.strerror}") from None
 
 
 def replace_owner_only(path: Path, text: str) -> None:
@@ -185,8 +178,7 @@ def replace_owner_only(path: Path, text: str) -> None:
     try:
         _DISK.replace(path, text.encode("ascii"))
     except OSError as error:
-        message = f"cannot replace {path}: {error.strerror}; the old one is as it was"
-        raise KeySourceError(message) from None
+        raise KeySourceError(f"cannot replace {path}: {error.strerror}; the old one is as it was") from None
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -71,8 +71,7 @@ class KeyRotation:
             raise RotationError(message)
         found = SigningKeyFile.parse(read_source(_NAME, source))
         if found.private is None:
-            message = "the signing key has no private line; nothing was changed"
-            raise RotationError(message)
+            raise RotationError("the signing key has no private line; nothing was changed")
         self._path, self._output = path, output
         self._old, self._retired = found.private, found.retired
         self._old_public = public_of(found.private)
@@ -92,8 +91,7 @@ class KeyRotation:
             return None
         found = SigningKeyFile.parse(read_owner_only(self._output, "the new signing key"))
         if found.private is None or self._old_public not in found.retired:
-            message = f"{self._output} exists already and holds another key; it was left as it is"
-            raise RotationError(message)
+            raise RotationError(f"{self._output} exists already and holds another key; it was left as it is")
         self.resumed = True
         return found.private
 

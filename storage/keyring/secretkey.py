@@ -53,8 +53,7 @@ class SecretKey:
             return None
         salt = decode_base64(stanza.args[0]) if len(stanza.args) == 1 else b""
         if len(salt) != _SALT_BYTES or len(stanza.body) != FILE_KEY_BYTES + _TAG_BYTES:
-            message = "a stanza of a wrong size"
-            raise HeaderError(message)
+            raise HeaderError("a stanza of a wrong size")
         try:
             return self._cipher(salt).decrypt(_ZERO_NONCE, stanza.body, None)
         except InvalidTag:
@@ -77,8 +76,7 @@ class SecretKey:
         try:
             return ChaCha20Poly1305(self._key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
         except (InvalidTag, ValueError):
-            message = "it was changed, or is for another key"
-            raise AgeError(message) from None
+            raise AgeError("it was changed, or is for another key") from None
 
     def __repr__(self) -> str:
         """Return only the kind."""
@@ -86,5 +84,4 @@ class SecretKey:
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:
         """Refuse to be pickled or copied."""
-        msg = "a SecretKey cannot be pickled or copied"
-        raise TypeError(msg)
+        raise TypeError("a SecretKey cannot be pickled or copied")

@@ -98,11 +98,9 @@ class SigningKeyFile:
             if word in found:
                 found[word].append(decode_key(value, "signing-key"))
             elif word and not word.startswith("#"):
-                message = f"line {number} of the signing key is neither a private nor a retired public key"
-                raise KeySourceError(message)
+                raise KeySourceError(f"line {number} of the signing key is neither a private nor a retired public key")
         if len(found[_SIGNING_WORD]) > 1 or len(found[_NEXT_WORD]) > 1:
-            message = f"the signing key has more than one line `{_SIGNING_WORD}`"
-            raise KeySourceError(message)
+            raise KeySourceError(f"the signing key has more than one line `{_SIGNING_WORD}`")
         return cls(
             next(iter(found[_SIGNING_WORD]), None),
             tuple(dict.fromkeys(found[_RETIRED_WORD])),
@@ -165,6 +163,5 @@ def decode_key(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != KEY_BYTES:
-        message = f"the {name} is not {KEY_BYTES} bytes of base64"
-        raise KeySourceError(message)
+        raise KeySourceError(f"the {name} is not {KEY_BYTES} bytes of base64")
     return raw

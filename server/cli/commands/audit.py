@@ -87,15 +87,13 @@ async def _copy(catalog: SqlCatalog, conf: Config, since: int, write: Callable[[
 
     last = await catalog.audit_end()
     if since > last:
-        message = f"the last row is {last}; give --since a smaller number"
-        raise CommandError(message)
+        raise CommandError(f"the last row is {last}; give --since a smaller number")
     try:
         async for page in checkpoints.verify(verifier):
             copy(page)
         signed = await checkpoints.sign()
     except AuditBrokenError as error:
-        message = f"{error}; no checkpoint was signed. `dropoff-tus audit verify` says more"
-        raise CommandError(message) from None
+        raise CommandError(f"{error}; no checkpoint was signed. `dropoff-tus audit verify` says more") from None
     if signed is None:
         raise CommandError("the audit has no row yet, so there is nothing to export")
     async for page in rows_between(catalog, verifier.seq, signed.to):
@@ -145,20 +143,17 @@ def verify(
         signed = f"{found['rows']} rows, as {found['checkpoints']} checkpoints say"
         say(f"{signed}; {found['unsigned']} came since the last one")
     if found["problem"] is not None and not as_json:
-        message = f"the audit was changed: {found['problem']}"
-        raise CommandError(message)
+        raise CommandError(f"the audit was changed: {found['problem']}")
     if found["changed_drops"] and not as_json:
-        message = (
+        raise CommandError(
             "these drop-offs differ from the last record, so somebody changed the database; look at them with `drop "
             f"show`, and sign the right terms with `drop edit --confirm`: {', '.join(found['changed_drops'])}"
         )
-        raise CommandError(message)
     if found["revived_tokens"] and not as_json:
-        message = (
+        raise CommandError(
             "the database lacks the revocation of these API tokens, so somebody changed it; the server refuses "
             f"them: {', '.join(found['revived_tokens'])}"
         )
-        raise CommandError(message)
     if found["problem"] is not None or found["changed_drops"] or found["revived_tokens"]:
         sys.exit(1)
 
@@ -254,8 +249,7 @@ def _anchor(path: Path, key: SigningKey) -> Checkpoint:
                 file.seek(0)
                 line = str(json.loads(decode_text(file.read())).get("checkpoint"))
     except (json.JSONDecodeError, RecursionError):
-        message = f"cannot read the anchor {path}: it is no export"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot read the anchor {path}: it is no export") from None
     except (OSError, ValueError) as error:
         message = f"cannot read the anchor {path}: {getattr(error, 'strerror', None) or f'it {error}'}"
         raise CommandError(message) from None

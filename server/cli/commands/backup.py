@@ -87,8 +87,7 @@ def backup(
         mark = asyncio.run(work.run())
     except OSError as error:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        message = f"the backup in {directory} was not finished ({why}); {work.state()}"
-        raise CommandError(message) from error
+        raise CommandError(f"the backup in {directory} was not finished ({why}); {work.state()}") from error
     _tell(work.done, mark, directory, loaded, as_json=as_json)
 
 
@@ -149,8 +148,7 @@ class _Backup:
             await identify_store(self._config, catalog, adopt=False)
             store_id = await catalog.store_id()
             if store_id is None:
-                message = "there is nothing to back up: no server has been started on this catalog"
-                raise CommandError(message)
+                raise CommandError("there is nothing to back up: no server has been started on this catalog")
             mark = BackupMark(store_id, version("dropoff-tus"), stamp(begun))
             with hold_store(self._source.root), self._claimed(mark):
                 # Older than the catalog, which has it then: the audit of a restored server goes on where it was.
@@ -209,8 +207,7 @@ class _Backup:
         descriptor = open_folder(self._folder)
         try:
             if not try_lock(descriptor):
-                message = f"another backup into {self._folder} is running"
-                raise CommandError(message)
+                raise CommandError(f"another backup into {self._folder} is running")
             Disk(sync=True).make_root(self._copy.keys_dir)
             if mark is None:
                 write_mark(self._copy.keys_dir, new)

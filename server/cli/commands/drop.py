@@ -63,8 +63,7 @@ def check_language(language: str | None) -> None:
         CommandError: It does not.
     """
     if language is not None and language not in LANGUAGES:
-        message = f"--language must be one of {', '.join(LANGUAGES)}"
-        raise CommandError(message)
+        raise CommandError(f"--language must be one of {', '.join(LANGUAGES)}")
 
 
 def say_created(made: dict[str, Any]) -> None:
@@ -201,8 +200,7 @@ def edit(
     """
     loaded = load_config(config)
     if not given and not no_code and not confirm:
-        message = "name a change, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all"
-        raise CommandError(message)
+        raise CommandError("name a change, e.g. --expires 30d; `dropoff-tus drop edit --help` lists it all")
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         has_code = False if no_code else None

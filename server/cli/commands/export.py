@@ -86,8 +86,7 @@ def export_drop(  # noqa: PLR0917 - its options
     Example: dropoff-tus drop export 0b3c1a52-7f0e-4c55-9d0a-0e3a6d6f1c11 --output cohort-7
     """
     if (output is None) == (tar is None):
-        message = "give either --output DIR or --tar PATH"
-        raise CommandError(message)
+        raise CommandError("give either --output DIR or --tar PATH")
     identities = identities_in(identity)
     begin = past(since, SystemClock().now())
     if tar is not None:
@@ -156,11 +155,10 @@ async def _into_folder(
         for name, content in manifests({row.id: row for row in (*known, *export.rows)}.values()).items():
             await asyncio.to_thread(folder.replace, name, content)
     except OSError as error:
-        message = (
+        raise CommandError(
             f"cannot write in {folder.root}: {error.strerror}; {len(export.rows)} files are there whole, and no part "
             "of another. Make it writable, with room, and run the same command again: it goes on with the rest"
-        )
-        raise CommandError(message) from None
+        ) from None
 
 
 @contextlib.contextmanager
@@ -205,8 +203,7 @@ def _folder(root: Path) -> Iterator["ExportFolder"]:
         root.mkdir(0o700, exist_ok=True)
         descriptor = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
     except OSError as error:
-        message = f"cannot use {root} as a folder: {error.strerror}; nothing was written"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot use {root} as a folder: {error.strerror}; nothing was written") from None
     try:
         yield ExportFolder(root, descriptor)
     finally:

@@ -171,8 +171,7 @@ def _opened(folder: Path) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        message = f"cannot read {folder}: {error.strerror}; nothing was imported"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot read {folder}: {error.strerror}; nothing was imported") from None
     try:
         yield descriptor
     finally:
@@ -218,8 +217,7 @@ def _read(folder: int, path: str) -> Foreign:
         raise CommandError("its file is not beside its .info")
     offset = original.size_bytes()
     if length is not None and offset > length:
-        message = f"its file has {offset} bytes, more than its length of {length}"
-        raise CommandError(message)
+        raise CommandError(f"its file has {offset} bytes, more than its length of {length}")
     if info.get("IsFinal") and offset != length:
         raise _SkippedError("a concatenation that tusd did not bring to its end: its client was never told of it")
     if _locked(folder, path):

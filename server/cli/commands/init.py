@@ -110,14 +110,12 @@ def init(
         message = "--if-missing needs --recipient: nobody may be there to move a new root identity off the machine"
         raise CommandError(message)
     if key_type not in {"hybrid", "x25519"}:
-        message = "--key-type must be hybrid or x25519"
-        raise CommandError(message)
+        raise CommandError("--key-type must be hybrid or x25519")
     recipients = list(recipients_option(recipient or ()))
     check_recipients(recipients)
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
-        message = f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080"
-        raise CommandError(message)
+        raise CommandError(f"--listen must be HOST:PORT with a port from 1 to {_LAST_PORT}, e.g. 127.0.0.1:8080")
     # Whoever starts it each time may hold the address for it.
     for part in () if if_missing else (int(port), int(port) + 1):
         _refuse_taken(host, part)
@@ -134,11 +132,10 @@ def init(
             raise
         setup.finish()
         if isinstance(error, Exception):
-            message = (
+            raise CommandError(
                 f"{error}. The catalog may have its first drop-off by now, so all else was left in {setup.folder}: "
                 "look with `dropoff-tus drop list`, and make one with `drop create`"
-            )
-            raise CommandError(message) from None
+            ) from None
         raise
     _answer(setup.folder, made, rooted=not recipients, as_json=as_json)
 
@@ -190,11 +187,9 @@ class _Setup:
         except OSError as error:
             self._remove_folders()
             above = self._missing[-1].parent if self._missing else self.folder
-            message = f"cannot make a folder in {above}: {error.strerror}; choose another --dir"
-            raise CommandError(message) from None
+            raise CommandError(f"cannot make a folder in {above}: {error.strerror}; choose another --dir") from None
         if taken:
-            message = f"{taken} exists already and was left as it is; choose another --dir"
-            raise CommandError(message)
+            raise CommandError(f"{taken} exists already and was left as it is; choose another --dir")
 
     def take_away(self) -> None:
         """Leave the folder as it was found."""
@@ -278,8 +273,7 @@ def _read(file: Path) -> Config:
         # Everything lies in the folder, wherever the environment would have a running server look.
         return load_config(file, _shown_settings())
     except ConfigError as error:
-        message = f"the new configuration would be wrong: {error}"
-        raise CommandError(message) from None
+        raise CommandError(f"the new configuration would be wrong: {error}") from None
 
 
 def _shown_settings() -> dict[str, str]:

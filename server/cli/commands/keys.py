@@ -45,8 +45,7 @@ def generate(
     """
     del config  # taken by every command; nothing of it is needed here
     if key_type not in {"hybrid", "x25519"}:
-        message = "--key-type must be hybrid or x25519"
-        raise CommandError(message)
+        raise CommandError("--key-type must be hybrid or x25519")
     check_output(output, as_json=as_json)
     text, recipient = new_root_identity(key_type)
     with output_file(output) as file:
@@ -117,8 +116,7 @@ def rotate(
         _rotate_signing(config, output, dry_run=dry_run, as_json=as_json)
         return
     if output is not None:
-        message = "--output belongs to --signing"
-        raise CommandError(message)
+        raise CommandError("--output belongs to --signing")
     identities = [text for path in identity or () for text in read_identity_file(path)]
 
     async def work(services: Services, conf: Config) -> list[Rewrapped]:
@@ -145,8 +143,7 @@ def rotate(
 async def _chosen(services: Services, upload: str | None, drop: str | None) -> list[str]:
     """Return the ids to rotate; a concatenation comes with its parts."""
     if upload is not None and drop is not None:
-        message = "give UPLOAD or --drop, not both"
-        raise CommandError(message)
+        raise CommandError("give UPLOAD or --drop, not both")
     if upload is not None:
         found = await find_upload(services.catalog, services.store, upload)
         return [found, *(await services.store.stat(found)).parts]
@@ -192,8 +189,7 @@ def _rotate_signing(config: Path | None, output: Path | None, *, dry_run: bool, 
             reports = _hand_over(rotation, dry_run=dry_run)
         except OSError as error:
             place = f"{error.filename}: {error.strerror}"
-            message = f"the disk failed ({place}); nothing was lost, run the command again to go on"
-            raise CommandError(message) from None
+            raise CommandError(f"the disk failed ({place}); nothing was lost, run the command again to go on") from None
     _report_signing(rotation, reports, output, dry_run=dry_run, as_json=as_json)
 
 

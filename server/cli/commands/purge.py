@@ -90,8 +90,7 @@ def _certificate_in(target: Path, drop_id: str) -> bytes:
         line = target.read_bytes()
         if json.loads(line.rpartition(b" ")[0])["drop"] == drop_id:
             return line
-    message = f"{target} exists already; name another file for the certificate. Nothing was changed"
-    raise CommandError(message)
+    raise CommandError(f"{target} exists already; name another file for the certificate. Nothing was changed")
 
 
 async def _purge(services: Services, drop_id: str, target: Path, earlier: bytes | None) -> dict[str, Any]:
@@ -124,11 +123,10 @@ async def _adopt(services: Services, purged: Purged, target: Path, line: bytes) 
     """Keep the certificate of a run that was cut off behind it, if it lists what is listed now."""
     told = verify_certificate(line, services.keys.signing)
     if told is None or {item["id"] for item in told["uploads"]} != {item["id"] for item in purged.removed}:
-        message = (
+        raise CommandError(
             f"everything was removed, but {target} is no certificate of all of it; run the command again with another "
             "--output for a new one"
         )
-        raise CommandError(message)
     digest = hashlib.sha256(line).hexdigest()
     async for rows in rows_between(services.catalog, 0, await services.catalog.audit_end()):
         if any(digest in text for _, text in rows):

@@ -108,8 +108,7 @@ def revoke(
 
     async def work(catalog: SqlCatalog, conf: Config) -> dict[str, Any]:
         if await catalog.token(token_id) is None:
-            message = "there is no token of this id; list them with `dropoff-tus token list`"
-            raise CommandError(message)
+            raise CommandError("there is no token of this id; list them with `dropoff-tus token list`")
         # First, since it holds whatever the catalog says.
         revoked_tokens(Path(conf.store.keys_dir)).add(token_id)
         await catalog.revoke_token(token_id, SystemClock().now())

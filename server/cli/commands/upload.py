@@ -116,8 +116,7 @@ async def _place(catalog: SqlCatalog | StoredRows, store: FileStore, upload: str
     """Return the place of an upload in the list, by its creation and id."""
     row = await catalog.upload(await find_upload(catalog, store, upload))
     if row is None:
-        message = "the catalog does not know the upload that --after names; begin the list again without it"
-        raise CommandError(message)
+        raise CommandError("the catalog does not know the upload that --after names; begin the list again without it")
     return row.created_at, row.id
 
 
@@ -157,11 +156,10 @@ def show_upload(
         found = await find_upload(catalog, opened_store, upload)
         row = await catalog.upload(found)
         if row is None:
-            message = (
+            raise CommandError(
                 f"the catalog does not know upload {found}, but the store has it: `store check {found}` verifies it, "
                 f"`upload export {found}` reads it if it is finished"
             )
-            raise CommandError(message)
         with suppress(UploadNotFoundError, UploadDamagedError):
             check_agrees(row, await opened_store.stat(found))
         return row, (await answers.upload_details(opened_store, row, identities)).model_dump(mode="json")
@@ -230,8 +228,7 @@ def export(  # noqa: PLR0917 - its options
     if output == STDOUT:
         check_no_terminal()
     if store is not None and not identities:
-        message = "with --store the server's own keys are not looked at; give --identity FILE as well"
-        raise CommandError(message)
+        raise CommandError("with --store the server's own keys are not looked at; give --identity FILE as well")
 
     async def work(store: FileStore, catalog: SqlCatalog | StoredRows) -> dict[str, Any]:
         found = await find_upload(catalog, store, upload)
@@ -276,8 +273,7 @@ def _within(wanted: tuple[int, int | None] | None, total: int) -> tuple[int, int
         return 0, total
     start, stop = wanted
     if start >= total:
-        message = f"--range begins at byte {start}, but the upload has {total} bytes; nothing was written"
-        raise CommandError(message)
+        raise CommandError(f"--range begins at byte {start}, but the upload has {total} bytes; nothing was written")
     return start, total if stop is None else min(stop, total)
 
 
@@ -296,8 +292,7 @@ async def _sealing(
         sealed = seen.metadata is not None and seen.metadata.sealed_by is not None
     opening = sealed and bool(identities) and not keep
     if opening and ranged:
-        message = "a range is of the file as it was sealed; say --keep-sealed for that. Nothing was written"
-        raise CommandError(message)
+        raise CommandError("a range is of the file as it was sealed; say --keep-sealed for that. Nothing was written")
     return sealed, opening
 
 
@@ -323,8 +318,7 @@ def receipt(
 
     line = with_reading(config, store, key or [], work)
     if line is None:
-        message = "there is no receipt that can be read here; for a sealed upload give --identity FILE"
-        raise CommandError(message)
+        raise CommandError("there is no receipt that can be read here; for a sealed upload give --identity FILE")
     if as_json:
         print_json(json.loads(line.rpartition(b" ")[0]))
     else:
@@ -354,8 +348,7 @@ def delete(
         found = await find_upload(services.catalog, services.store, upload)
         row = await services.catalog.upload(found)
         if row is not None and row.role is Role.PARTIAL and row.final_id is not None:
-            message = f"it is a part of upload {row.final_id}; delete that one. Nothing was changed"
-            raise CommandError(message)
+            raise CommandError(f"it is a part of upload {row.final_id}; delete that one. Nothing was changed")
         if damaged:
             await services.uploads.ender.delete_damaged(found)
             return found

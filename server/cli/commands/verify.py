@@ -73,8 +73,7 @@ def verify_certificate(
     signing = _pinned_key(key)
     payload = lines.verify_certificate(_signed_text(certificate).encode() + b"\n", signing)
     if payload is None:
-        message = "the certificate was not signed by this key, or was changed since; do not rely on it"
-        raise CommandError(message)
+        raise CommandError("the certificate was not signed by this key, or was changed since; do not rely on it")
     if as_json:
         print_json({"certificate": payload})
         return
@@ -94,8 +93,7 @@ def _verified(text: str, signing: SigningKey) -> list[dict[str, Any]]:
     for number, receipt in enumerate(receipts, 1):
         if receipt is None:
             which = "the receipt" if len(receipts) == 1 else f"receipt {number} of {len(receipts)}"
-            message = f"{which} was not signed by this key, or was changed since; do not rely on it"
-            raise CommandError(message)
+            raise CommandError(f"{which} was not signed by this key, or was changed since; do not rely on it")
     return [receipt for receipt in receipts if receipt is not None]
 
 
@@ -106,8 +104,7 @@ def _pinned_key(public_keys: Sequence[str] | None) -> SigningKey:
         CommandError: There is none, or one cannot be read.
     """
     if not public_keys:
-        message = "--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there"
-        raise CommandError(message)
+        raise CommandError("--key is missing: give the server's public key, as `dropoff-tus keys show` prints it there")
     return verifying_keys([key_text(text) for text in public_keys], Path("/nonexistent")).signing
 
 
@@ -170,6 +167,5 @@ def _digests(path: Path, names: Sequence[str]) -> tuple[int, dict[str, str]]:
                     running.update(piece)
                 advance(len(piece))
     except OSError as error:
-        message = f"cannot read {path}: {error.strerror}"
-        raise CommandError(message) from None
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
     return length, {name: running.hexdigest() for name, running in hashes.items()}

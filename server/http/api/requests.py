@@ -178,8 +178,7 @@ async def read_body(request: web.Request, model: type[M], *, optional: bool = Fa
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         if any(mistake["type"] == "json_invalid" for mistake in found):
-            message = "the body is no JSON; nothing was changed"
-            raise InvalidRequestError(message) from None
+            raise InvalidRequestError("the body is no JSON; nothing was changed") from None
         raise InvalidContentError("the body is not valid; nothing was changed", _mistakes(error)) from None
 
 
@@ -191,8 +190,7 @@ async def _read(request: web.Request) -> bytes:
             async for piece in request.content.iter_any():
                 raw += piece
                 if len(raw) > MOST_BODY_BYTES:
-                    message = f"a body has at most {MOST_BODY_BYTES} bytes; nothing was changed"
-                    raise TooLargeError(message)
+                    raise TooLargeError(f"a body has at most {MOST_BODY_BYTES} bytes; nothing was changed")
     except TimeoutError:
         raise BodyTimeoutError("the body did not come in time; nothing was changed") from None
     return raw

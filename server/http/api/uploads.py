@@ -107,8 +107,7 @@ def _check_finished(row: UploadRow) -> None:
     if row.state in ENDED:
         raise gone(row.state)
     if row.state is not UploadState.COMPLETE:
-        message = f"the upload is not finished (it is {row.state.value}); try again when it is complete"
-        raise NotFinishedError(message)
+        raise NotFinishedError(f"the upload is not finished (it is {row.state.value}); try again when it is complete")
 
 
 def _absent() -> UploadNotFoundError:

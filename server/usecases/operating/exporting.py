@@ -363,5 +363,4 @@ def check_content(item: Item, sha256: str) -> None:
         UploadDamagedError: It is something else.
     """
     if item.sha256 is not None and sha256 != item.sha256:
-        message = f"upload {item.id} does not verify: its bytes are not those of its receipt"
-        raise UploadDamagedError(message)
+        raise UploadDamagedError(f"upload {item.id} does not verify: its bytes are not those of its receipt")

@@ -66,8 +66,7 @@ def doctor(
     """
     wanted = parsed(parse_size, length, "--size")
     if not _LEAST_BYTES <= wanted <= _MOST_BYTES:
-        message = "--size must be from 1MiB to 1GiB"
-        raise CommandError(message)
+        raise CommandError("--size must be from 1MiB to 1GiB")
     loaded = load_config(config)
     silence_logs()
     check_whose(loaded)
