@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documents import blocks, run_by
+from tests.support.documents import run_by
 from tests.support.machine import Machine
 from tests.support.programs import require_program
 from tests.support.server_process import REPOSITORY
@@ -80,7 +80,7 @@ def _make_wheel(folder: Path, version: str) -> None:
             new.writestr(name, data)
 
 
-def _archives(folder: Path, *, light: bool) -> None:
+def make_archives(folder: Path, *, light: bool) -> None:
     """Make the archives of both releases; a light one has none of the packages that the program needs."""
     made = folder / "made"
     made.mkdir()
@@ -110,15 +110,11 @@ def _archives(folder: Path, *, light: bool) -> None:
 
 def _install(machine: Machine) -> None:
     """Do all that production.md says, up to the first drop-off."""
-    program, identity, user, service, front, first = run_by(__file__, "docs/operate/production.md")
-    (settings,) = [
-        text for _, language, text in blocks(REPOSITORY / "docs/operate/production.md") if language == "toml"
-    ]
+    program, identity, user, service, front, first, _backup = run_by(__file__, "docs/operate/production.md")
     machine.run(program)
-    machine.run(identity)
-    machine.run(user)
-    for line in settings.splitlines():
-        machine.run(f"sed --in-place '/^\\[server\\]/a {line}' /var/lib/dropoff-tus/config.toml".replace(*_NAME))
+    recipient = re.search(r"age1\w+", machine.run(identity))
+    assert recipient is not None
+    machine.run(user.replace("age1…", recipient[0]).replace(*_NAME))
     machine.run(service)
     machine.run("[ -e /proc/net/if_inet6 ] || sed --in-place '/\\[::\\]/d' nginx/dropoff-tus.conf")
     machine.run(front.replace(*_NAME).replace("YOUR.NAME", "localhost"))
@@ -138,7 +134,7 @@ def test_server_is_installed_upgraded_taken_back_and_uninstalled_as_written(tmp_
     install, look, change, front, back, restore, start, remove = (
         block.replace("/backup/", "/var/backup/") for block in run_by(__file__, "docs/operate/upgrade.md")
     )
-    _archives(tmp_path, light=light)
+    make_archives(tmp_path, light=light)
     with Machine(tmp_path, light=light) as machine:
         machine.run("top=$PWD")
         _install(machine)

@@ -278,7 +278,8 @@ def test_units_have_no_mistake_and_leave_little_exposed(tmp_path: Path) -> None:
 def test_service_starts_what_the_command_line_has() -> None:
     """Each of the services' command lines is one of the program's."""
     texts = [(_UNITS / f"{name}.service").read_text("utf-8") for name in ("dropoff-tus", "dropoff-tus-backup")]
-    commands = re.findall(r"^Exec\w+=/opt/dropoff-tus/bin/dropoff-tus (.+)$", "\n".join(texts), re.MULTILINE)
+    program = "(?:/usr/bin/env --unset=CREDENTIALS_DIRECTORY )?/opt/dropoff-tus/bin/dropoff-tus"
+    commands = re.findall(rf"^Exec\w+={program} (.+)$", "\n".join(texts), re.MULTILINE)
     assert commands == ["serve", "check-config", "backup /backup/dropoff-tus"]
     for command in commands:
         assert run_warm(*command.split(), "--help", folder=Path("/")).returncode == 0

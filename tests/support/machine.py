@@ -1,7 +1,7 @@
 """A machine to install on: a shell of root in namespaces of its own, which changes no file of this machine.
 
 What it writes below /etc, /opt, /usr/local and /var stays in memory, and its network has nobody else. Stand-ins take
-the place of what needs an index of packages, an authority for certificates, an editor, or systemd; `systemctl` goes by
+the place of what needs an index of packages, an authority for certificates, or systemd; `systemctl` goes by
 the unit that was installed: it starts its command as its user, without any capability, with its credentials.
 """
 
@@ -48,13 +48,11 @@ until [ -e /opt/warm/ready ]; do sleep 0.05; done
 """
 _STAND_INS = {
     "apt-get": "",
-    # What was noted is what was printed.
-    "editor": 'grep -o \'age1[0-9a-z]*\' "$SAID" >"$1"\n',
     "certbot": """
-[ "$1" = certonly ] || exit 0
-mkdir -p "/etc/letsencrypt/live/$4"
-cp "$CERTIFICATE" "/etc/letsencrypt/live/$4/fullchain.pem"
-cp "$KEY" "/etc/letsencrypt/live/$4/privkey.pem"
+[ "$5" = --domain ]
+mkdir -p "/etc/letsencrypt/live/$6"
+cp "$CERTIFICATE" "/etc/letsencrypt/live/$6/fullchain.pem"
+cp "$KEY" "/etc/letsencrypt/live/$6/privkey.pem"
 """,
     "python3": r"""
 mkdir -p "$3/bin"
@@ -82,10 +80,8 @@ running() { [ -e /run/main ] && kill -0 "$(cat /run/main)" 2>/dev/null; }
 stop() { ! running || kill "$(cat /run/main)"; while running; do sleep 0.05; done; }
 for word; do
   case "$action $word" in
-    daemon-reload | *\ --now | *.socket) ;;
-    start\ nginx) nginx ;;
-    reload\ nginx) nginx -s reload ;;
-    stop\ nginx) [ ! -e /run/nginx.pid ] || nginx -s quit ;;
+    daemon-reload | *\ --now | *.socket | *.timer) ;;
+    reload\ nginx) if [ -s /run/nginx.pid ]; then nginx -s reload; else nginx; fi ;;
     enable\ * | start\ *) start ;;
     disable\ * | stop\ *) stop ;;
     restart\ *) stop; start ;;
@@ -141,7 +137,6 @@ class Machine:
                     "VENV": sys.prefix,
                     "CHECKOUT": str(REPOSITORY),
                     "DONE": str(done),
-                    "SAID": str(self._said),
                     "CERTIFICATE": str(certificate),
                     "KEY": str(key),
                 },

@@ -16,6 +16,8 @@ CURRENT_AGE = "age 1.3"
 """The name of an age that knows hybrid keys, which Debian 12 does not have: `make tools` builds it."""
 TUSD = "tusd"
 """A tusd with files, locks and HTTP hooks: `make tools` builds it from tests/tools/tusd."""
+PEBBLE = "pebble"
+"""A small ACME server: `make tools` builds it."""
 BUILT_PAGE = "the built upload page"
 _PAGE = Path(__file__).resolve().parents[2] / "server" / "web" / "built" / "index.html"
 _BUILT = Path(__file__).resolve().parents[1] / "tools" / "bin"
@@ -29,8 +31,8 @@ def find_program(name: str) -> Path | None:
     """Return where a program is, also where Debian keeps it off the PATH; None if it is not installed."""
     if name == CURRENT_AGE:
         return _current_age()
-    if name == TUSD:
-        return _BUILT / TUSD if os.access(_BUILT / TUSD, os.X_OK) else None
+    if name in {TUSD, PEBBLE}:
+        return _BUILT / name if os.access(_BUILT / name, os.X_OK) else None
     if name == BUILT_PAGE:
         return _PAGE if _PAGE.exists() else None
     found = shutil.which(name)
@@ -59,7 +61,9 @@ def _current_age() -> Path | None:
 
 def _remedy(name: str) -> str:
     """Return the command that brings a program."""
-    return {CURRENT_AGE: "make tools", TUSD: "make tools", BUILT_PAGE: "make page"}.get(name, ".ci/packages")
+    return {CURRENT_AGE: "make tools", TUSD: "make tools", PEBBLE: "make tools", BUILT_PAGE: "make page"}.get(
+        name, ".ci/packages"
+    )
 
 
 def missing_allowed() -> bool:

@@ -1,0 +1,71 @@
+"""Clients under which a server is restarted."""
+
+import contextlib
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+from tests.support.tus_raw import ConnectionCutError, TusSite
+
+_WAIT = frozenset({409, 423, 503})
+"""Answers after which a client asks where it stands, and goes on."""
+
+
+class RetryingClients:
+    """Clients that upload without a pause, and retry as tus-js-client does; any other answer is a failure."""
+
+    def __init__(self, site: TusSite) -> None:
+        """Know where to upload to."""
+        self._site, self._stop = site, threading.Event()
+        self.done: dict[str, bytes] = {}
+        self.failures: list[str] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Upload all the time."""
+        threads = [threading.Thread(target=self._work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more uploads are finished."""
+        target, deadline = len(self.done) + count, time.monotonic() + 60
+        while len(self.done) < target and not self.failures:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def _work(self, number: int) -> None:
+        for turn in itertools.count():
+            if self._stop.is_set() or self.failures:
+                return
+            content = hashlib.shake_128(f"{number} {turn}".encode()).digest(40_000)
+            try:
+                self.done[self._upload(content)] = content
+            except AssertionError as error:
+                self.failures.append(str(error))
+
+    def _upload(self, content: bytes) -> str:
+        url, offset = "", 0
+        while offset < len(content):
+            time.sleep(0.1)
+            # A connection that was open may end with the old server; a new one is never refused.
+            with contextlib.suppress(ConnectionCutError, TimeoutError, ConnectionResetError):
+                if not url:
+                    answer = self._site.post({"Upload-Length": str(len(content))})
+                    assert answer.status in {201, *_WAIT}, answer
+                    url = answer.needed("Location") if answer.status == 201 else ""
+                    continue
+                answer = self._site.patch(url, offset, content[offset : offset + 10_000])
+                assert answer.status in {204, *_WAIT}, answer
+                answer = self._site.head(url)
+                assert answer.status in {200, *_WAIT}, answer
+                offset = answer.offset if answer.status == 200 else offset
+        return url
