@@ -322,8 +322,8 @@ _ALL = (
     ),
     Scenario(
         "memory",
-        f"{_STALLED_CONNECTIONS} uploads of {write_size(_STALLED_BYTES)} half sent and stalled; the peak is of then, the "
-        f"end of {_STALLED_SECONDS} s later",
+        f"{_STALLED_CONNECTIONS} uploads of {write_size(_STALLED_BYTES)} half sent and stalled; peak is of then, "
+        f"the end of {_STALLED_SECONDS} s later",
         _stalled,
         bulk=True,
         settings=_MANY,
