@@ -243,7 +243,10 @@ class Disk:
     def read_small(self, path: Path, most_bytes: int) -> bytes:
         """Return what a small file holds, never through a link; of a larger one, or of a device, one byte too many."""
         with os.fdopen(self.open_existing(path), "rb") as file:
-            return file.read(most_bytes + 1)
+            found = os.fstat(file.fileno())
+            # A buffer for the largest that it may be would take longer than all the reading.
+            most = min(found.st_size, most_bytes) if stat.S_ISREG(found.st_mode) else most_bytes
+            return file.read(most + 1)
 
     def write_at(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of data at an offset, however many calls it takes."""
