@@ -223,7 +223,10 @@ class Chains(Protocol):
     def create(self, upload_id: str, line: bytes, key_files: Mapping[KeyFile, bytes], *, again: bool = False) -> None:
         """Make an upload of one line, with its key files and no segments. Nothing is durable before its first commit.
 
-        With `again`, in place of what a creation left that died. If it fails, nothing is left.
+        With `again`, in place of what a creation left that died. If it fails, nothing of it is left.
+
+        Raises:
+            FileExistsError: Without `again`, if there is anything of that upload, which stays.
         """
         ...
 

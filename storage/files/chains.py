@@ -4,6 +4,7 @@ Source: docs/reference/format.md, Files, Order of writes, Recovery.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -180,9 +181,11 @@ class FileChains:
             os.close(descriptor)
 
     def create(self, upload_id: str, line: bytes, key_files: Mapping[KeyFile, bytes], *, again: bool = False) -> None:
-        """Write the files of an upload; if that fails, none is left."""
+        """Write the files of an upload; if that fails, none is left, but what was there before stays."""
         paths = self._folders.of(upload_id)
         self.check_there()
+        if not again and (paths.folder.exists() or any(path.exists() for path in paths.key_files)):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(paths.folder))
         self._folders.make(paths.keys_folder)
         self._folders.make(paths.folder.parent)
         if KeyFile.INGEST in key_files:

@@ -6,10 +6,10 @@ Source: docs/reference/format.md, Files, Envelope, Log.
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dropoff_tus.errors import KeyMissingError, UploadNotFoundError
+from dropoff_tus.errors import KeyMissingError, UploadExistsError, UploadNotFoundError
 from dropoff_tus.model import Mode, Role, StoredUpload
 from dropoff_tus.ports.store import NewUpload
 from storage.age import Identity
@@ -47,21 +47,33 @@ def create(base: StoreBase, new: NewUpload) -> StoredUpload:
         record[name] = hashlib.sha256(blobs[kind]).hexdigest() if kind in blobs else None
     line = sign_line(record, base.keys.signing)
     try:
-        if new.role is not Role.FINAL:
-            base.chains.create(new.id, line, blobs)
-        else:
-            # Its token, unlike any other, is not random: another process may make the same.
+        if new.role is Role.FINAL or not _create_first(base, new.id, line, blobs):
+            # A final's token is that of its parts, and a client or an import may come again with its own: another
+            # process may make the same upload, or have died over it, and the catalog may be older than the store.
             with base.chains.creating(new.id):
                 try:
-                    return base.load(new.id).stored()
+                    there = base.load(new.id).stored()
                 except UploadNotFoundError:
                     base.chains.create(new.id, line, blobs, again=True)
+                else:
+                    if new.role is Role.FINAL:
+                        return there
+                    raise UploadExistsError("the store has an upload with this token: ask its URL where it stands")
     except OSError as error:
         raise refused(error, "; the upload could not be created, and nothing of it is stored") from error
     state = initial_state(record, line)
     digests = RunningDigests(base.wanted_digests(new.digests) if new.role is not Role.FINAL else ())
     base.memory.created(state, digests, Secrets(new.metadata, envelope.receipt_key), identity.recipient)
     return state.stored()
+
+
+def _create_first(base: StoreBase, upload_id: str, line: bytes, blobs: Mapping[KeyFile, bytes]) -> bool:
+    """Make the files, unless something of that upload is here; tell whether."""
+    try:
+        base.chains.create(upload_id, line, blobs)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _create_record(base: StoreBase, new: NewUpload, envelope: Envelope, roots: Sequence[str]) -> dict[str, Any]:

@@ -193,6 +193,9 @@ def test_import_goes_on_after_a_kill(limited: ServerProcess, tmp_path: Path) -> 
     with _tusd(tmp_path / "tusd") as tusd:
         names = [_name(tusd.begin(len(one), one, filename=str(index))) for index, one in enumerate(contents)]
     command = [*program(), "--config", str(limited.config), "import", "tusd", str(tmp_path / "tusd"), "--drop", drop.id]
+    # In the catalog, and not in the store yet.
+    died = subprocess.run(command, env={**os.environ, "DROPOFF_TUS_FAILPOINT": "write:1"}, check=False)
+    assert (died.returncode, len(limited.uploads(drop)) > 0) == (-signal.SIGKILL, True)
     for rows in (1, 4):
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 60

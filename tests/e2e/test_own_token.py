@@ -1,7 +1,10 @@
 """Creations whose token the client drew: no lost answer makes a second upload, or costs what came."""
 
+import contextlib
 import secrets
+import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +64,23 @@ def test_bytes_of_a_creation_that_breaks_off_are_kept(server: ServerProcess, tok
     assert site.patch(url, answer.offset, content[answer.offset :]).status == 204
     assert server.export(url) == content
     assert token not in server.log_text
+
+
+def test_creation_with_the_token_of_an_upload_that_the_catalog_lacks_takes_nothing_from_it(
+    tmp_path: Path, token: str
+) -> None:
+    """As with a catalog that was restored from a backup: the upload is there, and its client goes on."""
+    with ServerProcess(tmp_path) as server:
+        url = server.drop.site.create(10, {"Dropoff-Token": token})
+        assert server.drop.site.patch(url, 0, b"01234").status == 204
+        server.stop()
+        with contextlib.closing(sqlite3.connect(server.data / "catalog.sqlite3")) as catalog, catalog:
+            catalog.execute("DELETE FROM uploads")
+        server.start()
+        for _ in range(2):
+            again = server.drop.site.post({"Upload-Length": "10", "Dropoff-Token": token})
+            assert_refused(again, 409, "ERR_UPLOAD_EXISTS")
+        assert server.drop.site.head(url).offset == 5
+        server.cli("store", "adopt")
+        assert server.drop.site.patch(url, 5, b"56789").status == 204
+        assert server.export(url) == b"0123456789"

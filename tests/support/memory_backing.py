@@ -220,7 +220,8 @@ class MemoryChains:
 
     def create(self, upload_id: str, line: bytes, key_files: Mapping[KeyFile, bytes], *, again: bool = False) -> None:
         """Insert."""
-        assert again or upload_id not in self._backing.uploads, "an upload was created twice"
+        if not again and upload_id in self._backing.uploads:
+            raise FileExistsError(upload_id)
         self._backing.uploads[upload_id] = Stored(line, dict(key_files))
 
     def is_cut_off(self, upload_id: str, before: datetime) -> bool:

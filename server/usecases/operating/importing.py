@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import BinaryIO, Protocol
 
 from dropoff_tus import headers, protocol
@@ -21,6 +22,8 @@ from server.usecases.ports import Advance
 from server.usecases.uploads import Uploads
 
 _CHECKED_EVERY_SECONDS = 0.2
+_MADE_WITHIN = timedelta(seconds=2)
+"""So long another run may take from an upload's row to its files."""
 
 
 class Original(Protocol):
@@ -109,8 +112,13 @@ class Importer:
             ToldError: It is refused, or does not agree; the original stays as it is.
             OSError: The original cannot be read.
         """
-        before = await self.look(foreign)
         token = self._token_of(foreign.name)
+        while (before := await self.look(foreign)) is None and (
+            row := await self._ports.catalog.upload(token.upload_id)
+        ):
+            # A run that was killed left a row without an upload, or another one is making it at this moment.
+            await asyncio.sleep(_CHECKED_EVERY_SECONDS)
+            await self._uploads.ender.forget(row, self._ports.clock.now() - _MADE_WITHIN)
         if before is None:
             digests = tuple(headers.digests(foreign.metadata))
             wanted = Create(Role.REGULAR, foreign.length, foreign.metadata, digests=digests, token=token)
