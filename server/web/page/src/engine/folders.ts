@@ -55,9 +55,8 @@ function found(file: File, path: string): Found {
 }
 
 /** Find the files of an input; of a folder input each has `webkitRelativePath`. */
-export async function fromFiles(files: Iterable<File>): Promise<Findings> {
+export async function fromFiles(files: Iterable<File>, breathe: Breather): Promise<Findings> {
   const all: Found[] = [];
-  const breathe = breather();
   for (const file of files) {
     all.push(found(file, file.webkitRelativePath || file.name));
     await breathe();
@@ -68,8 +67,11 @@ export async function fromFiles(files: Iterable<File>): Promise<Findings> {
 /** So long may work on many files take before the browser may paint: to ask for one's size can take 0.2 ms. */
 const BREATH_MS = 30;
 
-/** Make what lets the browser paint, if it is time for that, and then is true. */
-export function breather(): () => Promise<boolean> | false {
+/** Lets the browser paint, if it is time for that, and then is true. */
+export type Breather = () => Promise<boolean> | false;
+
+/** Make one, for all that is done with the same files: two would let the end of the one and the begin of the other be one task. */
+export function breather(): Breather {
   let since = performance.now();
   return () =>
     performance.now() - since > BREATH_MS &&

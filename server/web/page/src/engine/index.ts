@@ -1,7 +1,7 @@
 /** The engine: what state the page is in, and the verbs that change it. */
 
 import { CODE_LENGTH, normaliseCode, takeFragment } from "./code";
-import { breather, type Findings, fromDrop, fromFiles } from "./folders";
+import { type Breather, breather, type Findings, fromDrop, fromFiles } from "./folders";
 import { askInfo, fileProblem, shutProblem } from "./info";
 import { type Item, List, rowOf, split } from "./list";
 import { Queue } from "./queue";
@@ -348,20 +348,20 @@ class PageEngine implements T.Engine {
       this.#reading = count;
       this.changed();
     };
-    await this.#take(await ("items" in what ? fromDrop(what, seen) : fromFiles(what)), seen);
+    const breathe = breather();
+    await this.#take(await ("items" in what ? fromDrop(what, seen) : fromFiles(what, breathe)), breathe, seen);
     this.#asking = false;
     this.#reading = null;
     this.#phase = "choose";
     this.changed(true);
   }
 
-  async #take(findings: Findings, seen: (count: number) => void): Promise<void> {
+  async #take(findings: Findings, breathe: Breather, seen: (count: number) => void): Promise<void> {
     this.#skipped.emptyFolders += findings.emptyFolders;
     this.#skipped.unreadable += findings.unreadable;
     const taken: Item[] = [];
     // Browsers give a folder's files in no order that a person knows.
     findings.files.sort((one, other) => (one.path < other.path ? -1 : 1));
-    const breathe = breather();
     for (const [at, { file, path, cleaned }] of findings.files.entries()) {
       if (await breathe()) seen(at);
       const bytes = this.info.sealing ? file.size + 16 * Math.max(1, Math.ceil(file.size / 65536)) : file.size;

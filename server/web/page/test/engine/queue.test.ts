@@ -78,6 +78,34 @@ test("ten thousand files cost about ten times what a thousand cost, with four sn
   expect(InstantXhr.most).toBe(6);
 });
 
+test("a folder of many files is taken in without a task that is longer than a breath of 30 ms", async () => {
+  let [now, began, longest] = [0, 0, 0];
+  class SlowFile extends File {
+    override get size(): number {
+      now += 1;
+      longest = Math.max(longest, now - began);
+      return 1;
+    }
+    override get webkitRelativePath(): string {
+      now += 1;
+      return `f/${this.name}`;
+    }
+  }
+  vi.spyOn(performance, "now").mockImplementation(() => now);
+  const later = globalThis.setTimeout;
+  const begin = (task: () => void) => () => {
+    began = now;
+    task();
+  };
+  vi.spyOn(globalThis, "setTimeout").mockImplementation(((task: () => void, ms: number) => later(begin(task), ms)) as typeof setTimeout);
+  const engine = createEngine({ page: "http://x/d/1" });
+  await ready(engine, "", Array.from({ length: 25 }, (_, i) => new SlowFile(["x"], `${i}.txt`)));
+  vi.restoreAllMocks();
+  expect(engine.snapshot().counts.files).toBe(25);
+  // Above the 30 ms by what one file takes.
+  expect(longest).toBeLessThan(40);
+});
+
 test("two files are ready beside the six that are sent, and the browser is given each as it is", async () => {
   const held: (() => void)[] = [];
   InstantXhr.held = held;
