@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 UV ?= uv
 
-.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build package lock clean tools packages reference docs
+.PHONY: help install run test check fmt lint types imports test-e2e test-crash bench page page-dev build package lock clean tools packages reference docs pictures
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ docs: reference $(VENV)/.docs ## build the documentation as a site, build/docs/s
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file build/docs/mkdocs.yml
 	@! grep -rnoE '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//[^" >]*' build/docs/site --include='*.html'
 	@echo "build/docs/site; to read and search it: $(BIN)/python -m http.server --directory build/docs/site"
+
+pictures: $(DEVELOP) page ## take the pictures of docs/upload anew, on the real page
+	$(BIN)/pytest -q tests/browser/test_pictures.py
+	cp build/screens/docs/*.png docs/upload/images
 
 packages: ## install the Debian packages that the tests need, as root or with a sudo that asks for no password
 	@.ci/packages

@@ -30,12 +30,13 @@ _LOGO = (
     '<path fill="none" stroke="{ink}" stroke-width="3"'
     ' d="M12 6c0 14 16 14 16 28M28 6c0 14-16 14-16 28M14 11h12M14 29h12"/></svg>'
 )
+LOGO = _LOGO.format(ground="#0b5560", ink="#fff")
 _BRAND = (
     ":root { --brand: #7a1f4b; --on-brand: #fff; --shade: #f8f2f5 }"
     " @media (prefers-color-scheme: dark) { :root { --brand: #f0a9c8; --on-brand: #3a0a20; --shade: #21191d } }"
 )
 _FILES = {
-    "logo.svg": _LOGO.format(ground="#0b5560", ink="#fff"),
+    "logo.svg": LOGO,
     "logo-dark.svg": _LOGO.format(ground="#86d3d6", ink="#06272a"),
     "brand-logo.svg": _LOGO.format(ground="#7a1f4b", ink="#fff"),
     "brand-logo-dark.svg": _LOGO.format(ground="#f0a9c8", ink="#3a0a20"),
