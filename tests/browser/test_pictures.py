@@ -11,7 +11,7 @@ from tests.browser.visitor import SCREENS, file_of, visiting
 from tests.support.programs import BUILT_PAGE, require_program
 from tests.support.server_process import ServerProcess
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 MIB = 1 << 20
 _FILES = {"Consent form.pdf": MIB // 3, "MRI_head_T1.nii.gz": 3 * MIB, "CT_abdomen_2026-10-28.zip": 40 * MIB}
 _DROP = ("--receiver", "Radiology, second opinions", "--contact", "data@noorderhaven.example")
@@ -31,7 +31,7 @@ def test_pictures_of_the_way_are_taken(chromium: Browser, tmp_path: Path) -> Non
     with (
         ServerProcess(tmp_path, environment=page_of) as server,
         BadLink(server.port, bytes_per_second=4 * MIB) as line,
-        visiting(chromium, viewport={"width": 1280, "height": 900}) as visitor,
+        visiting(chromium, viewport={"width": 1280, "height": 900}, timezone_id="Europe/Amsterdam") as visitor,
     ):
         drop = server.create_drop(*_DROP, name="Second opinion, MRI scans")
 
@@ -52,5 +52,5 @@ def test_pictures_of_the_way_are_taken(chromium: Browser, tmp_path: Path) -> Non
         picture("sending")
         line.change(bytes_per_second=0)
         visitor.wait_for("done", milliseconds=60_000)
-        expect(visitor.page.locator(".slip")).to_contain_text("Number")
+        expect(visitor.page.locator(".slip")).to_contain_text("Receipt number")
         picture("done")
