@@ -70,8 +70,12 @@ class StoreBase:
             return distrusted()
         return refused(error, f" under upload {upload_id} ({error.strerror}); stored bytes stay")
 
-    def load(self, upload_id: str) -> LogState:
+    def load(self, upload_id: str, *, durable: bool = True) -> LogState:
         """Return the log's state, from memory while the log's size is the one remembered.
+
+        Args:
+            upload_id: The upload.
+            durable: Make sure that it is durable, for whoever relies on it.
 
         Raises:
             UploadNotFoundError, UploadDamagedError, StorageFailedError: As the ports say.
@@ -82,7 +86,7 @@ class StoreBase:
             if known is not None and self.chains.size_bytes(upload_id) == known.log_bytes:
                 return known
             with contextlib.closing(self.chains.open(upload_id)) as log:
-                return read_state(log, upload_id, self.keys.signing, durable=True)[0]
+                return read_state(log, upload_id, self.keys.signing, durable=durable)[0]
 
     def read_key_file(self, upload_id: str, kind: KeyFile) -> bytes:
         """Return an upload's envelope or receipt.

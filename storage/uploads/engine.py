@@ -139,7 +139,8 @@ class Engine(Leases):
     def _look(self, upload_id: str, identities: Sequence[str]) -> Seen:
         seen = Seen()
         try:
-            state = self.load(upload_id)
+            # A list only tells. It would wait for the disk at each upload if it made sure of what is durable.
+            state = self._base.load(upload_id, durable=False)
             seen = Seen(state.stored())
             if state.ended is None:
                 secrets = secrets_with(self._base, state, identities)

@@ -88,11 +88,13 @@ async def test_list_makes_no_key_of_an_upload(tmp_path: Path, monkeypatch: pytes
 async def test_log_is_read_past_the_cache_only_to_be_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    """A command that lists many uploads would wait for the disk at each."""
+    """A list of many uploads would wait for the disk at each, in a command as in the server."""
     kit, made = await _kit(tmp_path, 1)
     kit.durability = "os" if durability == "os" else "fsync"
     store, forgotten = kit.open(), list[int]()
     monkeypatch.setattr(os, "posix_fadvise", lambda *given: forgotten.append(given[0]))
+    await store.look(made)
+    assert not forgotten
     await store.stat(made[0])
     assert len(forgotten) == (durability == "fsync")
 
