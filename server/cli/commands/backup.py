@@ -258,18 +258,18 @@ class _Backup:
                         changed |= uploads_of(path)
             self.done.copied_bytes += mirror.copied_bytes
             mirror.copied_bytes = 0
-        # An unmounted volume is an empty folder, which nothing is to follow.
+        gone = [(mirror, path) for mirror in (keys, store) for path in mirror.gone()]
+        # An unmounted volume is an empty folder, which nothing is to follow, whenever it was unmounted.
         check_roots(self._source, store_id)
         kept = {row.id for row in rows}
         self._missing.clear()
-        for mirror in (keys, store):
-            for path in mirror.gone():
-                if missing := uploads_of(path) & kept:
-                    self._missing |= missing
-                    continue
-                mirror.remove(path)
-                self.done.removed += 1
-                changed |= uploads_of(path)
+        for mirror, path in gone:
+            if missing := uploads_of(path) & kept:
+                self._missing |= missing
+                continue
+            mirror.remove(path)
+            self.done.removed += 1
+            changed |= uploads_of(path)
         return changed
 
     def _belongs(self, path: str) -> bool:
