@@ -110,7 +110,7 @@ def make_archives(folder: Path, *, light: bool) -> None:
 
 def _install(machine: Machine) -> None:
     """Do all that production.md says, up to the first drop-off."""
-    program, identity, user, service, front, first, _backup = run_by(__file__, "docs/operate/production.md")
+    program, identity, user, service, front, first, backup = run_by(__file__, "docs/operate/production.md")
     machine.run(program)
     recipient = re.search(r"age1\w+", machine.run(identity))
     assert recipient is not None
@@ -120,6 +120,8 @@ def _install(machine: Machine) -> None:
     machine.run(front.replace(*_NAME).replace("YOUR.NAME", "localhost"))
     said = machine.run(first)
     assert "code: " in said
+    machine.run(backup.replace("/backup/", "/var/backup/"))
+    assert "catalog.sqlite3" in machine.run("ls /var/backup/dropoff-tus")
 
 
 _NAME = ("drop.example.org", "localhost")
@@ -138,7 +140,6 @@ def test_server_is_installed_upgraded_taken_back_and_uninstalled_as_written(tmp_
     with Machine(tmp_path, light=light) as machine:
         machine.run("top=$PWD")
         _install(machine)
-        machine.run("install --directory --owner=dropoff-tus --mode=0700 /var/backup/dropoff-tus")
         machine.run(_BEGUN)
         machine.run(f"cd $top\n{install}")
         said = machine.run(look)

@@ -62,17 +62,22 @@ chmod 755 "$3/bin/pip"
 """,
     "systemctl": r"""
 action=$1; shift
-each() { sed -n "s/^$1=//p" /etc/systemd/system/dropoff-tus.service; }
-start() {
+unit=dropoff-tus.service
+# Nothing new can be made beside /var.
+each() { sed -n "s/^$1=//p" "/etc/systemd/system/$unit" | sed 's,/backup/,/var/backup/,'; }
+run() {
   user=$(each User)
   install -d -o "$user" -m 0700 /run/credentials
   each LoadCredential | while IFS=: read -r name file; do
     install -o "$user" -m 0400 "$file" "/run/credentials/$name"
   done
   cd /
+  exec setpriv --reuid="$user" --regid="$(each Group)" --init-groups --bounding-set=-all --no-new-privs \
+    env -i CREDENTIALS_DIRECTORY=/run/credentials $(each Environment) $(each ExecStart)
+}
+start() {
   : >/run/said
-  setpriv --reuid="$user" --regid="$(each Group)" --init-groups --bounding-set=-all --no-new-privs \
-    env -i CREDENTIALS_DIRECTORY=/run/credentials $(each Environment) $(each ExecStart) >/run/said 2>>/run/log &
+  run >/run/said 2>>/run/log &
   echo $! >/run/main
   until grep -q '^ready ' /run/said; do running || { cat /run/log >&2; exit 1; }; sleep 0.05; done
 }
@@ -82,6 +87,7 @@ for word; do
   case "$action $word" in
     daemon-reload | *\ --now | *.socket | *.timer) ;;
     reload\ nginx) if [ -s /run/nginx.pid ]; then nginx -s reload; else nginx; fi ;;
+    start\ *-backup.service) (unit=$word; run) ;;
     enable\ * | start\ *) start ;;
     disable\ * | stop\ *) stop ;;
     restart\ *) stop; start ;;

@@ -106,6 +106,23 @@ def test_blocks_of_commands_are_run_or_say_why_not(document: str) -> None:
                 assert re.search(rf'run_by\(__file__, "{document}"\)', test), f"{mark[2]} does not take:\n{text}"
 
 
+def test_targets_and_tests_in_commands_exist() -> None:
+    """In what is too long to be run here as well: `make …`, and `pytest …` with `-k`."""
+    targets = set(re.findall(r"^([a-z][\w-]*):", (_REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
+    seen = 0
+    for document in _PAGES:
+        for _, language, text in blocks(_REPOSITORY / document):
+            for line in text.splitlines() if language in COMMANDS else ():
+                seen += 1
+                assert set(re.findall(r"(?:^|&& )make ([a-z][\w-]*)", line)) <= targets, (document, line)
+                tests = re.findall(r"\btests/([\w/]+\.py)", line)
+                chosen = re.search(r" -k (\w+)", line)
+                for test in tests:
+                    names = [name for where, name in _TESTS if where == test]
+                    assert [name for name in names if chosen is None or chosen[1] in name], (document, line)
+    assert seen > 100
+
+
 def test_documented_commands_and_options_exist() -> None:
     """In blocks and in the text, wherever `dropoff-tus` or a command of two words begins it."""
     known = {name: {*command_options(command)} for name, command in commands().items()}
