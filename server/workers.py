@@ -279,7 +279,7 @@ class Supervisor:
         silent = [child for child in children if child.ready and now - child.heard > _DEAD_AFTER_SECONDS]
         for child in silent:
             os.kill(child.pid, signal.SIGKILL)
-        if not silent:
+        if self._all_ready and not silent:
             systemd.notify("WATCHDOG=1")
 
     def _signal(self, number: signal.Signals) -> None:

@@ -334,6 +334,27 @@ def test_remote_server_that_cannot_be_verified_gets_nothing(
     assert server.cli_json("upload", "list", "--all") == before
 
 
+@pytest.mark.parametrize("place", ["same machine", "elsewhere"])
+def test_doctor_finds_nothing_behind_a_shipped_host(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Over HTTP/1.1, by which it uploads, and over HTTP/2, whose window it measures."""
+    if place == "elsewhere":
+        server, authority = request.getfixturevalue("remote")
+        proxy = Proxy(tmp_path, server, host="dropoff-tus-remote.conf", changes=_trusting(authority))
+    else:
+        server = request.getfixturevalue("server")
+        proxy = Proxy(tmp_path, server)
+    monkeypatch.setitem(server.environment, "SERVER__PUBLIC_URL", proxy.origin)
+    monkeypatch.setenv("SSL_CERT_FILE", str(proxy.certificate))
+    with proxy.running():
+        answer = server.cli_json("doctor")
+    assert answer["problems"] == 0
+    found = {check["check"]: check["status"] for check in answer["checks"]}
+    assert {name for name, status in found.items() if status != "ok"} == {"root identity"}
+    assert {"reach", "public_url", "body size", "buffering", "http2", "upload", "export"} <= found.keys()
+
+
 # ---- slow -----------------------------------------------------------------------------------------------------------
 
 

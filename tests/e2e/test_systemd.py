@@ -128,7 +128,7 @@ def test_restart_refuses_no_connection(manager: Manager) -> None:
 def test_upload_goes_on_over_restarts_without_a_refused_connection(manager: Manager) -> None:
     """A client that only knows 204, 503 and 423 sees nothing else, and no byte is lost."""
     server, site = manager.server, manager.server.drop.site
-    content = os.urandom(200_000)
+    content = os.urandom(8_000_000)
     url = site.create(len(content))
     seen: set[int] = set()
     restarted = threading.Event()
@@ -136,7 +136,7 @@ def test_upload_goes_on_over_restarts_without_a_refused_connection(manager: Mana
     def upload() -> None:
         offset = 0
         while offset < len(content):
-            end = len(content) if restarted.is_set() else offset + 100
+            end = len(content) if restarted.is_set() else offset + 20_000
             # Of a killed server a connection may be left, never one that is refused; a slow machine starts slowly.
             with contextlib.suppress(ConnectionCutError, TimeoutError):
                 seen.add(site.patch(url, offset, content[offset:end]).status)
