@@ -1,6 +1,7 @@
 """`/metrics` of a real server: what it counts, what it finds in catalog, store and machine, and what it never says."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -235,6 +236,23 @@ class _Prometheus:
 
 
 @pytest.mark.timeout(180)
+def test_dashboard_has_each_panel_in_a_place_of_its_own() -> None:
+    """Grafana moves one that lies on another, and shows one of two that have the same number or letter."""
+    panels = json.loads((_MONITORING / "dashboard.json").read_text("utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        columns, rows = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        cells = set(itertools.product(columns, rows))
+        assert columns[-1] < 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters)
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
 def test_alerts_and_dashboard_find_their_metrics_in_a_real_run(server: ServerProcess, tmp_path: Path) -> None:
     """Each selector of the alerts, and each expression of the dashboard, has an answer in a real Prometheus."""
     certificate, key = make_certificate(tmp_path)
@@ -270,6 +288,11 @@ def test_alerts_and_dashboard_find_their_metrics_in_a_real_run(server: ServerPro
             return [rule for rule in group["rules"] if rule["health"] != "ok"]
 
         prometheus.until(unwell)
+        for target in (target for panel in json.loads(dashboard)["panels"] for target in panel["targets"]):
+            expr = target["expr"].replace("$job", "dropoff-tus").replace("$__rate_interval", "1m")
+            for found in prometheus.ask("query", query=expr)["result"]:
+                named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                assert named <= found["metric"].keys(), target
         firing = {found["labels"]["alertname"] for found in prometheus.ask("alerts")["alerts"]}
         assert not firing - {"DropoffCertificateEnds", "DropoffInodesShort", "DropoffSpaceShort", "DropoffSpaceFills"}
     finally:
