@@ -1,10 +1,14 @@
 """Common to all tests: a reproducible Hypothesis, and markers that follow the folders."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Below `nohup` it is ignored, and the programs that tests start would mean it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _TESTS = Path(__file__).parent
 _MARKED_FOLDERS = ("crash", "e2e")

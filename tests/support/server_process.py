@@ -223,10 +223,11 @@ class ServerProcess:
         return self.wait(timeout_seconds=timeout_seconds)
 
     def kill9(self) -> None:
-        """End it as a power cut would: no handler runs, in none of its workers."""
+        """End it as a power cut would: no handler runs, in none of its workers. It may have ended by itself."""
         self._running.send_signal(signal.SIGSTOP)  # so that it begins no more workers
-        for worker in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii").split():
-            os.kill(int(worker), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for worker in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii").split():
+                os.kill(int(worker), signal.SIGKILL)
         self._running.kill()
         self._running.wait(10)
         self._process = None
