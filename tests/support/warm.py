@@ -235,12 +235,14 @@ def _prepare_death() -> None:
         """Writes up to a byte, and dies."""
 
         left = last
+        turn = threading.Lock()  # a checkpoint of the audit may be written beside an upload
 
         def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
-            count = super().pwrite(descriptor, data[: self.left], offset)
-            self.left -= count
-            if not self.left:
-                os.kill(os.getpid(), signal.SIGKILL)
+            with self.turn:
+                count = super().pwrite(descriptor, data[: self.left], offset)
+                self.left -= count
+                if not self.left:
+                    os.kill(os.getpid(), signal.SIGKILL)
             return count
 
     durable.calls = DyingCalls()
