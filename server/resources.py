@@ -74,7 +74,7 @@ def share_processor(place: int) -> None:
     """Keep this process's threads on one processor, but for those that seal, digest and read (`storage.threads`).
 
     They share one interpreter, so no two of them run at a time. On several processors each system call of one wakes
-    another elsewhere, and then waits for it: docs/develop/performance.md has what that costs.
+    another elsewhere, and then waits for it: docs/adr/0024-one-processor-for-the-interpreter.md.
 
     Args:
         place: Processes with consecutive numbers take different processors.

@@ -7,65 +7,45 @@ import json
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.postgres import PostgresServer
+from tests.support.retrying_clients import Clients
 from tests.support.server_process import Drop, ServerProcess, run_warm, upload_id_of
 from tests.support.tus_raw import ConnectionCutError, TusSite
 
 pytestmark = pytest.mark.timeout(180)
 
 
-@dataclass
-class _Load:
-    """Clients that upload without a pause; `acknowledged` has what was answered as complete, by URL."""
+class _Load(Clients):
+    """A client for each drop-off, which begins again at any error."""
 
-    drops: list[Drop]
-    acknowledged: dict[str, bytes] = field(default_factory=dict)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, drops: list[Drop]) -> None:
+        """Take them."""
+        super().__init__(len(drops))
+        self._drops = drops
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Upload in the block, in a thread a drop-off."""
-        self._stop.clear()
-        threads = [threading.Thread(target=self._upload, args=(drop, seed)) for seed, drop in enumerate(self.drops)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def wait_for_more(self, count: int) -> None:
-        """Return when so many more are complete."""
-        target, deadline = len(self.acknowledged) + count, time.monotonic() + 60
-        while len(self.acknowledged) < target:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def _upload(self, drop: Drop, seed: int) -> None:
-        for number in itertools.count(len(self.acknowledged)):
+    def _work(self, number: int) -> None:
+        drop = self._drops[number]
+        for turn in itertools.count(len(self.done)):
             if self._stop.is_set():
                 return
-            content = hashlib.shake_128(f"{seed} {number}".encode()).digest(1000 + number % 7 * 20_000)
+            content = hashlib.shake_128(f"{number} {turn}".encode()).digest(1000 + turn % 7 * 20_000)
             half = len(content) // 2
             time.sleep(0.2)  # in all a few dozen uploads: each is copied, verified and exported
             with contextlib.suppress(ConnectionCutError, OSError):
                 url = drop.site.create(len(content), {"Upload-Metadata": "filename YQ=="})
                 assert drop.site.patch(url, 0, content[:half]).status == 204
-                if number % 5 == 4:
+                if turn % 5 == 4:
                     continue  # it stays half
                 assert drop.site.patch(url, half, content[half:]).status == 204
-                self.acknowledged[url] = content
+                self.done[url] = content
 
 
 @dataclass
@@ -141,7 +121,7 @@ def test_backup_under_load_restores_all_that_was_acknowledged_before(site: _Site
     with site.load.running():
         for _ in range(2):
             site.load.wait_for_more(10)
-            known = dict(site.load.acknowledged)
+            known = dict(site.load.done)
             assert site.backup(folder)["uploads"] >= len(known)
     names = {path.name for path in folder.rglob("*")}
     assert not names & {"root-identity.txt", "signing-key", "code-key", "managed-identity.txt", "ingest"}
@@ -225,7 +205,7 @@ def test_backup_that_is_killed_goes_on_and_never_looks_whole(site: _Site, tmp_pa
         shutil.copy(site.server.config, unfinished)
         refused = run_warm("upload", "list", "--config", str(unfinished / "config.toml"), folder=tmp_path)
         assert (refused.returncode, b"never finished" in refused.stderr) == (1, True)
-        known = dict(site.load.acknowledged)
+        known = dict(site.load.done)
         first = site.backup(folder)
         site.load.wait_for_more(5)
         for failpoint in ("backup-copy:9", "backup-named"):

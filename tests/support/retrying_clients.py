@@ -1,10 +1,11 @@
-"""Clients under which a server is restarted."""
+"""Clients under which a server is restarted, or backed up."""
 
 import contextlib
 import hashlib
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from tests.support.tus_raw import ConnectionCutError, TusSite
@@ -13,19 +14,24 @@ _WAIT = frozenset({409, 423, 503})
 """Answers after which a client asks where it stands, and goes on."""
 
 
-class RetryingClients:
-    """Clients that upload without a pause, and retry as tus-js-client does; any other answer is a failure."""
+class Clients(ABC):
+    """Clients that upload without a pause; `done` has the content of each finished upload, by URL."""
 
-    def __init__(self, site: TusSite) -> None:
-        """Know where to upload to."""
-        self._site, self._stop = site, threading.Event()
+    def __init__(self, count: int) -> None:
+        """Take how many there are."""
+        self._count, self._stop = count, threading.Event()
         self.done: dict[str, bytes] = {}
         self.failures: list[str] = []
+
+    @abstractmethod
+    def _work(self, number: int) -> None:
+        """Be one of them, until `_stop` is set."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Upload all the time."""
-        threads = [threading.Thread(target=self._work, args=(number,)) for number in range(4)]
+        self._stop.clear()
+        threads = [threading.Thread(target=self._work, args=(number,)) for number in range(self._count)]
         for thread in threads:
             thread.start()
         try:
@@ -41,6 +47,15 @@ class RetryingClients:
         while len(self.done) < target and not self.failures:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+class RetryingClients(Clients):
+    """They retry as tus-js-client does; any other answer is a failure."""
+
+    def __init__(self, site: TusSite) -> None:
+        """Know where to upload to."""
+        super().__init__(4)
+        self._site = site
 
     def _work(self, number: int) -> None:
         for turn in itertools.count():
